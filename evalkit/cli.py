@@ -1,0 +1,231 @@
+"""The command line: parse, call one library function, print, exit.
+
+People read stderr; stdout is for programs: a run folder's path as its last line, or JSON. One error
+is one line. A bug leaves its traceback in a file, not on the screen.
+"""
+
+import os
+import signal
+import sys
+import tempfile
+import traceback
+from pathlib import Path
+from typing import Any
+
+import click
+
+import evalkit
+from evalkit.errors import EvalkitError, Exit
+
+MODEL_EXAMPLE = "make eval MODEL=meta-llama/Llama-3.1-8B   (or: evalkit eval --model FOLDER)"
+
+
+class Group(click.Group):
+    """Shows the commands in the order they are used, not by name."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Commands as they were added."""
+        return list(self.commands)
+
+
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(evalkit.__version__, prog_name="evalkit")
+def cli() -> None:
+    """Evaluate a language model, and leave a record that anyone can check.
+
+    \b
+    evalkit eval --model demo --suite demo
+    evalkit verify results/demo/demo-*
+    """
+
+
+def run_options(command: Any) -> Any:
+    """The options that decide what a run is."""
+    for option in reversed(
+        [
+            click.option("--model", help="A Hub id, a model's folder, or demo."),
+            click.option("--revision", help="A Hub model's branch, tag or commit."),
+            click.option("--suite", default="core", show_default=True, help="A name or a file."),
+            click.option("--limit", type=int, help="Documents a task: a partial, marked run."),
+            click.option("--out", type=click.Path(path_type=Path), default=Path("results"),
+                         show_default=True, help="Where runs are kept."),
+            click.option("--offline", is_flag=True, help="Ask no network for anything."),
+            click.option("--dtype", help="float32, bfloat16 or float16 (default: the weights')."),
+            click.option("--device", help="cpu, cuda or cuda:N (default: the first GPU, or cpu)."),
+            click.option("--seed", type=int, help="Sets every seed, as lm-eval's --seed does."),
+            click.option("--allow-pickle", is_flag=True, help="Load weights that can run code."),
+            click.option("--trust-remote-code", is_flag=True, help="Run the model's own code."),
+            click.option("--fresh", is_flag=True, help="Ignore an unfinished, different run."),
+            click.option("--again", is_flag=True, help="Another execution of a finished run."),
+        ]
+    ):  # fmt: skip
+        command = option(command)
+    return command
+
+
+def options_from(given: dict[str, Any]) -> Any:
+    """The library's Options from the command line's words."""
+    from evalkit.prepare import Options
+
+    if not given["model"]:
+        raise EvalkitError(
+            "no model given", fix=f"usage: make eval MODEL=<hub id or folder>, e.g. {MODEL_EXAMPLE}"
+        )
+    if given["offline"]:
+        os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
+    return Options(**given)
+
+
+@cli.command("eval")
+@run_options
+def eval_command(**given: Any) -> None:
+    """Evaluate a model on a suite: plan, execute, score, record, verify.
+
+    \b
+    evalkit eval --model meta-llama/Llama-3.1-8B --suite core
+    """
+    options = options_from(given)
+    from evalkit import run, summary
+    from evalkit.events import Events
+
+    events = Events()
+    folder = run.evaluate(options, events, sys.argv)
+    summary.show(folder, events.console)
+    click.echo(str(folder))
+
+
+@cli.command("plan")
+@run_options
+def plan_command(**given: Any) -> None:
+    """Only plan a run: everything but the model's weights is needed.
+
+    \b
+    evalkit plan --model meta-llama/Llama-3.1-8B --suite core
+    """
+    options = options_from(given)
+    from evalkit import run
+    from evalkit.events import Events
+
+    click.echo(str(run.plan_only(options, Events())))
+
+
+@cli.command("execute")
+@click.argument("folder", metavar="RUN", type=click.Path(path_type=Path))
+@click.option("--model", help="The model's folder, where it is not the name in the run.")
+@click.option("--device", help="cpu, cuda or cuda:N (default: the first GPU, or cpu).")
+@click.option("--offline", is_flag=True, help="Ask no network for anything.")
+def execute_command(folder: Path, model: str | None, device: str | None, offline: bool) -> None:
+    """Answer a planned run's batches; needs the run's folder and the model only.
+
+    \b
+    evalkit execute results/demo/demo-0123456789ab
+    """
+    from evalkit import run
+    from evalkit.events import Events
+
+    run.execute_only(folder, Events(), model=model, device=device, offline=offline)
+    click.echo(str(folder))
+
+
+@cli.command("finish")
+@click.argument("folder", metavar="RUN", type=click.Path(path_type=Path))
+@click.option("--suite", help="The suite's file, where it is not the name in the run.")
+@click.option("--model", help="The model's folder, where it is not the name in the run.")
+@click.option("--offline", is_flag=True, help="Ask no network for anything.")
+def finish_command(folder: Path, suite: str | None, model: str | None, offline: bool) -> None:
+    """Score an executed run and write its record.
+
+    \b
+    evalkit finish results/demo/demo-0123456789ab
+    """
+    from evalkit import run, summary
+    from evalkit.events import Events
+
+    events = Events()
+    run.finish_only(folder, events, sys.argv, suite=suite, model=model, offline=offline)
+    summary.show(folder, events.console)
+    click.echo(str(folder))
+
+
+@cli.command("verify")
+@click.argument("folder", metavar="RUN", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="The checks as JSON on stdout.")
+def verify_command(folder: Path, as_json: bool) -> None:
+    """Check a record against itself: no GPU, no network, no dataset, no model.
+
+    \b
+    evalkit verify results/demo/demo-0123456789ab
+    """
+    from evalkit.verify import verify
+
+    report = verify(folder)
+    click.echo(report.to_json() if as_json else "\n".join(report.lines()))
+    sys.exit(report.exit_code)
+
+
+@cli.command("status")
+@click.argument("folder", metavar="RUN", type=click.Path(path_type=Path))
+def status_command(folder: Path) -> None:
+    """Say how far a run is.
+
+    \b
+    evalkit status results/demo/demo-0123456789ab
+    """
+    from evalkit import summary
+
+    click.echo(summary.status(folder))
+
+
+@cli.command("lock")
+@click.argument("suite", metavar="SUITE")
+@click.option("--update", is_flag=True, help="Move pinned datasets to their current revisions.")
+@click.option("--offline", is_flag=True, help="Ask no network for anything.")
+def lock_command(suite: str, update: bool, offline: bool) -> None:
+    """Make or refresh a suite's lock: dataset revisions, leaf tasks, counts, rows, licences.
+
+    \b
+    evalkit lock my-suite.yaml
+    """
+    if offline:
+        os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
+    from evalkit.harness import locking
+
+    click.echo(str(locking.write_lock(suite, update=update, offline=offline)))
+
+
+def _stop(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def main() -> None:
+    """Run the command line; every way out has its exit code."""
+    os.umask(0o077)  # what a run leaves is the user's alone
+    signal.signal(signal.SIGTERM, _stop)
+    try:
+        cli(standalone_mode=False)
+    except EvalkitError as error:
+        _say(f"evalkit: {error}")
+        sys.exit(error.code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        _say("evalkit: stopped; what is done is kept, and the same command continues it")
+        sys.exit(Exit.STOPPED)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(Exit.OK)
+    except Exception:  # the one place where a bug is turned into a line and a file
+        _say(f"evalkit: a bug in evalkit {evalkit.__version__}; its traceback is in {_traceback()}")
+        sys.exit(Exit.BUG)
+
+
+def _say(line: str) -> None:
+    click.echo(click.style(line, fg="red") if sys.stderr.isatty() else line, err=True)
+
+
+def _traceback() -> str:
+    handle, name = tempfile.mkstemp(prefix="evalkit-traceback-", suffix=".txt")
+    os.write(handle, traceback.format_exc().encode())
+    os.close(handle)
+    return name

@@ -1,0 +1,10 @@
+"""The engine: executes one batch, and nothing in its answers depends on anything else.
+
+The one door to torch. It speaks token ids; what it knows of text is a tokenizer to decode with,
+because lm-eval's stop conditions are strings. Policy lives in the plan: no batch is split, merged
+or resized here.
+"""
+
+from evalkit.engine.core import Engine, Numerics, hardware, load
+
+__all__ = ["Engine", "Numerics", "hardware", "load"]

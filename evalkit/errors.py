@@ -1,0 +1,47 @@
+"""The one error that evalkit raises for a user's mistake, and the exit codes.
+
+Raised deep, caught once in `cli.main`, printed as one line: what is wrong, where, what to do next.
+"""
+
+from enum import IntEnum
+
+
+class Exit(IntEnum):
+    """What the command line's exit status says (make only promises zero or not)."""
+
+    OK = 0
+    FAILED = 1  # a check failed
+    USAGE = 2  # wrong input
+    MISSING = 3  # something needed is missing, can't be reached or is locked
+    INCONCLUSIVE = 4
+    BUG = 70
+    STOPPED = 75  # stopped with everything so far kept; the same command continues
+
+
+class EvalkitError(Exception):
+    """A user's mistake or a missing thing: one line, no traceback.
+
+    `what` is a full sentence without its period; `where` names the file, key or command; `fix`
+    says what to do next; `code` is the process's exit status.
+    """
+
+    def __init__(
+        self, what: str, *, where: str = "", fix: str = "", code: Exit = Exit.USAGE
+    ) -> None:
+        self.what, self.where, self.fix, self.code = what, where, fix, code
+        super().__init__(what)
+
+    def __str__(self) -> str:
+        line = f"{self.what} ({self.where})" if self.where else self.what
+        line = f"{line}: {self.fix}" if self.fix else line
+        return " ".join(line.split())
+
+
+def one_of(name: str, choices: list[str]) -> str:
+    """The hint for a mistyped name: the nearest valid ones, or the first few of all."""
+    from difflib import get_close_matches
+
+    near = get_close_matches(name, choices, n=3, cutoff=0.5)
+    if near:
+        return "did you mean " + ", ".join(near) + "?"
+    return "choose from " + ", ".join(sorted(choices)[:12])

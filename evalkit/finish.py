@@ -1,0 +1,222 @@
+"""From a complete journal to a record: assemble, score through lm-eval, stamp, write.
+
+Everything here can be repeated safely; the record comes last.
+"""
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import evalkit
+from evalkit import auditlog, canon, execute, journal, record, stamp
+from evalkit import suite as suites
+from evalkit.errors import EvalkitError
+from evalkit.events import Events, now
+from evalkit.harness.tasks import Loaded
+from evalkit.plan import Plan
+from evalkit.prepare import Run
+
+ChatTemplate = Callable[..., str]
+
+
+def finish(
+    run: Run, loaded: Loaded, chat_template: ChatTemplate | None, events: Events, argv: list[str]
+) -> Path:
+    """Score a run whose every batch is answered and write its record; the record's path.
+
+    Raises EvalkitError (75) while batches are missing.
+    """
+    from evalkit.harness import score
+
+    plan = Plan(run.folder)
+    done = journal.read(run.folder / "journal", run.body["ids"]["run"], set(plan.entries))
+    incomplete = execute.missing(plan, done)
+    if incomplete:
+        raise incomplete
+    answers = journal.assemble(done.answers())
+    events.say("scoring with lm-eval")
+    started = time.monotonic()
+    with events.phase("score", len(answers), "answers") as phase:
+        results = score.score(loaded, _numbers(answers), chat_template)
+        facts = record.write_samples(run.folder / "samples.jsonl.gz", score.samples(results))
+        phase.advance(len(answers))
+    _write_results(run, results, loaded)
+    events.log(
+        "scored",
+        seconds=time.monotonic() - started,
+        peak_memory_bytes=stamp.peak_memory_bytes(),
+    )
+    events.close()
+    body = _record(run, plan, done, answers, results, facts, loaded, argv)
+    path = record.write(run.folder, body)
+    _log_audit(run, "finished", body)
+    return path
+
+
+def _numbers(answers: dict[str, journal.Answer]) -> dict[str, journal.Answer]:
+    """Answers with the strings of non-finite log-likelihoods turned back into floats."""
+    return {
+        request: answer
+        if "text" in answer
+        else answer | {"loglikelihood": canon.number(answer["loglikelihood"])}
+        for request, answer in answers.items()
+    }
+
+
+def _write_results(run: Run, results: dict[str, Any], loaded: Loaded) -> None:
+    from evalkit.harness import score
+
+    suite = loaded.suite
+    config = {
+        "batch_size": "see plan.json",
+        "batch_sizes": [],
+        "device": "see record.json",
+        "use_cache": None,
+        "limit": suite.limit,
+        "bootstrap_iters": score.BOOTSTRAP_ITERS,
+        "gen_kwargs": suite.gen_kwargs or None,
+        "random_seed": suite.seeds["random"],
+        "numpy_seed": suite.seeds["numpy"],
+        "torch_seed": suite.seeds["torch"],
+        "fewshot_seed": suite.seeds["fewshot"],
+    }
+    body = score.published(results, run.body["model"]["reference"], config)
+    text = json.dumps(canon.finite(body), indent=2, ensure_ascii=False, allow_nan=False)
+    canon.write_atomic(run.folder / "results.json", text + "\n")
+
+
+def _record(
+    run: Run,
+    plan: Plan,
+    done: journal.Journal,
+    answers: dict[str, journal.Answer],
+    results: dict[str, Any],
+    facts: record.SampleFacts,
+    loaded: Loaded,
+    argv: list[str],
+) -> dict[str, Any]:
+    lock = suites.read_lock(run.folder / "lock.yaml")
+    digests = journal.digests(answers)
+    happened = _events(run.folder)
+    tasks = record.tasks(results, lock, facts, loaded.suite.limit)
+    multiple_choice = {n for n, task in tasks.items() if task["output_type"] == "multiple_choice"}
+    inputs = run.body["inputs"]
+    return {
+        "schema": record.SCHEMA,
+        "ids": {**run.body["ids"], "answers": canon.digest(digests)},
+        "execution": run.body["execution"],
+        "created": now(),
+        "suite": run.body["suite"],
+        "answers": digests,
+        "tasks": tasks,
+        "groups": record.groups(results, _weighted(loaded)),
+        "model": run.body["model"],
+        "numerics": inputs["numerics"],
+        "engine": inputs["engine"],
+        "health": record.health(plan.body, answers, facts, multiple_choice),
+        "environment": _environment(happened),
+        "code": stamp.code(),
+        "command": {"argv": stamp.command(argv), "config": run.body["options"]},
+        "phases": _phases(happened),
+        "segments": _segments(happened, done),
+        "files": record.list_files(run.folder),
+    }
+
+
+def _weighted(loaded: Loaded) -> dict[str, dict[str, bool]]:
+    return {
+        name: {entry.metric: entry.weight_by_size for entry in group.aggregate_metric_list or []}
+        for name, group in loaded.task_dict["groups"].items()
+    }
+
+
+def _events(folder: Path) -> list[dict[str, Any]]:
+    """Every event of every segment, in the order of their times; torn lines are left out."""
+    found = []
+    for path in sorted((folder / "events").glob("*.jsonl")):
+        for raw in path.read_bytes().splitlines():
+            try:
+                event = canon.loads(raw)
+            except ValueError:
+                continue
+            found.append(event | {"file": path.stem})
+    return sorted(found, key=lambda event: str(event.get("time")))
+
+
+def _environment(happened: list[dict[str, Any]]) -> dict[str, Any]:
+    """The environment of the last segment that executed a batch."""
+    found = [event for event in happened if event["event"] == "environment"]
+    if not found:
+        raise EvalkitError("no segment of this run says where it ran (its events are missing)")
+    return {key: value for key, value in found[-1].items() if key not in ("time", "event", "file")}
+
+
+def _phases(happened: list[dict[str, Any]]) -> dict[str, Any]:
+    """Seconds, tokens and peak memory by phase, summed over segments."""
+    names = {"planned": "plan", "executed": "execute", "scored": "score"}
+    phases: dict[str, Any] = {}
+    for event in happened:
+        if event["event"] not in names:
+            continue
+        phase = phases.setdefault(
+            names[event["event"]],
+            {"seconds": 0.0, "tokens": None, "tokens_per_second": None, "peak_memory_bytes": 0},
+        )
+        phase["seconds"] += event["seconds"]
+        peak = max(phase["peak_memory_bytes"], event["peak_memory_bytes"])
+        phase["peak_memory_bytes"] = peak
+        if event.get("tokens") is not None:
+            phase["tokens"] = (phase["tokens"] or 0) + event["tokens"]
+            phase["tokens_per_second"] = phase["tokens"] / max(phase["seconds"], 1e-9)
+    return phases
+
+
+def _segments(happened: list[dict[str, Any]], done: journal.Journal) -> list[dict[str, Any]]:
+    stops = {e["segment"]: e["time"] for e in happened if e["event"] == "segment.stop"}
+    return [
+        {
+            "segment": event["segment"],
+            "started": event["time"],
+            "stopped": stops.get(event["segment"], stamp.unknown("it was killed")),
+            "host": event["host"],
+            "hardware": event["hardware"],
+            "slurm": event["slurm"],
+            "batches": done.by_segment.get(event["segment"], 0),
+        }
+        for event in happened
+        if event["event"] == "segment.start"
+    ]
+
+
+def _log_audit(run: Run, status: str, body: dict[str, Any]) -> None:
+    """One line in the results folder's audit log: what was measured, with what, on what."""
+    out = run.folder.parent.parent
+    auditlog.append(
+        out,
+        status,
+        {
+            "run": run.folder.relative_to(out).as_posix(),
+            "execution": body["execution"],
+            "ids": body["ids"],
+            "model": {key: run.body["model"][key] for key in ("reference", "revision")},
+            "datasets": run.body["suite"]["datasets"],
+            "seeds": run.body["suite"]["seeds"],
+            "commit": stamp.code()["commit"],
+            "evalkit": evalkit.__version__,
+        },
+    )
+
+
+def log_failure(run: Run, error: EvalkitError) -> None:
+    """Note in the audit log that a run failed, and why."""
+    out = run.folder.parent.parent
+    fields = {
+        "run": run.folder.relative_to(out).as_posix(),
+        "execution": run.body["execution"],
+        "ids": run.body["ids"],
+        "error": error.what,
+        "code": int(error.code),
+    }
+    auditlog.append(out, "failed", fields)

@@ -1,0 +1,84 @@
+"""Phase one: every request of a suite, built by lm-eval before anything runs.
+
+`build` does what lm-eval's `evaluate` does up to the point where it would call the model, with the
+few-shot seed set anew before each task (lm-eval sets it only in `simple_evaluate`: without it the
+prompts differ from one build to the next).
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from evalkit.errors import EvalkitError
+from evalkit.harness.tasks import Loaded
+from evalkit.request import Request, settings_from
+from evalkit.suite import Suite
+
+ChatTemplate = Callable[..., str]
+
+
+def build_task(task: Any, suite: Suite, chat_template: ChatTemplate | None) -> None:
+    """Let lm-eval build one leaf task's instances (they stay in the task for scoring)."""
+    if suite.apply_chat_template and chat_template is None:
+        raise EvalkitError(
+            "the suite applies a chat template but the model's tokenizer has none",
+            fix="set apply_chat_template: false in the suite, or choose a chat model",
+        )
+    task.set_fewshot_seed(seed=suite.seeds["fewshot"])
+    task.build_all_requests(
+        limit=suite.limit,
+        rank=0,
+        world_size=1,
+        system_instruction=suite.system_instruction,
+        apply_chat_template=bool(suite.apply_chat_template),
+        fewshot_as_multiturn=suite.fewshot_as_multiturn,
+        chat_template=chat_template if suite.apply_chat_template else None,
+        tokenizer_name="",
+    )
+
+
+def instance_ids(task: Any) -> Iterator[tuple[Any, int]]:
+    """Each instance of a built task with its index among its document's requests.
+
+    lm-eval's own `idx` is not unique in tasks that make several requests by hand.
+    """
+    seen: dict[int, int] = {}
+    for instance in task.instances:
+        index = seen.get(instance.doc_id, 0)
+        seen[instance.doc_id] = index + 1
+        yield instance, index
+
+
+def build(
+    loaded: Loaded,
+    chat_template: ChatTemplate | None = None,
+    advance: Callable[[int], None] = lambda _: None,
+) -> list[Request]:
+    """All requests of the suite, in lm-eval's order; `advance` is told of each task's count."""
+    requests: list[Request] = []
+    for name, leaf in loaded.leaves.items():
+        build_task(leaf.task, loaded.suite, chat_template)
+        before = len(requests)
+        for instance, index in instance_ids(leaf.task):
+            for repeat in range(instance.repeats or 1):
+                requests.append(_request(name, instance, index, repeat, loaded.suite))
+        advance(len(requests) - before)
+    return requests
+
+
+def _request(name: str, instance: Any, index: int, repeat: int, suite: Suite) -> Request:
+    args = instance.args
+    where = (name, instance.doc_id, index, repeat)
+    if instance.request_type == "loglikelihood":
+        context, continuation = args
+        if continuation == "":
+            raise EvalkitError(
+                f"document {instance.doc_id} of '{name}' has an empty continuation to score"
+            )
+        return Request(*where, "loglikelihood", context, continuation)
+    if instance.request_type == "loglikelihood_rolling":
+        return Request(*where, "loglikelihood_rolling", args[0])
+    if instance.request_type == "generate_until":
+        context, gen_kwargs = args
+        settings = settings_from(gen_kwargs, task=name, seed=suite.seeds["torch"])
+        return Request(*where, "generate_until", context, settings=settings)
+    raise EvalkitError(f"task '{name}' makes {instance.request_type} requests, which evalkit lacks")

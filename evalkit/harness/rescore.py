@@ -1,0 +1,313 @@
+"""Scores recorded samples again with the installed lm-eval's own task of that name.
+
+The task is built from the installed lm-eval's YAML (or our demo's), never from the record; its
+dataset is replaced by the samples' documents, so nothing is downloaded. A recorded config only
+decides whether it is the same task. Tasks that score by Python of their own are refused: such code
+may evaluate what it is given, and documents and answers come from the record.
+"""
+
+import logging
+import math
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache, lru_cache
+from importlib import metadata, util
+from pathlib import Path
+from typing import Any
+
+from evalkit import canon
+
+_DEMO = Path(__file__).resolve().parent.parent / "demo" / "tasks"
+_NAME = re.compile(rb"""^["']?task["']?[ \t]*:[ \t]*["']?([^"'\s#\[{]+)["']?[ \t]*(?:#.*)?\r?$""", re.M)
+# Fields of a config that don't score: which data (the samples' own), which examples, which words.
+_IGNORED = {"custom_dataset", "dataset_kwargs", "fewshot_config", "generation_kwargs"}
+_IGNORED |= {"metadata", "num_fewshot", "process_docs", "tag", "task_alias"}
+_REFUSED = ("class", "doc_to_audio", "doc_to_image", "process_results", "unsafe_code", "use_prompt")
+
+Sample = dict[str, Any]
+
+
+class Refused(Exception):
+    """This task can't be scored again here; the text says why."""
+
+
+def installed() -> str | None:
+    """The installed lm-eval's version, or None."""
+    if util.find_spec("lm_eval") is None:
+        return None
+    try:
+        return metadata.version("lm_eval")
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def same(recorded: Any, computed: Any) -> bool:
+    """Whether a metric's recorded JSON value is the computed one (floats to 1e-9, relative)."""
+    if isinstance(computed, (list, tuple)):
+        return (
+            isinstance(recorded, list)
+            and len(recorded) == len(computed)
+            and all(map(same, recorded, computed))
+        )
+    if isinstance(computed, (bool, int, float)):
+        try:
+            value = float(recorded) if isinstance(recorded, bool) else canon.number(recorded)
+        except ValueError:
+            return False
+        other = float(computed)
+        both_nan = math.isnan(value) and math.isnan(other)
+        return both_nan or math.isclose(value, other, rel_tol=1e-9, abs_tol=1e-15)
+    return bool(recorded == computed)
+
+
+@cache
+def _yaml_files() -> dict[str, list[Path]]:
+    """Task name -> the YAML files that may define it: the demo's, then lm-eval's in its order.
+
+    A scan for `task:` lines: lm-eval's own index parses 14,000 files and takes ten seconds.
+    """
+    found: dict[str, list[Path]] = {}
+    spec = util.find_spec("lm_eval")
+    assert spec is not None and spec.submodule_search_locations, "called with lm-eval installed"
+    harness = Path(spec.submodule_search_locations[0]).resolve() / "tasks"
+    for root in (_DEMO, harness):
+        for path in sorted(root.glob("**/*.yaml")):
+            for name in _NAME.findall(path.read_bytes()):
+                found.setdefault(name.decode(errors="replace"), []).append(path)
+    return found
+
+
+def _installed_config(name: str) -> dict[str, Any]:
+    """The installed config of a leaf task; functions stay names unless they are our demo's."""
+    from lm_eval.tasks._yaml_loader import load_yaml
+
+    for path in _yaml_files().get(name, []):
+        ours = path.is_relative_to(_DEMO)
+        config = load_yaml(path, resolve_func=ours)
+        if config.get("task") == name and "group" not in config:
+            if not ours:
+                _refuse_code(config, path)
+            return {key: value for key, value in config.items() if key not in ("tag", "task_list")}
+    raise Refused("the installed lm-eval has no task of that name")
+
+
+def _refuse_code(config: dict[str, Any], path: Path) -> None:
+    """Raises Refused for a task that scores by more than templates and lm-eval's own parts."""
+    from lm_eval.api import metrics, registry
+
+    assert metrics.mean is not None, "importing it fills the registry"
+    for key in _REFUSED:
+        if config.get(key):
+            raise Refused(f"the task has {key}")
+    root = str(next(p for p in path.parents if p.name == "tasks"))
+    for key in sorted(config.keys() - _IGNORED):
+        if _names_code(config[key], root):
+            raise Refused(f"the task's {key} is code")
+    for metric in config.get("metric_list") or []:
+        if metric.get("hf_evaluate") or metric["metric"] not in registry.metric_registry:
+            raise Refused(f"metric {metric['metric']} is not lm-eval's own")
+
+
+def _names_code(value: Any, root: str) -> bool:
+    """Whether an unresolved `!function`, which lm-eval reads as a path, is in a config value."""
+    if isinstance(value, dict):
+        return any(_names_code(item, root) for item in value.values())
+    if isinstance(value, list):
+        return any(_names_code(item, root) for item in value)
+    return isinstance(value, str) and value.startswith(root)
+
+
+def task(name: str, recorded: dict[str, Any], first_doc: Any, *, chat: bool) -> "Task":
+    """The installed task of that name over recorded documents, of which the first shows the shape.
+
+    Raises Refused where the task or its recorded config is not one that can be scored again.
+    """
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    config = _installed_config(name)
+    _refuse_other(config, recorded)
+    for key in ("custom_dataset", "process_docs", "training_split", "fewshot_split"):
+        config.pop(key, None)  # the samples' documents are processed already; no shots are drawn
+    config["fewshot_config"] = {"samples": []}
+    try:
+        return Task(_configured(config, first_doc), chat=chat)
+    except _errors() as error:
+        raise Refused(f"lm-eval can't build it: {type(error).__name__}: {error}") from None
+
+
+def _refuse_other(config: dict[str, Any], recorded: dict[str, Any]) -> None:
+    from copy import deepcopy
+
+    from lm_eval.api.task import TaskConfig
+
+    from evalkit.harness.score import clean
+
+    built = TaskConfig(**deepcopy(config)).to_dict()
+    ours = {key: item for key, item in clean(built).items() if key not in _IGNORED}
+    theirs = {key: item for key, item in recorded.items() if key not in _IGNORED}
+    unlike = sorted(key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key))
+    if unlike:
+        raise Refused(f"its recorded config is not the installed task's: {', '.join(unlike)}")
+
+
+def _errors() -> tuple[type[Exception], ...]:
+    """What lm-eval's scoring may raise on documents or answers that no honest run holds."""
+    from jinja2 import TemplateError
+
+    return (
+        ArithmeticError,
+        AssertionError,
+        AttributeError,
+        LookupError,
+        RuntimeError,
+        SyntaxError,
+        TypeError,
+        ValueError,
+        TemplateError,
+    )
+
+
+def _configured(config: dict[str, Any], first_doc: Any) -> Any:
+    from lm_eval.api.task import ConfigurableTask
+
+    class Documents(list[Any]):
+        """Enough of a `datasets.Dataset` for lm-eval: rows, and the columns' names."""
+
+        features = dict.fromkeys(first_doc)
+
+    class Recorded(ConfigurableTask):  # type: ignore[misc]
+        """The installed task with the record's documents for its dataset."""
+
+        def download(self, *args: Any, **kwargs: Any) -> None:
+            split = self.config.test_split or self.config.validation_split
+            self.dataset = {split: Documents([first_doc])}
+
+    return Recorded(config=config)
+
+
+@contextmanager
+def _compiled_once() -> Iterator[None]:
+    """lm-eval compiles a template for every document; within the block it is compiled once."""
+    from lm_eval import utils
+
+    original = utils.env.from_string
+    utils.env.from_string = lru_cache(maxsize=256)(original)
+    try:
+        yield
+    finally:
+        utils.env.from_string = original
+
+
+class Task:
+    """An installed lm-eval task that scores recorded samples."""
+
+    def __init__(self, task: Any, *, chat: bool) -> None:
+        self._task, self._chat = task, chat
+
+    def problems(self, documents: Sequence[list[Sample]]) -> Iterator[str]:
+        """What lm-eval says otherwise of some documents, each given as its samples by filter."""
+        with _compiled_once():
+            try:
+                made = [self._instances(samples[0]) for samples in documents]
+                self._task._instances = [instance for each in made for instance in each]
+                self._task.apply_filters()
+            except _errors() as error:
+                yield f"documents can't be filtered: {type(error).__name__}: {error}"
+                return
+            for samples, instances in zip(documents, made, strict=True):
+                name = f"document {samples[0]['doc_id']}"
+                try:
+                    for problem in self._document(samples, instances):
+                        yield f"{name}: {problem}"
+                except _errors() as error:
+                    yield f"{name} can't be scored: {type(error).__name__}: {error}"
+
+    def _instances(self, sample: Sample) -> list[Any]:
+        """The requests with their recorded responses, as they were before filtering."""
+        from lm_eval.api.instance import Instance
+
+        kind = self._task.OUTPUT_TYPE
+        kind = "loglikelihood" if kind == "multiple_choice" else kind
+        return [
+            Instance(
+                request_type=kind,
+                doc=sample["doc"],
+                arguments=tuple(arguments.values()),
+                idx=index,
+                metadata=(self._task.task_name, sample["doc_id"], len(responses)),
+                resps=[_response(kind, response) for response in responses],
+            )
+            for index, (arguments, responses) in enumerate(
+                zip(sample["arguments"].values(), sample["resps"], strict=True)
+            )
+        ]
+
+    def _document(self, samples: list[Sample], instances: list[Any]) -> Iterator[str]:
+        first = samples[0]
+        yield from self._asked(first, instances)
+        nan = any(_has_nan(response) for each in instances for response in each.resps)
+        names = {ensemble.name for ensemble in self._task._filters}
+        if {sample["filter"] for sample in samples} != names:
+            yield f"its filters are not {', '.join(sorted(names))}"
+            return
+        for sample in samples:
+            results = [each.filtered_resps[sample["filter"]] for each in instances]
+            if _strings(results) != sample["filtered_resps"]:
+                yield f"filter {sample['filter']} gives {_strings(results)}"
+            metrics = self._task.process_results(first["doc"], results)
+            if list(metrics) != sample["metrics"]:
+                yield f"its metrics are {', '.join(metrics)}"
+                continue
+            for name, value in metrics.items():
+                wanted = _plain(value)
+                wanted = 0.0 if nan and isinstance(wanted, (int, float)) else wanted
+                if not same(sample[name], wanted):
+                    yield f"{name} is {sample[name]}, lm-eval says {wanted}"
+
+    def _asked(self, sample: Sample, instances: list[Any]) -> Iterator[str]:
+        """Whether target and requests are the task's own for this document."""
+        task, doc = self._task, sample["doc"]
+        if str(task.doc_to_target(doc)) != sample["target"]:
+            yield f"its target is {sample['target']}, lm-eval says {task.doc_to_target(doc)}"
+        contexts = [each.args[0] for each in instances]
+        if task.multiple_input:
+            context: Any = contexts[: len(task.doc_to_choice(doc))]
+        else:
+            context = contexts[0]
+            question = task.doc_to_text(doc)
+            whole = not self._chat and task.config.gen_prefix is None
+            if whole and task.OUTPUT_TYPE != "loglikelihood_rolling":
+                if not context.endswith(question):
+                    yield "its prompt does not end with the task's question"
+        metadata = (task.task_name, sample["doc_id"], task.config.repeats)
+        made = task.construct_requests(
+            doc=doc, ctx=context, metadata=metadata, apply_chat_template=self._chat
+        )
+        made = made if isinstance(made, list) else [made]
+        kept = 1 if task.OUTPUT_TYPE == "generate_until" else None  # gen_kwargs: the suite's
+        if [each.args[:kept] for each in made] != [each.args[:kept] for each in instances]:
+            yield "its requests are not the task's"
+
+
+def _response(kind: str, response: Any) -> Any:
+    """A response as the model gave it, from the strings that lm-eval's samples hold."""
+    if kind == "loglikelihood":
+        value, greedy = response
+        return float(value), {"True": True, "False": False}[greedy]
+    return float(response) if kind == "loglikelihood_rolling" else response
+
+
+def _has_nan(response: Any) -> bool:
+    value = response[0] if isinstance(response, tuple) else response
+    return isinstance(value, float) and math.isnan(value)
+
+
+def _strings(value: Any) -> Any:
+    return [_strings(item) for item in value] if isinstance(value, (list, tuple)) else str(value)
+
+
+def _plain(value: Any) -> Any:
+    """numpy's scalars and arrays as Python's."""
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value.tolist() if hasattr(value, "tolist") else value

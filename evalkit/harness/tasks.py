@@ -1,0 +1,211 @@
+"""Loads a suite's tasks through lm-eval, and refuses what would quietly measure something else.
+
+The leaf tasks, their document counts, rows and dataset revisions must be the lock's before any
+model is loaded. A group member that collapsed into one task, a shot count that lm-eval would
+ignore, an unknown name: each is an error here, with the name of the task.
+"""
+
+import hashlib
+import json
+import logging
+import random
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from evalkit import suite as suites
+from evalkit.errors import EvalkitError, Exit, one_of
+from evalkit.harness import data
+from evalkit.suite import Lock, Suite
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Leaf:
+    """A loaded leaf task and the data that it was served: what a lock pins."""
+
+    name: str
+    task: Any  # lm_eval.api.task.Task
+    locked: suites.LockedTask
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A suite's tasks: leaves by name in lm-eval's order, and lm-eval's own loaded dictionary."""
+
+    suite: Suite
+    leaves: dict[str, Leaf]
+    groups: dict[str, list[str]]
+    task_dict: dict[str, Any]
+    top_level: dict[str, list[str]]  # suite member -> its leaf tasks
+
+
+def load(suite: Suite, pins: data.Pins) -> Loaded:
+    """Load every task of the suite with its pinned data; raises EvalkitError for what's above."""
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    logging.getLogger("datasets").setLevel(logging.ERROR)
+    manager = _manager(suite)
+    for member in suite.tasks:
+        if member.task not in manager.task_index:
+            hint = one_of(member.task, manager.all_tasks)
+            raise EvalkitError(f"unknown task '{member.task}'", where=str(suite.path), fix=hint)
+    task_dict: dict[str, Any] = {"tasks": {}, "groups": {}, "group_map": {}}
+    top_level: dict[str, list[str]] = {}
+    with data.pinned(pins):
+        for member in suite.tasks:
+            _seed_everything(suite)
+            part = manager.load([member.task])
+            _check_collapsed(part, manager, suite)
+            _check_twice(part["tasks"], top_level, member.task)
+            _configure(part["tasks"], member, suite)
+            top_level[member.task] = list(part["tasks"])
+            for key, kept in task_dict.items():
+                kept.update(part.get(key, {}))
+        leaves = {
+            name: Leaf(name, task, _locked(task, pins)) for name, task in task_dict["tasks"].items()
+        }
+    groups = {name: list(children) for name, children in task_dict["group_map"].items()}
+    return Loaded(suite, leaves, groups, task_dict, top_level)
+
+
+def _manager(suite: Suite) -> Any:
+    """lm-eval's task manager; without lm-eval's own 14,000 tasks where the suite needs none."""
+    from lm_eval.tasks import TaskManager
+
+    if suite.include_path is not None:
+        own = TaskManager(include_path=str(suite.include_path), include_defaults=False)
+        members = {
+            child if isinstance(child, str) else next(iter(child.values()))
+            for entry in own.task_index.values()
+            for child in _children(entry.cfg)
+        }
+        if members | {member.task for member in suite.tasks} <= set(own.task_index):
+            return own
+        return TaskManager(include_path=str(suite.include_path))
+    return TaskManager()
+
+
+def _children(config: dict[str, Any] | None) -> list[Any]:
+    children = (config or {}).get("task")
+    return children if isinstance(children, list) else []
+
+
+def _seed_everything(suite: Suite) -> None:
+    """The seeds that lm-eval sets once a run, before each member, so that none sees another's."""
+    import numpy as np
+
+    random.seed(suite.seeds["random"])
+    np.random.seed(suite.seeds["numpy"])  # noqa: NPY002 (what tasks draw from)
+
+
+def _check_collapsed(part: dict[str, Any], manager: Any, suite: Suite) -> None:
+    """A leaf that bears a group's name is that group collapsed into its last leaf (#trap 1)."""
+    for name in part["tasks"]:
+        if name in manager.all_groups or name in manager.all_tags:
+            raise EvalkitError(
+                f"group '{name}' collapsed into a single task: it is listed as `- task: {name}`"
+                " with an override",
+                where=str(suite.include_path or suite.path),
+                fix=f"write `- group: {name}` in the group's YAML",
+            )
+
+
+def _check_twice(tasks: dict[str, Any], top_level: dict[str, list[str]], member: str) -> None:
+    for other, leaves in top_level.items():
+        twice = sorted(set(tasks) & set(leaves))
+        if twice:
+            raise EvalkitError(f"task '{twice[0]}' is asked for twice, by '{other}' and '{member}'")
+
+
+def _configure(tasks: dict[str, Any], member: suites.SuiteTask, suite: Suite) -> None:
+    """What lm-eval's `simple_evaluate` sets on each task before it builds requests."""
+    for name, task in tasks.items():
+        fixed = task.get_config("num_fewshot")
+        if member.num_fewshot is not None:
+            if fixed == 0 and member.num_fewshot != 0:
+                raise EvalkitError(
+                    f"task '{name}' fixes num_fewshot at 0, so {member.num_fewshot} can't be given",
+                    where=str(suite.path),
+                )
+            task.set_config(key="num_fewshot", value=member.num_fewshot)
+        elif fixed is None:
+            task.set_config(key="num_fewshot", value=0)
+        if suite.gen_kwargs and task.get_config("output_type") == "generate_until":
+            task.set_config(key="generation_kwargs", value=dict(suite.gen_kwargs), update=True)
+        if getattr(task, "UNSAFE_CODE", False):
+            raise EvalkitError(f"task '{name}' runs code that a model wrote; evalkit does not")
+        if getattr(task, "MULTIMODAL", False):
+            raise EvalkitError(f"task '{name}' needs images or sound; evalkit measures text models")
+
+
+def doc_hash(doc: Any) -> str:
+    """lm-eval's doc_hash: sha256 (hex) of the document as indented JSON."""
+    from lm_eval.utils import handle_non_serializable
+
+    text = json.dumps(doc, indent=2, default=handle_non_serializable, ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _locked(task: Any, pins: data.Pins) -> suites.LockedTask:
+    docs = task.eval_docs
+    hashes = hashlib.sha256()
+    count = 0
+    for doc in docs:
+        hashes.update(doc_hash(doc).encode())
+        count += 1
+    split = task.config.test_split if task.has_test_docs() else task.config.validation_split
+    return suites.LockedTask(
+        dataset=_repo(task, pins),
+        config=task.DATASET_NAME,
+        split=str(split),
+        documents=count,
+        rows=f"sha256:{hashes.hexdigest()}",
+    )
+
+
+def _repo(task: Any, pins: data.Pins) -> str:
+    if task.DATASET_PATH in pins.used:
+        return str(task.DATASET_PATH)
+    kwargs = task.get_config("dataset_kwargs") or {}
+    if "data_files" in kwargs:
+        return data.file_source(pins.include_path, kwargs["data_files"], task.task_name)[1].repo
+    raise EvalkitError(
+        f"task '{task.task_name}' did not load its dataset ({task.DATASET_PATH}) in a way that"
+        " can be pinned",
+        fix="give it dataset_path in its YAML",
+    )
+
+
+def check_lock(loaded: Loaded, lock: Lock) -> None:
+    """EvalkitError (1) that names the first leaf task, count, rows or revision off the lock."""
+    found, wanted = set(loaded.leaves), set(lock.tasks)
+    problem = ""
+    if found != wanted:
+        missing, extra = sorted(wanted - found), sorted(found - wanted)
+        problem = "; ".join(
+            f"{len(names)} leaf tasks {word} ({', '.join(names[:3])}{'...' if names[3:] else ''})"
+            for names, word in ((missing, "missing"), (extra, "not in the lock"))
+            if names
+        )
+    for name in sorted(found & wanted):
+        have, want = loaded.leaves[name].locked, lock.tasks[name]
+        for key in ("dataset", "config", "split", "documents", "rows"):
+            if not problem and getattr(have, key) != getattr(want, key):
+                problem = (
+                    f"task '{name}': {key} is {getattr(have, key)}, locked {getattr(want, key)}"
+                )
+    if problem:
+        raise EvalkitError(
+            f"suite '{loaded.suite.name}' is not what its lock says: {problem}",
+            where=str(loaded.suite.lock_path),
+            fix="mend the suite or its data, or refresh the lock with `evalkit lock`",
+            code=Exit.FAILED,
+        )
+
+
+def task_folder() -> Path:
+    """Where lm-eval's own tasks lie: replaced in what is published."""
+    import lm_eval.tasks
+
+    return Path(lm_eval.tasks.__file__).parent

@@ -1,0 +1,266 @@
+"""Which model: its files at one revision, digested.
+
+A model is a local folder or a Hub id whose revision is resolved to a commit before anything runs.
+Weights are safetensors unless pickles are allowed in so many words (loading a pickle runs its
+code). Nothing here loads weights.
+"""
+
+import json
+import os
+import struct
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from evalkit import canon
+from evalkit.errors import EvalkitError, Exit
+
+DEMO = "demo"
+WEIGHTS = ("*.safetensors",)
+PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+TOKENIZER = (
+    "tokenizer*.json", "*.model", "vocab*", "merges.txt", "added_tokens.json", "*.tiktoken",
+    "special_tokens_map.json", "chat_template*", "additional_chat_templates/*",
+)  # fmt: skip
+CONFIG = ("config.json", "generation_config.json", "*.index.json")
+CODE = ("*.py",)
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A model's files. `files` maps names to {"sha256" (hex), "size" (bytes)}."""
+
+    reference: str
+    revision: str | None  # 40 hex; None for a local folder
+    folder: Path
+    files: dict[str, dict[str, Any]]
+    trust_remote_code: bool = False
+
+    def sha256(self) -> dict[str, str]:
+        """Every file's digest by name: what the run id covers."""
+        return {name: entry["sha256"] for name, entry in self.files.items()}
+
+    def tokenizer_files(self) -> dict[str, str]:
+        """The tokenizer's files' digests by name: what the plan id covers."""
+        return {name: sha for name, sha in self.sha256().items() if _matches(name, TOKENIZER)}
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """config.json."""
+        value: dict[str, Any] = canon.read_json(self.folder / "config.json")
+        return value
+
+    @property
+    def short_name(self) -> str:
+        """The name that its results folder bears."""
+        name = self.reference.rstrip("/")
+        name = Path(name).name if Path(name).is_absolute() or name.startswith(".") else name
+        return name.replace("/", "__") or "model"
+
+
+def _matches(name: str, patterns: Iterable[str]) -> bool:
+    return any(Path(name).match(pattern) for pattern in patterns)
+
+
+def resolve(
+    reference: str,
+    *,
+    revision: str | None = None,
+    offline: bool = False,
+    allow_pickle: bool = False,
+    trust_remote_code: bool = False,
+) -> Model:
+    """Find a model and digest its files; EvalkitError in one line when it can't be run."""
+    wanted = [*WEIGHTS, *TOKENIZER, *CONFIG]
+    wanted += PICKLES if allow_pickle else ()
+    wanted += CODE if trust_remote_code else ()
+    if reference == DEMO:
+        from evalkit.demo import model as demo
+
+        folder, commit = demo.build(_cache() / "demo-model"), None
+    elif Path(reference).is_dir():
+        if revision is not None:
+            raise EvalkitError("--revision is for Hub models", where=reference)
+        folder, commit = Path(reference), None
+    elif reference.startswith(("/", ".", "~")) or reference.count("/") > 1:
+        raise EvalkitError("there is no such model folder", where=reference, code=Exit.MISSING)
+    else:
+        folder, commit = _download(reference, revision, offline, wanted, allow_pickle)
+    names = _names(folder, wanted, reference, allow_pickle)
+    _check_architecture(folder, reference, trust_remote_code)
+    files = _digest(folder, names)
+    return Model(reference, commit, folder, files, trust_remote_code)
+
+
+def _names(folder: Path, wanted: list[str], reference: str, allow_pickle: bool) -> list[str]:
+    found = [p.relative_to(folder).as_posix() for p in sorted(folder.rglob("*")) if p.is_file()]
+    names = [name for name in found if _matches(name, wanted) and _top_level(name)]
+    if "config.json" not in names:
+        raise EvalkitError(
+            f"'{reference}' is not a model: it has no config.json",
+            where=os.fspath(folder),
+            fix="give a folder that transformers' save_pretrained wrote, or a Hub id",
+        )
+    weights = [name for name in names if _matches(name, (*WEIGHTS, *PICKLES))]
+    if not weights and any(_matches(name, PICKLES) for name in found):
+        raise EvalkitError(
+            f"'{reference}' has its weights as pickles only, and loading a pickle runs its code",
+            fix="convert it to safetensors, or pass --allow-pickle if you trust it",
+        )
+    if not weights:
+        raise EvalkitError(f"'{reference}' has no weights (*.safetensors)", where=os.fspath(folder))
+    if any(_matches(name, WEIGHTS) for name in weights):  # then the pickles are never read
+        names = [name for name in names if not _matches(name, PICKLES)]
+    return names
+
+
+def _top_level(name: str) -> bool:
+    return "/" not in name or name.startswith("additional_chat_templates/")
+
+
+def _download(
+    reference: str, revision: str | None, offline: bool, wanted: list[str], allow_pickle: bool
+) -> tuple[Path, str]:
+    """Fetch a Hub model's files at one commit; (folder, 40 hex)."""
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        OfflineModeIsEnabled,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    asked = f"{reference}@{revision}" if revision else reference
+    gone = Exit.MISSING
+    try:
+        commit = revision
+        if not offline:
+            info = HfApi().model_info(reference, revision=revision)
+            commit = str(info.sha)
+            _check_pickles(reference, [s.rfilename for s in info.siblings or []], allow_pickle)
+        folder = snapshot_download(
+            reference, revision=commit, allow_patterns=wanted, local_files_only=offline
+        )
+    except GatedRepoError:
+        raise EvalkitError(
+            f"model {asked} is gated",
+            fix="accept its terms on the Hub and set HF_TOKEN to a token that may read it",
+            code=gone,
+        ) from None
+    except RevisionNotFoundError:
+        raise EvalkitError(
+            f"model {reference} has no revision '{revision}'", fix="give a branch, tag or commit"
+        ) from None
+    except RepositoryNotFoundError:
+        raise EvalkitError(
+            f"there is no folder and no Hub model '{reference}'",
+            fix="check the name (a private model needs HF_TOKEN)",
+            code=gone,
+        ) from None
+    except HFValidationError:
+        raise EvalkitError(f"'{reference}' is neither a folder nor a Hub id") from None
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled, ConnectionError, HfHubHTTPError, OSError):
+        if not offline:  # the Hub can't be reached: the cache may still hold what was asked for
+            return _download(reference, revision, True, wanted, allow_pickle)
+        raise EvalkitError(
+            f"model {asked} is not in the cache and the Hub can't be reached",
+            where=os.environ.get("HF_HOME", "~/.cache/huggingface"),
+            fix="run once online with the same HF_HOME, or check HF_ENDPOINT and the network",
+            code=gone,
+        ) from None
+    return Path(folder), Path(folder).name
+
+
+def _check_pickles(reference: str, names: list[str], allow_pickle: bool) -> None:
+    """Refuse a pickle-only model before gigabytes are fetched."""
+    if allow_pickle or any(_matches(n, WEIGHTS) for n in names):
+        return
+    if any(_matches(name, PICKLES) for name in names):
+        raise EvalkitError(
+            f"'{reference}' has its weights as pickles only, and loading a pickle runs its code",
+            fix="convert it to safetensors, or pass --allow-pickle if you trust it",
+        )
+
+
+def _check_architecture(folder: Path, reference: str, trust_remote_code: bool) -> None:
+    """EvalkitError unless transformers has a causal language model of this architecture."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    config = canon.read_json(folder / "config.json")
+    if trust_remote_code and "AutoModelForCausalLM" in config.get("auto_map", {}):
+        return
+    causal = {
+        name
+        for value in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
+        for name in (value if isinstance(value, tuple) else (value,))
+    }
+    named = config.get("architectures") or []
+    known = config.get("model_type") in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    if causal & set(named) or (not named and known):
+        return
+    if "auto_map" in config and not known:
+        raise EvalkitError(
+            f"'{reference}' brings its own model code",
+            fix="pass --trust-remote-code if you have read and trust it",
+        )
+    what = ", ".join(named) or config.get("model_type", "nothing known")
+    raise EvalkitError(
+        f"'{reference}' is no causal language model (its config says {what})",
+        fix="evalkit measures models that transformers loads with AutoModelForCausalLM",
+    )
+
+
+def _cache() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "evalkit"
+
+
+def _digest(folder: Path, names: list[str]) -> dict[str, dict[str, Any]]:
+    """sha256 of each file, on a thread pool; unchanged files (path, size, mtime, inode) are not
+    read again."""
+    cache = _cache() / "digests.json"
+    known: dict[str, str] = {}
+    if cache.is_file():
+        try:
+            known = canon.read_json(cache)
+        except EvalkitError:
+            known = {}  # a torn cache costs time only
+
+    def one(name: str) -> tuple[str, str, int]:
+        path = (folder / name).resolve()
+        stat = path.stat()
+        key = f"{path}:{stat.st_size}:{stat.st_mtime_ns}:{stat.st_ino}"
+        return key, known.get(key) or canon.sha256_file(path), stat.st_size
+
+    with ThreadPoolExecutor() as pool:
+        results = list(pool.map(one, names))
+    fresh = {key: sha for key, sha, _ in results if key not in known}
+    if fresh:
+        canon.make_folder(cache.parent)
+        canon.write_json(cache, known | fresh)
+    return {
+        name: {"sha256": sha, "size": size}
+        for name, (_, sha, size) in zip(names, results, strict=True)
+    }
+
+
+def num_parameters(model: Model) -> int | None:
+    """Parameters, counted from the safetensors headers; None where the weights are pickles."""
+    total = 0
+    weights = [name for name in model.files if _matches(name, WEIGHTS)]
+    for name in weights:
+        with (model.folder / name).open("rb") as handle:
+            (length,) = struct.unpack("<Q", handle.read(8))
+            header = json.loads(handle.read(length))
+        for key, tensor in header.items():
+            if key != "__metadata__":
+                count = 1
+                for size in tensor["shape"]:
+                    count *= size
+                total += count
+    return total if weights else None

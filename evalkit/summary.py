@@ -1,0 +1,129 @@
+"""What a person sees at the end of a run, and what `status` answers.
+
+Made from the record alone.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from evalkit import canon, execute
+from evalkit.errors import EvalkitError, Exit
+
+
+def show(folder: Path, console: Console) -> None:
+    """Print a finished run's score table, its coverage, its health, and what verify says."""
+    from evalkit.verify import verify
+
+    record = canon.read_json(folder / "record.json")
+    console.print(_scores(record))
+    documents = sum(task["n"] for task in record["tasks"].values())
+    expected = sum(task["documents"] for task in record["tasks"].values())
+    partial = " (PARTIAL: a limit was set)" if record["suite"]["partial"] else ""
+    console.print(
+        f"coverage  {len(record['tasks'])} leaf tasks, {documents:,} of {expected:,} documents"
+        + partial,
+        markup=False,
+    )
+    console.print(f"health    {_health(record['health'])}", markup=False)
+    if record["model"]["reference"] == "demo" and record["suite"]["name"] == "demo":
+        _show_chance(record, console)
+    console.print(f"record    {folder / 'record.json'}", markup=False)
+    console.print(f"verify    {verify(folder).lines()[-1]}", markup=False)
+
+
+def _scores(record: dict[str, Any]) -> Table:
+    """Top-level tasks and groups with standard errors, a group's subgroups below it."""
+    title = f"{record['model']['reference']} on {record['suite']['name']}"
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    for name in ("task", "shots", "metric"):
+        table.add_column(name)
+    for name in ("score", "± stderr", "documents"):
+        table.add_column(name, justify="right")
+    for depth, name in _rows(record):
+        result = record["groups"].get(name) or record["tasks"][name]
+        for index, (metric, value) in enumerate(sorted(result["metrics"].items())):
+            stderr = value["stderr"]
+            table.add_row(
+                "  " * depth + name if not index else "",
+                _shots(record, name) if not index else "",
+                metric.removesuffix(",none"),
+                f"{canon.number(value['value']):.4f}",
+                f"{canon.number(stderr):.4f}" if stderr is not None else "",
+                f"{result['n']:,}" if not index else "",
+            )
+    return table
+
+
+def _rows(record: dict[str, Any]) -> list[tuple[int, str]]:
+    """(depth, name) of each row: all groups, and the leaf tasks that are in no group."""
+    children = {c for group in record["groups"].values() for c in group["subtasks"]}
+    rows: list[tuple[int, str]] = []
+
+    def add(name: str, depth: int) -> None:
+        rows.append((depth, name))
+        for child in record["groups"].get(name, {"subtasks": []})["subtasks"]:
+            if child in record["groups"]:
+                add(child, depth + 1)
+
+    for name in [*record["groups"], *record["tasks"]]:
+        if name not in children:
+            add(name, 0)
+    return _by_suite(rows, record)
+
+
+def _by_suite(
+    rows: list[tuple[int, str]], record: dict[str, Any]
+) -> list[tuple[int, str]]:
+    """The rows with the suite's members in the suite's order, each followed by its subgroups."""
+    order = {item["task"]: index for index, item in enumerate(record["suite"]["tasks"])}
+    blocks: list[list[tuple[int, str]]] = []
+    for row in rows:
+        if row[0] == 0:
+            blocks.append([])
+        blocks[-1].append(row)
+    blocks.sort(key=lambda block: order.get(block[0][1], len(order)))
+    return [row for block in blocks for row in block]
+
+
+def _shots(record: dict[str, Any], name: str) -> str:
+    """A task's shots, or a group's where all its leaf tasks agree."""
+    if name in record["tasks"]:
+        return str(record["tasks"][name]["num_fewshot"])
+    found = {_shots(record, child) for child in record["groups"][name]["subtasks"]}
+    return found.pop() if len(found) == 1 else "mixed"
+
+
+def _health(health: dict[str, int]) -> str:
+    found = [f"{count:,} {name.replace('_', ' ')}" for name, count in health.items() if count]
+    return ", ".join(found) or "nothing to report"
+
+
+def _show_chance(record: dict[str, Any], console: Console) -> None:
+    """The demo's model is random, so its scores must be what guessing gives: show that they are."""
+    from evalkit.demo import CHANCE, at_chance
+
+    console.print("The demo's model is random, so it must score at chance:", markup=False)
+    for name, chance in CHANCE.items():
+        result = record["groups"].get(name) or record["tasks"][name]
+        metric = next(iter(sorted(result["metrics"])))
+        value = result["metrics"][metric]
+        score, stderr = canon.number(value["value"]), canon.number(value["stderr"] or 0)
+        verdict = "at chance" if at_chance(score, stderr, chance) else "NOT at chance"
+        console.print(f"  {name:<14} {score:.3f} ± {stderr:.3f}, chance {chance:.3f}: {verdict}",
+                      markup=False)  # fmt: skip
+
+
+def status(folder: Path) -> str:
+    """One line: how many of a run's batches are done, and whether it has its record."""
+    if not (folder / "run.json").is_file():
+        raise EvalkitError("there is no run here", where=str(folder), code=Exit.MISSING)
+    done, total = execute.progress(folder)
+    share = f"{done:,} of {total:,} batches answered ({100 * done / max(total, 1):.0f}%)"
+    if (folder / "record.json").is_file():
+        return f"finished: {share}, record written"
+    if (folder / ".lock").is_file():
+        return f"running: {share}"
+    return f"unfinished: {share}; the same eval command continues it"

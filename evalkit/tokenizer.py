@@ -1,0 +1,114 @@
+"""A model's tokenizer, with the rules that lm-eval's `hf` model has for it.
+
+It serves the plan (encoding), the engine (decoding, to find stop strings) and lm-eval's prompts
+(the chat template). transformers is imported when a tokenizer is loaded, not before.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from evalkit.errors import EvalkitError, one_of
+from evalkit.model import Model
+
+DEFAULT_MAX_LENGTH = 2048  # lm-eval's, for a model that says none
+UNSET_LENGTH = 1000000000000000019884624838656  # transformers' "no limit" in tokenizer configs
+
+
+class Tokenizer:
+    """A model's tokenizer with the settings that lm-eval's `hf` model takes from it."""
+
+    def __init__(self, model: Model) -> None:
+        from transformers import AutoTokenizer
+
+        try:
+            self.hf: Any = AutoTokenizer.from_pretrained(
+                model.folder, trust_remote_code=model.trust_remote_code
+            )
+        except (OSError, ValueError, KeyError, ImportError) as error:
+            reason = str(error).split("\n")[0]
+            raise EvalkitError(
+                f"can't load the tokenizer of '{model.reference}': {reason}", where=str(model.folder)
+            ) from None
+        self.max_length = _max_length(model, self.hf)
+        self.hf.model_max_length = UNSET_LENGTH  # no warning for what we cut ourselves
+        self.bos_token_id: int | None = self.hf.bos_token_id
+        prefix = self.bos_token_id if self.bos_token_id is not None else self.hf.eos_token_id
+        if prefix is None:
+            raise EvalkitError(
+                f"the tokenizer of '{model.reference}' has neither a BOS nor an EOS token"
+            )
+        self.prefix_token_id: int = prefix
+        self.adds_bos = self.hf.encode("a")[:1] == [self.bos_token_id]
+        self._prefix_text = self.hf.decode(self.prefix_token_id)
+        self._bos_text: str | None = getattr(self.hf, "bos_token", None)
+
+    def encode(self, texts: Sequence[str], *, special_tokens: bool) -> list[list[int]]:
+        """Token ids of each text."""
+        if not texts:
+            return []
+        encoded = self.hf(
+            list(texts), add_special_tokens=special_tokens, return_attention_mask=False
+        )
+        ids: list[list[int]] = encoded["input_ids"]
+        return ids
+
+    def decode(self, tokens: list[list[int]], *, skip_special_tokens: bool) -> list[str]:
+        """The text of each sequence of token ids."""
+        texts: list[str] = self.hf.batch_decode(tokens, skip_special_tokens=skip_special_tokens)
+        return texts
+
+    def starts_with_prefix(self, text: str) -> bool:
+        """Whether a text to score already starts with the prefix token's own text."""
+        return text.startswith(self._prefix_text)
+
+    def starts_with_bos(self, text: str) -> bool:
+        """Whether a prompt already starts with the BOS token's own text."""
+        return bool(self._bos_text) and text.startswith(str(self._bos_text))
+
+    @property
+    def template(self) -> Any:
+        """The chat template (text, or several by name); None when there is none."""
+        return getattr(self.hf, "chat_template", None)
+
+    def choose_template(self, name: str) -> None:
+        """Use the chat template of this name; EvalkitError when the model has several others."""
+        if isinstance(self.template, dict):
+            if name not in self.template:
+                hint = one_of(name, list(self.template))
+                raise EvalkitError(f"the model has no chat template '{name}'", fix=hint)
+            self.hf.chat_template = self.template[name]
+
+    def apply_chat_template(
+        self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
+    ) -> str:
+        """A chat as one prompt; without the system message where the template refuses one."""
+        import jinja2
+
+        def render(messages: list[dict[str, str]]) -> str:
+            text: str = self.hf.apply_chat_template(
+                messages,
+                tokenize=False,
+                add_generation_prompt=add_generation_prompt,
+                continue_final_message=not add_generation_prompt,
+            )
+            return text
+
+        try:
+            return render(chat_history)
+        except jinja2.exceptions.TemplateError:
+            return render([message for message in chat_history if message["role"] != "system"])
+
+
+def _max_length(model: Model, tokenizer: Any) -> int:
+    """The model's context in tokens, looked for where lm-eval's `resolve_max_length` does."""
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(
+        model.folder, trust_remote_code=model.trust_remote_code
+    )
+    inner = getattr(config, "text_config", None) or config
+    for key in ("n_positions", "max_position_embeddings", "n_ctx"):
+        if getattr(inner, key, None) is not None:
+            return int(getattr(inner, key))
+    stated = tokenizer.model_max_length
+    return int(stated) if stated is not None and stated != UNSET_LENGTH else DEFAULT_MAX_LENGTH
