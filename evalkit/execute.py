@@ -91,9 +91,7 @@ def _load(model: Model, device: Device) -> tuple[Any, dict[str, Any]]:
     return loaded, engine.hardware(device.name)
 
 
-def _work(
-    plan: Plan, todo: list[str], engine: Any, writer: journal.Writer, events: Events
-) -> None:
+def _work(plan: Plan, todo: list[str], engine: Any, writer: journal.Writer, events: Events) -> None:
     total = sum(plan.entries[batch]["cost"] for batch in todo)
     computed = 0
     started = time.monotonic()

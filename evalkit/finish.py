@@ -5,7 +5,6 @@ Everything here can be repeated safely; the record comes last.
 
 import json
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +16,15 @@ from evalkit.events import Events, now
 from evalkit.harness.tasks import Loaded
 from evalkit.plan import Plan
 from evalkit.prepare import Run
+from evalkit.tokenizer import Tokenizer
 
-ChatTemplate = Callable[..., str]
 
-
-def finish(
-    run: Run, loaded: Loaded, chat_template: ChatTemplate | None, events: Events, argv: list[str]
-) -> Path:
+def finish(run: Run, loaded: Loaded, tokenizer: Tokenizer, events: Events, argv: list[str]) -> Path:
     """Score a run whose every batch is answered and write its record; the record's path.
 
     Raises EvalkitError (75) while batches are missing.
     """
-    from evalkit.harness import score
+    from evalkit.harness import publish, score
 
     plan = Plan(run.folder)
     done = journal.read(run.folder / "journal", run.body["ids"]["run"], set(plan.entries))
@@ -39,10 +35,15 @@ def finish(
     events.say("scoring with lm-eval")
     started = time.monotonic()
     with events.phase("score", len(answers), "answers") as phase:
-        results = score.score(loaded, _numbers(answers), chat_template)
-        facts = record.write_samples(run.folder / "samples.jsonl.gz", score.samples(results))
+        template = tokenizer.chat_template_for(loaded.suite.apply_chat_template)
+        results = score.score(loaded, _numbers(answers), template)
+        facts = record.write_samples(run.folder / "samples.jsonl.gz", publish.samples(results))
         phase.advance(len(answers))
-    _write_results(run, results, loaded)
+    published = publish.published(
+        results, loaded.suite, run.body["model"]["reference"], tokenizer.reported()
+    )
+    text = json.dumps(canon.finite(published), indent=2, ensure_ascii=False, allow_nan=False)
+    canon.write_atomic(run.folder / "results.json", text + "\n")
     events.log(
         "scored",
         seconds=time.monotonic() - started,
@@ -63,28 +64,6 @@ def _numbers(answers: dict[str, journal.Answer]) -> dict[str, journal.Answer]:
         else answer | {"loglikelihood": canon.number(answer["loglikelihood"])}
         for request, answer in answers.items()
     }
-
-
-def _write_results(run: Run, results: dict[str, Any], loaded: Loaded) -> None:
-    from evalkit.harness import score
-
-    suite = loaded.suite
-    config = {
-        "batch_size": "see plan.json",
-        "batch_sizes": [],
-        "device": "see record.json",
-        "use_cache": None,
-        "limit": suite.limit,
-        "bootstrap_iters": score.BOOTSTRAP_ITERS,
-        "gen_kwargs": suite.gen_kwargs or None,
-        "random_seed": suite.seeds["random"],
-        "numpy_seed": suite.seeds["numpy"],
-        "torch_seed": suite.seeds["torch"],
-        "fewshot_seed": suite.seeds["fewshot"],
-    }
-    body = score.published(results, run.body["model"]["reference"], config)
-    text = json.dumps(canon.finite(body), indent=2, ensure_ascii=False, allow_nan=False)
-    canon.write_atomic(run.folder / "results.json", text + "\n")
 
 
 def _record(

@@ -5,6 +5,7 @@ Weights are safetensors unless pickles are allowed in so many words (loading a p
 code). Nothing here loads weights.
 """
 
+import errno
 import json
 import os
 import struct
@@ -55,9 +56,9 @@ class Model:
     @property
     def short_name(self) -> str:
         """The name that its results folder bears."""
-        name = self.reference.rstrip("/")
-        name = Path(name).name if Path(name).is_absolute() or name.startswith(".") else name
-        return name.replace("/", "__") or "model"
+        if self.reference == DEMO or self.revision is not None:
+            return self.reference.replace("/", "__")
+        return Path(self.reference).resolve().name
 
 
 def _matches(name: str, patterns: Iterable[str]) -> bool:
@@ -127,10 +128,7 @@ def _download(
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import (
         GatedRepoError,
-        HfHubHTTPError,
         HFValidationError,
-        LocalEntryNotFoundError,
-        OfflineModeIsEnabled,
         RepositoryNotFoundError,
         RevisionNotFoundError,
     )
@@ -164,7 +162,9 @@ def _download(
         ) from None
     except HFValidationError:
         raise EvalkitError(f"'{reference}' is neither a folder nor a Hub id") from None
-    except (LocalEntryNotFoundError, OfflineModeIsEnabled, ConnectionError, HfHubHTTPError, OSError):
+    except OSError as error:  # no connection, a Hub error, nothing in the cache: all are OSErrors
+        if error.errno == errno.ENOSPC:
+            raise EvalkitError("the disk is full", where=str(error.filename), code=gone) from None
         if not offline:  # the Hub can't be reached: the cache may still hold what was asked for
             return _download(reference, revision, True, wanted, allow_pickle)
         raise EvalkitError(

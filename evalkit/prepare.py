@@ -164,7 +164,9 @@ def find(job: Job) -> Run | None:
 
 
 def _runs(folder: Path, suite: str) -> list[Run]:
-    found = sorted([*folder.glob(f"{suite}-*/run.json"), *folder.glob(f"{suite}.limit*-*/run.json")])
+    found = sorted(
+        [*folder.glob(f"{suite}-*/run.json"), *folder.glob(f"{suite}.limit*-*/run.json")]
+    )
     return [read(path.parent) for path in found]
 
 
@@ -186,7 +188,7 @@ def first_difference(old: Any, new: Any, name: str = "") -> tuple[str, Any, Any]
 
 
 def create(job: Job, plan: dict[str, Any], blocks: list[bytes], chat_template: Any) -> Run:
-    """Write a planned run's folder, whole or not at all: it appears under its name when complete."""
+    """Write a planned run's folder; it appears under its name when it is complete."""
     ids = {**plan["ids"], "run": run_id(plan["ids"]["plan"], job.inputs)}
     suite, root = job.suite, job.options.out / job.model.short_name
     limit = f".limit{suite.limit}" if suite.limit else ""

@@ -53,9 +53,7 @@ class SampleFacts:
         """Take in one line of samples.jsonl.gz."""
         task, doc_id = sample["task"], sample["doc_id"]
         # lm-eval's regex filters answer "[invalid]" where they find nothing
-        self.not_found += any(
-            answer == "[invalid]" for answer in _flat(sample["filtered_resps"])
-        )
+        self.not_found += any(answer == "[invalid]" for answer in _flat(sample["filtered_resps"]))
         if self._first_filter.setdefault(task, sample["filter"]) != sample["filter"]:
             return
         self.questions.setdefault(task, []).append(

@@ -76,7 +76,7 @@ def settings_from(gen_kwargs: dict[str, Any], *, task: str, seed: int) -> Settin
     temperature = float(given.pop("temperature", 0.0) or 0.0)
     do_sample = given.pop("do_sample", None)
     do_sample = temperature > 0.0 if do_sample is None else bool(do_sample)
-    sampling = {"top_p": float(given.pop("top_p", 1.0)), "top_k": int(given.pop("top_k", 0))}
+    top_p, top_k = float(given.pop("top_p", 1.0)), int(given.pop("top_k", 0))
     if given:
         raise EvalkitError(
             f"task '{task}' sets generation_kwargs that evalkit does not know: "
@@ -87,4 +87,4 @@ def settings_from(gen_kwargs: dict[str, Any], *, task: str, seed: int) -> Settin
         return Settings(tuple(until), max_gen_toks)
     if temperature <= 0.0:
         temperature = 1.0  # transformers' default when a task samples and gives none
-    return Settings(tuple(until), max_gen_toks, True, temperature, seed=seed, **sampling)
+    return Settings(tuple(until), max_gen_toks, True, temperature, top_p, top_k, seed)

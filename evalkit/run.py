@@ -1,13 +1,12 @@
 """One evaluation from a model's name to a record: plan, execute, finish."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
+from evalkit import canon, lease, prepare, stamp
 from evalkit import execute as executing
 from evalkit import finish as finishing
-from evalkit import canon, lease, prepare, stamp
 from evalkit import model as models
 from evalkit import plan as planning
 from evalkit.errors import EvalkitError, Exit
@@ -53,10 +52,13 @@ def plan(job: Job, events: Events) -> tuple[Run, Loaded]:
     started = time.monotonic()
     loaded = load(job, events)
     tokenizer = Tokenizer(job.model)
-    documents = sum(min(job.suite.limit or t.documents, t.documents) for t in job.lock.tasks.values())
-    with events.phase("build", documents, "requests") as phase:
-        built = requests.build(loaded, chat_template(job, tokenizer), phase.advance)
-    with events.phase("tokenise", 0, "texts") as phase:
+    documents = sum(
+        min(job.suite.limit or t.documents, t.documents) for t in job.lock.tasks.values()
+    )
+    with events.phase("build", documents, "documents") as phase:
+        template = tokenizer.chat_template_for(job.suite.apply_chat_template)
+        built = requests.build(loaded, template, phase.advance)
+    with events.phase("tokenise", len(built), "requests") as phase:
         rows = tokenise(built, tokenizer, phase.advance)
     suite_id = canon.digest(job.inputs["suite"])
     body, blocks = planning.build(
@@ -91,31 +93,10 @@ def load(job: Job, events: Events) -> Loaded:
     return loaded
 
 
-def finish(
-    run: Run, job: Job, loaded: Loaded | None, events: Events, argv: list[str]
-) -> Path:
+def finish(run: Run, job: Job, loaded: Loaded | None, events: Events, argv: list[str]) -> Path:
     """Score a run whose batches are all answered; loads the suite's tasks if need be."""
     loaded = loaded or load(job, events)
-    template = chat_template(job, Tokenizer(job.model)) if job.suite.apply_chat_template else None
-    return finishing.finish(run, loaded, template, events, argv)
-
-
-def chat_template(job: Job, tokenizer: Tokenizer) -> Callable[..., str] | None:
-    """How a suite with a chat template makes prompts; None for one without.
-
-    Raises EvalkitError when the model has no template, or none of the name the suite gives.
-    """
-    wanted: Any = job.suite.apply_chat_template
-    if not wanted:
-        return None
-    if not tokenizer.template:
-        raise EvalkitError(
-            f"the suite applies a chat template but '{job.model.reference}' has none",
-            fix="set apply_chat_template: false, or choose a chat model",
-        )
-    if isinstance(wanted, str):
-        tokenizer.choose_template(wanted)
-    return tokenizer.apply_chat_template
+    return finishing.finish(run, loaded, Tokenizer(job.model), events, argv)
 
 
 def plan_only(options: Options, events: Events) -> Path:

@@ -105,7 +105,8 @@ class Lock:
     def to_yaml(self) -> str:
         """The lock file's text."""
         head = f"# made by `evalkit lock {self.suite}`: the data that this suite means\n"
-        return head + yaml.safe_dump(self.to_json(), sort_keys=False, allow_unicode=True, width=200)
+        text = yaml.safe_dump(self.to_json(), sort_keys=False, allow_unicode=True, width=200)
+        return f"{head}{text}"
 
 
 def _plain(item: LockedTask | LockedDataset) -> dict[str, Any]:

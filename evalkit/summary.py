@@ -74,9 +74,7 @@ def _rows(record: dict[str, Any]) -> list[tuple[int, str]]:
     return _by_suite(rows, record)
 
 
-def _by_suite(
-    rows: list[tuple[int, str]], record: dict[str, Any]
-) -> list[tuple[int, str]]:
+def _by_suite(rows: list[tuple[int, str]], record: dict[str, Any]) -> list[tuple[int, str]]:
     """The rows with the suite's members in the suite's order, each followed by its subgroups."""
     order = {item["task"]: index for index, item in enumerate(record["suite"]["tasks"])}
     blocks: list[list[tuple[int, str]]] = []

@@ -44,7 +44,8 @@ class Target:
     """What one row must answer for one request.
 
     A log-likelihood scores, from the row's outputs at `start` and on, the row's own tokens behind
-    `start` and then `last`, which stands behind the row's end. `part` numbers the windows of a rolling request. A generation has start = row length.
+    `start` and then `last`, which stands behind the row's end. `part` numbers the windows of a
+    rolling request. A generation has start = row length.
     """
 
     request: Request
@@ -87,7 +88,7 @@ def tokenise(
     encoder: Encoder,
     advance: Callable[[int], None] = lambda _: None,
 ) -> Tokenised:
-    """Rows of every request. Requests with the same input tokens (the choices of one question with
+    """Rows of every request; `advance` is told of progress in requests. Requests with the same input tokens (the choices of one question with
     one-token answers) share a row, as they share a forward pass in lm-eval.
 
     Raises EvalkitError naming the document when a continuation merges into its context, does not
@@ -136,6 +137,7 @@ def _encode_all(
 ) -> Encoded:
     wanted = dict.fromkeys(key for request in requests for key in _texts(request, encoder))
     encoded: Encoded = {}
+    done = told = 0
     for special_tokens in (True, False):
         texts = [text for text, special in wanted if special == special_tokens]
         for start in range(0, len(texts), CHUNK):
@@ -143,7 +145,9 @@ def _encode_all(
             ids = encoder.encode(chunk, special_tokens=special_tokens)
             for text, tokens in zip(chunk, ids, strict=True):
                 encoded[text, special_tokens] = np.asarray(tokens, dtype=np.uint32)
-            advance(len(chunk))
+            done += len(chunk)
+            advance(len(requests) * done // len(wanted) - told)
+            told = len(requests) * done // len(wanted)
     return encoded
 
 

@@ -4,7 +4,7 @@ It serves the plan (encoding), the engine (decoding, to find stop strings) and l
 (the chat template). transformers is imported when a tokenizer is loaded, not before.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from evalkit.errors import EvalkitError, one_of
@@ -27,7 +27,8 @@ class Tokenizer:
         except (OSError, ValueError, KeyError, ImportError) as error:
             reason = str(error).split("\n")[0]
             raise EvalkitError(
-                f"can't load the tokenizer of '{model.reference}': {reason}", where=str(model.folder)
+                f"can't load the tokenizer of '{model.reference}': {reason}",
+                where=str(model.folder),
             ) from None
         self.max_length = _max_length(model, self.hf)
         self.hf.model_max_length = UNSET_LENGTH  # no warning for what we cut ourselves
@@ -39,7 +40,7 @@ class Tokenizer:
             )
         self.prefix_token_id: int = prefix
         self.adds_bos = self.hf.encode("a")[:1] == [self.bos_token_id]
-        self._prefix_text = self.hf.decode(self.prefix_token_id)
+        self._prefix_text = str(self.hf.decode(self.prefix_token_id))
         self._bos_text: str | None = getattr(self.hf, "bos_token", None)
 
     def encode(self, texts: Sequence[str], *, special_tokens: bool) -> list[list[int]]:
@@ -70,13 +71,41 @@ class Tokenizer:
         """The chat template (text, or several by name); None when there is none."""
         return getattr(self.hf, "chat_template", None)
 
-    def choose_template(self, name: str) -> None:
-        """Use the chat template of this name; EvalkitError when the model has several others."""
+    def chat_template_for(self, wanted: bool | str) -> Callable[..., str] | None:
+        """How a suite whose `apply_chat_template` is `wanted` makes prompts; None for no template.
+
+        Raises EvalkitError when the model has no template, or several and none of that name.
+        """
+        if not wanted:
+            return None
+        if not self.template:
+            raise EvalkitError(
+                "the suite applies a chat template but the model's tokenizer has none",
+                fix="set apply_chat_template: false in the suite, or choose a chat model",
+            )
         if isinstance(self.template, dict):
+            name = wanted if isinstance(wanted, str) else "default"
             if name not in self.template:
                 hint = one_of(name, list(self.template))
                 raise EvalkitError(f"the model has no chat template '{name}'", fix=hint)
             self.hf.chat_template = self.template[name]
+        return self.apply_chat_template
+
+    def reported(self) -> dict[str, Any]:
+        """What lm-eval's results file says of a tokenizer."""
+        tokens = {
+            f"tokenizer_{name}_token": [
+                getattr(self.hf, f"{name}_token"),
+                str(getattr(self.hf, f"{name}_token_id")),
+            ]
+            for name in ("pad", "eos", "bos")
+        }
+        return {
+            **tokens,
+            "eot_token_id": self.hf.eos_token_id,
+            "max_length": self.max_length,
+            "chat_template": self.template,
+        }
 
     def apply_chat_template(
         self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
@@ -103,9 +132,7 @@ def _max_length(model: Model, tokenizer: Any) -> int:
     """The model's context in tokens, looked for where lm-eval's `resolve_max_length` does."""
     from transformers import AutoConfig
 
-    config = AutoConfig.from_pretrained(
-        model.folder, trust_remote_code=model.trust_remote_code
-    )
+    config = AutoConfig.from_pretrained(model.folder, trust_remote_code=model.trust_remote_code)
     inner = getattr(config, "text_config", None) or config
     for key in ("n_positions", "max_position_embeddings", "n_ctx"):
         if getattr(inner, key, None) is not None:

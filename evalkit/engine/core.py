@@ -106,11 +106,12 @@ def load(model: Model, tokenizer: Tokenizer, numerics: Numerics, device: str) ->
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    quiet: Any = logging  # untyped
+    quiet.set_verbosity_error()
+    quiet.disable_progress_bar()
     fix_numerics(numerics)
     try:
-        loaded = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             model.folder,
             dtype=DTYPES[numerics.dtype],
             attn_implementation=numerics.attention,

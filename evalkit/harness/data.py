@@ -76,9 +76,7 @@ def pinned(pins: Pins) -> Iterator[None]:
         datasets.load_dataset = original
 
 
-def _load(
-    original: Loader, pins: Pins, path: str, name: str | None, kwargs: dict[str, Any]
-) -> Any:
+def _load(original: Loader, pins: Pins, path: str, name: str | None, kwargs: dict[str, Any]) -> Any:
     from datasets.packaged_modules import _PACKAGED_DATASETS_MODULES
 
     kwargs = {key: value for key, value in kwargs.items() if key != "revision"}
@@ -151,7 +149,7 @@ def _download(
 def _cache() -> str:
     import datasets.config
 
-    return os.fspath(datasets.config.HF_DATASETS_CACHE)
+    return str(datasets.config.HF_DATASETS_CACHE)
 
 
 def _prepared(path: str, name: str | None, revision: str) -> Any:
@@ -217,7 +215,7 @@ def file_source(
 def _load_files(
     original: Loader, pins: Pins, path: str, name: str | None, kwargs: dict[str, Any]
 ) -> Any:
-    """Serve a task's own files. They need no Hub and no pin; their digest is checked by the lock."""
+    """Serve a task's own files: no Hub is asked, their digest must be the locked one."""
     resolved, source = file_source(pins.include_path, kwargs.pop("data_files", None), path)
     if pins.resolve is not None:
         pins.revisions[source.repo] = source.revision

@@ -40,7 +40,7 @@ def make_lock(suite: Suite, *, update: bool, offline: bool) -> Lock:
         suite=suite.name,
         lm_eval=lm_eval.__version__,
         datasets={
-            repo: known.get(repo)
+            repo: known[repo]
             if repo in known and known[repo].revision == revision
             else _describe(repo, revision)
             for repo, revision in pins.used.items()

@@ -18,11 +18,6 @@ ChatTemplate = Callable[..., str]
 
 def build_task(task: Any, suite: Suite, chat_template: ChatTemplate | None) -> None:
     """Let lm-eval build one leaf task's instances (they stay in the task for scoring)."""
-    if suite.apply_chat_template and chat_template is None:
-        raise EvalkitError(
-            "the suite applies a chat template but the model's tokenizer has none",
-            fix="set apply_chat_template: false in the suite, or choose a chat model",
-        )
     task.set_fewshot_seed(seed=suite.seeds["fewshot"])
     task.build_all_requests(
         limit=suite.limit,
@@ -53,15 +48,14 @@ def build(
     chat_template: ChatTemplate | None = None,
     advance: Callable[[int], None] = lambda _: None,
 ) -> list[Request]:
-    """All requests of the suite, in lm-eval's order; `advance` is told of each task's count."""
+    """All requests of the suite, in lm-eval's order; `advance` is told of documents done."""
     requests: list[Request] = []
     for name, leaf in loaded.leaves.items():
         build_task(leaf.task, loaded.suite, chat_template)
-        before = len(requests)
         for instance, index in instance_ids(leaf.task):
             for repeat in range(instance.repeats or 1):
                 requests.append(_request(name, instance, index, repeat, loaded.suite))
-        advance(len(requests) - before)
+        advance(min(loaded.suite.limit or leaf.locked.documents, leaf.locked.documents))
     return requests
 
 

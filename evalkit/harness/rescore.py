@@ -7,25 +7,35 @@ may evaluate what it is given, and documents and answers come from the record.
 """
 
 import logging
-import math
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import cache, lru_cache
 from importlib import metadata, util
 from pathlib import Path
 from typing import Any
 
-from evalkit import canon
-
 _DEMO = Path(__file__).resolve().parent.parent / "demo" / "tasks"
-_NAME = re.compile(rb"""^["']?task["']?[ \t]*:[ \t]*["']?([^"'\s#\[{]+)["']?[ \t]*(?:#.*)?\r?$""", re.M)
+_NAME = re.compile(
+    rb"""^["']?task["']?[ \t]*:[ \t]*["']?([^"'\s#\[{]+)["']?[ \t]*(?:#.*)?\r?$""", re.M
+)
 # Fields of a config that don't score: which data (the samples' own), which examples, which words.
 _IGNORED = {"custom_dataset", "dataset_kwargs", "fewshot_config", "generation_kwargs"}
 _IGNORED |= {"metadata", "num_fewshot", "process_docs", "tag", "task_alias"}
 _REFUSED = ("class", "doc_to_audio", "doc_to_image", "process_results", "unsafe_code", "use_prompt")
 
 Sample = dict[str, Any]
+
+
+@dataclass(slots=True)
+class Scored:
+    """A document as lm-eval scores it: what its requests or target should have been, and, by
+    filter, its filtered responses as strings and its metrics."""
+
+    problem: str = ""
+    filtered: dict[str, list[Any]] = field(default_factory=dict)
+    metrics: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 class Refused(Exception):
@@ -42,23 +52,11 @@ def installed() -> str | None:
         return None
 
 
-def same(recorded: Any, computed: Any) -> bool:
-    """Whether a metric's recorded JSON value is the computed one (floats to 1e-9, relative)."""
-    if isinstance(computed, (list, tuple)):
-        return (
-            isinstance(recorded, list)
-            and len(recorded) == len(computed)
-            and all(map(same, recorded, computed))
-        )
-    if isinstance(computed, (bool, int, float)):
-        try:
-            value = float(recorded) if isinstance(recorded, bool) else canon.number(recorded)
-        except ValueError:
-            return False
-        other = float(computed)
-        both_nan = math.isnan(value) and math.isnan(other)
-        return both_nan or math.isclose(value, other, rel_tol=1e-9, abs_tol=1e-15)
-    return bool(recorded == computed)
+@cache
+def _harness_tasks() -> Path:
+    spec = util.find_spec("lm_eval")
+    assert spec is not None and spec.submodule_search_locations, "called with lm-eval installed"
+    return Path(spec.submodule_search_locations[0]).resolve() / "tasks"
 
 
 @cache
@@ -68,10 +66,7 @@ def _yaml_files() -> dict[str, list[Path]]:
     A scan for `task:` lines: lm-eval's own index parses 14,000 files and takes ten seconds.
     """
     found: dict[str, list[Path]] = {}
-    spec = util.find_spec("lm_eval")
-    assert spec is not None and spec.submodule_search_locations, "called with lm-eval installed"
-    harness = Path(spec.submodule_search_locations[0]).resolve() / "tasks"
-    for root in (_DEMO, harness):
+    for root in (_DEMO, _harness_tasks()):
         for path in sorted(root.glob("**/*.yaml")):
             for name in _NAME.findall(path.read_bytes()):
                 found.setdefault(name.decode(errors="replace"), []).append(path)
@@ -80,19 +75,23 @@ def _yaml_files() -> dict[str, list[Path]]:
 
 def _installed_config(name: str) -> dict[str, Any]:
     """The installed config of a leaf task; functions stay names unless they are our demo's."""
+    import yaml
     from lm_eval.tasks._yaml_loader import load_yaml
 
     for path in _yaml_files().get(name, []):
         ours = path.is_relative_to(_DEMO)
-        config = load_yaml(path, resolve_func=ours)
+        try:
+            config = load_yaml(path, resolve_func=ours)
+        except (OSError, ValueError, yaml.YAMLError):
+            continue  # as lm-eval's index does
         if config.get("task") == name and "group" not in config:
             if not ours:
-                _refuse_code(config, path)
+                _refuse_code(config)
             return {key: value for key, value in config.items() if key not in ("tag", "task_list")}
     raise Refused("the installed lm-eval has no task of that name")
 
 
-def _refuse_code(config: dict[str, Any], path: Path) -> None:
+def _refuse_code(config: dict[str, Any]) -> None:
     """Raises Refused for a task that scores by more than templates and lm-eval's own parts."""
     from lm_eval.api import metrics, registry
 
@@ -100,9 +99,8 @@ def _refuse_code(config: dict[str, Any], path: Path) -> None:
     for key in _REFUSED:
         if config.get(key):
             raise Refused(f"the task has {key}")
-    root = str(next(p for p in path.parents if p.name == "tasks"))
     for key in sorted(config.keys() - _IGNORED):
-        if _names_code(config[key], root):
+        if _names_code(config[key], str(_harness_tasks())):
             raise Refused(f"the task's {key} is code")
     for metric in config.get("metric_list") or []:
         if metric.get("hf_evaluate") or metric["metric"] not in registry.metric_registry:
@@ -204,23 +202,21 @@ class Task:
     def __init__(self, task: Any, *, chat: bool) -> None:
         self._task, self._chat = task, chat
 
-    def problems(self, documents: Sequence[list[Sample]]) -> Iterator[str]:
-        """What lm-eval says otherwise of some documents, each given as its samples by filter."""
+    def score(self, documents: Sequence[list[Sample]]) -> Iterator[Scored]:
+        """What lm-eval makes of some documents, each given as its recorded samples by filter."""
         with _compiled_once():
             try:
                 made = [self._instances(samples[0]) for samples in documents]
                 self._task._instances = [instance for each in made for instance in each]
                 self._task.apply_filters()
             except _errors() as error:
-                yield f"documents can't be filtered: {type(error).__name__}: {error}"
+                yield from [Scored(f"can't be filtered: {_named(error)}")] * len(documents)
                 return
             for samples, instances in zip(documents, made, strict=True):
-                name = f"document {samples[0]['doc_id']}"
                 try:
-                    for problem in self._document(samples, instances):
-                        yield f"{name}: {problem}"
+                    yield self._scored(samples[0], instances)
                 except _errors() as error:
-                    yield f"{name} can't be scored: {type(error).__name__}: {error}"
+                    yield Scored(f"can't be scored: {_named(error)}")
 
     def _instances(self, sample: Sample) -> list[Any]:
         """The requests with their recorded responses, as they were before filtering."""
@@ -242,27 +238,14 @@ class Task:
             )
         ]
 
-    def _document(self, samples: list[Sample], instances: list[Any]) -> Iterator[str]:
-        first = samples[0]
-        yield from self._asked(first, instances)
-        nan = any(_has_nan(response) for each in instances for response in each.resps)
-        names = {ensemble.name for ensemble in self._task._filters}
-        if {sample["filter"] for sample in samples} != names:
-            yield f"its filters are not {', '.join(sorted(names))}"
-            return
-        for sample in samples:
-            results = [each.filtered_resps[sample["filter"]] for each in instances]
-            if _strings(results) != sample["filtered_resps"]:
-                yield f"filter {sample['filter']} gives {_strings(results)}"
-            metrics = self._task.process_results(first["doc"], results)
-            if list(metrics) != sample["metrics"]:
-                yield f"its metrics are {', '.join(metrics)}"
-                continue
-            for name, value in metrics.items():
-                wanted = _plain(value)
-                wanted = 0.0 if nan and isinstance(wanted, (int, float)) else wanted
-                if not same(sample[name], wanted):
-                    yield f"{name} is {sample[name]}, lm-eval says {wanted}"
+    def _scored(self, sample: Sample, instances: list[Any]) -> Scored:
+        scored = Scored("; ".join(self._asked(sample, instances)))
+        for name in (ensemble.name for ensemble in self._task._filters):
+            results = [each.filtered_resps[name] for each in instances]
+            metrics = self._task.process_results(sample["doc"], results)
+            scored.filtered[name] = _strings(results)
+            scored.metrics[name] = {metric: _plain(value) for metric, value in metrics.items()}
+        return scored
 
     def _asked(self, sample: Sample, instances: list[Any]) -> Iterator[str]:
         """Whether target and requests are the task's own for this document."""
@@ -274,11 +257,10 @@ class Task:
             context: Any = contexts[: len(task.doc_to_choice(doc))]
         else:
             context = contexts[0]
-            question = task.doc_to_text(doc)
-            whole = not self._chat and task.config.gen_prefix is None
-            if whole and task.OUTPUT_TYPE != "loglikelihood_rolling":
-                if not context.endswith(question):
-                    yield "its prompt does not end with the task's question"
+            plain = not self._chat and task.config.gen_prefix is None
+            plain = plain and task.OUTPUT_TYPE != "loglikelihood_rolling"
+            if plain and not context.endswith(task.doc_to_text(doc)):
+                yield "its prompt does not end with the task's question"
         metadata = (task.task_name, sample["doc_id"], task.config.repeats)
         made = task.construct_requests(
             doc=doc, ctx=context, metadata=metadata, apply_chat_template=self._chat
@@ -297,9 +279,8 @@ def _response(kind: str, response: Any) -> Any:
     return float(response) if kind == "loglikelihood_rolling" else response
 
 
-def _has_nan(response: Any) -> bool:
-    value = response[0] if isinstance(response, tuple) else response
-    return isinstance(value, float) and math.isnan(value)
+def _named(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
 
 
 def _strings(value: Any) -> Any:

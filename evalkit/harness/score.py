@@ -2,21 +2,19 @@
 
 `Replay` is a model that only remembers. Scores are therefore lm-eval's to the last digit, and
 scoring needs no GPU, no torch and no weights. What evalkit adds: a document with a NaN answer
-scores 0 (numpy's argmax would call a NaN the best choice), and text of this host is taken out of
-what is published.
+scores 0 (numpy's argmax would call a NaN the best choice).
 """
 
 import math
-import re
 from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
 
 from evalkit.errors import EvalkitError
 from evalkit.harness import requests as building
-from evalkit.harness.tasks import Loaded, task_folder
+from evalkit.harness.publish import BOOTSTRAP_ITERS, clean
+from evalkit.harness.tasks import Loaded
 
-BOOTSTRAP_ITERS = 100000  # lm-eval's default
 Answers = dict[str, dict[str, Any]]  # request id -> answer
 
 
@@ -64,7 +62,8 @@ def score(
         leaf.task.build_all_requests = lambda **_: None  # built above: evaluate must not again
         leaf.task.process_results = _zero_when_nan(leaf.task.process_results)
     results = _evaluate(loaded, _Replay(answers, ids, chat_template))
-    return clean(results)
+    cleaned: dict[str, Any] = clean(results)
+    return cleaned
 
 
 def _evaluate(loaded: Loaded, replay: _Replay) -> dict[str, Any]:
@@ -101,82 +100,3 @@ def _has_nan(result: Any) -> bool:
     if isinstance(result, (tuple, list)):
         return any(_has_nan(item) for item in result)
     return isinstance(result, float) and math.isnan(result)
-
-
-def clean(value: Any) -> Any:
-    """Results as JSON values without this host's text: task paths and object addresses replaced."""
-    from lm_eval.utils import handle_non_serializable
-
-    tasks = str(task_folder())
-    if isinstance(value, dict):
-        return {
-            key: _clean_source(item) if key == "config_source" else clean(item)
-            for key, item in value.items()
-        }
-    if isinstance(value, (list, tuple)):
-        return [clean(item) for item in value]
-    if isinstance(value, str):
-        if tasks in value:
-            value = value.replace(tasks, "lm_eval/tasks")
-        return re.sub(r" at 0x[0-9a-f]+>", ">", value) if " at 0x" in value else value
-    if value is None or isinstance(value, (bool, int, float)):
-        return value.item() if hasattr(value, "item") else value
-    if isinstance(value, set):
-        return sorted(clean(item) for item in value)  # a set's own order differs between processes
-    plain = handle_non_serializable(value)
-    return clean(plain) if isinstance(plain, str) else plain
-
-
-def _clean_source(path: Any) -> str:
-    """A task YAML's path, from its task folder on: where it was installed is nobody's business."""
-    text = str(path)
-    for mark in ("/lm_eval/tasks/", "/demo/tasks/"):
-        if mark in text:
-            return mark.strip("/") + "/" + text.split(mark, 1)[1]
-    return text.rsplit("/", 1)[-1]
-
-
-def published(results: dict[str, Any], model: str, config: dict[str, Any]) -> dict[str, Any]:
-    """results.json: lm-eval's fields in lm-eval's order, host text replaced by fixed strings.
-
-    `config` holds what lm-eval reports of its own call (seeds, limit, batch size...).
-    """
-    import lm_eval
-
-    body = {key: value for key, value in results.items() if key != "samples"}
-    return body | {
-        "config": {"model": "evalkit", "model_args": f"pretrained={model}", **config},
-        "git_hash": "see record.json",
-        "date": 0,
-        "pretty_env_info": "see record.json",
-        "lm_eval_version": lm_eval.__version__,
-        "model_source": "evalkit",
-        "model_name": model,
-        "total_evaluation_time_seconds": "see record.json",
-    }
-
-
-def samples(results: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """lm-eval's sample records as it would write them, each with its leaf task's name first."""
-    filters: dict[str, int] = {}
-    for name in sorted(results["samples"]):
-        for sample in results["samples"][name]:
-            filters.setdefault(sample["filter"], len(filters))
-        ordered = sorted(
-            results["samples"][name], key=lambda s: (s["doc_id"], filters[s["filter"]])
-        )
-        for sample in ordered:
-            arguments = {
-                f"gen_args_{i}": {f"arg_{j}": arg for j, arg in enumerate(args)}
-                for i, args in enumerate(sample["arguments"])
-            }
-            yield {"task": name} | sample | {
-                "target": str(sample["target"]),
-                "arguments": arguments,
-                "resps": _strings(sample["resps"]),
-                "filtered_resps": _strings(sample["filtered_resps"]),
-            }
-
-
-def _strings(value: Any) -> Any:
-    return [_strings(item) for item in value] if isinstance(value, list) else str(value)

@@ -96,7 +96,7 @@ def _seed_everything(suite: Suite) -> None:
     import numpy as np
 
     random.seed(suite.seeds["random"])
-    np.random.seed(suite.seeds["numpy"])  # noqa: NPY002 (what tasks draw from)
+    np.random.seed(suite.seeds["numpy"])  # the generator that tasks draw from
 
 
 def _check_collapsed(part: dict[str, Any], manager: Any, suite: Suite) -> None:
