@@ -11,6 +11,7 @@ import json
 import math
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -96,15 +97,27 @@ def read_json(path: Path) -> Json:
     """A JSON file; EvalkitError when it is missing, torn or has duplicate keys."""
     try:
         return loads(path.read_bytes())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise EvalkitError(f"there is no {path.name}", where=str(path), code=Exit.MISSING) from None
+    except OSError as error:
+        raise EvalkitError(
+            f"can't read {path.name}: {error.strerror}", where=str(path), code=Exit.MISSING
+        ) from None
     except (ValueError, RecursionError) as error:
         raise EvalkitError(f"{path.name} is not readable JSON: {error}", where=str(path)) from None
 
 
 def make_folder(path: Path) -> None:
-    """Create a folder and its parents, private to the user."""
-    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    """Create a folder and its parents, private to the user; EvalkitError (3) where it can't be."""
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise EvalkitError(
+            f"can't make the folder: {error.strerror}",
+            where=str(path),
+            fix="choose another --out, or mend what is there",
+            code=Exit.MISSING,
+        ) from None
 
 
 def write_atomic(path: Path, data: bytes | str | Iterable[bytes]) -> None:
@@ -120,7 +133,8 @@ def write_atomic(path: Path, data: bytes | str | Iterable[bytes]) -> None:
             os.fsync(handle.fileno())
         part.replace(path)
     except OSError as error:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):
+            part.unlink()
         raise EvalkitError(
             f"can't write {path.name}: {error.strerror}",
             where=str(path.parent),

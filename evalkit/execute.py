@@ -63,6 +63,9 @@ def execute(run: Run, model: Model, device: Device, events: Events) -> None:
     segment = segment_name()
     done = journal.read(run.folder / "journal", run.body["ids"]["run"], set(plan.entries))
     todo = [batch for batch in plan.entries if batch not in done.batches]
+    if run.finished:
+        events.say("this run is already finished")
+        return
     events.open(run.folder / "events" / f"{segment}.jsonl")
     for line in done.set_aside:
         events.say(f"set aside a torn or altered journal line ({line}); its batch is repeated")

@@ -11,6 +11,7 @@ import os
 import struct
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -225,11 +226,8 @@ def _digest(folder: Path, names: list[str]) -> dict[str, dict[str, Any]]:
     read again."""
     cache = _cache() / "digests.json"
     known: dict[str, str] = {}
-    if cache.is_file():
-        try:
-            known = canon.read_json(cache)
-        except EvalkitError:
-            known = {}  # a torn cache costs time only
+    with suppress(EvalkitError):  # no cache yet, or a torn one: it costs time only
+        known = canon.read_json(cache)
 
     def one(name: str) -> tuple[str, str, int]:
         path = (folder / name).resolve()
@@ -241,8 +239,9 @@ def _digest(folder: Path, names: list[str]) -> dict[str, dict[str, Any]]:
         results = list(pool.map(one, names))
     fresh = {key: sha for key, sha, _ in results if key not in known}
     if fresh:
-        canon.make_folder(cache.parent)
-        canon.write_json(cache, known | fresh)
+        with suppress(EvalkitError):
+            canon.make_folder(cache.parent)
+            canon.write_json(cache, known | fresh)
     return {
         name: {"sha256": sha, "size": size}
         for name, (_, sha, size) in zip(names, results, strict=True)

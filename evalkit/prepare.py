@@ -84,7 +84,6 @@ def prepare(options: Options) -> Job:
         raise EvalkitError("--limit must be at least 1")
     suite = suites.load(options.suite, limit=options.limit, seed=options.seed)
     lock = suites.lock_of(suite)
-    _check_out(options.out)
     model = models.resolve(
         options.model,
         revision=options.revision,
@@ -92,6 +91,7 @@ def prepare(options: Options) -> Job:
         allow_pickle=options.allow_pickle,
         trust_remote_code=options.trust_remote_code,
     )
+    _check_out(options.out / model.short_name)
     from evalkit.engine import core  # torch: only once all cheaper checks have passed
 
     numerics = core.numerics_for(model, options.dtype).to_json()
@@ -107,27 +107,23 @@ def prepare(options: Options) -> Job:
     return Job(options, model, suite, lock, policy, numerics, device, inputs)
 
 
-def _check_out(out: Path) -> None:
-    """The results folder must be there, writable and not nearly full before anything costs time."""
-    try:
-        canon.make_folder(out)
-        free = shutil.disk_usage(out).free
-    except OSError as error:
-        raise EvalkitError(
-            f"can't make the results folder: {error.strerror}", where=str(out), code=Exit.MISSING
-        ) from None
-    if not os.access(out, os.W_OK | os.X_OK):
+def _check_out(folder: Path) -> None:
+    """The model's results folder must be there, writable and not nearly full before anything
+    costs time."""
+    canon.make_folder(folder)
+    if not os.access(folder, os.W_OK | os.X_OK):
         raise EvalkitError(
             "the results folder is not writable",
-            where=str(out),
+            where=str(folder),
             fix="choose another with --out",
             code=Exit.MISSING,
         )
+    free = shutil.disk_usage(folder).free
     if free < FREE_BYTES:
         raise EvalkitError(
             f"only {free // 1_000_000} MB are free for results, a run needs"
             f" {FREE_BYTES // 1_000_000}",
-            where=str(out),
+            where=str(folder),
             fix="free space or choose another --out",
             code=Exit.MISSING,
         )

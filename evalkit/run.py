@@ -102,9 +102,11 @@ def finish(run: Run, job: Job, loaded: Loaded | None, events: Events, argv: list
 def plan_only(options: Options, events: Events) -> Path:
     """Plan a run, or find the one that is already planned; its folder."""
     job = prepare.prepare(options)
-    run = prepare.find(job) or plan(job, events)[0]
-    events.open(run.folder / "events" / f"{executing.segment_name()}.jsonl")
-    events.close()
+    run = prepare.find(job)
+    if run is None:
+        run, _ = plan(job, events)
+        events.open(run.folder / "events" / f"{executing.segment_name()}.jsonl")
+        events.close()
     return run.folder
 
 
