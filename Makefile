@@ -1,0 +1,87 @@
+# Every target is one documented line and calls one command; what the commands do is in evalkit
+# itself and in requirements/. `make` alone lists them.
+
+MODEL    ?=
+REVISION ?=
+SUITE    ?= core
+LIMIT    ?=
+OUT      ?= results
+OFFLINE  ?=
+RUN      ?=
+LOCK     ?=
+DTYPE    ?=
+DEVICE   ?=
+SEED     ?=
+PYTHON   ?= python3
+
+# Values reach the commands through the environment and are quoted there, whatever is in them.
+export MODEL REVISION SUITE LIMIT OUT OFFLINE RUN LOCK DTYPE DEVICE SEED
+EVALKIT := .venv/bin/evalkit
+offline  = $(if $(filter-out 0 no false,$(OFFLINE)),--offline)
+common   = --out "$$OUT" $(offline) $${LIMIT:+--limit "$$LIMIT"} $${DTYPE:+--dtype "$$DTYPE"} \
+	$${DEVICE:+--device "$$DEVICE"} $${SEED:+--seed "$$SEED"}
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo eval verify status suite-lock setup-dev test oracle lint format lock
+
+## Use
+help: ## this list
+	@awk "$$list" $(firstword $(MAKEFILE_LIST))
+
+setup: ## make .venv for this machine; LOCK=base, cpu, cuda12 or cuda13 picks another lock
+	@$(PYTHON) requirements/setup.py
+
+demo: setup ## evaluate a tiny model that is made on the spot: a minute, no downloads
+	@$(EVALKIT) eval --model demo --suite demo $(common)
+
+eval: setup ## evaluate MODEL (with REVISION) on SUITE; the record goes under OUT
+	@$(EVALKIT) eval $${MODEL:+--model "$$MODEL"} $${REVISION:+--revision "$$REVISION"} \
+		--suite "$$SUITE" $(common)
+
+verify: setup ## check everything that the record in RUN says
+	@$(EVALKIT) verify $${RUN:+"$$RUN"}
+
+status: setup ## how far the run in RUN is
+	@$(EVALKIT) status $${RUN:+"$$RUN"}
+
+suite-lock: setup ## write the lock of SUITE: dataset revisions, rows, counts, licences
+	@$(EVALKIT) lock "$$SUITE" $(offline)
+
+## Develop
+setup-dev: ## set-up with the tools that test and lint
+	@$(PYTHON) requirements/setup.py --dev
+
+test: setup-dev ## the default tests (everything but the oracle)
+	@.venv/bin/python -m pytest --durations=5
+
+oracle: setup-dev ## the tests that compare with lm-eval's own runs
+	@.venv/bin/python -m pytest -m oracle --timeout=900
+
+lint: setup-dev ## ruff, its formatter in check mode, and mypy
+	@.venv/bin/ruff check
+	@.venv/bin/ruff format --check
+	@.venv/bin/mypy
+
+format: setup-dev ## repair what ruff can
+	@.venv/bin/ruff check --fix
+	@.venv/bin/ruff format
+
+lock: ## make requirements/*.lock again
+	@$(PYTHON) requirements/lock.py
+
+# The list: targets in the groups above, and the variables in force.
+define list
+/^## / { printf "%s%s\n", (groups++ ? "\n" : ""), substr($$0, 4) }
+/^[a-z-]+:.* ## / {
+    name = $$0; sub(/:.*/, "", name)
+    text = $$0; sub(/.* ## /, "", text)
+    printf "  make %-11s %s\n", name, text
+}
+END {
+    printf "\nVariables\n "
+    count = split("MODEL REVISION SUITE LIMIT OUT OFFLINE RUN LOCK", names, " ")
+    for (i = 1; i <= count; i++) printf " %s=%s", names[i], ENVIRON[names[i]]
+    printf "\n"
+}
+endef
+export list
