@@ -10,7 +10,7 @@ import sys
 import tempfile
 import traceback
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
@@ -90,8 +90,9 @@ def eval_command(**given: Any) -> None:
 
     events = Events()
     folder = run.evaluate(options, events, sys.argv)
-    summary.show(folder, events.console)
+    code = summary.show(folder, events.console)
     click.echo(str(folder))
+    sys.exit(code)
 
 
 @cli.command("plan")
@@ -143,8 +144,9 @@ def finish_command(folder: Path, suite: str | None, model: str | None, offline: 
 
     events = Events()
     run.finish_only(folder, events, sys.argv, suite=suite, model=model, offline=offline)
-    summary.show(folder, events.console)
+    code = summary.show(folder, events.console)
     click.echo(str(folder))
+    sys.exit(code)
 
 
 @cli.command("verify")
@@ -206,6 +208,11 @@ def main() -> None:
     except EvalkitError as error:
         _say(f"evalkit: {error}")
         sys.exit(error.code)
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] == "evalkit":
+            _bug()
+        _say(f"evalkit: {error.name} is not in this light install: run `make setup LOCK=cpu`")
+        sys.exit(Exit.MISSING)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
@@ -216,16 +223,17 @@ def main() -> None:
         sys.stderr.close()
         sys.exit(Exit.OK)
     except Exception:  # the one place where a bug is turned into a line and a file
-        _say(f"evalkit: a bug in evalkit {evalkit.__version__}; its traceback is in {_traceback()}")
-        sys.exit(Exit.BUG)
+        _bug()
+
+
+def _bug() -> NoReturn:
+    """Say that this is our fault, keep the traceback in a file, and exit."""
+    handle, name = tempfile.mkstemp(prefix="evalkit-traceback-", suffix=".txt")
+    os.write(handle, traceback.format_exc().encode())
+    os.close(handle)
+    _say(f"evalkit: a bug in evalkit {evalkit.__version__}; its traceback is in {name}")
+    sys.exit(Exit.BUG)
 
 
 def _say(line: str) -> None:
     click.echo(click.style(line, fg="red") if sys.stderr.isatty() else line, err=True)
-
-
-def _traceback() -> str:
-    handle, name = tempfile.mkstemp(prefix="evalkit-traceback-", suffix=".txt")
-    os.write(handle, traceback.format_exc().encode())
-    os.close(handle)
-    return name

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from evalkit import canon
+from evalkit import canon, hub
 from evalkit.errors import EvalkitError, Exit
 
 DEMO = "demo"
@@ -78,6 +78,8 @@ def resolve(
     wanted = [*WEIGHTS, *TOKENIZER, *CONFIG]
     wanted += PICKLES if allow_pickle else ()
     wanted += CODE if trust_remote_code else ()
+    if reference == DEMO and revision is not None:
+        raise EvalkitError("--revision is for Hub models", where=reference)
     if reference == DEMO:
         from evalkit.demo import model as demo
 
@@ -137,13 +139,12 @@ def _download(
     asked = f"{reference}@{revision}" if revision else reference
     gone = Exit.MISSING
     try:
-        commit = revision
         if not offline:
             info = HfApi().model_info(reference, revision=revision)
-            commit = str(info.sha)
             _check_pickles(reference, [s.rfilename for s in info.siblings or []], allow_pickle)
+        # by the name that was asked for, so that the cache knows its commit when offline
         folder = snapshot_download(
-            reference, revision=commit, allow_patterns=wanted, local_files_only=offline
+            reference, revision=revision, allow_patterns=wanted, local_files_only=offline
         )
     except GatedRepoError:
         raise EvalkitError(
@@ -163,18 +164,22 @@ def _download(
         ) from None
     except HFValidationError:
         raise EvalkitError(f"'{reference}' is neither a folder nor a Hub id") from None
-    except OSError as error:  # no connection, a Hub error, nothing in the cache: all are OSErrors
-        if error.errno == errno.ENOSPC:
-            raise EvalkitError("the disk is full", where=str(error.filename), code=gone) from None
+    except hub.unreachable() as error:
+        if getattr(error, "errno", None) == errno.ENOSPC:
+            raise EvalkitError("the disk is full", where=_hub_cache(), code=gone) from None
         if not offline:  # the Hub can't be reached: the cache may still hold what was asked for
             return _download(reference, revision, True, wanted, allow_pickle)
         raise EvalkitError(
             f"model {asked} is not in the cache and the Hub can't be reached",
-            where=os.environ.get("HF_HOME", "~/.cache/huggingface"),
+            where=_hub_cache(),
             fix="run once online with the same HF_HOME, or check HF_ENDPOINT and the network",
             code=gone,
         ) from None
     return Path(folder), Path(folder).name
+
+
+def _hub_cache() -> str:
+    return os.environ.get("HF_HOME", "~/.cache/huggingface")
 
 
 def _check_pickles(reference: str, names: list[str], allow_pickle: bool) -> None:
@@ -193,6 +198,8 @@ def _check_architecture(folder: Path, reference: str, trust_remote_code: bool) -
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
     config = canon.read_json(folder / "config.json")
+    if not isinstance(config, dict):
+        raise EvalkitError("config.json is no mapping", where=os.fspath(folder))
     if trust_remote_code and "AutoModelForCausalLM" in config.get("auto_map", {}):
         return
     causal = {
@@ -249,13 +256,23 @@ def _digest(folder: Path, names: list[str]) -> dict[str, dict[str, Any]]:
 
 
 def num_parameters(model: Model) -> int | None:
-    """Parameters, counted from the safetensors headers; None where the weights are pickles."""
+    """Parameters, counted from the safetensors headers; None where the weights are pickles.
+
+    Raises EvalkitError for a file without a readable header, long before the weights are loaded.
+    """
     total = 0
     weights = [name for name in model.files if _matches(name, WEIGHTS)]
     for name in weights:
-        with (model.folder / name).open("rb") as handle:
-            (length,) = struct.unpack("<Q", handle.read(8))
-            header = json.loads(handle.read(length))
+        try:
+            with (model.folder / name).open("rb") as handle:
+                (length,) = struct.unpack("<Q", handle.read(8))
+                header = json.loads(handle.read(length))
+        except (OSError, struct.error, ValueError, MemoryError, OverflowError):
+            raise EvalkitError(
+                f"{name} of '{model.reference}' is not a whole safetensors file",
+                where=str(model.folder),
+                fix="fetch or save the model again",
+            ) from None
         for key, tensor in header.items():
             if key != "__metadata__":
                 count = 1

@@ -57,6 +57,7 @@ class Job:
 
     options: Options
     model: Model
+    parameters: int | None
     suite: Suite
     lock: Lock
     policy: Policy
@@ -82,6 +83,8 @@ def prepare(options: Options) -> Job:
     """Resolve the model, the suite and the numerics; EvalkitError for what can't be run."""
     if options.limit is not None and options.limit < 1:
         raise EvalkitError("--limit must be at least 1")
+    if options.seed is not None and not 0 <= options.seed < 2**32:
+        raise EvalkitError("--seed must lie between 0 and 4294967295")
     suite = suites.load(options.suite, limit=options.limit, seed=options.seed)
     lock = suites.lock_of(suite)
     model = models.resolve(
@@ -91,6 +94,7 @@ def prepare(options: Options) -> Job:
         allow_pickle=options.allow_pickle,
         trust_remote_code=options.trust_remote_code,
     )
+    parameters = models.num_parameters(model)
     _check_out(options.out / model.short_name)
     from evalkit.engine import core  # torch: only once all cheaper checks have passed
 
@@ -104,7 +108,7 @@ def prepare(options: Options) -> Job:
         "engine": {"name": core.NAME, "level": LEVEL, "policy": policy.to_json()},
         "versions": stamp.versions(),
     }
-    return Job(options, model, suite, lock, policy, numerics, device, inputs)
+    return Job(options, model, parameters, suite, lock, policy, numerics, device, inputs)
 
 
 def _check_out(folder: Path) -> None:
@@ -217,7 +221,6 @@ def create(job: Job, plan: dict[str, Any], blocks: list[bytes], chat_template: A
 def _describe(job: Job, chat_template: Any) -> dict[str, Any]:
     """The record's model section."""
     model = job.model
-    parameters = models.num_parameters(model)
     stored = model.config.get("dtype") or model.config.get("torch_dtype")
     return {
         "reference": job.options.published()["model"],
@@ -226,8 +229,8 @@ def _describe(job: Job, chat_template: Any) -> dict[str, Any]:
         "config": canon.digest(model.config),
         "tokenizer": canon.digest(model.tokenizer_files()),
         "chat_template": canon.digest(chat_template) if chat_template else None,
-        "parameters": parameters
-        if parameters is not None
+        "parameters": job.parameters
+        if job.parameters is not None
         else stamp.unknown("the weights are pickles"),
         "dtype": stored or stamp.unknown("config.json does not say"),
         "trust_remote_code": model.trust_remote_code,

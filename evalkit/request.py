@@ -10,7 +10,7 @@ from evalkit.errors import EvalkitError
 
 Kind = Literal["loglikelihood", "loglikelihood_rolling", "generate_until"]
 DEFAULT_MAX_GEN_TOKS = 256  # lm-eval's for a task that gives none
-_SAMPLING = ("temperature", "top_p", "top_k")
+_SAMPLING = {"temperature": 0.0, "top_p": 1.0, "top_k": 0}
 _LENGTHS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
 
 
@@ -70,21 +70,30 @@ def settings_from(gen_kwargs: dict[str, Any], *, task: str, seed: int) -> Settin
     """
     given = dict(gen_kwargs)
     until = given.pop("until", None) or []
-    until = [until] if isinstance(until, str) else list(until)
     lengths = [given.pop(name, None) for name in _LENGTHS]
-    max_gen_toks = next((int(n) for n in lengths if n is not None), DEFAULT_MAX_GEN_TOKS)
-    temperature = float(given.pop("temperature", 0.0) or 0.0)
     do_sample = given.pop("do_sample", None)
-    do_sample = temperature > 0.0 if do_sample is None else bool(do_sample)
-    top_p, top_k = float(given.pop("top_p", 1.0)), int(given.pop("top_k", 0))
+    numbers = {name: given.pop(name, default) for name, default in _SAMPLING.items()}
     if given:
         raise EvalkitError(
             f"task '{task}' sets generation_kwargs that evalkit does not know: "
             + ", ".join(sorted(given)),
-            fix=f"use until, do_sample, {', '.join((*_SAMPLING, *_LENGTHS[:1]))}",
+            fix=f"use until, do_sample, max_gen_toks, {', '.join(_SAMPLING)}",
         )
-    if not do_sample:
-        return Settings(tuple(until), max_gen_toks)
+    try:
+        max_gen_toks = next((int(n) for n in lengths if n is not None), DEFAULT_MAX_GEN_TOKS)
+        temperature, top_p = float(numbers["temperature"] or 0.0), float(numbers["top_p"])
+        top_k = int(numbers["top_k"])
+    except (TypeError, ValueError) as error:
+        raise EvalkitError(
+            f"task '{task}' has generation_kwargs that are no numbers: {error}"
+        ) from None
+    if max_gen_toks < 1:
+        raise EvalkitError(
+            f"task '{task}' asks for {max_gen_toks} new tokens; at least 1 is needed"
+        )
+    until = (until,) if isinstance(until, str) else tuple(until)
+    if not (temperature > 0.0 if do_sample is None else do_sample):
+        return Settings(until, max_gen_toks)
     if temperature <= 0.0:
         temperature = 1.0  # transformers' default when a task samples and gives none
-    return Settings(tuple(until), max_gen_toks, True, temperature, top_p, top_k, seed)
+    return Settings(until, max_gen_toks, True, temperature, top_p, top_k, seed)

@@ -13,8 +13,9 @@ from evalkit import canon, execute
 from evalkit.errors import EvalkitError, Exit
 
 
-def show(folder: Path, console: Console) -> None:
-    """Print a finished run's score table, its coverage, its health, and what verify says."""
+def show(folder: Path, console: Console) -> int:
+    """Print a finished run's score table, its coverage, its health, and what verify says; the
+    exit code that verify has for it."""
     from evalkit.verify import verify
 
     record = canon.read_json(folder / "record.json")
@@ -31,7 +32,9 @@ def show(folder: Path, console: Console) -> None:
     if record["model"]["reference"] == "demo" and record["suite"]["name"] == "demo":
         _show_chance(record, console)
     console.print(f"record    {folder / 'record.json'}", markup=False)
-    console.print(f"verify    {verify(folder).lines()[-1]}", markup=False)
+    report = verify(folder)
+    console.print(f"verify    {report.lines()[-1]}", markup=False)
+    return int(report.exit_code)
 
 
 def _scores(record: dict[str, Any]) -> Table:

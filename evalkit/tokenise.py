@@ -88,8 +88,10 @@ def tokenise(
     encoder: Encoder,
     advance: Callable[[int], None] = lambda _: None,
 ) -> Tokenised:
-    """Rows of every request; `advance` is told of progress in requests. Requests with the same input tokens (the choices of one question with
-    one-token answers) share a row, as they share a forward pass in lm-eval.
+    """Rows of every request; `advance` is told of progress in requests.
+
+    Requests with the same input tokens (the choices of one question with one-token answers) share a
+    row, as they share a forward pass in lm-eval.
 
     Raises EvalkitError naming the document when a continuation merges into its context, does not
     fit the model, or leaves no room to generate.

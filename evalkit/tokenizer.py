@@ -24,13 +24,13 @@ class Tokenizer:
             self.hf: Any = AutoTokenizer.from_pretrained(
                 model.folder, trust_remote_code=model.trust_remote_code
             )
+            self.max_length = _max_length(model, self.hf)
         except (OSError, ValueError, KeyError, ImportError) as error:
             reason = str(error).split("\n")[0]
             raise EvalkitError(
-                f"can't load the tokenizer of '{model.reference}': {reason}",
+                f"can't load the configuration or the tokenizer of '{model.reference}': {reason}",
                 where=str(model.folder),
             ) from None
-        self.max_length = _max_length(model, self.hf)
         self.hf.model_max_length = UNSET_LENGTH  # no warning for what we cut ourselves
         self.bos_token_id: int | None = self.hf.bos_token_id
         prefix = self.bos_token_id if self.bos_token_id is not None else self.hf.eos_token_id

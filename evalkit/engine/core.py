@@ -49,7 +49,9 @@ def pick_device(device: str | None) -> str:
     try:
         kind = torch.device(chosen).type
     except RuntimeError:
-        raise EvalkitError(f"unknown device '{chosen}'", fix="use cpu, cuda or cuda:N") from None
+        kind = ""
+    if kind not in ("cpu", "cuda"):
+        raise EvalkitError(f"unknown device '{chosen}'", fix="use cpu, cuda or cuda:N")
     if kind == "cuda" and not torch.cuda.is_available():
         raise EvalkitError(
             f"device '{chosen}' is asked for but torch sees no GPU",
@@ -103,6 +105,7 @@ def eos_ids(model: Any, tokenizer: Tokenizer) -> frozenset[int]:
 
 def load(model: Model, tokenizer: Tokenizer, numerics: Numerics, device: str) -> Engine:
     """Load the weights. Raises EvalkitError when transformers can't, in its first line's words."""
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
@@ -119,7 +122,7 @@ def load(model: Model, tokenizer: Tokenizer, numerics: Numerics, device: str) ->
             use_safetensors=None if any(n.endswith(".safetensors") for n in model.files) else False,
         )
         loaded = loaded.to(device).eval()
-    except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
+    except (OSError, ValueError, RuntimeError, KeyError, ImportError, SafetensorError) as error:
         reason = str(error).strip().split("\n")[0]
         raise EvalkitError(
             f"transformers can't load '{model.reference}': {reason}", where=str(model.folder)

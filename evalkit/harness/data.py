@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from evalkit import canon
+from evalkit import canon, hub
 from evalkit.errors import EvalkitError, Exit
 
 Loader = Callable[..., Any]
@@ -116,12 +116,7 @@ def _download(
     if pins.offline:
         raise missing
     from datasets.exceptions import DatasetNotFoundError
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HfHubHTTPError,
-        LocalEntryNotFoundError,
-        OfflineModeIsEnabled,
-    )
+    from huggingface_hub.errors import GatedRepoError
 
     try:
         return original(path, name, revision=revision, **kwargs)
@@ -132,13 +127,7 @@ def _download(
             f" ({type(error).__name__})",
             code=Exit.MISSING,
         ) from None
-    except (
-        ConnectionError,
-        OfflineModeIsEnabled,
-        LocalEntryNotFoundError,
-        FileNotFoundError,
-        HfHubHTTPError,
-    ):
+    except hub.unreachable():
         raise missing from None
     except ValueError as error:  # what `datasets` says when only another config is cached
         if "Couldn't find cache" in str(error):

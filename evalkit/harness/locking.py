@@ -4,7 +4,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from evalkit import canon
+from evalkit import canon, hub
 from evalkit import suite as suites
 from evalkit.errors import EvalkitError, Exit
 from evalkit.harness import data, tasks
@@ -56,7 +56,7 @@ def _current_commit(repo: str) -> str:
 
 def _dataset_info(repo: str, revision: str | None) -> Any:
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+    from huggingface_hub.errors import HfHubHTTPError
 
     for wait_s in (0, 1, 4):  # the Hub answers 429 to a burst of requests
         time.sleep(wait_s)
@@ -67,7 +67,7 @@ def _dataset_info(repo: str, revision: str | None) -> Any:
                 reason: Exception = error
                 break
             reason = error
-        except (OfflineModeIsEnabled, ConnectionError, OSError) as error:
+        except hub.unreachable() as error:
             reason = error
             break
     raise EvalkitError(

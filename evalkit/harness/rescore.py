@@ -42,6 +42,10 @@ class Refused(Exception):
     """This task can't be scored again here; the text says why."""
 
 
+class Unlike(Refused):
+    """The recorded config is not the installed task's; the text names the fields."""
+
+
 def installed() -> str | None:
     """The installed lm-eval's version, or None."""
     if util.find_spec("lm_eval") is None:
@@ -138,14 +142,14 @@ def _refuse_other(config: dict[str, Any], recorded: dict[str, Any]) -> None:
 
     from lm_eval.api.task import TaskConfig
 
-    from evalkit.harness.score import clean
+    from evalkit.harness.publish import clean
 
     built = TaskConfig(**deepcopy(config)).to_dict()
     ours = {key: item for key, item in clean(built).items() if key not in _IGNORED}
     theirs = {key: item for key, item in recorded.items() if key not in _IGNORED}
     unlike = sorted(key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key))
     if unlike:
-        raise Refused(f"its recorded config is not the installed task's: {', '.join(unlike)}")
+        raise Unlike(", ".join(unlike))
 
 
 def _errors() -> tuple[type[Exception], ...]:

@@ -1,0 +1,137 @@
+"""`verify`: is a run's folder what it says? It needs nothing but the folder.
+
+No GPU, torch, network, dataset or model; and no code, template, pattern or path that the record
+brings is ever run or followed. Each check is a line; a broken or hostile folder makes lines, not
+tracebacks. What cannot be checked here says so.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from evalkit.errors import EvalkitError, Exit
+from evalkit.verify import aggregates, completeness, health, identity
+from evalkit.verify import journal as journals
+from evalkit.verify import plan as plans
+from evalkit.verify import results as published
+from evalkit.verify import samples as sampled
+from evalkit.verify.folder import BROKEN, Folder, reason
+from evalkit.verify.report import Check, Findings, Report, Status
+from evalkit.verify.scores import Scores
+
+__all__ = ["Check", "Report", "Status", "verify"]
+
+
+def verify(run: Path) -> Report:
+    """Check a run's folder; EvalkitError (3) only where there is no such folder.
+
+    The order: 1 the record, 2 its files, 3 its ids, 4 the plan, 5 the journal, 6 completeness and
+    data, 7 samples and answers, 8 scores, 9 aggregates, 10 ranges, 11 health, 12 segments, 13
+    whether it is the whole suite.
+    """
+    if not run.is_dir():
+        raise EvalkitError("there is no such run folder", where=str(run), code=Exit.MISSING)
+    folder = Folder(run)
+    check, record, newer = identity.record(folder)
+    if record is None:
+        return Report([check], readable=not newer)
+    return Report([check, *_Evidence(folder, record).checks()])
+
+
+def _guarded(name: str, make: Callable[[], Check | list[Check]]) -> list[Check]:
+    """A check whose broken input is its failure."""
+    try:
+        made = make()
+    except BROKEN as error:
+        return [Check(name, Status.FAIL, reason(error))]
+    return made if isinstance(made, list) else [made]
+
+
+def _broken(step: Callable[[], None]) -> str:
+    """Take a step; what broken input made of it, or nothing."""
+    try:
+        step()
+    except BROKEN as error:
+        return reason(error)
+    return ""
+
+
+class _Evidence:
+    """What a valid record's folder holds, read once."""
+
+    def __init__(self, folder: Folder, record: dict[str, Any]) -> None:
+        self.folder, self.record = folder, record
+        self.planning, self.answering = Findings("plan"), Findings("journal")
+        self.publishing = Findings("results")
+        self.plan = plans.read(folder, self.planning)
+        self.journal: journals.Journal | None = None
+        if self.plan is not None:
+            self.journal = journals.read(folder, record, self.plan, self.answering)
+        self.results = published.read(folder, self.publishing)
+        self.samples = sampled.Samples()
+        chat = record["suite"]["apply_chat_template"]
+        self.scores = Scores((self.results or {}).get("configs", {}), chat=bool(chat))
+        for document in sampled.documents(folder, self.samples):
+            for step in (self._note, self.scores.add):
+                if problem := _broken(partial(step, document)):
+                    self.samples.shape.add(f"{document.name}: {problem}")
+        self.samples.shape.add(_broken(self.scores.finish))
+
+    def _note(self, document: sampled.Document) -> None:
+        sampled.note(document, self.samples, self.journal)
+
+    def checks(self) -> list[Check]:
+        """Every check after the record's own, in order."""
+        record, samples, plan = self.record, self.samples, self.plan
+        lock, shipped = completeness.lock_of(self.folder, record, self.samples.order)
+        steps: list[tuple[str, Callable[[], Check | list[Check]]]] = [
+            ("files", lambda: identity.files(self.folder, record)),
+            ("ids", lambda: identity.ids(record, plan.body if plan else None)),
+            ("plan", self._plan),
+            ("journal", self._journal),
+            ("completeness", lambda: completeness.check(record, lock, shipped, samples)),
+            ("data", lambda: completeness.data(record, lock, samples)),
+            ("settings", lambda: completeness.settings(record)),
+            ("samples", lambda: samples.shape.check(f"{samples.lines:,} samples, hashes equal")),
+            ("answers", self._answers),
+            ("scores", self.scores.checks),
+            ("results", self._aggregates),
+            ("ranges", lambda: aggregates.ranges(record, samples)),
+            ("health", lambda: health.health(record, plan, self.journal)),
+            ("segments", lambda: health.segments(record)),
+            ("whole", lambda: health.partial(record)),
+        ]
+        return [check for name, make in steps for check in _guarded(name, make)]
+
+    def _plan(self) -> Check:
+        if self.plan is None:
+            return self.planning.check("")
+        asked = {leaf: seen.requests for leaf, seen in self.samples.leaves.items()}
+        return plans.check(self.folder, self.plan, asked, self.planning)
+
+    def _journal(self) -> Check:
+        if self.plan is None or self.journal is None:
+            if self.answering.count:
+                return self.answering.check("")
+            return Check("journal", Status.SKIP, "the plan can't be read")
+        return self.answering.check(journals.passed(self.journal, self.plan))
+
+    def _answers(self) -> Check:
+        if self.journal is None:
+            return Check("answers", Status.SKIP, "the journal can't be read")
+        left = sum(
+            len(said.keys() - self.samples.leaves[leaf].requests)
+            for leaf, said in self.journal.said.items()
+            if leaf in self.samples.leaves
+        )
+        if left:
+            self.samples.answers.add(f"{left:,} answers in the journal are of no sample")
+        count = sum(map(len, self.journal.said.values()))
+        return self.samples.answers.check(f"{count:,} responses are the journal's")
+
+    def _aggregates(self) -> list[Check]:
+        if self.results is None:
+            return [self.publishing.check("")]
+        found = aggregates.Aggregates(self.record, self.results, self.samples).check()
+        return [*found, published.check(self.record, self.results)]

@@ -1,0 +1,82 @@
+"""What a consistent record may still have to own up to: NaN answers, cut prompts, an altered
+harness, unlike machines, a part of the suite.
+"""
+
+from typing import Any
+
+from evalkit import canon
+from evalkit.verify.journal import Journal
+from evalkit.verify.plan import Plan
+from evalkit.verify.report import Check, Findings, Status, few, shown
+
+_WARNED = {
+    "truncated_prompts": "prompts cut on the left",
+    "missing_bos": "prompts without BOS",
+    "double_bos": "prompts with two BOS",
+    "empty_generations": "empty generations",
+    "cut_generations": "generations cut at the length limit",
+    "answers_not_found": "generations in which no answer was found",
+    "split_batches": "batches split because memory ran out (bits are promised for equal splits)",
+}
+
+Value = dict[str, Any]
+
+
+def health(record: Value, plan: Plan | None, journal: Journal | None) -> list[Check]:
+    """NaN answers and a harness that isn't the released one fail; the rest warns."""
+    findings = Findings("health")
+    counts = record["health"]
+    nan = len(journal.nan) if journal else 0
+    if counts["nan_answers"] or nan:
+        findings.add(f"{max(counts['nan_answers'], nan):,} samples with a NaN answer")
+    intact = record["environment"]["harness_intact"]
+    if intact is False:
+        findings.add("lm-eval's installed files were not the released ones")
+    _recount(counts, plan, journal, findings)
+    warnings = [f"{counts[key]:,} {text}" for key, text in _WARNED.items() if counts[key]]
+    if isinstance(intact, dict):
+        warnings.append(f"whether lm-eval was intact is unknown ({shown(intact['unknown'])})")
+    ties = f"; {counts['exact_ties']:,} exact ties" if counts["exact_ties"] else ""
+    if findings.count or not warnings:
+        return [findings.check(f"no NaN, cut or empty answers{ties}")]
+    return [Check("health", Status.WARN, "; ".join(warnings) + ties)]
+
+
+def _recount(counts: Value, plan: Plan | None, journal: Journal | None, findings: Findings) -> None:
+    """Counts that the folder itself can tell."""
+    if plan is not None:
+        truncated = sum(plan.body["truncated"].values())
+        findings.add_unequal("truncated_prompts", counts["truncated_prompts"], truncated)
+        for key in ("missing_bos", "double_bos"):
+            findings.add_unequal(key, counts[key], plan.body.get(key, counts[key]))
+    if journal is not None:
+        findings.add_unequal("cut_generations", counts["cut_generations"], journal.cut)
+        if not journal.empty <= counts["empty_generations"] <= journal.blank:
+            findings.add_unequal("empty_generations", counts["empty_generations"], journal.empty)
+
+
+def segments(record: Value) -> Check:
+    """Whether every segment ran on like hardware: only then are equal bits promised."""
+    kinds: dict[str, list[str]] = {}
+    for segment in record["segments"]:
+        kinds.setdefault(canon.dumps(segment["hardware"]), []).append(segment["segment"])
+    if len(kinds) == 1:
+        count = len(record["segments"])
+        return Check("segments", Status.PASS, f"{count:,} segments on like hardware")
+    detail = f"{len(kinds):,} kinds of hardware in one run: {few(set(kinds))}"
+    return Check("segments", Status.WARN, detail)
+
+
+def partial(record: Value) -> Check:
+    """Whether the whole suite was asked."""
+    suite = record["suite"]
+    limit = suite["limit"]
+    fewer = {n for n, entry in record["tasks"].items() if entry["n"] < entry["documents"]}
+    if fewer and not suite["partial"]:
+        detail = f"{len(fewer):,} leaf tasks are partial, the record says whole: {few(fewer)}"
+        return Check("whole", Status.FAIL, detail)
+    if suite["partial"] and limit is None:
+        return Check("whole", Status.FAIL, "the record says partial but names no limit")
+    if suite["partial"] or limit is not None:
+        return Check("whole", Status.WARN, f"partial: {limit} documents a leaf task")
+    return Check("whole", Status.PASS, "every document of every leaf task")

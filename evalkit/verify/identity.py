@@ -1,0 +1,110 @@
+"""Whether a record is one, whether its files are the ones it names, and whether its ids follow from
+what they cover.
+"""
+
+import hashlib
+import re
+from typing import Any
+
+from evalkit import canon, schema
+from evalkit.verify.folder import BROKEN, Folder, MiB, reason
+from evalkit.verify.report import Check, Findings, Status, few, shown
+
+MAX_RECORD = 32 * MiB
+VERSION = 1  # the newest record schema that this evalkit reads
+UNLISTED = {"record.json", "attestation.json", "report.html"}
+
+
+def record(folder: Folder) -> tuple[Check, dict[str, Any] | None, bool]:
+    """The check, the record where it is usable, and whether it is of a newer schema."""
+    findings = Findings("record")
+    try:
+        value = folder.json("record.json", MAX_RECORD)
+    except BROKEN as error:
+        findings.add(reason(error))
+        return findings.check(""), None, False
+    name = value.get("schema") if isinstance(value, dict) else None
+    version = re.fullmatch(r"evalkit/record/([1-9][0-9]{0,5})", str(name), re.ASCII)
+    if version and int(version[1]) > VERSION:
+        detail = (
+            f"record from a newer schema ({name}); this evalkit reads up to {VERSION}:"
+            " upgrade evalkit"
+        )
+        return Check("record", Status.FAIL, detail), None, True
+    for problem in schema.check("record", value):
+        findings.add(shown(problem))
+    check = findings.check(f"{name}, as its schema says")
+    return check, value if check.status is Status.PASS else None, False
+
+
+def files(folder: Folder, record: dict[str, Any]) -> Check:
+    """Every listed file is there with its size and digest, and nothing else is."""
+    findings = Findings("files")
+    listed: dict[str, dict[str, Any]] = record["files"]
+    for name in sorted(listed):
+        try:
+            findings.add(_file_problem(folder, name, listed[name]))
+        except BROKEN as error:
+            findings.add(reason(error))
+    try:
+        found, strange = folder.walk()
+    except BROKEN as error:
+        findings.add(reason(error))
+    else:
+        if strange:
+            findings.add(f"neither files nor folders: {few(strange)}")
+        if extra := found - set(listed) - UNLISTED:
+            findings.add(f"{len(extra):,} files that the record does not list: {few(extra)}")
+    size = sum(entry["size"] for entry in listed.values())
+    return findings.check(f"{len(listed):,} files, {size / MiB:,.1f} MiB, digests equal")
+
+
+def _file_problem(folder: Folder, name: str, entry: dict[str, Any]) -> str:
+    if name in UNLISTED:
+        return f"{name} must not be listed"
+    path = folder.path(name)
+    size = path.stat().st_size
+    if size != entry["size"]:
+        return f"{shown(name)} has {size:,} bytes, recorded {entry['size']:,}"
+    with path.open("rb") as handle:
+        found = hashlib.file_digest(handle, "sha256").hexdigest()
+    return "" if found == entry["sha256"] else f"{shown(name)} has another sha256"
+
+
+def ids(record: dict[str, Any], plan: dict[str, Any] | None) -> Check:
+    """The suite, plan, run and answers ids, each recomputed from what it covers."""
+    findings = Findings("ids")
+    wanted = record["ids"]
+    suite = {k: v for k, v in record["suite"].items() if k not in ("name", "partial")}
+    findings.add_unequal("the suite id", wanted["suite"], canon.digest(suite))
+    findings.add_unequal("the run id", wanted["run"], canon.digest(_run(record)))
+    findings.add_unequal("the answers id", wanted["answers"], canon.digest(record["answers"]))
+    if plan is None:
+        return findings.check("suite, run and answers; without the plan's")
+    findings.add_unequal("the plan id", wanted["plan"], canon.digest(_plan(plan)))
+    for key in ("suite", "plan"):
+        findings.add_unequal(f"plan.json's {key} id", wanted[key], plan["ids"][key])
+    for key in ("level", "policy"):
+        findings.add_unequal(f"plan.json's {key}", record["engine"][key], plan[key])
+    files = {name: entry["sha256"] for name, entry in record["model"]["files"].items()}
+    unlike = {n for n, sha in plan["tokenizer"].items() if files.get(n, sha) != sha}
+    if unlike:
+        findings.add(f"the plan's tokenizer files are not the model's: {few(unlike)}")
+    return findings.check("suite, plan, run and answers follow from what they cover")
+
+
+def _run(record: dict[str, Any]) -> dict[str, Any]:
+    files = record["model"]["files"]
+    return {
+        "plan": record["ids"]["plan"],
+        "model": {name: entry["sha256"] for name, entry in files.items()},
+        "numerics": record["numerics"],
+        "engine": record["engine"],
+        "versions": record["environment"]["versions"],
+    }
+
+
+def _plan(plan: dict[str, Any]) -> dict[str, Any]:
+    kept = ("tokenizer", "level", "policy", "max_length")
+    batches = [batch["id"] for batch in plan["batches"]]
+    return {"suite": plan["ids"]["suite"], "batches": batches} | {k: plan[k] for k in kept}

@@ -1,0 +1,139 @@
+"""What verifying found: one line a check, failures first, and a last line that claims no more than
+was seen.
+
+Text that comes from a record is shown here and nowhere else, with its control characters escaped
+and its length cut, so that a record can't write to a terminal.
+"""
+
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from evalkit import canon
+from evalkit.errors import Exit
+
+FEW = 3  # problems told in words; the rest is counted
+_MAX_TEXT = 160
+
+
+class Status(StrEnum):
+    """How a check ended. SKIP: it could not be made here, and the detail says why."""
+
+    PASS = "PASS"
+    FAIL = "FAIL"
+    WARN = "WARN"
+    SKIP = "SKIP"
+
+
+def shown(text: object) -> str:
+    """Text of a record made fit for a terminal: printable, one line, not long."""
+    plain = str(text)[: 4 * _MAX_TEXT]
+    plain = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in plain)
+    return plain if len(plain) <= _MAX_TEXT else plain[:_MAX_TEXT] + "..."
+
+
+def few(names: Collection[object], count: int | None = None) -> str:
+    """`a, b, c and 54 more`: the first few of some sorted names."""
+    first = sorted(map(str, names))[:FEW]
+    total = len(names) if count is None else count
+    text = ", ".join(map(shown, first))
+    return f"{text} and {total - len(first):,} more" if total > len(first) else text
+
+
+def difference(found: set[str], wanted: set[str], what: str) -> str:
+    """How two sets of names differ, or nothing: `2 leaf tasks missing: a, b; 1 too many: c`."""
+    missing, extra = wanted - found, found - wanted
+    parts = []
+    if missing:
+        parts.append(f"{len(missing):,} {what} missing: {few(missing)}")
+    if extra:
+        parts.append(f"{len(extra):,} {what} too many: {few(extra)}")
+    return "; ".join(parts)
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One check's outcome."""
+
+    name: str
+    status: Status
+    detail: str
+
+    def __str__(self) -> str:
+        return f"{self.status:4}  {self.name:<12}  {self.detail}"
+
+
+@dataclass(slots=True)
+class Findings:
+    """The problems of one check: the first few in words, all of them counted."""
+
+    name: str
+    count: int = 0
+    first: list[str] = field(default_factory=list)
+
+    def add(self, problem: str, *, first: bool = False) -> None:
+        """Note a problem; an empty one is none. `first`: tell it before all others."""
+        if problem:
+            self.count += 1
+            self.first.insert(0 if first else len(self.first), problem)
+            del self.first[FEW:]
+
+    def add_unequal(self, what: str, recorded: object, found: object) -> None:
+        """Note a problem where what the record says is not what was found."""
+        if recorded != found:
+            self.add(f"{what} is {shown(found)}, recorded {shown(recorded)}")
+
+    def check(self, passed: str) -> Check:
+        """FAIL with the problems, or PASS with what was checked."""
+        if not self.count:
+            return Check(self.name, Status.PASS, passed)
+        more = self.count - len(self.first)
+        detail = "; ".join(self.first) + (f"; and {more:,} more" if more else "")
+        return Check(self.name, Status.FAIL, detail)
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Every check, in the order made. `readable` is False for a record of a newer schema."""
+
+    checks: list[Check]
+    readable: bool = True
+
+    @property
+    def consistent(self) -> bool:
+        """Whether no check failed."""
+        return all(check.status is not Status.FAIL for check in self.checks)
+
+    @property
+    def exit_code(self) -> Exit:
+        """0 consistent, 1 broken, 2 not ours to judge."""
+        if not self.readable:
+            return Exit.USAGE
+        return Exit.OK if self.consistent else Exit.FAILED
+
+    @property
+    def verdict(self) -> str:
+        """The last line: what is known, not "true"."""
+        if not self.readable:
+            return "UNREADABLE: upgrade evalkit to verify this record"
+        if not self.consistent:
+            failed = [check.name for check in self.checks if check.status is Status.FAIL]
+            names = ", ".join(dict.fromkeys(failed))
+            return f"BROKEN: {len(failed)} of {len(self.checks)} checks failed ({names})"
+        return "CONSISTENT: nothing in it contradicts itself; only its author saw it"
+
+    def to_json(self) -> str:
+        """The checks, the verdict and the exit code, as canonical JSON for programs."""
+        checks = [
+            {"name": check.name, "status": check.status.value, "detail": check.detail}
+            for check in self.checks
+        ]
+        return canon.dumps(
+            {"checks": checks, "verdict": self.verdict, "exit_code": int(self.exit_code)}
+        )
+
+    def lines(self) -> list[str]:
+        """A line a check, failures first, then the verdict."""
+        first = [str(check) for check in self.checks if check.status is Status.FAIL]
+        rest = [str(check) for check in self.checks if check.status is not Status.FAIL]
+        return [*first, *rest, self.verdict]
