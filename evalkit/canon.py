@@ -165,9 +165,17 @@ class Appender:
         self.path, self._sync = path, sync
         try:
             make_folder(path.parent)
-            self._handle = path.open("ab")
+            self._handle = path.open("ab+")
+            self._end_torn_line()
         except OSError as error:
             raise self._error(error) from None
+
+    def _end_torn_line(self) -> None:
+        """A writer before us may have died in mid-line: what we add starts on a line of its own."""
+        if self._handle.tell():
+            self._handle.seek(-1, os.SEEK_END)
+            if self._handle.read(1) != b"\n":
+                self._handle.write(b"\n")
 
     def append(self, value: Json) -> None:
         """Write one line; EvalkitError when the disk is full or the folder turned read-only."""

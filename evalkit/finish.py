@@ -195,7 +195,7 @@ def log_failure(run: Run, error: EvalkitError) -> None:
         "run": run.folder.relative_to(out).as_posix(),
         "execution": run.body["execution"],
         "ids": run.body["ids"],
-        "error": error.what,
+        "error": stamp.without_paths(error.what),
         "code": int(error.code),
     }
     auditlog.append(out, "failed", fields)

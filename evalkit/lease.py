@@ -8,13 +8,14 @@ import os
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from evalkit import canon
 from evalkit.errors import EvalkitError, Exit
 
 NAME = ".lock"
+UNSIGNED_S = 5.0  # how long a new lock may be without its owner's name
 
 
 @contextmanager
@@ -41,17 +42,22 @@ def _take(path: Path) -> bool:
     owner = canon.dumps({"host": socket.gethostname(), "pid": os.getpid()})
     try:
         handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+        try:
+            os.write(handle, owner.encode())
+        except OSError:
+            path.unlink()  # a lock without an owner would never be stale
+            raise
+        finally:
+            os.close(handle)
     except FileExistsError:
         return False
     except OSError as error:
         raise EvalkitError(
             f"the folder can't be written: {error.strerror}",
             where=str(path.parent),
-            fix="mend its permissions, or choose another --out",
+            fix="free space or mend its permissions, or choose another --out",
             code=Exit.MISSING,
         ) from None
-    os.write(handle, owner.encode())
-    os.close(handle)
     return True
 
 
@@ -76,7 +82,12 @@ def _locked(path: Path) -> EvalkitError:
 def _removed_if_stale(path: Path) -> bool:
     """Remove the lock of an owner that died on this host; whether it is gone now."""
     host, pid = _owner(path)
-    if host != socket.gethostname() or pid <= 0:
+    if pid <= 0:  # killed before it could say who it is, or another is just about to
+        with suppress(FileNotFoundError):
+            if time.time() - path.stat().st_mtime > UNSIGNED_S:
+                path.unlink()
+        return not path.exists()
+    if host != socket.gethostname():
         return not path.exists()
     try:
         os.kill(pid, 0)

@@ -8,6 +8,7 @@ import base64
 import hashlib
 import os
 import platform
+import re
 import socket
 import subprocess
 import sys
@@ -147,12 +148,12 @@ def segment_start(hardware: dict[str, Any]) -> dict[str, Any]:
 
 def command(argv: list[str]) -> list[str]:
     """The command line as it may be published: paths of this host cut to their last part."""
-    home = str(Path.home())
-    shown = [Path(argv[0]).name if argv else "evalkit", *argv[1:]]
-    return [
-        Path(word).name if word.startswith(("/", home)) and len(word) > 1 else word
-        for word in shown
-    ]
+    return [Path(argv[0]).name if argv else "evalkit", *map(without_paths, argv[1:])]
+
+
+def without_paths(text: str) -> str:
+    """Text with every absolute path cut to its last part: what a record may say of this host."""
+    return re.sub(r"(?<![\w.~-])~?/(?:[^\s/'\":=,]+/)*(?=[^\s/])", "", text)
 
 
 def peak_memory_bytes() -> int:

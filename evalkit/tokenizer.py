@@ -18,14 +18,16 @@ class Tokenizer:
     """A model's tokenizer with the settings that lm-eval's `hf` model takes from it."""
 
     def __init__(self, model: Model) -> None:
+        from huggingface_hub.errors import StrictDataclassError
         from transformers import AutoTokenizer
 
+        broken = (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError)
         try:
             self.hf: Any = AutoTokenizer.from_pretrained(
                 model.folder, trust_remote_code=model.trust_remote_code
             )
             self.max_length = _max_length(model, self.hf)
-        except (OSError, ValueError, KeyError, ImportError) as error:
+        except (*broken, StrictDataclassError) as error:
             reason = str(error).split("\n")[0]
             raise EvalkitError(
                 f"can't load the configuration or the tokenizer of '{model.reference}': {reason}",
