@@ -167,7 +167,8 @@ def _runs(folder: Path, suite: str) -> list[Run]:
     found = sorted(
         [*folder.glob(f"{suite}-*/run.json"), *folder.glob(f"{suite}.limit*-*/run.json")]
     )
-    return [read(path.parent) for path in found]
+    runs = [read(path.parent) for path in found]
+    return [run for run in runs if run.body["suite"]["name"] == suite]
 
 
 def read(folder: Path) -> Run:
