@@ -111,7 +111,7 @@ def assemble(parts: dict[str, Answer]) -> dict[str, Answer]:
     for request, pieces in windows.items():
         pieces.sort(key=lambda piece: piece[0])
         whole[request] = {
-            "loglikelihood": sum(canon.number(a["loglikelihood"]) for _, a in pieces),
+            "loglikelihood": canon.total(canon.number(a["loglikelihood"]) for _, a in pieces),
             "num_tokens": sum(a["num_tokens"] for _, a in pieces),
         }
     return whole

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from evalkit import canon
 from evalkit.plan import Batch
 
 LOGITS_CHUNK = 512  # positions in float32 at once: 512 x 128k x 4 B = 262 MB
@@ -27,7 +28,7 @@ def score(model: Any, batch: Batch, device: torch.device) -> dict[str, dict[str,
             for key in _keys(target.row, target.start, target.last, batch)
         ]
         answers[target.id] = {
-            "loglikelihood": sum(value for value, _ in found),
+            "loglikelihood": canon.total(value for value, _ in found),
             "is_greedy": all(flag for _, flag in found),
             "num_tokens": len(found),
         }

@@ -58,6 +58,7 @@ def published(
     """results.json. `tokenizer`: what lm-eval reports of one (`tokenizer.reported`)."""
     body = {key: value for key, value in results.items() if key != "samples"}
     template, instruction = tokenizer.pop("chat_template"), suite.system_instruction
+    template = template if suite.apply_chat_template else None  # what was applied, as lm-eval says
     return body | {
         "config": _call(suite, model),
         "git_hash": ELSEWHERE,
