@@ -81,19 +81,31 @@ def _locked(path: Path) -> EvalkitError:
 
 def _removed_if_stale(path: Path) -> bool:
     """Remove the lock of an owner that died on this host; whether it is gone now."""
-    host, pid = _owner(path)
+    owner = _owner(path)
+    host, pid = owner
     if pid <= 0:  # killed before it could say who it is, or another is just about to
         with suppress(FileNotFoundError):
             if time.time() - path.stat().st_mtime > UNSIGNED_S:
-                path.unlink()
+                _take_away(path, owner)
         return not path.exists()
     if host != socket.gethostname():
         return not path.exists()
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
-        path.unlink(missing_ok=True)
-        return True
+        _take_away(path, owner)
+        return not path.exists()
     except PermissionError:
         pass  # alive, and another user's
     return False
+
+
+def _take_away(path: Path, owner: tuple[str, int]) -> None:
+    """Remove a dead owner's lock, and put back what another process has meanwhile locked."""
+    aside = path.with_name(f"{path.name}.{os.getpid()}")
+    with suppress(FileNotFoundError):
+        path.rename(aside)
+        if _owner(aside) != owner:
+            with suppress(FileExistsError):
+                os.link(aside, path)
+        aside.unlink()
