@@ -18,7 +18,7 @@ from evalkit.request import Settings
 if TYPE_CHECKING:
     from evalkit.engine.core import Engine
 
-TAIL_TOKENS = 8  # beyond a stop string's characters: how far back a token can reach into it
+TAIL_TOKENS = 8  # beyond a stop string's bytes (a token is one at least): what stands around it
 
 
 @dataclass
@@ -115,7 +115,7 @@ def _sample(logits: torch.Tensor, settings: Settings, generator: torch.Generator
 
 
 def _see_stops(engine: "Engine", slots: list[_Slot], settings: Settings) -> None:
-    longest = max((len(text) for text in settings.until), default=0)
+    longest = max((len(text.encode()) for text in settings.until), default=0)
     tails = [slot.tokens[-(longest + TAIL_TOKENS) :] for slot in slots]
     texts = engine.tokenizer.decode(tails, skip_special_tokens=False) if longest else tails
     for slot, text in zip(slots, texts, strict=True):

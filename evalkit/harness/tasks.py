@@ -76,7 +76,7 @@ def _manager(suite: Suite) -> Any:
     if suite.include_path is not None:
         own = TaskManager(include_path=str(suite.include_path), include_defaults=False)
         members = {
-            child if isinstance(child, str) else next(iter(child.values()))
+            child if isinstance(child, str) else str(child.get("group", child.get("task")))
             for entry in own.task_index.values()
             for child in _children(entry.cfg)
         }

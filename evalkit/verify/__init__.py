@@ -95,7 +95,7 @@ class _Evidence:
             ("settings", lambda: completeness.settings(record)),
             ("samples", lambda: samples.shape.check(f"{samples.lines:,} samples, hashes equal")),
             ("answers", self._answers),
-            ("scores", self.scores.checks),
+            ("scores", lambda: self.scores.checks(lock["lm_eval"] if lock and shipped else None)),
             ("results", self._aggregates),
             ("ranges", lambda: aggregates.ranges(record, samples)),
             ("health", lambda: health.health(record, plan, self.journal)),

@@ -14,7 +14,7 @@ from evalkit.harness import rescore
 from evalkit.verify import choices
 from evalkit.verify.folder import BROKEN, reason
 from evalkit.verify.report import Check, Findings, Status, few, shown
-from evalkit.verify.samples import Document
+from evalkit.verify.samples import Document, Sample
 
 CHUNK = 512  # documents that lm-eval scores at once: some of its filters are slow to set up
 
@@ -82,7 +82,8 @@ class Scores:
             for sample in document.samples:
                 wanted = choices.scores(sample, config, chat=self.chat)
                 wanted = {name: wanted[name] for name in sample["metrics"] if name in wanted}
-                self.native.add(_unequal(document, sample, wanted))
+                kind = config["output_type"]
+                self.native.add(_unequal(document, sample, wanted, kind))
                 self.natively[document.leaf] += 1
         except choices.Unclear as why:
             self.unclear[document.leaf] = str(why)
@@ -114,10 +115,15 @@ class Scores:
             elif sample["metrics"] != list(wanted):
                 self.by_harness.add(f"{document.name}: its metrics are {few(wanted)}")
             else:
-                self.by_harness.add(_unequal(document, sample, wanted))
+                kind = self.configs[document.leaf].get("output_type")
+                self.by_harness.add(_unequal(document, sample, wanted, kind))
 
-    def checks(self) -> list[Check]:
-        """What came of it: native, by lm-eval, and what neither could do."""
+    def checks(self, lm_eval: str | None) -> list[Check]:
+        """What came of it: native, by lm-eval, and what neither could do.
+
+        `lm_eval`: the release that a shipped lock names. Where that one is installed, a config that
+        isn't its task's is a way around being scored again, and fails; elsewhere it is a warning.
+        """
         found = []
         for done, findings, how in (
             (self.natively, self.native, "recomputed from their answers"),
@@ -129,7 +135,9 @@ class Scores:
         if self.unlike:
             text = f"{len(self.unlike):,} recorded configs are not the installed lm-eval's:"
             detail = f"{text} {few(self.unlike.values())}"
-            found.append(Check("configs", Status.WARN, detail))
+            same_release = lm_eval == rescore.installed()
+            status = Status.FAIL if same_release else Status.WARN
+            found.append(Check("configs", status, detail))
         return found + self._skipped()
 
     def _skipped(self) -> list[Check]:
@@ -149,13 +157,16 @@ class Scores:
         ]
 
 
-def has_nan(response: Any) -> bool:
-    """Whether a response, as samples hold it, is or holds a NaN log-likelihood."""
-    return response == "nan" or (isinstance(response, list) and "nan" in response)
+def has_nan(sample: Sample, kind: object) -> bool:
+    """Whether an answer is a NaN log-likelihood; a generation may well say "nan"."""
+    if kind == "generate_until":
+        return False
+    responses = [response for repeats in sample["resps"] for response in repeats]
+    return any("nan" in (r if isinstance(r, list) else [r]) for r in responses)
 
 
-def _unequal(document: Document, sample: dict[str, Any], wanted: dict[str, Any]) -> str:
-    nan = any(has_nan(response) for repeats in sample["resps"] for response in repeats)
+def _unequal(document: Document, sample: Sample, wanted: dict[str, Any], kind: object) -> str:
+    nan = has_nan(sample, kind)
     for name, value in wanted.items():
         number = isinstance(value, (int, float))
         value = 0.0 if nan and number else value
