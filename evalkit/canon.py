@@ -18,6 +18,9 @@ from typing import Any
 from evalkit.errors import EvalkitError, Exit
 
 Json = Any  # what json.loads gives: dict, list, str, int, float, bool, None
+_ENCODER = json.JSONEncoder(
+    sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+)
 
 
 def finite(value: Json) -> Json:
@@ -51,15 +54,9 @@ def total(values: Iterable[float]) -> float:
 def dumps(value: Json) -> str:
     """Canonical JSON of a value made of dicts with string keys, lists, strings, numbers, None."""
     try:
-        return _encode(value)
+        return _ENCODER.encode(value)
     except ValueError:  # a non-finite float somewhere: rare, so only then pay for the copy
-        return _encode(finite(value))
-
-
-def _encode(value: Json) -> str:
-    return json.dumps(
-        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
-    )
+        return _ENCODER.encode(finite(value))
 
 
 def _no_duplicates(pairs: list[tuple[str, Json]]) -> dict[str, Json]:

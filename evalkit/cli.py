@@ -17,6 +17,7 @@ import click
 import evalkit
 from evalkit.errors import EvalkitError, Exit
 
+MAIN = os.getpid()
 MODEL_EXAMPLE = "make eval MODEL=meta-llama/Llama-3.1-8B   (or: evalkit eval --model FOLDER)"
 
 
@@ -196,6 +197,8 @@ def lock_command(suite: str, update: bool, offline: bool) -> None:
 
 
 def _stop(*_: object) -> None:
+    if os.getpid() != MAIN:  # a child that inherited this handler, such as lm-eval's bootstrap pool
+        os._exit(128 + signal.SIGTERM)
     raise KeyboardInterrupt
 
 

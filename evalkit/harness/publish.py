@@ -17,30 +17,44 @@ ELSEWHERE = "see record.json"
 BOOTSTRAP_ITERS = 100000  # lm-eval's default
 
 
-def clean(value: Any) -> Any:
-    """Results as JSON values without this host's text: task paths and object addresses replaced."""
+def clean(results: dict[str, Any]) -> dict[str, Any]:
+    """lm-eval's results as JSON values. Task paths and object addresses are replaced, but not in
+    the samples: what a model read and wrote stays as it was."""
+    return {
+        key: plain(value) if key == "samples" else _without_host(plain(value))
+        for key, value in results.items()
+    }
+
+
+def plain(value: Any) -> Any:
+    """A value of numpy's, sets and objects as JSON values, as lm-eval writes them."""
     from lm_eval.utils import handle_non_serializable
 
-    tasks = str(task_folder())
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    if isinstance(value, set):
+        return sorted(map(plain, value))  # a set's own order differs between processes
+    if hasattr(value, "tolist"):
+        return value.tolist()  # numpy's scalars and arrays
+    if value is None or isinstance(value, (str, bool, int, float)):
+        return value
+    return handle_non_serializable(value)
+
+
+def _without_host(value: Any) -> Any:
     if isinstance(value, dict):
         return {
-            key: _clean_source(item) if key == "config_source" else clean(item)
+            key: _clean_source(item) if key == "config_source" else _without_host(item)
             for key, item in value.items()
         }
-    if isinstance(value, (list, tuple)):
-        return [clean(item) for item in value]
+    if isinstance(value, list):
+        return [_without_host(item) for item in value]
     if isinstance(value, str):
-        if tasks in value:
-            value = value.replace(tasks, "lm_eval/tasks")
-        return re.sub(r" at 0x[0-9a-f]+>", ">", value) if " at 0x" in value else value
-    if hasattr(value, "item"):
-        return value.item()  # a numpy scalar
-    if value is None or isinstance(value, (bool, int, float)):
-        return value
-    if isinstance(value, set):
-        return sorted(clean(item) for item in value)  # a set's own order differs between processes
-    plain = handle_non_serializable(value)
-    return clean(plain) if isinstance(plain, str) else plain
+        value = value.replace(str(task_folder()), "lm_eval/tasks")
+        return re.sub(r" at 0x[0-9a-f]+>", ">", value)
+    return value
 
 
 def _clean_source(path: Any) -> str:
@@ -127,11 +141,12 @@ def samples(results: dict[str, Any]) -> Iterator[dict[str, Any]]:
                 | {
                     "target": str(sample["target"]),
                     "arguments": arguments,
-                    "resps": _strings(sample["resps"]),
-                    "filtered_resps": _strings(sample["filtered_resps"]),
+                    "resps": strings(sample["resps"]),
+                    "filtered_resps": strings(sample["filtered_resps"]),
                 }
             )
 
 
-def _strings(value: Any) -> Any:
-    return [_strings(item) for item in value] if isinstance(value, list) else str(value)
+def strings(value: Any) -> Any:
+    """Nested lists with every leaf as a string, as lm-eval writes responses."""
+    return [strings(item) for item in value] if isinstance(value, (list, tuple)) else str(value)

@@ -16,6 +16,8 @@ from importlib import metadata, util
 from pathlib import Path
 from typing import Any
 
+from evalkit.harness import publish
+
 _DEMO = Path(__file__).resolve().parent.parent / "demo" / "tasks"
 _NAME = re.compile(
     rb"""^["']?task["']?[ \t]*:[ \t]*["']?([^"'\s#\[{]+)["']?[ \t]*(?:#.*)?\r?$""", re.M
@@ -142,10 +144,8 @@ def _refuse_other(config: dict[str, Any], recorded: dict[str, Any]) -> None:
 
     from lm_eval.api.task import TaskConfig
 
-    from evalkit.harness.publish import clean
-
     built = TaskConfig(**deepcopy(config)).to_dict()
-    ours = {key: item for key, item in clean(built).items() if key not in _IGNORED}
+    ours = {key: item for key, item in publish.clean(built).items() if key not in _IGNORED}
     theirs = {key: item for key, item in recorded.items() if key not in _IGNORED}
     unlike = sorted(key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key))
     if unlike:
@@ -247,8 +247,10 @@ class Task:
         for name in (ensemble.name for ensemble in self._task._filters):
             results = [each.filtered_resps[name] for each in instances]
             metrics = self._task.process_results(sample["doc"], results)
-            scored.filtered[name] = _strings(results)
-            scored.metrics[name] = {metric: _plain(value) for metric, value in metrics.items()}
+            scored.filtered[name] = publish.strings(results)
+            scored.metrics[name] = {
+                metric: publish.plain(value) for metric, value in metrics.items()
+            }
         return scored
 
     def _asked(self, sample: Sample, instances: list[Any]) -> Iterator[str]:
@@ -285,14 +287,3 @@ def _response(kind: str, response: Any) -> Any:
 
 def _named(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"
-
-
-def _strings(value: Any) -> Any:
-    return [_strings(item) for item in value] if isinstance(value, (list, tuple)) else str(value)
-
-
-def _plain(value: Any) -> Any:
-    """numpy's scalars and arrays as Python's."""
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    return value.tolist() if hasattr(value, "tolist") else value

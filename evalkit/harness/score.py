@@ -62,8 +62,7 @@ def score(
         leaf.task.build_all_requests = lambda **_: None  # built above: evaluate must not again
         leaf.task.process_results = _zero_when_nan(leaf.task.process_results)
     results = _evaluate(loaded, _Replay(answers, ids, chat_template))
-    cleaned: dict[str, Any] = clean(results)
-    return cleaned
+    return clean(results)
 
 
 def _evaluate(loaded: Loaded, replay: _Replay) -> dict[str, Any]:
