@@ -127,8 +127,7 @@ def _top_level(name: str) -> bool:
 def _download(
     reference: str, revision: str | None, offline: bool, wanted: list[str], allow_pickle: bool
 ) -> tuple[Path, str]:
-    """Fetch a Hub model's files at one commit; (folder, 40 hex)."""
-    from huggingface_hub import HfApi, snapshot_download
+    """A Hub model's files at one commit: (folder, 40 hex); each way to fail is one line."""
     from huggingface_hub.errors import (
         GatedRepoError,
         HFValidationError,
@@ -137,44 +136,41 @@ def _download(
     )
 
     asked = f"{reference}@{revision}" if revision else reference
-    gone = Exit.MISSING
     try:
-        if not offline:
-            info = HfApi().model_info(reference, revision=revision)
-            _check_pickles(reference, [s.rfilename for s in info.siblings or []], allow_pickle)
-        # by the name that was asked for, so that the cache knows its commit when offline
-        folder = snapshot_download(
-            reference, revision=revision, allow_patterns=wanted, local_files_only=offline
-        )
+        return _fetch(reference, revision, offline, wanted, allow_pickle)
     except GatedRepoError:
-        raise EvalkitError(
-            f"model {asked} is gated",
-            fix="accept its terms on the Hub and set HF_TOKEN to a token that may read it",
-            code=gone,
-        ) from None
+        what, fix = f"model {asked} is gated", "accept its terms and set HF_TOKEN to your token"
     except RevisionNotFoundError:
-        raise EvalkitError(
-            f"model {reference} has no revision '{revision}'", fix="give a branch, tag or commit"
-        ) from None
+        what = f"model {reference} has no revision '{revision}'"
+        raise EvalkitError(what, fix="give a branch, a tag or a commit") from None
     except RepositoryNotFoundError:
-        raise EvalkitError(
-            f"there is no folder and no Hub model '{reference}'",
-            fix="check the name (a private model needs HF_TOKEN)",
-            code=gone,
-        ) from None
+        what = f"there is no folder and no Hub model '{reference}'"
+        fix = "check the name (a private model needs HF_TOKEN)"
     except HFValidationError:
         raise EvalkitError(f"'{reference}' is neither a folder nor a Hub id") from None
     except hub.unreachable() as error:
         if getattr(error, "errno", None) == errno.ENOSPC:
-            raise EvalkitError("the disk is full", where=_hub_cache(), code=gone) from None
-        if not offline:  # the Hub can't be reached: the cache may still hold what was asked for
+            what, fix = f"the disk is full ({_hub_cache()})", "free space and try again"
+        elif not offline:  # the cache may still hold what was asked for
             return _download(reference, revision, True, wanted, allow_pickle)
-        raise EvalkitError(
-            f"model {asked} is not in the cache and the Hub can't be reached",
-            where=_hub_cache(),
-            fix="run once online with the same HF_HOME, or check HF_ENDPOINT and the network",
-            code=gone,
-        ) from None
+        else:
+            what = f"model {asked} is not in the cache and the Hub can't be reached"
+            fix = f"run once online with the same HF_HOME ({_hub_cache()}), or check HF_ENDPOINT"
+    raise EvalkitError(what, fix=fix, code=Exit.MISSING)
+
+
+def _fetch(
+    reference: str, revision: str | None, offline: bool, wanted: list[str], allow_pickle: bool
+) -> tuple[Path, str]:
+    from huggingface_hub import HfApi, snapshot_download
+
+    if not offline:
+        info = HfApi().model_info(reference, revision=revision)
+        _check_pickles(reference, [s.rfilename for s in info.siblings or []], allow_pickle)
+    # by the name that was asked for, so that the cache knows its commit when offline
+    folder = snapshot_download(
+        reference, revision=revision, allow_patterns=wanted, local_files_only=offline
+    )
     return Path(folder), Path(folder).name
 
 

@@ -203,10 +203,14 @@ def _scored(
     encoder: Encoder,
     made: Tokenised,
 ) -> tuple[Tokens, Target]:
-    if not len(scored):
+    if not len(scored) or not len(context):
+        reason = (
+            "the tokenizer merges its continuation into the context, so nothing is left to score"
+            if len(context)
+            else "its context is blank and the tokenizer adds no BOS, so there is nothing before it"
+        )
         raise EvalkitError(
-            f"request {request.id}: the tokenizer merges its continuation into the context, so"
-            " nothing is left to score",
+            f"request {request.id}: {reason}",
             fix="lm-eval can't score this document with this tokenizer either",
         )
     if len(scored) > encoder.max_length:
