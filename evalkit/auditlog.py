@@ -4,6 +4,7 @@ Each line holds the digest of the line before it, so a line that is removed or a
 Written under a lock, by `eval` and `finish` only.
 """
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,19 @@ def append(out: Path, status: str, fields: dict[str, Any]) -> None:
         log = canon.Appender(path)
         log.append({"schema": SCHEMA, "time": now(), "status": status, "before": before, **fields})
         log.close()
+
+
+def has_finished(out: Path, execution: str) -> bool:
+    """Whether the log says that this execution finished."""
+    path = out / NAME
+    if not path.is_file():
+        return False
+    for line in path.read_bytes().splitlines():
+        with suppress(ValueError):  # a torn line says nothing
+            entry = canon.loads(line)
+            if entry.get("execution") == execution and entry.get("status") == "finished":
+                return True
+    return False
 
 
 def broken_at(path: Path) -> int | None:

@@ -222,9 +222,6 @@ def main() -> None:
     except (KeyboardInterrupt, click.Abort):
         _say("evalkit: stopped; what is done is kept, and the same command continues it")
         sys.exit(Exit.STOPPED)
-    except BrokenPipeError:
-        sys.stderr.close()
-        sys.exit(Exit.OK)
     except Exception:  # the one place where a bug is turned into a line and a file
         _bug()
 

@@ -8,7 +8,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import evalkit
 from evalkit import auditlog, canon, execute, journal, record, stamp
 from evalkit import suite as suites
 from evalkit.errors import EvalkitError
@@ -31,6 +30,8 @@ def finish(run: Run, loaded: Loaded, tokenizer: Tokenizer, events: Events, argv:
     incomplete = execute.missing(plan, done)
     if incomplete:
         raise incomplete
+    for left_behind in run.folder.rglob(".*.part"):  # by a process that was killed while writing
+        left_behind.unlink()
     answers = journal.assemble(done.answers())
     events.say("scoring with lm-eval")
     started = time.monotonic()
@@ -52,7 +53,7 @@ def finish(run: Run, loaded: Loaded, tokenizer: Tokenizer, events: Events, argv:
     events.close()
     body = _record(run, plan, done, answers, results, facts, loaded, argv)
     path = record.write(run.folder, body)
-    _log_audit(run, "finished", body)
+    log_finished(run)
     return path
 
 
@@ -169,21 +170,25 @@ def _segments(happened: list[dict[str, Any]], done: journal.Journal) -> list[dic
     ]
 
 
-def _log_audit(run: Run, status: str, body: dict[str, Any]) -> None:
-    """One line in the results folder's audit log: what was measured, with what, on what."""
+def log_finished(run: Run) -> None:
+    """See that a finished run stands in its results folder's audit log, once: what was measured,
+    with what, on what."""
     out = run.folder.parent.parent
+    if auditlog.has_finished(out, run.body["execution"]):
+        return
+    body = canon.read_json(run.folder / "record.json")
     auditlog.append(
         out,
-        status,
+        "finished",
         {
             "run": run.folder.relative_to(out).as_posix(),
             "execution": body["execution"],
             "ids": body["ids"],
-            "model": {key: run.body["model"][key] for key in ("reference", "revision")},
-            "datasets": run.body["suite"]["datasets"],
-            "seeds": run.body["suite"]["seeds"],
-            "commit": stamp.code()["commit"],
-            "evalkit": evalkit.__version__,
+            "model": {key: body["model"][key] for key in ("reference", "revision")},
+            "datasets": body["suite"]["datasets"],
+            "seeds": body["suite"]["seeds"],
+            "commit": body["code"]["commit"],
+            "evalkit": body["environment"]["versions"]["evalkit"],
         },
     )
 

@@ -61,6 +61,12 @@ def _take(path: Path) -> bool:
     return True
 
 
+def is_held(folder: Path, name: str = NAME) -> bool:
+    """Whether a process works on a folder now: its lock is there, and not of a dead one here."""
+    path = folder / name
+    return path.exists() and not _is_dead(*_owner(path))
+
+
 def _owner(path: Path) -> tuple[str, int]:
     try:
         owner = canon.loads(path.read_bytes())
@@ -79,25 +85,29 @@ def _locked(path: Path) -> EvalkitError:
     )
 
 
-def _removed_if_stale(path: Path) -> bool:
-    """Remove the lock of an owner that died on this host; whether it is gone now."""
-    owner = _owner(path)
-    host, pid = owner
-    if pid <= 0:  # killed before it could say who it is, or another is just about to
-        with suppress(FileNotFoundError):
-            if time.time() - path.stat().st_mtime > UNSIGNED_S:
-                _take_away(path, owner)
-        return not path.exists()
-    if host != socket.gethostname():
-        return not path.exists()
+def _is_dead(host: str, pid: int) -> bool:
+    """Whether a lock's owner was a process of this host that is no more."""
+    if host != socket.gethostname() or pid <= 0:
+        return False
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
-        _take_away(path, owner)
-        return not path.exists()
+        return True
     except PermissionError:
         pass  # alive, and another user's
     return False
+
+
+def _removed_if_stale(path: Path) -> bool:
+    """Remove the lock of an owner that died on this host; whether it is gone now."""
+    owner = _owner(path)
+    unsigned = False
+    if owner[1] <= 0:  # killed before it could say who it is, or another is just about to
+        with suppress(FileNotFoundError):
+            unsigned = time.time() - path.stat().st_mtime > UNSIGNED_S
+    if unsigned or _is_dead(*owner):
+        _take_away(path, owner)
+    return not path.exists()
 
 
 def _take_away(path: Path, owner: tuple[str, int]) -> None:

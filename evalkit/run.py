@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from evalkit import canon, lease, prepare, stamp
@@ -32,6 +33,7 @@ def evaluate(options: Options, events: Events, argv: Sequence[str] = ()) -> Path
         run, loaded = plan(job, events)
     if run.finished:
         events.say("this run is already finished (--again makes another execution of it)")
+        finishing.log_finished(run)
         return run.folder
     with lease.held(run.folder):
         try:
@@ -39,8 +41,9 @@ def evaluate(options: Options, events: Events, argv: Sequence[str] = ()) -> Path
             executing.execute(run, job.model, device, events)
             finish(run, job, loaded, events, list(argv))
         except EvalkitError as error:
-            if error.code != Exit.STOPPED:
-                finishing.log_failure(run, error)
+            if error.code != Exit.STOPPED and not run.finished:
+                with suppress(EvalkitError):  # a full disk has no room for this line either
+                    finishing.log_failure(run, error)
             raise
         finally:
             events.close()

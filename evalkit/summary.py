@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from evalkit import canon, execute
+from evalkit import canon, execute, lease
 from evalkit.errors import EvalkitError, Exit
 
 
@@ -125,6 +125,6 @@ def status(folder: Path) -> str:
     share = f"{done:,} of {total:,} batches answered ({100 * done / max(total, 1):.0f}%)"
     if (folder / "record.json").is_file():
         return f"finished: {share}, record written"
-    if (folder / ".lock").is_file():
+    if lease.is_held(folder):
         return f"running: {share}"
     return f"unfinished: {share}; the same eval command continues it"
