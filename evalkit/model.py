@@ -7,6 +7,7 @@ code). Nothing here loads weights.
 
 import errno
 import json
+import math
 import os
 import struct
 from collections.abc import Iterable
@@ -229,8 +230,8 @@ def _digest(folder: Path, names: list[str]) -> dict[str, dict[str, Any]]:
     read again."""
     cache = _cache() / "digests.json"
     known: dict[str, str] = {}
-    with suppress(EvalkitError):  # no cache yet, or a torn one: it costs time only
-        known = canon.read_json(cache)
+    with suppress(EvalkitError, TypeError, ValueError):  # none yet, or torn: it costs time only
+        known = dict(canon.read_json(cache))
 
     def one(name: str) -> tuple[str, str, int]:
         path = (folder / name).resolve()
@@ -263,16 +264,12 @@ def num_parameters(model: Model) -> int | None:
             with (model.folder / name).open("rb") as handle:
                 (length,) = struct.unpack("<Q", handle.read(8))
                 header = json.loads(handle.read(length))
-        except (OSError, struct.error, ValueError, MemoryError, OverflowError):
+            shapes = [header[key]["shape"] for key in header if key != "__metadata__"]
+            total += sum(math.prod(shape) for shape in shapes)
+        except (OSError, struct.error, ValueError, TypeError, MemoryError, OverflowError):
             raise EvalkitError(
                 f"{name} of '{model.reference}' is not a whole safetensors file",
                 where=str(model.folder),
                 fix="fetch or save the model again",
             ) from None
-        for key, tensor in header.items():
-            if key != "__metadata__":
-                count = 1
-                for size in tensor["shape"]:
-                    count *= size
-                total += count
     return total if weights else None

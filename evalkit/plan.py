@@ -220,10 +220,10 @@ class Plan:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.body: dict[str, Any] = canon.read_json(folder / "plan.json")
-        if self.body.get("schema") != SCHEMA:
+        named = self.body.get("schema") if isinstance(self.body, dict) else None
+        if named != SCHEMA or not {"batches", "settings"} <= self.body.keys():
             raise EvalkitError(
-                f"plan.json is {self.body.get('schema')}, this evalkit reads {SCHEMA}",
-                where=str(folder),
+                f"plan.json is {named}, this evalkit reads a whole {SCHEMA}", where=str(folder)
             )
         self.entries: dict[str, dict[str, Any]] = {e["id"]: e for e in self.body["batches"]}
         self._settings = [
