@@ -266,7 +266,7 @@ def num_parameters(model: Model) -> int | None:
                 header = json.loads(handle.read(length))
             shapes = [header[key]["shape"] for key in header if key != "__metadata__"]
             total += sum(math.prod(shape) for shape in shapes)
-        except (OSError, struct.error, ValueError, TypeError, MemoryError, OverflowError):
+        except (OSError, struct.error, ValueError, TypeError, KeyError, MemoryError, OverflowError):
             raise EvalkitError(
                 f"{name} of '{model.reference}' is not a whole safetensors file",
                 where=str(model.folder),

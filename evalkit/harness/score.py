@@ -6,8 +6,10 @@ scores 0 (numpy's argmax would call a NaN the best choice).
 """
 
 import math
+import sys
 from collections import defaultdict
 from collections.abc import Iterator
+from contextlib import redirect_stdout
 from typing import Any
 
 from evalkit.errors import EvalkitError
@@ -68,16 +70,17 @@ def score(
 def _evaluate(loaded: Loaded, replay: _Replay) -> dict[str, Any]:
     from lm_eval.evaluator import evaluate
 
-    results = evaluate(
-        replay,
-        loaded.task_dict,
-        limit=loaded.suite.limit,
-        log_samples=True,
-        bootstrap_iters=BOOTSTRAP_ITERS,
-        system_instruction=loaded.suite.system_instruction,
-        apply_chat_template=False,  # only decides what build_all_requests is given
-        fewshot_as_multiturn=loaded.suite.fewshot_as_multiturn,
-    )
+    with redirect_stdout(sys.stderr):  # lm-eval prints that it bootstraps; stdout is for programs
+        results = evaluate(
+            replay,
+            loaded.task_dict,
+            limit=loaded.suite.limit,
+            log_samples=True,
+            bootstrap_iters=BOOTSTRAP_ITERS,
+            system_instruction=loaded.suite.system_instruction,
+            apply_chat_template=False,  # only decides what build_all_requests is given
+            fewshot_as_multiturn=loaded.suite.fewshot_as_multiturn,
+        )
     assert results is not None, "rank 0 always gets results"
     return dict(results)
 
