@@ -30,7 +30,8 @@ class Events:
     """Where a run says what it does. Without a folder (before the run has one) it only shows."""
 
     def __init__(self, console: Console | None = None) -> None:
-        self.console = console or Console(stderr=True, highlight=False, soft_wrap=True)
+        width = None if sys.stderr.isatty() else 110  # a log has room for a whole table
+        self.console = console or Console(stderr=True, highlight=False, soft_wrap=True, width=width)
         self._log: canon.Appender | None = None
         self._kept: list[dict[str, Any]] = []
 

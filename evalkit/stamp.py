@@ -148,11 +148,17 @@ def segment_start(hardware: dict[str, Any]) -> dict[str, Any]:
 
 def command(argv: list[str]) -> list[str]:
     """The command line as it may be published: paths of this host cut to their last part."""
-    return [Path(argv[0]).name if argv else "evalkit", *map(without_paths, argv[1:])]
+    return [Path(argv[0]).name if argv else "evalkit", *map(_word, argv[1:])]
+
+
+def _word(word: str) -> str:
+    """A word, or what stands behind its `--option=`, is one path where it starts like one."""
+    option, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
+    return option + equals + (Path(value).name if value.startswith(("/", "~")) else value)
 
 
 def without_paths(text: str) -> str:
-    """Text with every absolute path cut to its last part: what a record may say of this host."""
+    """An error's text with every absolute path cut to its last part."""
     return re.sub(r"(?<![\w.~-])~?/(?:[^\s/'\":=,]+/)*(?=[^\s/])", "", text)
 
 
