@@ -116,9 +116,29 @@ def _names(folder: Path, wanted: list[str], reference: str, allow_pickle: bool) 
         )
     if not weights:
         raise EvalkitError(f"'{reference}' has no weights (*.safetensors)", where=os.fspath(folder))
-    if any(_matches(name, WEIGHTS) for name in weights):  # then the pickles are never read
-        names = [name for name in names if not _matches(name, PICKLES)]
-    return names
+    loaded = _loaded(folder, weights)
+    return [name for name in names if name in loaded or name not in weights]
+
+
+def _loaded(folder: Path, weights: list[str]) -> list[str]:
+    """The weight files that transformers loads: model.safetensors, or the shards of its index,
+    before whatever else lies beside them."""
+    index = folder / "model.safetensors.index.json"
+    if "model.safetensors" in weights:
+        return ["model.safetensors"]
+    if index.is_file():
+        shards = canon.read_json(index)
+        wanted = set(shards["weight_map"].values()) if "weight_map" in shards else set()
+        missing = sorted(wanted - set(weights))
+        if missing:
+            raise EvalkitError(
+                f"the weights lack {len(missing)} of their files, {missing[0]} first",
+                where=os.fspath(folder),
+                fix="fetch or save the model again",
+                code=Exit.MISSING,
+            )
+        return sorted(wanted)
+    return [name for name in weights if _matches(name, WEIGHTS)] or weights
 
 
 def _top_level(name: str) -> bool:
@@ -170,7 +190,11 @@ def _fetch(
         _check_pickles(reference, [s.rfilename for s in info.siblings or []], allow_pickle)
     # by the name that was asked for, so that the cache knows its commit when offline
     folder = snapshot_download(
-        reference, revision=revision, allow_patterns=wanted, local_files_only=offline
+        reference,
+        revision=revision,
+        allow_patterns=wanted,
+        ignore_patterns=["consolidated*"],  # the same weights once more, for another library
+        local_files_only=offline,
     )
     return Path(folder), Path(folder).name
 

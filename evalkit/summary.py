@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from evalkit import canon, execute, lease
@@ -39,20 +40,20 @@ def show(folder: Path, console: Console) -> int:
 
 def _scores(record: dict[str, Any]) -> Table:
     """Top-level tasks and groups with standard errors, a group's subgroups below it."""
-    title = f"{record['model']['reference']} on {record['suite']['name']}"
+    title = escape(f"{record['model']['reference']} on {record['suite']['name']}")
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     for name in ("task", "shots", "metric"):
-        table.add_column(name)
+        table.add_column(name, overflow="fold")
     for name in ("score", "± stderr", "documents"):
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", no_wrap=True)
     for depth, name in _rows(record):
         result = record["groups"].get(name) or record["tasks"][name]
         for index, (metric, value) in enumerate(sorted(result["metrics"].items())):
             stderr = value["stderr"]
             table.add_row(
-                "  " * depth + name if not index else "",
+                "  " * depth + escape(name) if not index else "",
                 _shots(record, name) if not index else "",
-                metric.removesuffix(",none"),
+                escape(metric.removesuffix(",none")),
                 f"{canon.number(value['value']):.4f}",
                 f"{canon.number(stderr):.4f}" if stderr is not None else "",
                 f"{result['n']:,}" if not index else "",

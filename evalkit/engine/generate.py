@@ -111,7 +111,10 @@ def _sample(logits: torch.Tensor, settings: Settings, generator: torch.Generator
         before = values.softmax(-1).cumsum(-1) - values.softmax(-1)
         dropped = order[before >= settings.top_p]
         scaled[dropped] = float("-inf")
-    return int(torch.multinomial(scaled.softmax(-1), 1, generator=generator))
+    chances = scaled.softmax(-1)
+    if chances.isnan().any():  # a broken model: its log-probabilities say so, the batch goes on
+        return int(logits.argmax())
+    return int(torch.multinomial(chances, 1, generator=generator))
 
 
 def _see_stops(engine: "Engine", slots: list[_Slot], settings: Settings) -> None:

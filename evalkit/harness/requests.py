@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from evalkit.errors import EvalkitError
-from evalkit.harness.tasks import Loaded
+from evalkit.harness.tasks import Loaded, named
 from evalkit.request import Request, settings_from
 from evalkit.suite import Suite
 
@@ -51,7 +51,8 @@ def build(
     """All requests of the suite, in lm-eval's order; `advance` is told of documents done."""
     requests: list[Request] = []
     for name, leaf in loaded.leaves.items():
-        build_task(leaf.task, loaded.suite, chat_template)
+        with named(name):
+            build_task(leaf.task, loaded.suite, chat_template)
         for instance, index in instance_ids(leaf.task):
             for repeat in range(instance.repeats or 1):
                 requests.append(_request(name, instance, index, repeat, loaded.suite))

@@ -9,6 +9,8 @@ import hashlib
 import json
 import logging
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,7 +57,8 @@ def load(suite: Suite, pins: data.Pins) -> Loaded:
     with data.pinned(pins):
         for member in suite.tasks:
             _seed_everything(suite)
-            part = manager.load([member.task])
+            with named(member.task):
+                part = manager.load([member.task])
             _check_collapsed(part, manager, suite)
             _check_twice(part["tasks"], top_level, member.task)
             _configure(part["tasks"], member, suite)
@@ -63,7 +66,8 @@ def load(suite: Suite, pins: data.Pins) -> Loaded:
             for key, kept in task_dict.items():
                 kept.update(part.get(key, {}))
         leaves = {
-            name: Leaf(name, task, _locked(task, pins)) for name, task in task_dict["tasks"].items()
+            name: Leaf(name, task, _locked(name, task, pins))
+            for name, task in task_dict["tasks"].items()
         }
     groups = {name: list(children) for name, children in task_dict["group_map"].items()}
     return Loaded(suite, leaves, groups, task_dict, top_level)
@@ -147,8 +151,27 @@ def doc_hash(doc: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _locked(task: Any, pins: data.Pins) -> suites.LockedTask:
-    docs = task.eval_docs
+@contextmanager
+def named(task: str) -> Iterator[None]:
+    """What goes wrong in a task's own YAML, templates or data is its mistake: one line with its
+    name."""
+    from datasets.exceptions import DatasetsError
+    from jinja2.exceptions import TemplateError
+
+    wrong = (KeyError, IndexError, ValueError, TypeError, AttributeError, AssertionError)
+    try:
+        yield
+    except (*wrong, ImportError, NotImplementedError, DatasetsError, TemplateError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise EvalkitError(
+            f"task '{task}' can't be built: {type(error).__name__}: {reason}",
+            fix="mend its YAML or its data",
+        ) from None
+
+
+def _locked(name: str, task: Any, pins: data.Pins) -> suites.LockedTask:
+    with named(name):
+        docs = task.eval_docs
     hashes = hashlib.sha256()
     count = 0
     for doc in docs:
