@@ -77,6 +77,7 @@ class Engine:
     def __init__(self, model: Any, tokenizer: Tokenizer, device: str) -> None:
         self.model, self.tokenizer, self.device = model, tokenizer, torch.device(device)
         self.eos_ids = eos_ids(model, tokenizer)
+        self.processors = generate.processors(getattr(model, "generation_config", None))
         self.eos_text: str = tokenizer.hf.eos_token or ""
 
     def execute(self, batch: Batch) -> dict[str, dict[str, Any]]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from evalkit.errors import EvalkitError
 from evalkit.plan import Batch
 from evalkit.request import Settings
 
@@ -26,6 +27,7 @@ class _Slot:
     """One row while it generates."""
 
     id: str
+    prompt: list[int]
     generator: torch.Generator | None
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
@@ -37,7 +39,10 @@ def generate(engine: "Engine", batch: Batch) -> dict[str, dict[str, Any]]:
     """Texts of a batch, with each token's log-probability and its margin to the runner-up."""
     settings = batch.settings
     assert settings is not None, "a generating batch has settings"
-    slots = [_Slot(target.id, _generator(target.id, settings)) for target in batch.targets]
+    slots = [
+        _Slot(target.id, batch.rows[target.row].tolist(), _generator(target.id, settings))
+        for target in batch.targets
+    ]
     input_ids, mask = _padded(batch)  # [rows, tokens]
     positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
     ids, mask, positions = (t.to(engine.device) for t in (input_ids, mask, positions))
@@ -77,7 +82,15 @@ def _generator(request: str, settings: Settings) -> torch.Generator | None:
 def _advance(
     engine: "Engine", slots: list[_Slot], logits: torch.Tensor, settings: Settings
 ) -> None:
-    """Choose each open row's next token from its logits [rows, vocabulary] and see if it stops."""
+    """Choose each open row's next token from its logits [rows, vocabulary] and see if it stops.
+
+    What a model's generation config does to its logits is done first, so a log-probability is that
+    of the distribution that was chosen from.
+    """
+    if engine.processors:
+        logits = torch.stack(
+            [_processed(engine, *pair) for pair in zip(slots, logits, strict=True)]
+        )
     total = torch.logsumexp(logits, dim=-1)  # [rows]
     top = logits.topk(2, dim=-1)
     best, second = (top.values[:, i].tolist() for i in (0, 1))
@@ -97,6 +110,34 @@ def _advance(
         slot.margins.append(value - (second[row] if token == first_ids[row] else best[row]))
         open_slots.append(slot)
     _see_stops(engine, open_slots, settings)
+
+
+def processors(config: Any) -> Any:
+    """What a model's generation config does to logits even when it is greedy, by transformers' own
+    processors; lm-eval's `hf` model obeys it too. Raises EvalkitError for beam search."""
+    from transformers import (
+        LogitsProcessorList,
+        NoRepeatNGramLogitsProcessor,
+        RepetitionPenaltyLogitsProcessor,
+    )
+
+    if (getattr(config, "num_beams", None) or 1) > 1:
+        raise EvalkitError(
+            f"the model's generation_config.json asks for {config.num_beams} beams",
+            fix="evalkit has no beam search: set num_beams to 1 in a copy of the model",
+        )
+    found = LogitsProcessorList()
+    if (penalty := getattr(config, "repetition_penalty", None) or 1.0) != 1.0:
+        found.append(RepetitionPenaltyLogitsProcessor(penalty=float(penalty)))
+    if size := getattr(config, "no_repeat_ngram_size", None) or 0:
+        found.append(NoRepeatNGramLogitsProcessor(size))
+    return found
+
+
+def _processed(engine: "Engine", slot: _Slot, logits: torch.Tensor) -> torch.Tensor:
+    before = torch.tensor([slot.prompt + slot.tokens], device=logits.device)
+    processed: torch.Tensor = engine.processors(before, logits[None])[0]
+    return processed
 
 
 def _sample(logits: torch.Tensor, settings: Settings, generator: torch.Generator) -> int:

@@ -1,0 +1,88 @@
+"""What every test gets: caches of its own, no way to the real Hub, and the fixtures shared.
+
+The Hub's address and the cache folders are read from the environment once, when huggingface_hub is
+first imported, so they are set here, before any test module is.
+"""
+
+import atexit
+import json
+import os
+import shutil
+import socket
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import hub as stand_in
+import pytest
+import yaml
+
+_CACHE = tempfile.mkdtemp(prefix="evalkit-tests-")
+atexit.register(shutil.rmtree, _CACHE, ignore_errors=True)
+with socket.socket() as _free:
+    _free.bind(("127.0.0.1", 0))
+    _PORT: int = _free.getsockname()[1]  # the stand-in Hub's, if a test starts it
+for _name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "HF_HUB_CACHE", "HF_DATASETS_CACHE"):
+    os.environ.pop(_name, None)
+os.environ |= {
+    "HF_HOME": f"{_CACHE}/hf",
+    "XDG_CACHE_HOME": f"{_CACHE}/xdg",  # evalkit's own
+    "HF_ENDPOINT": f"http://127.0.0.1:{_PORT}",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "TQDM_DISABLE": "1",
+}
+
+
+@pytest.fixture(scope="session")
+def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[stand_in.Hub]:
+    """The stand-in Hub at HF_ENDPOINT; skips where ../shared is absent."""
+    if stand_in.MISSING:
+        pytest.skip(stand_in.MISSING)
+    with stand_in.serve(tmp_path_factory.mktemp("hub"), _PORT) as served:
+        yield served
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """`models.tiny` with a folder of its own, made once for the same arguments."""
+    made: dict[str, Path] = {}
+
+    def model(architecture: str = "llama", **arguments: Any) -> Path:
+        import models
+
+        key = repr((architecture, sorted(arguments.items())))
+        if key not in made:
+            folder = tmp_path_factory.mktemp("models") / f"{architecture}{len(made)}"
+            made[key] = models.tiny(folder, architecture, **arguments)
+        return made[key]
+
+    return model
+
+
+@pytest.fixture(scope="session")
+def write_task() -> Callable[..., Path]:
+    """Writes a small lm-eval task: its YAML and its documents, a JSON line each, in one folder.
+
+    `write_task(folder, name, documents, extra="", **config)`; `extra` is more text for the YAML
+    (`!function`), the result the YAML's path. The documents are the task's test split.
+    """
+
+    def write(
+        folder: Path, name: str, documents: list[dict[str, Any]], extra: str = "", **config: Any
+    ) -> Path:
+        folder.mkdir(parents=True, exist_ok=True)
+        lines = [json.dumps(document) + "\n" for document in documents]
+        (folder / f"{name}.jsonl").write_text("".join(lines))
+        body = {
+            "task": name,
+            "dataset_path": "json",
+            "dataset_kwargs": {"data_files": {"test": f"{name}.jsonl"}},
+            "test_split": "test",
+            **config,
+        }
+        path = folder / f"{name}.yaml"
+        path.write_text(yaml.safe_dump(body) + extra)
+        return path
+
+    return write

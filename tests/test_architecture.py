@@ -1,0 +1,259 @@
+"""The shape of the code: imports point one way, each heavy dependency has its doors, and nothing
+grows too large to read."""
+
+import ast
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parent.parent / "evalkit"
+# Left to right: a module imports only those before it, also inside its functions. A package is one.
+ORDER = [
+    *("errors", "canon", "demo", "events", "schema", "statistics", "request", "hub", "suite"),
+    *("model", "tokenizer", "tokenise", "plan", "journal", "lease", "auditlog", "stamp", "record"),
+    *("engine", "harness", "prepare", "execute", "finish", "run", "verify", "summary", "cli"),
+]
+# Who may import what is heavy, or ours to guard; tests/test_light.py holds when that happens.
+DOORS = {
+    "lm_eval": {"harness"},
+    "datasets": {"harness"},
+    "huggingface_hub": {"hub", "model", "tokenizer", "harness"},
+    "torch": {"engine", "demo"},
+    "safetensors": {"engine", "demo"},
+    "transformers": {"engine", "model", "tokenizer", "demo"},
+    "tokenizers": {"demo"},
+    "jinja2": {"tokenizer", "harness"},
+    "click": {"cli"},
+    "rich": {"events", "summary"},
+    "subprocess": {"stamp"},
+    "jsonschema": {"schema"},
+    "yaml": {"suite", "harness", "verify"},
+    "numpy": {"tokenise", "plan", "harness"},
+}
+# Who else than canon may write, and what: a lock that must be made exclusively, a traceback where
+# nothing can be trusted any more, files that other libraries save before canon's rename.
+WRITERS = {
+    "lease": {"os.open", "write"},
+    "cli": {"mkstemp", "write"},
+    "demo.model": {"TemporaryDirectory"},
+    "prepare": {"rmtree"},
+}
+WRITING = {"mkstemp", "NamedTemporaryFile", "TemporaryDirectory", "TemporaryFile", "mkdtemp"}
+WRITING |= {"write_text", "write_bytes", "rmtree", "copyfile", "copytree", "mkdir"}
+WRITING |= {"copy2", "copyfileobj", "makedirs", "symlink_to", "hardlink_to", "touch", "truncate"}
+MAX_LINES, MAX_FUNCTION = 300, 40
+
+
+@dataclass(frozen=True)
+class Module:
+    """A module of the package and what it imports: (name, line) each."""
+
+    name: str
+    path: Path
+    tree: ast.Module
+
+    @property
+    def top(self) -> str:
+        """The module or package right below evalkit that it belongs to."""
+        return self.name.split(".")[0]
+
+    @cached_property
+    def imports(self) -> list[tuple[str, int]]:
+        """Every module that it imports at run time, wherever the statement stands."""
+        return list(self._imports())
+
+    def _imports(self) -> Iterator[tuple[str, int]]:
+        skipped = {id(node) for block in self._type_checking() for node in ast.walk(block)}
+        for node in ast.walk(self.tree):
+            if id(node) in skipped:
+                continue
+            if isinstance(node, ast.Import):
+                yield from ((alias.name, node.lineno) for alias in node.names)
+            elif isinstance(node, ast.ImportFrom):
+                assert not node.level and node.module, f"{self.path}: a relative import"
+                for alias in node.names:
+                    inner = f"{node.module}.{alias.name}"
+                    yield (inner if inner in MODULES else node.module), node.lineno
+
+    def _type_checking(self) -> Iterator[ast.AST]:
+        for node in ast.walk(self.tree):
+            if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+                yield from node.body
+
+
+def _name(path: Path) -> str:
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(part for part in parts if part != "__init__")
+
+
+PATHS = sorted(PACKAGE.rglob("*.py"))
+MODULES = {_name(path): path for path in PATHS}
+
+
+def _modules() -> list[Module]:
+    return [
+        Module(name.removeprefix("evalkit").lstrip("."), path, ast.parse(path.read_text("utf-8")))
+        for name, path in MODULES.items()
+    ]
+
+
+ALL = _modules()
+INNER = [module for module in ALL if module.name]
+each_module = pytest.mark.parametrize("module", ALL, ids=lambda module: module.name or "evalkit")
+Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
+
+
+def test_every_module_has_its_place_in_the_order() -> None:
+    assert {module.top for module in INNER} == set(ORDER)
+    assert len(ORDER) == len(set(ORDER))
+
+
+def test_imports_point_one_way() -> None:
+    place = {name: index for index, name in enumerate(ORDER)}
+    backwards = [
+        f"{module.path.name}:{line} imports {name}"
+        for module in INNER
+        for name, line in module.imports
+        if name.startswith("evalkit.")
+        and (other := name.split(".")[1]) != module.top
+        and place[other] > place[module.top]
+    ]
+    assert backwards == []
+
+
+def test_no_package_imports_in_a_circle() -> None:
+    graph = {
+        module.name: {
+            name.removeprefix("evalkit.")
+            for name, _ in module.imports
+            if name.startswith(f"evalkit.{module.top}.")
+        }
+        for module in INNER
+    }
+    done: set[str] = set()
+    while ready := {name for name, needs in graph.items() if name not in done and needs <= done}:
+        done |= ready
+    assert graph.keys() - done == set()
+
+
+@pytest.mark.parametrize("dependency", DOORS)
+def test_a_heavy_dependency_comes_in_by_its_doors_only(dependency: str) -> None:
+    users = {
+        module.top
+        for module in ALL
+        for name, _ in module.imports
+        if name.split(".")[0] == dependency
+    }
+    assert users <= DOORS[dependency], f"{dependency} in {users - DOORS[dependency]}"
+    assert DOORS[dependency] <= users, f"no {dependency} in {DOORS[dependency] - users} any more"
+
+
+def test_no_other_dependency_is_imported() -> None:
+    own = {"evalkit", *DOORS, *sys.stdlib_module_names}
+    found = {name.split(".")[0] for module in ALL for name, _ in module.imports}
+    assert found - own == set()
+
+
+@each_module
+def test_a_module_is_of_a_size_to_read(module: Module) -> None:
+    assert len(module.path.read_text("utf-8").splitlines()) <= MAX_LINES
+
+
+@each_module
+def test_a_function_fits_on_a_screen(module: Module) -> None:
+    long = [
+        f"{node.name}: {size} lines"
+        for node in ast.walk(module.tree)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and (size := (node.end_lineno or 0) - node.lineno + 1) > MAX_FUNCTION
+    ]
+    assert long == []
+
+
+@each_module
+def test_a_module_says_in_a_paragraph_what_it_is(module: Module) -> None:
+    text = ast.get_docstring(module.tree)
+    assert text and text.split("\n\n")[0].endswith("."), "a sentence, then what there is to say"
+
+
+def _public(body: list[ast.stmt], prefix: str = "") -> Iterator[tuple[str, Definition]]:
+    """Functions and classes that others may use, and the methods of such classes."""
+    for node in body:
+        if isinstance(node, Definition) and not node.name.startswith("_"):
+            yield prefix + node.name, node
+            if isinstance(node, ast.ClassDef):
+                yield from _public(node.body, f"{node.name}.")
+
+
+@each_module
+def test_everything_public_says_what_it_does(module: Module) -> None:
+    silent = [name for name, node in _public(module.tree.body) if not ast.get_docstring(node)]
+    assert silent == []
+
+
+def _writes(module: Module) -> Iterator[str]:
+    """What of a module's calls creates or changes a file or a folder."""
+    for node in ast.walk(module.tree):
+        if not isinstance(node, ast.Call):
+            continue
+        name = ast.unparse(node.func)
+        last = name.rsplit(".", 1)[-1]
+        if name == "os.open":
+            if "O_RDONLY" not in ast.unparse(node.args[1]):
+                yield name
+        elif last == "open" and (mode := _mode(node, name)) and set(mode) & set("wax+"):
+            yield f"open {mode}"
+        elif last == "write" and name.startswith("os."):
+            yield "write"
+        elif last in WRITING:
+            yield last
+
+
+def _mode(call: ast.Call, name: str) -> str:
+    """The mode that an `open` is called with; a mode that is no constant counts as writing."""
+    found = [keyword.value for keyword in call.keywords if keyword.arg == "mode"]
+    at = 1 if name in ("open", "io.open", "gzip.open") else 0
+    found += call.args[at : at + 1] if not name.endswith("events.open") else []
+    if not found:
+        return ""
+    constant = found[0]
+    return str(constant.value) if isinstance(constant, ast.Constant) else "w"
+
+
+def test_only_canon_opens_a_file_for_writing() -> None:
+    found = {module.name: set(_writes(module)) for module in INNER if module.name != "canon"}
+    assert {name: writes for name, writes in found.items() if writes} == WRITERS
+
+
+def test_the_check_for_writing_sees_what_it_should() -> None:
+    seen = Module("x", Path(), ast.parse(
+        'open("a", "w"); p.open("ab"); p.open(mode=m); os.open(p, os.O_WRONLY); p.write_text("")\n'
+        'os.write(1, b""); open("a"); p.open("rb"); os.open(p, os.O_RDONLY); gzip.open(p, "rt")'
+    ))  # fmt: skip
+    assert list(_writes(seen)) == ["open w", "open ab", "open w", "os.open", "write_text", "write"]
+
+
+def test_nothing_in_the_package_is_caught_and_forgotten() -> None:
+    """`except Exception` stands in one place: where a bug becomes a line and a file."""
+    broad = [
+        module.name
+        for module in ALL
+        for node in ast.walk(module.tree)
+        if isinstance(node, ast.ExceptHandler)
+        and (node.type is None or ast.unparse(node.type) in ("Exception", "BaseException"))
+    ]
+    assert broad == ["cli"]
+
+
+def test_no_file_of_the_package_names_a_place_on_its_authors_machine() -> None:
+    texts = [path for path in PACKAGE.rglob("*") if path.suffix in {".py", ".yaml", ".jsonl"}]
+    marks = ("/work/", "/home/", "/root/", "/Users/")
+    found = [path.name for path in texts for mark in marks if mark in path.read_text("utf-8")]
+    assert found == []
+    schemas = PACKAGE.parent / "schemas"
+    assert all(json.loads(path.read_text()) for path in schemas.glob("*.json"))

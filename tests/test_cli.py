@@ -1,0 +1,299 @@
+"""The command line: what stands on stdout and stderr, the exit codes, and help that shows how."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+import support
+from support import DEMO, call, spawn
+
+import evalkit
+from evalkit import cli, lease, stamp
+from evalkit.errors import EvalkitError, Exit
+
+COMMANDS = list(cli.cli.commands)
+
+
+def contents_and_times(folder: Path) -> dict[str, tuple[bytes, int]]:
+    """Every file of a folder with its bytes and when it was written."""
+    found = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(path): (path.read_bytes(), path.stat().st_mtime_ns) for path in found}
+
+
+# Help
+
+
+def test_help_lists_the_commands_in_the_order_of_their_use() -> None:
+    shown = call("--help").done().out
+    places = [shown.index(f"\n  {name} ") for name in COMMANDS]
+    assert places == sorted(places)
+    assert "evalkit eval --model demo --suite demo" in shown
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_each_commands_help_has_an_example_and_says_what_options_do(command: str) -> None:
+    shown = call(command, "-h").done().out
+    assert f"evalkit {command} " in shown.split("Options:")[0].split("\n", 1)[1]
+    for option in cli.cli.commands[command].params:
+        assert not isinstance(option, click.Option) or option.help, option.name
+
+
+def test_the_version_is_the_packages() -> None:
+    assert evalkit.__version__ in call("--version").done().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["evl"], ["No such command 'evl'", "eval"]),
+        (["eval", "--modle", "x"], ["No such option", "--model"]),
+        (["verify"], ["Missing argument 'RUN'"]),
+        (["eval", "--limit", "ten"], ["--limit", "'ten' is not a valid integer"]),
+        (["eval", "--model"], ["--model", "requires an argument"]),
+        (["eval", "model"], ["unexpected extra argument", "model"]),
+    ],
+    ids=lambda value: " ".join(value),
+)
+def test_a_mistyped_command_line_says_what_is_wrong(arguments: list[str], words: list[str]) -> None:
+    ran = call(*arguments)
+    assert ran.code == 2 and not ran.out and all(word in ran.err for word in words), ran.err
+
+
+# No model
+
+
+@pytest.mark.parametrize("given", [[], ["--model", ""]], ids=["none", "empty"])
+@pytest.mark.parametrize("command", ["eval", "plan"])
+def test_without_a_model_there_is_a_usage_line_with_an_example(
+    command: str, given: list[str]
+) -> None:
+    call(command, *given).refused(2, "no model given", "make eval MODEL=", "e.g.", "meta-llama/")
+
+
+def test_make_eval_without_a_model_fails_with_the_usage_line() -> None:
+    make = shutil.which("make")
+    if make is None:
+        pytest.skip("there is no make")
+    ran = subprocess.run(
+        [
+            make, "--no-print-directory", "-o", "setup", "eval", "MODEL=",
+            f'EVALKIT={sys.executable} -c "{support.MAIN}"',
+        ],
+        cwd=support.ROOT, env={**os.environ, "PYTHONPATH": os.fspath(support.ROOT)},
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert ran.returncode != 0 and not ran.stdout
+    assert "evalkit: no model given: usage: make eval MODEL=" in ran.stderr
+    assert "Traceback" not in ran.stderr
+
+
+# What is where
+
+
+def test_stdout_is_the_runs_folder_and_stderr_is_for_people(tmp_path: Path) -> None:
+    folder = support.finished(tmp_path)
+    ran = call("eval", *DEMO, "--out", tmp_path / "results").done()
+    assert ran.out == f"{folder}\n"
+    for words in ("already finished", "demo_letters", "coverage", "health", "CONSISTENT"):
+        assert words in ran.err
+
+
+def test_a_finished_run_is_left_as_it_is(tmp_path: Path) -> None:
+    """Whatever is asked of it again: the same command, its parts, looking at it."""
+    folder = support.finished(tmp_path)
+    before = contents_and_times(tmp_path)
+    out = ("--out", tmp_path / "results")
+    for arguments in (
+        ["eval", *DEMO, *out], ["plan", *DEMO, *out], ["execute", folder], ["finish", folder],
+        ["verify", folder], ["status", folder],
+    ):  # fmt: skip
+        call(*arguments).done()
+        assert contents_and_times(tmp_path) == before, f"after {arguments[0]}"
+
+
+def test_the_score_table_has_the_records_scores(tmp_path: Path) -> None:
+    record = support.read(support.finished(tmp_path))
+    shown = call("eval", *DEMO, "--out", tmp_path / "results").done().err
+    for name in ("demo_letters", "demo_endings", "demo_qa", "demo_cot"):
+        result = record["groups"].get(name) or record["tasks"][name]
+        row = next(line for line in shown.splitlines() if line.startswith(name))
+        metric, value = min(result["metrics"].items())
+        assert metric.removesuffix(",none") in row and f"{value['value']:.4f}" in row
+        assert f"{value['stderr']:.4f}" in row and f"{result['n']:,}" in row
+    assert "6 leaf tasks, 210 of 210 documents" in shown and "PARTIAL" not in shown
+    assert shown.count(": at chance") == 4
+
+
+@pytest.mark.parametrize("width", [40, 60])
+def test_a_narrow_terminal_never_cuts_a_number(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, width: int
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    record = support.read(support.finished(tmp_path))
+    shown = call("eval", *DEMO, "--out", tmp_path / "results").done().err
+    table = shown.split("coverage")[0]
+    for result in (*record["groups"].values(), record["tasks"]["demo_qa"]):
+        for value in result["metrics"].values():
+            assert f"{value['value']:.4f}" in table and f"{value['stderr']:.4f}" in table
+
+
+def test_a_name_with_brackets_is_shown_as_it_is(tmp_path: Path) -> None:
+    folder = support.finished(tmp_path)
+    record = support.read(folder)
+    record["model"]["reference"] = "my[red]model"
+    (folder / "record.json").write_text(json.dumps(record))
+    assert "my[red]model on demo" in call("eval", *DEMO, "--out", tmp_path / "results").err
+
+
+def test_verify_prints_a_line_a_check_and_ends_with_its_verdict(tmp_path: Path) -> None:
+    ran = call("verify", support.finished(tmp_path)).done()
+    *lines, last = ran.out.splitlines()
+    assert all(line.split()[0] in ("PASS", "WARN", "SKIP") for line in lines) and len(lines) > 10
+    assert last.startswith("CONSISTENT") and not ran.err
+
+
+def test_verify_as_json_is_all_that_stands_on_stdout(tmp_path: Path) -> None:
+    folder = support.finished(tmp_path)
+    found = json.loads(call("verify", "--json", folder).done().out)
+    assert found["exit_code"] == 0 and found["verdict"].startswith("CONSISTENT")
+    (folder / "results.json").write_text("{}")
+    ran = call("verify", "--json", folder)
+    assert ran.code == json.loads(ran.out)["exit_code"] == 1
+
+
+def test_status_says_how_far_a_run_is(tmp_path: Path) -> None:
+    for name, make, words in (
+        ("a", support.finished, "finished: 10 of 10 batches answered (100%)"),
+        ("b", support.executed, "unfinished: 10 of 10"),
+        ("c", support.planned, "unfinished: 0 of 10 batches answered (0%)"),
+    ):
+        (tmp_path / name).mkdir()
+        assert call("status", make(tmp_path / name)).done().out.startswith(words)
+
+
+def test_status_says_that_a_run_is_being_worked_on(tmp_path: Path) -> None:
+    folder = support.planned(tmp_path)
+    with lease.held(folder):
+        assert call("status", folder).done().out.startswith("running: 0 of 10")
+
+
+def test_status_does_not_call_a_killed_run_running(tmp_path: Path) -> None:
+    folder = support.planned(tmp_path)
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    host = os.uname().nodename
+    (folder / ".lock").write_text(json.dumps({"host": host, "pid": process.pid}))
+    assert call("status", folder).done().out.startswith("unfinished: 0 of 10")
+
+
+# The parts of eval
+
+
+def test_plan_execute_and_finish_one_by_one_are_eval(tmp_path: Path) -> None:
+    folder = support.planned(tmp_path)
+    early = call("finish", folder)
+    early.refused(Exit.STOPPED, "10 of 10 batches have no answer yet")
+    assert call("execute", folder).done().folder == folder
+    ran = call("finish", folder).done()
+    assert ran.folder == folder and "CONSISTENT" in ran.err
+    assert support.read(folder)["answers"] == support.demo_answers()
+    audit = (tmp_path / "results" / "audit.jsonl").read_text().splitlines()
+    assert [json.loads(line)["status"] for line in audit] == ["finished"]
+
+
+def test_executing_needs_the_folder_and_the_model_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = support.planned(tmp_path).rename(tmp_path / "elsewhere")
+    model = shutil.copytree(
+        Path(os.environ["XDG_CACHE_HOME"]) / "evalkit" / "demo-model", tmp_path / "a-model"
+    )
+    for name in ("lm_eval", "datasets", "evalkit.harness"):
+        monkeypatch.setitem(sys.modules, name, None)
+    call("execute", folder, "--model", model, "--device", "cpu", "--offline").done()
+    assert support.digests(folder) == support.demo_answers()
+
+
+def test_executing_with_other_software_names_what_differs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, now = support.planned(tmp_path), stamp.versions()
+    monkeypatch.setattr(stamp, "versions", lambda: now | {"torch": "9.9"})
+    call("execute", folder).refused(2, f"versions.torch: {now['torch']} -> 9.9", "planned with")
+    assert not (folder / "journal").exists()
+
+
+def test_executing_with_another_model_names_the_file_that_differs(
+    tmp_path: Path, tiny_model: Any
+) -> None:
+    folder = support.planned(tmp_path)
+    call("execute", folder, "--model", tiny_model()).refused(2, "model.config.json", "->")
+
+
+# Ways out
+
+
+@pytest.mark.parametrize(
+    ("raised", "code", "words"),
+    [
+        (EvalkitError("no such\nthing", where="here", fix="look there"), 2,
+         "no such thing (here): look there"),
+        (EvalkitError("gone", code=Exit.MISSING), 3, "gone"),
+        (KeyboardInterrupt(), 75, "the same command continues"),
+        (ModuleNotFoundError("no torch", name="torch.nn"), 3, "torch.nn is not in this light"),
+        (ZeroDivisionError("oops"), 70, "a bug in evalkit"),
+        (ModuleNotFoundError("no evalkit.x", name="evalkit.x"), 70, "a bug in evalkit"),
+    ],
+    ids=["error", "missing", "interrupt", "light", "bug", "broken install"],
+)  # fmt: skip
+def test_every_way_out_is_one_line_and_its_exit_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, raised: BaseException, code: int, words: str
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # where a bug's traceback goes
+
+    def fail(_: object) -> None:
+        raise raised
+
+    monkeypatch.setattr("evalkit.summary.status", fail)
+    call("status", "x").refused(code, words)
+
+
+def test_a_bug_leaves_its_traceback_in_a_private_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+
+    def fail(_: object) -> None:
+        raise ZeroDivisionError("oops")
+
+    monkeypatch.setattr("evalkit.summary.status", fail)
+    path = Path(call("status", "x").refused(70, "traceback is in").split()[-1])
+    assert "ZeroDivisionError: oops" in path.read_text()
+    assert path.stat().st_mode & 0o077 == 0
+
+
+def test_a_reader_that_leaves_early_gets_no_traceback() -> None:
+    process = support.start("--help", before="import time; time.sleep(0.5)")
+    assert process.stdout and process.stderr
+    process.stdout.close()
+    assert process.wait(60) in (0, 1) and process.stderr.read() == ""
+    process.stderr.close()
+
+
+def test_a_real_process_says_and_exits_alike() -> None:
+    spawn("eval", "--suite", "demo").refused(2, "no model given")
+
+
+def test_stderr_that_is_no_terminal_gets_no_colours_and_json_progress(tmp_path: Path) -> None:
+    folder = support.planned(tmp_path)
+    ran = call("execute", folder).done()
+    assert "\x1b" not in ran.err
+    progress = [json.loads(line) for line in ran.err.splitlines() if line.startswith("{")]
+    assert progress[0]["phase"] == "execute" and progress[0]["unit"] == "tokens"

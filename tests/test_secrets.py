@@ -1,0 +1,158 @@
+"""Nothing of the user's host or secrets is in what a run leaves, and nobody else may read it."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import support
+from support import call
+
+from evalkit import stamp
+
+TOKEN = "hf_plantedABCDEFGHIJKLMNOPQRSTUVWXYZ"
+USER = "janedoeplanted"
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home folder with a telling name, and secrets in the environment."""
+    folder = tmp_path / USER
+    folder.mkdir()
+    monkeypatch.setenv("HOME", os.fspath(folder))
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "WANDB_API_KEY", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, TOKEN)
+    return folder
+
+
+def leaks(folder: Path, tmp_path: Path) -> list[str]:
+    """Where a planted word or a path of this host stands in a folder's files or their names."""
+    planted = [TOKEN, USER, os.fspath(tmp_path), tmp_path.name, os.environ["XDG_CACHE_HOME"]]
+    found = []
+    for name, data in support.contents(folder).items():
+        for word in planted:
+            at = data.find(word.encode())
+            if at >= 0:
+                found.append(f"{name}: ...{data[max(0, at - 60) : at + 60]!r}...")
+            if word in name:
+                found.append(name)
+    return found
+
+
+def own_suite(folder: Path) -> Path:
+    """A suite with a task folder of its own, whose YAML calls a Python function there."""
+    from evalkit.demo.model import TASKS
+
+    suite = support.suite(folder, "mine", ["demo_qa"])
+    tasks = shutil.copytree(TASKS, folder / "tasks")
+    (tasks / "utils.py").write_text("def question(doc):\n    return doc['question'] + ' Answer:'\n")
+    yaml = tasks / "demo_qa.yaml"
+    text = yaml.read_text()
+    lines = [
+        "doc_to_text: !function utils.question" if line.startswith("doc_to_text") else line
+        for line in text.splitlines()
+    ]
+    yaml.write_text("\n".join(lines) + "\n")
+    suite.write_text(suite.read_text().replace("package:demo/tasks", "tasks"))
+    return suite
+
+
+def test_a_run_tells_nothing_of_its_host(
+    home: Path, tmp_path: Path, tiny_model: Callable[..., Path]
+) -> None:
+    """Model, suite and results given by absolute paths, as words of their own."""
+    model = shutil.copytree(tiny_model(), home / "models" / "mymodel")
+    out = home / "results"
+    ran = call("eval", "--model", model, "--suite", own_suite(home), "--out", out).done()
+    record = support.read(ran.folder)
+    assert record["model"]["reference"] == "mymodel"
+    expected = ["evalkit", "eval", "--model", "mymodel", "--suite", "mine.yaml", "--out", "results"]
+    assert record["command"]["argv"] == expected
+    assert leaks(out, tmp_path) == []
+
+
+def test_the_form_with_an_equals_sign_tells_nothing_either(home: Path, tmp_path: Path) -> None:
+    """`--out=/home/me/results` was kept whole: only words that begin with a path were cut."""
+    out = home / "results"
+    ran = call("eval", "--model=demo", "--suite=demo", f"--out={out}").done()
+    assert support.read(ran.folder)["command"]["argv"][-1] == "--out=results"
+    assert leaks(out, tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("word", "shown"),
+    [
+        ("/home/me/models/x", "x"),
+        ("/home/me/models/x/", "x"),
+        ("--model=/home/me/models/x", "--model=x"),
+        ("~/models/x", "x"),
+        ("--model=~/models/x", "--model=x"),
+        ("meta-llama/Llama-3.1-8B", "meta-llama/Llama-3.1-8B"),
+        ("results/demo", "results/demo"),
+        ("--limit", "--limit"),
+        ("0.5", "0.5"),
+    ],
+)
+def test_a_word_of_the_command_line_is_cut_to_what_may_be_said(word: str, shown: str) -> None:
+    assert stamp.command(["/usr/bin/evalkit", word])[1].rstrip("/") == shown
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/home/jane doe/models/x",
+        "--out=/home/jane doe/results",
+        "/data/user=jane/x",
+        "/home/jane:1/x",
+        "/home/jane,doe/x",
+        "//jane/x",
+    ],
+)
+def test_a_path_with_odd_letters_is_cut_too(path: str) -> None:
+    assert "jane" not in " ".join(stamp.command(["evalkit", path]))
+
+
+def test_a_failure_tells_nothing_of_its_host(
+    home: Path, tmp_path: Path, tiny_model: Callable[..., Path]
+) -> None:
+    """transformers' own message, with the model's path in it, went into the audit log."""
+    model = shutil.copytree(tiny_model(), home / "models" / "mymodel")
+    (model / "model.safetensors").rename(model / "model-00001-of-00002.safetensors")
+    index = {"lm_head.weight": "model-00002-of-00002.safetensors"}
+    (model / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
+    out = home / "results"
+    ran = call("eval", "--model", model, "--suite", "demo", "--out", out)
+    assert ran.code in (2, 3) and len(ran.errors) == 1
+    assert leaks(out, tmp_path) == []
+
+
+def test_what_a_run_leaves_is_the_users_alone_whatever_the_shell_says(tmp_path: Path) -> None:
+    mask = os.umask(0)
+    try:
+        run = call("plan", *support.DEMO, "--out", tmp_path / "a" / "results").done().folder
+        call("execute", run).done()
+    finally:
+        os.umask(mask)
+    made = [tmp_path / "a", *(tmp_path / "a").rglob("*")]
+    modes = {os.fspath(path): path.stat().st_mode & 0o777 for path in made}
+    assert len(modes) > 8
+    assert {m for path, m in modes.items() if Path(path).is_dir()} == {0o700}, modes
+    assert {m for path, m in modes.items() if Path(path).is_file()} == {0o600}, modes
+
+
+def test_a_finished_run_is_the_users_alone(tmp_path: Path) -> None:
+    support.finished(tmp_path)
+    for path in (tmp_path / "results").rglob("*"):
+        assert path.stat().st_mode & 0o777 == (0o700 if path.is_dir() else 0o600), path
+
+
+def test_no_variable_of_the_environment_is_in_a_record_but_those_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "4711")
+    monkeypatch.setenv("SLURM_JOB_ACCOUNT", TOKEN)
+    hardware = {"gpu": [], "cuda": None, "device": "cpu"}
+    text = json.dumps([stamp.segment_start(hardware), stamp.environment(hardware)])
+    assert "4711" in text and TOKEN not in text
