@@ -56,7 +56,8 @@ def score(
     """
     ids: dict[int, str] = {}
     for name, leaf in loaded.leaves.items():
-        building.build_task(leaf.task, loaded.suite, chat_template)
+        if leaf.task.instances is None:  # else they are what the plan was made of
+            building.build_task(leaf.task, loaded.suite, chat_template)
         for instance, index in building.instance_ids(leaf.task):
             assert not instance.resps, "a loaded suite is scored once"
             ids[id(instance)] = f"{name}/{instance.doc_id}/{index}"
