@@ -52,14 +52,13 @@ def score(
     """lm-eval's results dictionary, samples included, from every request's answer.
 
     Raises EvalkitError when an answer is missing. Deterministic: no host, no time, no path in it.
-    A loaded suite is scored once: lm-eval keeps the answers in its tasks.
     """
     ids: dict[int, str] = {}
     for name, leaf in loaded.leaves.items():
         if leaf.task.instances is None:  # else they are what the plan was made of
             building.build_task(leaf.task, loaded.suite, chat_template)
         for instance, index in building.instance_ids(leaf.task):
-            assert not instance.resps, "a loaded suite is scored once"
+            instance.resps, instance.filtered_resps = [], {}  # of an earlier scoring
             ids[id(instance)] = f"{name}/{instance.doc_id}/{index}"
             for repeat in range(instance.repeats or 1):
                 if f"{ids[id(instance)]}/{repeat}" not in answers:
