@@ -65,6 +65,11 @@ class Job:
     device: str
     inputs: dict[str, Any]
 
+    @property
+    def folder(self) -> Path:
+        """Where the runs of this model lie."""
+        return self.options.out / self.model.short_name
+
 
 @dataclass(frozen=True, slots=True)
 class Run:
@@ -145,7 +150,7 @@ def find(job: Job) -> Run | None:
     Raises EvalkitError (2) that names the first differing input where an unfinished run of the
     same model and suite name was started with others.
     """
-    runs = _runs(job.options.out / job.model.short_name, job.suite.name)
+    runs = _runs(job.folder, job.suite.name)
     same = [run for run in runs if run.body["inputs"] == job.inputs]
     others = [run for run in runs if run.body["inputs"] != job.inputs and not run.finished]
     unfinished = [run for run in same if not run.finished]
@@ -191,7 +196,7 @@ def first_difference(old: Any, new: Any, name: str = "") -> tuple[str, Any, Any]
 def create(job: Job, plan: dict[str, Any], blocks: list[bytes], chat_template: Any) -> Run:
     """Write a planned run's folder; it appears under its name when it is complete."""
     ids = {**plan["ids"], "run": run_id(plan["ids"]["plan"], job.inputs)}
-    suite, root = job.suite, job.options.out / job.model.short_name
+    suite, root = job.suite, job.folder
     limit = f".limit{suite.limit}" if suite.limit else ""
     name = f"{suite.name}{limit}-{ids['run'][7:19]}"
     body = {

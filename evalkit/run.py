@@ -28,9 +28,7 @@ def evaluate(options: Options, events: Events, argv: Sequence[str] = ()) -> Path
     """
     events.log("started", argv=stamp.command(list(argv)))
     job = prepare.prepare(options)
-    run, loaded = prepare.find(job), None
-    if run is None:
-        run, loaded = plan(job, events)
+    run, loaded = find_or_plan(job, events)
     if run.finished:
         events.say("this run is already finished (--again makes another execution of it)")
         finishing.log_finished(run)
@@ -48,6 +46,14 @@ def evaluate(options: Options, events: Events, argv: Sequence[str] = ()) -> Path
         finally:
             events.close()
     return run.folder
+
+
+def find_or_plan(job: Job, events: Events) -> tuple[Run, Loaded | None]:
+    """The run that this job continues or already is, else a newly planned one; of two processes
+    that start the same thing at once, one plans it."""
+    with lease.held(job.folder, f".{job.suite.name}.planning.lock"):
+        run = prepare.find(job)
+        return (run, None) if run else plan(job, events)
 
 
 def plan(job: Job, events: Events) -> tuple[Run, Loaded]:
@@ -105,9 +111,8 @@ def finish(run: Run, job: Job, loaded: Loaded | None, events: Events, argv: list
 def plan_only(options: Options, events: Events) -> Path:
     """Plan a run, or find the one that is already planned; its folder."""
     job = prepare.prepare(options)
-    run = prepare.find(job)
-    if run is None:
-        run, _ = plan(job, events)
+    run, loaded = find_or_plan(job, events)
+    if loaded is not None:
         events.open(run.folder / "events" / f"{executing.segment_name()}.jsonl")
         events.close()
     return run.folder

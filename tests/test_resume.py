@@ -21,7 +21,7 @@ import pytest
 import support
 from support import DEMO, call
 
-from evalkit import auditlog, canon, execute, journal, model, prepare, record, stamp
+from evalkit import auditlog, canon, execute, journal, lease, model, prepare, record, stamp
 from evalkit import suite as suites
 from evalkit.errors import EvalkitError
 from evalkit.events import Events
@@ -284,15 +284,15 @@ def test_a_run_whose_process_died_is_taken_over(
     assert not (folder / ".lock").exists()
 
 
-@pytest.mark.xfail(strict=True, reason="bug 40: create() makes a second execution unasked")
-def test_a_run_that_another_process_planned_meanwhile_is_not_made_twice(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The same command twice at once: neither finds a run, and one is the first to plan it."""
-    folder = support.planned(tmp_path)
-    monkeypatch.setattr(prepare, "_runs", lambda *_: [])
-    call("plan", *DEMO, "--out", tmp_path / "results")
-    assert list((tmp_path / "results" / "demo").glob("demo-*")) == [folder]
+def test_a_run_that_another_process_plans_just_now_is_not_planned_twice(tmp_path: Path) -> None:
+    """The same command twice at once planned the run twice, and computed everything twice."""
+    out = tmp_path / "results"
+    canon.make_folder(out / "demo")
+    with lease.held(out / "demo", ".demo.planning.lock"):
+        ran = call("plan", *DEMO, "--out", out)
+        ran.refused(3, f"process {os.getpid()}", "is already working here")
+    folder = call("plan", *DEMO, "--out", out).done().folder
+    assert list((out / "demo").glob("demo-*")) == [folder]
 
 
 # Another identity

@@ -55,7 +55,7 @@ def score(
     """
     ids: dict[int, str] = {}
     for name, leaf in loaded.leaves.items():
-        if leaf.task.instances is None:  # else they are what the plan was made of
+        if getattr(leaf.task, "_instances", None) is None:  # else the plan was made of them
             building.build_task(leaf.task, loaded.suite, chat_template)
         for instance, index in building.instance_ids(leaf.task):
             instance.resps, instance.filtered_resps = [], {}  # of an earlier scoring
