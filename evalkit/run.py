@@ -27,7 +27,7 @@ def evaluate(options: Options, events: Events, argv: Sequence[str] = ()) -> Path
     EvalkitError; what was done before it is kept.
     """
     events.log("started", argv=stamp.command(list(argv)))
-    job = prepare.prepare(options)
+    job = prepare_job(options, events)
     run, loaded = find_or_plan(job, events)
     if run.finished:
         events.say("this run is already finished (--again makes another execution of it)")
@@ -46,6 +46,12 @@ def evaluate(options: Options, events: Events, argv: Sequence[str] = ()) -> Path
         finally:
             events.close()
     return run.folder
+
+
+def prepare_job(options: Options, events: Events) -> Job:
+    """Resolve what was asked for; shown, since fetching and digesting a large model takes time."""
+    with events.phase("prepare", 0, "steps"):
+        return prepare.prepare(options)
 
 
 def find_or_plan(job: Job, events: Events) -> tuple[Run, Loaded | None]:
@@ -110,8 +116,7 @@ def finish(run: Run, job: Job, loaded: Loaded | None, events: Events, argv: list
 
 def plan_only(options: Options, events: Events) -> Path:
     """Plan a run, or find the one that is already planned; its folder."""
-    job = prepare.prepare(options)
-    run, loaded = find_or_plan(job, events)
+    run, loaded = find_or_plan(prepare_job(options, events), events)
     if loaded is not None:
         events.open(run.folder / "events" / f"{executing.segment_name()}.jsonl")
         events.close()
