@@ -6,6 +6,7 @@ shows phase, share done, tokens a second and time left; elsewhere one JSON line 
 """
 
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -77,8 +78,9 @@ class Phase:
     def __init__(self, events: Events, name: str, total: int, unit: str) -> None:
         self.events, self.name, self.total, self.unit = events, name, total, unit
         self.done = 0
-        self._started = self._said = time.monotonic()
+        self._started = time.monotonic()
         self._stopped: float | None = None
+        self._over = threading.Event()
         self._progress: Progress | None = None
         self._bar = TaskID(0)
 
@@ -101,10 +103,12 @@ class Phase:
             self._bar = self._progress.add_task(self.name, total=self.total or None, rate="")
         else:
             self._say_line()
+            threading.Thread(target=self._say_now_and_then, daemon=True).start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stopped = time.monotonic()
+        self._over.set()
         if self._progress:
             self._progress.stop()
 
@@ -115,11 +119,13 @@ class Phase:
         if self._progress:
             shown = f"{rate:,.0f} {self.unit}/s {note}"
             self._progress.update(self._bar, advance=amount, rate=shown)
-        elif time.monotonic() - self._said >= QUIET_INTERVAL_S:
+
+    def _say_now_and_then(self) -> None:
+        """A thread's work: one long batch must not silence a run."""
+        while not self._over.wait(QUIET_INTERVAL_S):
             self._say_line()
 
     def _say_line(self) -> None:
-        self._said = time.monotonic()
         rate = self.done / max(self.seconds, 1e-9)
         left = (self.total - self.done) / rate if rate and self.total else None
         status = {

@@ -35,7 +35,7 @@ def finish(run: Run, loaded: Loaded, tokenizer: Tokenizer, events: Events, argv:
     answers = journal.assemble(done.answers())
     events.say("scoring with lm-eval")
     started = time.monotonic()
-    with events.phase("score", len(answers), "answers") as phase:
+    with events.phase("score", 0, "answers") as phase:
         template = tokenizer.chat_template_for(loaded.suite.apply_chat_template)
         results = score.score(loaded, _numbers(answers), template)
         facts = record.write_samples(run.folder / "samples.jsonl.gz", publish.samples(results))

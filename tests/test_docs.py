@@ -1,0 +1,52 @@
+"""What the README and the docs show is true: the record, the targets, the files, the links."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from evalkit.verify import verify
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text("utf-8")
+DOCS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def test_the_committed_record_verifies_as_the_readme_shows() -> None:
+    named = re.search(r"make verify RUN=(results/example/\S+)\n(.*?)```", README, re.S)
+    assert named is not None
+    shown = [line for line in named[2].splitlines() if not line.startswith("PASS  rescoring")]
+    report = verify(ROOT / named[1])
+    # without lm-eval that one line is a SKIP
+    found = [line for line in report.lines() if "  rescoring  " not in line]
+    assert report.consistent
+    assert shown == [line.rstrip() for line in found]
+
+
+def test_every_target_the_readme_names_is_one() -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
+    named = {name for doc in DOCS for name in re.findall(r"\bmake ([a-z-]+)\b", doc.read_text())}
+    named -= {"the"}  # "make the package locks again"
+    assert named and named <= targets
+
+
+def test_the_readmes_tree_names_what_is_there() -> None:
+    tree = README.split("suites/               what to evaluate")[1].split("##")[0]
+    for line in tree.splitlines():
+        names = re.match(r"\s*((?:[\w/]+(?:\.py|/)\s+)+)", line)
+        for name in names[1].split() if names else []:
+            inside = line.startswith("      ")
+            assert ((ROOT / "evalkit" if inside else ROOT) / name).exists(), name
+
+
+@pytest.mark.parametrize("doc", DOCS, ids=lambda path: path.name)
+def test_every_link_leads_somewhere(doc: Path) -> None:
+    for link in re.findall(r"\]\(([^)#]+)\)", doc.read_text("utf-8")):
+        assert (doc.parent / link).exists(), link
+
+
+def test_every_file_named_in_the_docs_exists() -> None:
+    for doc in DOCS:
+        for name in re.findall(r"`((?:tests|evalkit|schemas|bench|suites|docs)/[\w./-]+)`",
+                               doc.read_text("utf-8")):  # fmt: skip
+            assert (ROOT / name).exists(), f"{doc.name} names {name}"
