@@ -106,13 +106,17 @@ def call(*arguments: str | Path) -> Ran:
     return Ran(int(code or 0), out.getvalue(), err.getvalue())
 
 
+# A test run that was started in the background has SIGINT ignored, and so would what it starts.
+INTERRUPTIBLE = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+
+
 def start(
     *arguments: str | Path, before: str = "", env: dict[str, str] | None = None, cwd: Path = ROOT
 ) -> "subprocess.Popen[str]":
     """Start a command line in a process of its own; `before` is Python to run before it."""
     environment = {**os.environ, "PYTHONPATH": os.fspath(ROOT), **(env or {})}
     return subprocess.Popen(
-        [sys.executable, "-c", f"{before}\n{MAIN}", *map(os.fspath, arguments)],
+        [sys.executable, "-c", f"{INTERRUPTIBLE}\n{before}\n{MAIN}", *map(os.fspath, arguments)],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, cwd=cwd,
     )  # fmt: skip
 
