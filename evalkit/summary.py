@@ -30,6 +30,8 @@ def show(folder: Path, console: Console) -> int:
         markup=False,
     )
     console.print(f"health    {_health(record['health'])}", markup=False)
+    for note in notes(record):
+        console.print(f"note      {note}", markup=False)
     if record["model"]["reference"] == "demo" and record["suite"]["name"] == "demo":
         _show_chance(record, console)
     console.print(f"record    {folder / 'record.json'}", markup=False)
@@ -101,6 +103,14 @@ def _shots(record: dict[str, Any], name: str) -> str:
 def _health(health: dict[str, int]) -> str:
     found = [f"{count:,} {name.replace('_', ' ')}" for name, count in health.items() if count]
     return ", ".join(found) or "nothing to report"
+
+
+def notes(record: dict[str, Any]) -> list[str]:
+    """What a reader of the scores should know of how the model was asked."""
+    found = []
+    if record["model"]["chat_template"] and not record["suite"]["apply_chat_template"]:
+        found.append("the model has a chat template, and the suite does not apply it")
+    return found
 
 
 def _show_chance(record: dict[str, Any], console: Console) -> None:

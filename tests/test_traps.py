@@ -21,7 +21,7 @@ import hub as stand_in
 import pytest
 import yaml
 
-from evalkit import canon, run
+from evalkit import canon, run, summary
 from evalkit import suite as suites
 from evalkit.errors import EvalkitError, Exit
 from evalkit.events import Events
@@ -506,6 +506,16 @@ def test_no_path_of_this_host_and_no_address_is_published(
     for name, text in texts.items():
         for private in (str(suite_folder), str(ROOT), sys.prefix, os.environ["HF_HOME"], " at 0x"):
             assert private not in text, f"{name} holds {private}"
+
+
+def test_a_chat_model_that_is_asked_without_its_template_is_pointed_out() -> None:
+    """lm-eval looks for "inst" or "chat" in the model's name, and only logs a warning."""
+    record = {"model": {"chat_template": "sha256:0"}, "suite": {"apply_chat_template": False}}
+    assert summary.notes(record) == [
+        "the model has a chat template, and the suite does not apply it"
+    ]
+    assert summary.notes(record | {"suite": {"apply_chat_template": True}}) == []
+    assert summary.notes(record | {"model": {"chat_template": None}}) == []
 
 
 def test_lm_evals_request_cache_is_not_used(runs_of_two: tuple[Path, Path]) -> None:
