@@ -157,6 +157,7 @@ def _download(
     )
 
     asked = f"{reference}@{revision}" if revision else reference
+    cache = os.environ.get("HF_HOME", "~/.cache/huggingface")
     try:
         return _fetch(reference, revision, offline, wanted, allow_pickle)
     except GatedRepoError:
@@ -170,13 +171,17 @@ def _download(
     except HFValidationError:
         raise EvalkitError(f"'{reference}' is neither a folder nor a Hub id") from None
     except hub.unreachable() as error:
+        answer = getattr(error, "response", None)
         if getattr(error, "errno", None) == errno.ENOSPC:
-            what, fix = f"the disk is full ({_hub_cache()})", "free space and try again"
+            what, fix = f"the disk is full ({cache})", "free space and try again"
+        elif answer is not None:  # it can be reached, so its word is not passed over for the cache
+            what = f"the Hub answered {answer.status_code} when asked for model {asked}"
+            fix = "check HF_TOKEN and try again, or pass --offline to use what the cache has"
         elif not offline:  # the cache may still hold what was asked for
             return _download(reference, revision, True, wanted, allow_pickle)
         else:
             what = f"model {asked} is not in the cache and the Hub can't be reached"
-            fix = f"run once online with the same HF_HOME ({_hub_cache()}), or check HF_ENDPOINT"
+            fix = f"run once online with the same HF_HOME ({cache}), or check HF_ENDPOINT"
     raise EvalkitError(what, fix=fix, code=Exit.MISSING)
 
 
@@ -197,10 +202,6 @@ def _fetch(
         local_files_only=offline,
     )
     return Path(folder), Path(folder).name
-
-
-def _hub_cache() -> str:
-    return os.environ.get("HF_HOME", "~/.cache/huggingface")
 
 
 def _check_pickles(reference: str, names: list[str], allow_pickle: bool) -> None:

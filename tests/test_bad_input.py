@@ -10,12 +10,16 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import support
 from hub import MISSING, SHARED
 from support import DEMO, call, spawn
+
+from evalkit import model
+from evalkit.errors import EvalkitError
 
 MakeModel = Callable[..., Path]
 
@@ -589,6 +593,22 @@ def test_the_hub_says_no_in_one_line(gate: Gate, tmp_path: Path) -> None:
     files = support.contents(right.done().folder)
     assert len(support.read(right.folder, "run.json")["model"]["revision"]) == 40
     assert not [path for path, data in files.items() if b"hf_good" in data]
+
+
+def test_a_hub_that_answers_with_an_error_is_not_passed_over_for_the_cache(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A 401 or a 500 fell back to whatever the cache had, without a word."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    def answer(*_: object) -> None:
+        raise HfHubHTTPError(
+            "no", response=SimpleNamespace(status_code=500, headers={}, request=None)
+        )
+
+    monkeypatch.setattr(model, "_fetch", answer)
+    with pytest.raises(EvalkitError, match=r"the Hub answered 500 .* model org/open"):
+        model.resolve("org/open")
 
 
 @pytest.mark.shared
