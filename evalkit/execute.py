@@ -17,7 +17,7 @@ from evalkit.errors import EvalkitError, Exit
 from evalkit.events import Events
 from evalkit.model import Model
 from evalkit.plan import Plan
-from evalkit.prepare import Run
+from evalkit.prepare import Run, first_difference, read
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +37,6 @@ def segment_name() -> str:
 
 def check_inputs(run: Run, model: Model, numerics: dict[str, Any]) -> None:
     """EvalkitError (2) naming the first input of the run's identity that is not what it was."""
-    from evalkit.prepare import first_difference
-
     now = run.body["inputs"] | {
         "model": model.sha256(),
         "numerics": numerics,
@@ -59,13 +57,13 @@ def execute(run: Run, model: Model, device: Device, events: Events) -> None:
     Raises EvalkitError where a batch can't be computed or written; what came before is kept.
     """
     check_inputs(run, model, device.numerics)
+    if run.finished:
+        events.say("this run is already finished")
+        return
     plan = Plan(run.folder)
     segment = segment_name()
     done = journal.read(run.folder / "journal", run.body["ids"]["run"], set(plan.entries))
     todo = [batch for batch in plan.entries if batch not in done.batches]
-    if run.finished:
-        events.say("this run is already finished")
-        return
     events.open(run.folder / "events" / f"{segment}.jsonl")
     for line in done.set_aside:
         events.say(f"set aside a torn or altered journal line ({line}); its batch is repeated")
@@ -98,27 +96,27 @@ def _work(plan: Plan, todo: list[str], engine: Any, writer: journal.Writer, even
     total = sum(plan.entries[batch]["cost"] for batch in todo)
     computed = 0
     started = time.monotonic()
-    with events.phase("execute", total, "tokens") as phase:
-        for count, batch in enumerate(todo, 1):
-            answers = engine.execute(plan.batch(batch))
-            writer.append(batch, answers)
-            entry = plan.entries[batch]
-            computed += entry["tokens"]
-            computed += sum(len(answer.get("tokens", ())) for answer in answers.values())
-            phase.advance(entry["cost"], f"batch {count}/{len(todo)}")
-    writer.close()
-    events.log(
-        "executed",
-        seconds=time.monotonic() - started,
-        tokens=computed,
-        peak_memory_bytes=stamp.peak_memory_bytes(),
-    )
+    try:
+        with events.phase("execute", total, "tokens") as phase:
+            for count, batch in enumerate(todo, 1):
+                answers = engine.execute(plan.batch(batch))
+                writer.append(batch, answers)
+                entry = plan.entries[batch]
+                computed += entry["tokens"]
+                computed += sum(len(answer.get("tokens", ())) for answer in answers.values())
+                phase.advance(entry["cost"], f"batch {count}/{len(todo)}")
+        writer.close()
+    finally:  # a segment that is stopped has cost its time as well
+        events.log(
+            "executed",
+            seconds=time.monotonic() - started,
+            tokens=computed,
+            peak_memory_bytes=stamp.peak_memory_bytes(),
+        )
 
 
 def progress(folder: Path) -> tuple[int, int]:
     """(batches done, batches in the plan) of a run."""
-    from evalkit.prepare import read
-
     run = read(folder)
     plan = Plan(folder)
     done = journal.read(folder / "journal", run.body["ids"]["run"], set(plan.entries))

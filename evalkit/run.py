@@ -1,8 +1,8 @@
 """One evaluation from a model's name to a record: plan, execute, finish."""
 
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from evalkit import canon, lease, prepare, stamp
@@ -33,11 +33,19 @@ def evaluate(options: Options, events: Events, argv: Sequence[str] = ()) -> Path
         events.say("this run is already finished (--again makes another execution of it)")
         finishing.log_finished(run)
         return run.folder
+    with _worked_on(run, events):
+        device = executing.Device(job.device, job.numerics)
+        executing.execute(run, job.model, device, events)
+        finish(run, job, loaded, events, list(argv))
+    return run.folder
+
+
+@contextmanager
+def _worked_on(run: Run, events: Events) -> Iterator[None]:
+    """Hold a run's folder to its end, and note in the audit log if it fails."""
     with lease.held(run.folder):
         try:
-            device = executing.Device(job.device, job.numerics)
-            executing.execute(run, job.model, device, events)
-            finish(run, job, loaded, events, list(argv))
+            yield
         except EvalkitError as error:
             if error.code != Exit.STOPPED and not run.finished:
                 with suppress(EvalkitError):  # a full disk has no room for this line either
@@ -45,7 +53,6 @@ def evaluate(options: Options, events: Events, argv: Sequence[str] = ()) -> Path
             raise
         finally:
             events.close()
-    return run.folder
 
 
 def prepare_job(options: Options, events: Events) -> Job:
@@ -166,7 +173,7 @@ def finish_only(
     if job.inputs["suite"] != run.body["inputs"]["suite"]:
         name, old, new = prepare.first_difference(run.body["inputs"]["suite"], job.inputs["suite"])
         raise EvalkitError(f"the suite is not the planned one, {name}: {old} -> {new}")
-    with lease.held(folder):
+    with _worked_on(run, events):
         events.open(folder / "events" / f"{executing.segment_name()}.jsonl")
         finish(run, job, None, events, argv)
 
