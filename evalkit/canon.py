@@ -93,11 +93,6 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
-def digest_file(path: Path) -> str:
-    """`sha256:<hex>` of a file."""
-    return "sha256:" + sha256_file(path)
-
-
 def read_json(path: Path) -> Json:
     """A JSON file; EvalkitError when it is missing, torn or has duplicate keys."""
     try:

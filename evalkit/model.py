@@ -180,7 +180,7 @@ def _download(
         elif not offline:  # the cache may still hold what was asked for
             return _download(reference, revision, True, wanted, allow_pickle)
         else:
-            what = f"model {asked} is not in the cache and the Hub can't be reached"
+            what = f"no such folder; model {asked} is not in the cache, the Hub can't be reached"
             fix = f"run once online with the same HF_HOME ({cache}), or check HF_ENDPOINT"
     raise EvalkitError(what, fix=fix, code=Exit.MISSING)
 
