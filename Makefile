@@ -12,14 +12,25 @@ LOCK     ?=
 DTYPE    ?=
 DEVICE   ?=
 SEED     ?=
+LEVEL    ?=
+PROFILE  ?=
+ADAPTER  ?=
+ENGINE   ?=
+ENGINE_ARGS ?=
 PYTHON   ?= python3
 
 # Values reach the commands through the environment and are quoted there, whatever is in them.
 export MODEL REVISION SUITE LIMIT OUT OFFLINE RUN LOCK DTYPE DEVICE SEED
+export LEVEL PROFILE ADAPTER ENGINE ENGINE_ARGS
 EVALKIT := .venv/bin/evalkit
 offline  = $(if $(filter-out 0 no false,$(OFFLINE)),--offline)
 common   = --out "$$OUT" $(offline) $${LIMIT:+--limit "$$LIMIT"} $${DTYPE:+--dtype "$$DTYPE"} \
-	$${DEVICE:+--device "$$DEVICE"} $${SEED:+--seed "$$SEED"}
+	$${DEVICE:+--device "$$DEVICE"} $${SEED:+--seed "$$SEED"} $${LEVEL:+--level "$$LEVEL"} \
+	$${PROFILE:+--profile "$$PROFILE"} $${ADAPTER:+--adapter "$$ADAPTER"} \
+	$${ENGINE:+--engine "$$ENGINE"} "$$@"
+# ENGINE_ARGS's words, each behind its option, as the shell's own arguments: no pattern in them is
+# expanded.
+words    = set -f; for word in $$ENGINE_ARGS; do set -- "$$@" --engine-arg "$$word"; done;
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo eval verify status suite-lock setup-dev test oracle lint format lock
@@ -32,10 +43,10 @@ setup: ## make .venv for this machine; LOCK=base, cpu, cuda12 or cuda13 picks an
 	@$(PYTHON) requirements/setup.py
 
 demo: setup ## evaluate a tiny model that is made on the spot: a minute, no downloads
-	@$(EVALKIT) eval --model demo --suite demo $(common)
+	@$(words) $(EVALKIT) eval --model demo --suite demo $(common)
 
 eval: setup ## evaluate MODEL (with REVISION) on SUITE; the record goes under OUT
-	@$(EVALKIT) eval $${MODEL:+--model "$$MODEL"} $${REVISION:+--revision "$$REVISION"} \
+	@$(words) $(EVALKIT) eval $${MODEL:+--model "$$MODEL"} $${REVISION:+--revision "$$REVISION"} \
 		--suite "$$SUITE" $(common)
 
 verify: setup ## check everything that the record in RUN says
@@ -79,7 +90,7 @@ define list
 }
 END {
     printf "\nVariables\n "
-    count = split("MODEL REVISION SUITE LIMIT OUT OFFLINE RUN LOCK", names, " ")
+    count = split("MODEL REVISION SUITE LIMIT OUT OFFLINE RUN LOCK ENGINE", names, " ")
     for (i = 1; i <= count; i++) printf " %s=%s", names[i], ENVIRON[names[i]]
     printf "\n"
 }

@@ -18,6 +18,7 @@ import evalkit
 from evalkit.errors import EvalkitError, Exit
 
 MAIN = os.getpid()
+DEVICES = "cpu, cuda, cuda:N or auto: all GPUs (default: the first GPU, or cpu)."
 MODEL_EXAMPLE = "make eval MODEL=meta-llama/Llama-3.1-8B   (or: evalkit eval --model FOLDER)"
 
 
@@ -52,7 +53,14 @@ def run_options(command: Any) -> Any:
                          show_default=True, help="Where runs are kept."),
             click.option("--offline", is_flag=True, help="Ask no network for anything."),
             click.option("--dtype", help="float32, bfloat16 or float16 (default: the weights')."),
-            click.option("--device", help="cpu, cuda or cuda:N (default: the first GPU, or cpu)."),
+            click.option("--profile", help="native (default) or precise: float32 matmuls."),
+            click.option("--level", help="A, B or C: how rows may share work (default: probed)."),
+            click.option("--adapter", type=click.Path(path_type=Path), help="A LoRA adapter."),
+            click.option("--engine", default="evalkit", show_default=True,
+                         help="evalkit, or lm-eval:NAME for a model class of lm-eval's."),
+            click.option("--engine-arg", "engine_args", multiple=True, metavar="KEY=VALUE",
+                         help="An argument of that class, published: never a secret."),
+            click.option("--device", help=DEVICES),
             click.option("--seed", type=int, help="Sets every seed, as lm-eval's --seed does."),
             click.option("--allow-pickle", is_flag=True, help="Load weights that can run code."),
             click.option("--trust-remote-code", is_flag=True, help="Run the model's own code."),
@@ -105,18 +113,22 @@ def plan_command(**given: Any) -> None:
     evalkit plan --model meta-llama/Llama-3.1-8B --suite core
     """
     options = options_from(given)
-    from evalkit import run
+    from evalkit import run, summary
     from evalkit.events import Events
 
-    click.echo(str(run.plan_only(options, Events())))
+    events = Events()
+    folder = run.plan_only(options, events)
+    summary.show_plan(folder, events.console)
+    click.echo(str(folder))
 
 
 @cli.command("execute")
 @click.argument("folder", metavar="RUN", type=click.Path(path_type=Path))
 @click.option("--model", help="The model's folder, where it is not the name in the run.")
-@click.option("--device", help="cpu, cuda or cuda:N (default: the first GPU, or cpu).")
+@click.option("--adapter", type=click.Path(path_type=Path), help="Its folder, likewise.")
+@click.option("--device", help=DEVICES)
 @click.option("--offline", is_flag=True, help="Ask no network for anything.")
-def execute_command(folder: Path, model: str | None, device: str | None, offline: bool) -> None:
+def execute_command(folder: Path, **given: Any) -> None:
     """Answer a planned run's batches; needs the run's folder and the model only.
 
     \b
@@ -125,7 +137,7 @@ def execute_command(folder: Path, model: str | None, device: str | None, offline
     from evalkit import run
     from evalkit.events import Events
 
-    run.execute_only(folder, Events(), model=model, device=device, offline=offline)
+    run.execute_only(folder, Events(), **given)
     click.echo(str(folder))
 
 

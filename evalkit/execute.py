@@ -12,20 +12,22 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from evalkit import journal, stamp
+from evalkit import journal, prepare, stamp
+from evalkit import model as models
+from evalkit.choice import Choice
 from evalkit.errors import EvalkitError, Exit
 from evalkit.events import Events
+from evalkit.folder import Run, first_difference, read
 from evalkit.model import Model
 from evalkit.plan import Plan
-from evalkit.prepare import Run, first_difference, read
 
 
 @dataclass(frozen=True, slots=True)
-class Device:
-    """Where a plan is executed, and under which numerics (`engine.Numerics` as JSON)."""
+class Place:
+    """What a plan is executed with that is this host's own: the device and an adapter's folder."""
 
-    name: str
-    numerics: dict[str, Any]
+    device: str
+    adapter: Path | None = None
 
 
 def segment_name() -> str:
@@ -35,15 +37,18 @@ def segment_name() -> str:
     return f"{started}-{host or 'host'}-{os.getpid()}-{secrets.token_hex(2)}"
 
 
-def check_inputs(run: Run, model: Model, numerics: dict[str, Any]) -> None:
+def check_inputs(run: Run, model: Model, place: Place) -> None:
     """EvalkitError (2) naming the first input of the run's identity that is not what it was."""
-    now = run.body["inputs"] | {
+    planned = run.body["inputs"]
+    found = models.resolve_adapter(place.adapter) if place.adapter else None
+    now = planned | {
         "model": model.sha256(),
-        "numerics": numerics,
+        "adapter": prepare.digests(found),
+        "engine": planned["engine"] | {"versions": prepare.engine_versions(engine_of(run))},
         "versions": stamp.versions(),
     }
-    if now != run.body["inputs"]:
-        name, old, new = first_difference(run.body["inputs"], now)
+    if now != planned:
+        name, old, new = first_difference(planned, now)
         raise EvalkitError(
             f"this run was planned with another {name}: {old} -> {new}",
             where=str(run.folder),
@@ -51,12 +56,18 @@ def check_inputs(run: Run, model: Model, numerics: dict[str, Any]) -> None:
         )
 
 
-def execute(run: Run, model: Model, device: Device, events: Events) -> None:
+def engine_of(run: Run) -> Choice:
+    """The engine that a run was planned for."""
+    planned = run.body["inputs"]["engine"]
+    return Choice(planned["name"], planned["args"])
+
+
+def execute(run: Run, model: Model, place: Place, events: Events) -> None:
     """Answer every batch of the run's plan that its journal does not hold yet.
 
     Raises EvalkitError where a batch can't be computed or written; what came before is kept.
     """
-    check_inputs(run, model, device.numerics)
+    check_inputs(run, model, place)
     if run.finished:
         events.say("this run is already finished")
         return
@@ -72,47 +83,107 @@ def execute(run: Run, model: Model, device: Device, events: Events) -> None:
         return
     if done.batches:
         events.say(f"continuing: {len(done.batches)} of {len(plan)} batches are done")
-    events.say(f"loading {run.body['model']['reference']} ({device.numerics['dtype']})")
-    engine, hardware = _load(model, device)
+    events.say(f"loading {run.body['model']['reference']} ({_how(run)})")
+    engine, hardware = _load(run, plan, model, place)
     events.log("segment.start", segment=segment, **stamp.segment_start(hardware))
     events.log("environment", **stamp.environment(hardware))
     try:
-        _work(plan, todo, engine, journal.Writer(
-            run.folder / "journal", run.body["ids"]["run"], segment), events)  # fmt: skip
+        _probe(run, engine, events)
+        writer = journal.Writer(run.folder / "journal", run.body["ids"]["run"], segment)
+        _work(plan, todo, engine, writer, events)
     finally:
         events.log("segment.stop", segment=segment)
 
 
-def _load(model: Model, device: Device) -> tuple[Any, dict[str, Any]]:
+def _how(run: Run) -> str:
+    """Engine, level and numerics in words: `evalkit, level A, native float32`."""
+    engine, numerics = run.body["inputs"]["engine"], run.body["inputs"]["numerics"]
+    told = [numerics[key] for key in ("profile", "dtype") if isinstance(numerics[key], str)]
+    return ", ".join([engine["name"], f"level {engine['level']}", *filter(None, [" ".join(told)])])
+
+
+def _load(run: Run, plan: Plan, model: Model, place: Place) -> tuple[Any, dict[str, Any]]:
+    """The run's engine with the model's weights, and what it runs on."""
     from evalkit import engine
     from evalkit.tokenizer import Tokenizer
 
-    numerics = engine.Numerics(**device.numerics)
-    loaded = engine.load(model, Tokenizer(model), numerics, device.name)
-    return loaded, engine.hardware(device.name)
+    inputs, chosen = run.body["inputs"], engine_of(run)
+    tokenizer, here = Tokenizer(model), engine.hardware(place.device)
+    if not chosen.foreign:
+        loaded: Any = engine.load(
+            model, tokenizer, engine.Numerics(**inputs["numerics"]), place.device,
+            level=inputs["engine"]["level"], adapter=place.adapter,
+        )  # fmt: skip
+        return loaded, here
+    from evalkit.harness import classes, foreign
+
+    loaded = foreign.load(
+        chosen, model, tokenizer, numerics=inputs["numerics"], device=place.device,
+        adapter=place.adapter, max_length=plan.body["max_length"],
+    )  # fmt: skip
+    return loaded, classes.hardware(chosen, here)
+
+
+def _probe(run: Run, engine: Any, events: Events) -> None:
+    """Hold the loaded model's answers at the plan's level against its plain forwards, before any
+    batch; a foreign engine shares nothing that could be wrong."""
+    if engine_of(run).foreign:
+        return
+    from evalkit.engine import probe
+
+    started = time.monotonic()
+    with events.phase("probe", 0, "prompts"):
+        probe.check(engine)
+    seconds = time.monotonic() - started
+    events.say(f"level {run.body['inputs']['engine']['level']} checked in {seconds:.1f} s")
+    events.log("probed", seconds=seconds, peak_memory_bytes=stamp.peak_memory_bytes())
 
 
 def _work(plan: Plan, todo: list[str], engine: Any, writer: journal.Writer, events: Events) -> None:
     total = sum(plan.entries[batch]["cost"] for batch in todo)
-    computed = 0
+    computed = _Computed(plan.body["trunks"])
     started = time.monotonic()
     try:
         with events.phase("execute", total, "tokens") as phase:
             for count, batch in enumerate(todo, 1):
                 answers = engine.execute(plan.batch(batch))
-                writer.append(batch, answers)
+                writer.append(batch, answers, split=engine.last_split)
                 entry = plan.entries[batch]
-                computed += entry["tokens"]
-                computed += sum(len(answer.get("tokens", ())) for answer in answers.values())
+                computed.add(entry, answers)
                 phase.advance(entry["cost"], f"batch {count}/{len(todo)}")
         writer.close()
     finally:  # a segment that is stopped has cost its time as well
         events.log(
             "executed",
             seconds=time.monotonic() - started,
-            tokens=computed,
+            tokens=computed.tokens,
             peak_memory_bytes=stamp.peak_memory_bytes(),
         )
+
+
+class _Computed:
+    """Counts the tokens that a worker computes, padding aside: of rows, of generations, and of each
+    trunk when it is not the last batch's. None once an engine does not tell a generation's."""
+
+    def __init__(self, trunks: list[dict[str, Any]]) -> None:
+        self.tokens: int | None = 0
+        self._trunks = trunks
+        self._kept: set[int] = set()
+
+    def add(self, entry: dict[str, Any], answers: dict[str, journal.Answer]) -> None:
+        """Count a batch."""
+        chain: set[int] = set()
+        index = entry["trunk"]
+        while index is not None:
+            chain.add(index)
+            index = self._trunks[index]["parent"]
+        before = sum(self._trunks[index]["length"] for index in chain - self._kept)
+        self._kept = chain
+        written = [answer["tokens"] for answer in answers.values() if "tokens" in answer]
+        if self.tokens is None or any(isinstance(tokens, dict) for tokens in written):
+            self.tokens = None
+        else:
+            self.tokens += before + entry["tokens"] + sum(map(len, written))
 
 
 def progress(folder: Path) -> tuple[int, int]:

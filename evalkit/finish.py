@@ -12,9 +12,9 @@ from evalkit import auditlog, canon, execute, journal, record, stamp
 from evalkit import suite as suites
 from evalkit.errors import EvalkitError
 from evalkit.events import Events, now
+from evalkit.folder import Run
 from evalkit.harness.tasks import Loaded
 from evalkit.plan import Plan
-from evalkit.prepare import Run
 from evalkit.tokenizer import Tokenizer
 
 
@@ -95,7 +95,7 @@ def _record(
         "model": run.body["model"],
         "numerics": inputs["numerics"],
         "engine": inputs["engine"],
-        "health": record.health(plan.body, answers, facts, multiple_choice),
+        "health": record.health(plan.body, answers, facts, multiple_choice, len(done.splits)),
         "environment": _environment(happened),
         "code": stamp.code(),
         "command": {"argv": stamp.command(argv), "config": run.body["options"]},
@@ -134,9 +134,11 @@ def _environment(happened: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _phases(happened: list[dict[str, Any]]) -> dict[str, Any]:
-    """Seconds, tokens and peak memory by phase, summed over segments."""
-    names = {"planned": "plan", "executed": "execute", "scored": "score"}
+    """Seconds, tokens and peak memory by phase, summed over segments; no tokens where a segment's
+    engine did not tell them."""
+    names = {"planned": "plan", "probed": "probe", "executed": "execute", "scored": "score"}
     phases: dict[str, Any] = {}
+    parts: list[int | None] = []  # the tokens of each segment
     for event in happened:
         if event["event"] not in names:
             continue
@@ -147,9 +149,13 @@ def _phases(happened: list[dict[str, Any]]) -> dict[str, Any]:
         phase["seconds"] += event["seconds"]
         peak = max(phase["peak_memory_bytes"], event["peak_memory_bytes"])
         phase["peak_memory_bytes"] = peak
-        if event.get("tokens") is not None:
-            phase["tokens"] = (phase["tokens"] or 0) + event["tokens"]
-            phase["tokens_per_second"] = phase["tokens"] / max(phase["seconds"], 1e-9)
+        if event["event"] == "executed":
+            parts.append(event["tokens"])
+    told = [tokens for tokens in parts if tokens is not None]
+    if told and len(told) == len(parts):
+        phase = phases["execute"]
+        phase["tokens"] = sum(told)
+        phase["tokens_per_second"] = phase["tokens"] / max(phase["seconds"], 1e-9)
     return phases
 
 

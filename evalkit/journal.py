@@ -31,14 +31,16 @@ class Writer:
         self._run, self._segment = run, segment
         self._lines = canon.Appender(folder / f"{segment}.jsonl")
 
-    def append(self, batch: str, answers: dict[str, Answer]) -> None:
-        """Put one batch's answers on the disk."""
+    def append(self, batch: str, answers: dict[str, Answer], *, split: int = 0) -> None:
+        """Put one batch's answers on the disk. `split`: how deep it was cut in halves because
+        memory ran out."""
         line = {
             "schema": SCHEMA,
             "run": self._run,
             "batch": batch,
             "segment": self._segment,
             "answers": canon.finite(answers),
+            **({"split": split} if split else {}),
         }
         self._lines.append(line | {"sha256": checksum(line)})
 
@@ -49,11 +51,13 @@ class Writer:
 
 @dataclass
 class Journal:
-    """What a run's journal holds: answers by part id, per batch, and what was set aside."""
+    """What a run's journal holds: answers by part id, per batch, what was set aside, and how deep
+    the batches that did not fit into memory were cut."""
 
     batches: dict[str, dict[str, Answer]] = field(default_factory=dict)
     by_segment: dict[str, int] = field(default_factory=dict)
     set_aside: list[str] = field(default_factory=list)
+    splits: dict[str, int] = field(default_factory=dict)
 
     def answers(self) -> dict[str, Answer]:
         """Every part's answer."""
@@ -95,6 +99,8 @@ def read(folder: Path, run: str, batches: set[str]) -> Journal:
                 continue
             found.batches[batch], owner[batch] = line["answers"], path.stem
             found.by_segment[path.stem] = found.by_segment.get(path.stem, 0) + 1
+            if "split" in line:
+                found.splits[batch] = line["split"]
     return found
 
 

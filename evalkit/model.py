@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from evalkit import canon, hub
+from evalkit import architecture, canon, hub
 from evalkit.errors import EvalkitError, Exit
 
 DEMO = "demo"
@@ -29,6 +29,7 @@ TOKENIZER = (
 )  # fmt: skip
 CONFIG = ("config.json", "generation_config.json", "*.index.json")
 CODE = ("*.py",)
+ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +85,7 @@ def resolve(
     if reference == DEMO:
         from evalkit.demo import model as demo
 
-        folder, commit = demo.build(_cache() / "demo-model"), None
+        folder, commit = demo.build(cache_folder() / "demo-model"), None
     elif Path(reference).is_dir():
         if revision is not None:
             raise EvalkitError("--revision is for Hub models", where=reference)
@@ -94,9 +95,28 @@ def resolve(
     else:
         folder, commit = _download(reference, revision, offline, wanted, allow_pickle)
     names = _names(folder, wanted, reference, allow_pickle)
-    _check_architecture(folder, reference, trust_remote_code)
+    architecture.check(folder, reference, trust_remote_code)
     files = _digest(folder, names)
     return Model(reference, commit, folder, files, trust_remote_code)
+
+
+def resolve_adapter(folder: Path) -> dict[str, dict[str, Any]]:
+    """Digest a LoRA adapter's files, as `Model.files` has them; EvalkitError when it is none.
+
+    Whether it belongs to the model shows when the engine loads both.
+    """
+    for name in ADAPTER:
+        if not (folder / name).is_file():
+            raise EvalkitError(
+                f"'{folder}' is not an adapter: it has no {name}",
+                fix="give a folder that peft's save_pretrained wrote",
+                code=Exit.MISSING,
+            )
+    config = canon.read_json(folder / ADAPTER[0])
+    kind = config.get("peft_type") if isinstance(config, dict) else None
+    if kind != "LORA":
+        raise EvalkitError(f"the adapter's type is {kind}, not LORA", where=os.fspath(folder))
+    return _digest(folder, list(ADAPTER))
 
 
 def _names(folder: Path, wanted: list[str], reference: str, allow_pickle: bool) -> list[str]:
@@ -107,6 +127,12 @@ def _names(folder: Path, wanted: list[str], reference: str, allow_pickle: bool) 
             f"'{reference}' is not a model: it has no config.json",
             where=os.fspath(folder),
             fix="give a folder that transformers' save_pretrained wrote, or a Hub id",
+        )
+    if ADAPTER[0] in found:  # transformers would load it with the model, without a word
+        raise EvalkitError(
+            f"'{reference}' has an adapter in its folder",
+            where=os.fspath(folder),
+            fix="move adapter_config.json and its weights elsewhere and name that with --adapter",
         )
     weights = [name for name in names if _matches(name, (*WEIGHTS, *PICKLES))]
     if not weights and any(_matches(name, PICKLES) for name in found):
@@ -215,37 +241,8 @@ def _check_pickles(reference: str, names: list[str], allow_pickle: bool) -> None
         )
 
 
-def _check_architecture(folder: Path, reference: str, trust_remote_code: bool) -> None:
-    """EvalkitError unless transformers has a causal language model of this architecture."""
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-
-    config = canon.read_json(folder / "config.json")
-    if not isinstance(config, dict):
-        raise EvalkitError("config.json is no mapping", where=os.fspath(folder))
-    if trust_remote_code and "AutoModelForCausalLM" in config.get("auto_map", {}):
-        return
-    causal = {
-        name
-        for value in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
-        for name in (value if isinstance(value, tuple) else (value,))
-    }
-    named = config.get("architectures") or []
-    known = config.get("model_type") in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-    if causal & set(named) or (not named and known):
-        return
-    if "auto_map" in config and not known:
-        raise EvalkitError(
-            f"'{reference}' brings its own model code",
-            fix="pass --trust-remote-code if you have read and trust it",
-        )
-    what = ", ".join(named) or config.get("model_type", "nothing known")
-    raise EvalkitError(
-        f"'{reference}' is no causal language model (its config says {what})",
-        fix="evalkit measures models that transformers loads with AutoModelForCausalLM",
-    )
-
-
-def _cache() -> Path:
+def cache_folder() -> Path:
+    """Where evalkit keeps what can be made again."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "evalkit"
 
@@ -253,7 +250,7 @@ def _cache() -> Path:
 def _digest(folder: Path, names: list[str]) -> dict[str, dict[str, Any]]:
     """sha256 of each file, on a thread pool; unchanged files (path, size, mtime, inode) are not
     read again."""
-    cache = _cache() / "digests.json"
+    cache = cache_folder() / "digests.json"
     known: dict[str, str] = {}
     with suppress(EvalkitError, TypeError, ValueError):  # none yet, or torn: it costs time only
         known = dict(canon.read_json(cache))

@@ -1,156 +1,58 @@
-"""Which rows share a batch, fixed from the whole request list before anything runs.
+"""A run's batches, fixed from the whole request list before anything runs, and on the disk.
 
-A batch's answers depend on nothing but the weights, the numerics and the batch, so the batch is the
-unit of work, of the journal, of resuming and of sharding. Rows are packed per task, request kind
-and generation settings: another task in the suite never changes a task's batches. The plan is two
-files: `plan.json` (layout, digests, costs, request ids) and `plan.tokens` (each batch's token ids,
-compressed); a worker needs only these and the model.
+The plan is two files: `plan.json` (layout, digests, costs, request ids) and `plan.tokens` (token
+ids, compressed: every trunk's, then every batch's); a worker needs only these and the model.
 """
 
 import zlib
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from evalkit import canon
+from evalkit.batch import (
+    Batch,
+    BatchTarget,
+    Policy,
+    Row,
+    Trunk,
+    batch_block,
+    batch_id,
+    batch_rows,
+    make_batch,
+    make_trunk,
+    trunk_block,
+    trunk_id,
+    trunk_tokens,
+)
+from evalkit.batching import LEVELS, make_batches
 from evalkit.errors import EvalkitError, Exit
-from evalkit.request import Kind, Settings
-from evalkit.tokenise import Row, Tokenised, Tokens
+from evalkit.request import Settings
+from evalkit.tokenise import Tokenised
 
-SCHEMA = "evalkit/plan/1"
-LEVEL = "C"  # no sharing between rows; reference: the levels of the engine
+__all__ = [  # who reads a plan need not know which module a part of it comes from
+    "LEVELS",
+    "Batch",
+    "BatchTarget",
+    "Figures",
+    "Plan",
+    "Policy",
+    "Row",
+    "Trunk",
+    "build",
+    "figures",
+    "make_batch",
+    "make_batches",
+    "make_trunk",
+    "plan_id",
+]
 
-
-@dataclass(frozen=True, slots=True)
-class Policy:
-    """How rows are packed: an input of the plan, so part of its identity.
-
-    `max_tokens` bounds rows x padded width of a batch, `max_rows` its rows, `max_scored` the
-    positions whose logits exist at once, `max_slots` the rows of a generating batch, all of whose
-    key-value caches live at once.
-    """
-
-    max_tokens: int = 16384
-    max_rows: int = 64
-    max_scored: int = 2048
-    max_slots: int = 32
-
-    def to_json(self) -> dict[str, int]:
-        """The policy as plan and record hold it."""
-        return {name: getattr(self, name) for name in self.__slots__}
-
-
-@dataclass(frozen=True, slots=True)
-class BatchTarget:
-    """A row's target without its text: `id` is the part id, the task's name in front."""
-
-    row: int
-    start: int
-    last: int
-    id: str
-
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """What the engine executes: rows of token ids padded to `width`, and their targets."""
-
-    id: str
-    task: str
-    kind: Kind
-    settings: Settings | None
-    width: int
-    rows: tuple[Tokens, ...]
-    targets: tuple[BatchTarget, ...]
-
-    @property
-    def cost(self) -> int:
-        """Tokens that it computes at most, padding included."""
-        new_tokens = self.settings.max_gen_toks if self.settings else 0
-        return len(self.rows) * (self.width + new_tokens)
-
-    @property
-    def num_tokens(self) -> int:
-        """Tokens of its rows, without padding."""
-        return sum(map(len, self.rows))
-
-
-def make_batches(tokenised: Tokenised, policy: Policy) -> list[Batch]:
-    """Pack rows, longest first (what runs out of memory does so at once), in a fixed order."""
-    groups: dict[tuple[str, Kind, Settings | None], list[Row]] = {}
-    for row in tokenised.rows:
-        request = row.targets[0].request
-        groups.setdefault((request.task, request.kind, request.settings), []).append(row)
-    batches: list[Batch] = []
-    for (task, kind, settings), rows in groups.items():
-        rows.sort(key=lambda row: (-len(row.tokens), row.tokens.tobytes(), row.targets[0].local_id))
-        limit = policy.max_slots if kind == "generate_until" else policy.max_rows
-        for packed in _pack(rows, policy, limit):
-            batches.append(_batch(task, kind, settings, packed))
-    return batches
-
-
-def _pack(rows: Sequence[Row], policy: Policy, max_rows: int) -> Iterable[Sequence[Row]]:
-    """Runs of `rows` (longest first) that stay within the policy; a row too big for it is alone."""
-    start, scored = 0, 0
-    for index, row in enumerate(rows):
-        count = index - start + 1
-        padded = count * len(rows[start].tokens)
-        scored += row.num_scored
-        full = count > max_rows or padded > policy.max_tokens or scored > policy.max_scored
-        if full and count > 1:
-            yield rows[start:index]
-            start, scored = index, row.num_scored
-    if rows:
-        yield rows[start:]
-
-
-def _batch(task: str, kind: Kind, settings: Settings | None, rows: Sequence[Row]) -> Batch:
-    targets = tuple(
-        BatchTarget(index, target.start, target.last, f"{task}/{target.local_id}")
-        for index, row in enumerate(rows)
-        for target in row.targets
-    )
-    tokens = tuple(row.tokens for row in rows)
-    width = len(tokens[0])
-    return Batch(batch_id(kind, settings, tokens, targets), task, kind, settings, width, tokens,
-                 targets)  # fmt: skip
-
-
-def batch_id(
-    kind: Kind,
-    settings: Settings | None,
-    rows: Sequence[Tokens],
-    targets: Sequence[BatchTarget],
-) -> str:
-    """Digest of everything that the engine sees of a batch."""
-    layout = {
-        "kind": kind,
-        "settings": settings.to_json() if settings else None,
-        "tokens": canon.digest_bytes(_token_bytes(rows)),
-        "targets": [[t.row, t.start, t.last, t.id] for t in targets],
-    }
-    return canon.digest(layout)
-
-
-def _token_bytes(rows: Sequence[Tokens]) -> bytes:
-    """Row count, row lengths, then all token ids: little-endian unsigned 32-bit integers."""
-    head = np.asarray([len(rows), *map(len, rows)], dtype=np.uint32)
-    return np.concatenate([head, *rows]).astype("<u4").tobytes()
-
-
-def _rows_of(data: bytes) -> tuple[Tokens, ...]:
-    values = np.frombuffer(data, dtype="<u4").astype(np.uint32)
-    count = int(values[0])
-    ends = np.cumsum(values[1 : count + 1], dtype=np.int64) + count + 1
-    lengths = values[1 : count + 1].tolist()
-    return tuple(values[end - n : end] for end, n in zip(ends.tolist(), lengths, strict=True))
+SCHEMA = "evalkit/plan/2"
+_KEPT_TRUNKS = 16  # a chain of nested ones is seldom longer
 
 
 def plan_id(body: dict[str, Any]) -> str:
-    """The plan's identity from plan.json's own fields."""
+    """The plan's identity from plan.json's own fields; a batch's id covers its trunk."""
     return canon.digest(
         {
             "suite": body["ids"]["suite"],
@@ -165,53 +67,120 @@ def plan_id(body: dict[str, Any]) -> str:
 
 def build(
     tokenised: Tokenised, policy: Policy, *, suite_id: str, tokenizer: dict[str, str],
-    max_length: int,
+    max_length: int, level: str, rope_limit: int | None = None,
 ) -> tuple[dict[str, Any], list[bytes]]:  # fmt: skip
-    """plan.json's content and plan.tokens' blocks. `tokenizer`: its files' sha256 by name."""
-    batches = make_batches(tokenised, policy)
-    settings: list[Settings] = []
-    entries: list[dict[str, Any]] = []
-    blocks: list[bytes] = []
-    offset = 0
-    for batch in batches:
-        if batch.settings is not None and batch.settings not in settings:
-            settings.append(batch.settings)
-        blocks.append(zlib.compress(_token_bytes(batch.rows), 6))
-        entries.append(_entry(batch, settings, offset, len(blocks[-1])))
-        offset += len(blocks[-1])
+    """plan.json's content and plan.tokens' blocks. `tokenizer`: its files' sha256 by name; `level`
+    is one of `LEVELS`; `rope_limit`: see `make_batches`."""
+    made = _Writer()
+    for batch in make_batches(tokenised, policy, level=level, rope_limit=rope_limit):
+        made.add(batch)
+    blocks = made.placed()
     body = {
         "schema": SCHEMA,
         "ids": {"suite": suite_id},
-        "level": LEVEL,
+        "level": level,
         "policy": policy.to_json(),
         "tokenizer": tokenizer,
         "max_length": max_length,
-        "settings": [item.to_json() for item in settings],
-        "batches": entries,
+        "settings": [item.to_json() for item in made.settings],
+        "trunks": made.trunks,
+        "batches": made.batches,
         "truncated": dict(tokenised.truncated),
         "missing_bos": tokenised.missing_bos,
         "double_bos": tokenised.double_bos,
-        "tokens": {"size": offset, "sha256": canon.digest_bytes(b"".join(blocks))[7:]},
+        "tokens": {
+            "size": sum(map(len, blocks)),
+            "sha256": canon.digest_bytes(b"".join(blocks))[7:],
+        },
     }
     body["ids"] = {"suite": suite_id, "plan": plan_id(body)}
     return body, blocks
 
 
-def _entry(batch: Batch, settings: list[Settings], offset: int, size: int) -> dict[str, Any]:
-    prefix = len(batch.task) + 1
-    return {
-        "id": batch.id,
-        "task": batch.task,
-        "kind": batch.kind,
-        "settings": settings.index(batch.settings) if batch.settings else None,
-        "rows": len(batch.rows),
-        "width": batch.width,
-        "cost": batch.cost,
-        "tokens": batch.num_tokens,
-        "offset": offset,
-        "size": size,
-        "targets": [[t.row, t.start, t.last, t.id[prefix:]] for t in batch.targets],
-    }
+class _Writer:
+    """Entries and blocks of batches as they come, and of the trunks that they hang on."""
+
+    def __init__(self) -> None:
+        self.settings: list[Settings] = []
+        self.trunks: list[dict[str, Any]] = []
+        self.batches: list[dict[str, Any]] = []
+        self._index: dict[str, int] = {}  # of each trunk's id
+        self._trunk_blocks: list[bytes] = []
+        self._batch_blocks: list[bytes] = []
+
+    def add(self, batch: Batch) -> None:
+        """Write one batch."""
+        if batch.settings is not None and batch.settings not in self.settings:
+            self.settings.append(batch.settings)
+        self._batch_blocks.append(zlib.compress(batch_block(batch.rows), 6))
+        prefix = len(batch.task) + 1
+        entry = {
+            "id": batch.id,
+            "task": batch.task,
+            "kind": batch.kind,
+            "settings": self.settings.index(batch.settings) if batch.settings else None,
+            "trunk": self._trunk(batch.trunk),
+            "rows": len(batch.rows),
+            "width": batch.width,
+            "cost": batch.cost,
+            "tokens": batch.num_tokens,
+            "targets": [[t.row, t.end, t.start, t.last, t.id[prefix:]] for t in batch.targets],
+        }
+        self.batches.append(entry)
+
+    def _trunk(self, trunk: Trunk | None) -> int | None:
+        """The index of a trunk, written with those above it where they are new."""
+        index = None
+        for link in trunk.chain() if trunk else []:
+            if link.id not in self._index:
+                self._index[link.id] = len(self.trunks)
+                self._trunk_blocks.append(zlib.compress(trunk_block(link.tokens), 6))
+                self.trunks.append({"id": link.id, "parent": index, "length": len(link.tokens)})
+            index = self._index[link.id]
+        return index
+
+    def placed(self) -> list[bytes]:
+        """plan.tokens' blocks, once each entry says where its own stands: trunks first."""
+        blocks = self._trunk_blocks + self._batch_blocks
+        offset = 0
+        for entry, block in zip(self.trunks + self.batches, blocks, strict=True):
+            entry |= {"offset": offset, "size": len(block)}
+            offset += len(block)
+        return blocks
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """What a plan makes one uninterrupted worker compute of the prompts, in tokens: each trunk
+    once, `tokens` of rows and their padding. `longest` is the greatest cost of a batch, with all
+    that it may generate."""
+
+    batches: int
+    trunks: int
+    trunk_tokens: int
+    tokens: int
+    padding: int
+    longest: int
+
+    @property
+    def computed(self) -> int:
+        """All of it."""
+        return self.trunk_tokens + self.tokens + self.padding
+
+
+def figures(body: dict[str, Any]) -> Figures:
+    """A plan's figures from plan.json. Generating rows count without padding: they are prefilled a
+    few at a time, the longest first, not as the rectangle that they would be together."""
+    trunks, batches = body["trunks"], body["batches"]
+    scoring = [entry for entry in batches if entry["settings"] is None]
+    return Figures(
+        len(batches),
+        len(trunks),
+        sum(entry["length"] for entry in trunks),
+        sum(entry["tokens"] for entry in batches),
+        sum(entry["rows"] * entry["width"] - entry["tokens"] for entry in scoring),
+        max((entry["cost"] for entry in batches), default=0),
+    )
 
 
 class Plan:
@@ -221,7 +190,8 @@ class Plan:
         self.folder = folder
         self.body: dict[str, Any] = canon.read_json(folder / "plan.json")
         named = self.body.get("schema") if isinstance(self.body, dict) else None
-        if named != SCHEMA or not {"batches", "settings"} <= self.body.keys():
+        needed = {"batches", "settings", "trunks", "policy"}
+        if named != SCHEMA or not needed <= self.body.keys():
             raise EvalkitError(
                 f"plan.json is {named}, this evalkit reads a whole {SCHEMA}", where=str(folder)
             )
@@ -229,30 +199,60 @@ class Plan:
         self._settings = [
             Settings(**item | {"until": tuple(item["until"])}) for item in self.body["settings"]
         ]
+        self._policy = Policy(**self.body["policy"])
+        self._trunks: dict[int, Trunk] = {}  # the last ones read
 
     def __len__(self) -> int:
         return len(self.entries)
 
     def batch(self, batch: str) -> Batch:
-        """Read one batch; EvalkitError when plan.tokens is not what the plan says."""
+        """Read one batch; EvalkitError when plan.tokens is not what the plan says. Consecutive
+        batches of one trunk share the object."""
         entry = self.entries[batch]
-        path = self.folder / "plan.tokens"
-        try:
-            with path.open("rb") as handle:
-                handle.seek(entry["offset"])
-                rows = _rows_of(zlib.decompress(handle.read(entry["size"])))
-        except (OSError, zlib.error, ValueError, IndexError) as error:
-            raise self._torn(str(error)) from None
-        task = entry["task"]
-        targets = tuple(
-            BatchTarget(row, start, last, f"{task}/{local}")
-            for row, start, last, local in entry["targets"]
-        )
-        index = entry["settings"]
+        kind, task, chunk = entry["kind"], entry["task"], self._policy.chunk
+        index, width = entry["settings"], entry["width"]
         settings = None if index is None else self._settings[index]
-        if batch_id(entry["kind"], settings, rows, targets) != batch:
+        slots = self._policy.slots(width + settings.max_gen_toks) if settings else 0
+        targets = tuple(
+            BatchTarget(row, end, start, last, f"{task}/{local}")
+            for row, end, start, last, local in entry["targets"]
+        )
+        trunk = self._trunk(entry["trunk"])
+        above = trunk.id if trunk else None
+        block = self._block(entry)
+        found = batch_id(kind, settings, above, block, targets, slots, chunk)
+        if found != batch:
             raise self._torn(f"batch {batch[:19]} has another digest")
-        return Batch(batch, task, entry["kind"], settings, entry["width"], rows, targets)
+        rows = batch_rows(block)
+        if width != max(len(row.tokens) for row in rows):
+            raise self._torn(f"batch {batch[:19]} is not {width} tokens wide")
+        return Batch(batch, task, kind, settings, trunk, width, rows, targets, slots, chunk)
+
+    def _trunk(self, index: int | None) -> Trunk | None:
+        """A trunk, made of those above it as far as they are not at hand any more."""
+        missing: list[int] = []
+        while index is not None and index not in self._trunks:
+            missing.append(index)
+            index = self.body["trunks"][index]["parent"]
+        found = None if index is None else self._trunks[index]
+        for number in reversed(missing):
+            entry = self.body["trunks"][number]
+            block = self._block(entry)
+            if trunk_id(found.id if found else None, block) != entry["id"]:
+                raise self._torn(f"trunk {entry['id'][:19]} has another digest")
+            found = self._trunks[number] = make_trunk(found, trunk_tokens(block))
+            if len(self._trunks) > _KEPT_TRUNKS:
+                del self._trunks[next(iter(self._trunks))]
+        return found
+
+    def _block(self, entry: dict[str, Any]) -> bytes:
+        """The unpacked token ids of a trunk or a batch."""
+        try:
+            with (self.folder / "plan.tokens").open("rb") as handle:
+                handle.seek(entry["offset"])
+                return zlib.decompress(handle.read(entry["size"]))
+        except (OSError, zlib.error) as error:
+            raise self._torn(str(error)) from None
 
     def _torn(self, reason: str) -> EvalkitError:
         return EvalkitError(

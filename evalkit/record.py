@@ -18,7 +18,7 @@ from typing import Any
 from evalkit import canon, schema
 from evalkit.suite import Lock
 
-SCHEMA = "evalkit/record/1"
+SCHEMA = "evalkit/record/2"
 UNLISTED = ("record.json", "attestation.json", "report.html", ".lock")
 MEAN = "sample standard deviation / sqrt(n)"
 POOLED = "pooled over leaf tasks"
@@ -72,17 +72,20 @@ def _flat(value: Any) -> Iterable[Any]:
 
 def health(
     plan: dict[str, Any], answers: dict[str, dict[str, Any]], facts: SampleFacts,
-    multiple_choice: set[str],
-) -> dict[str, int]:  # fmt: skip
-    """Counts of what should be zero. Exact ties are looked for in multiple-choice tasks only."""
+    multiple_choice: set[str], split_batches: int,
+) -> dict[str, Any]:  # fmt: skip
+    """Counts of what should be zero. Exact ties are looked for in multiple-choice tasks only; which
+    texts were cut is unknown where the engine does not say why they ended."""
     count: Counter[str] = Counter()
     nan_documents = set()
     choices: dict[str, list[float]] = {}
+    untold: dict[str, str] | None = None
     for request, answer in answers.items():
         document = request.rsplit("/", 2)[0]
         if "text" in answer:
             count["empty"] += not answer["text"].strip()
             count["cut"] += answer["stop"] == "length"
+            untold = answer["stop"] if isinstance(answer["stop"], dict) else untold
             continue
         value = canon.number(answer["loglikelihood"])
         if math.isnan(value):
@@ -94,11 +97,11 @@ def health(
         "missing_bos": plan["missing_bos"],
         "double_bos": plan["double_bos"],
         "empty_generations": count["empty"],
-        "cut_generations": count["cut"],
+        "cut_generations": untold or count["cut"],
         "answers_not_found": facts.not_found,
         "nan_answers": len(nan_documents),
         "exact_ties": sum(values.count(max(values)) > 1 for values in choices.values()),
-        "split_batches": 0,
+        "split_batches": split_batches,
     }
 
 

@@ -4,20 +4,24 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
-from evalkit import canon, lease, prepare, stamp
+from evalkit import architecture, canon, folder, lease, plan_cache, prepare, stamp
 from evalkit import execute as executing
 from evalkit import finish as finishing
 from evalkit import model as models
 from evalkit import plan as planning
 from evalkit.errors import EvalkitError, Exit
 from evalkit.events import Events
+from evalkit.folder import Run
 from evalkit.harness import data, requests, tasks
 from evalkit.harness.tasks import Loaded
 from evalkit.model import Model
-from evalkit.prepare import Job, Options, Run
+from evalkit.prepare import Job, Options
 from evalkit.tokenise import tokenise
 from evalkit.tokenizer import Tokenizer
+
+PLANNERS = ("lm_eval", "tokenizers", "transformers")  # whose versions a plan may depend on
 
 
 def evaluate(options: Options, events: Events, argv: Sequence[str] = ()) -> Path:
@@ -34,8 +38,7 @@ def evaluate(options: Options, events: Events, argv: Sequence[str] = ()) -> Path
         finishing.log_finished(run)
         return run.folder
     with _worked_on(run, events):
-        device = executing.Device(job.device, job.numerics)
-        executing.execute(run, job.model, device, events)
+        executing.execute(run, job.model, executing.Place(job.device, job.options.adapter), events)
         finish(run, job, loaded, events, list(argv))
     return run.folder
 
@@ -65,40 +68,78 @@ def find_or_plan(job: Job, events: Events) -> tuple[Run, Loaded | None]:
     """The run that this job continues or already is, else a newly planned one; of two processes
     that start the same thing at once, one plans it."""
     with lease.held(job.folder, f".{job.suite.name}.planning.lock"):
-        run = prepare.find(job)
+        run = folder.find(job)
         return (run, None) if run else plan(job, events)
 
 
-def plan(job: Job, events: Events) -> tuple[Run, Loaded]:
-    """Build every request, plan the batches and write the run's folder."""
+def plan(job: Job, events: Events) -> tuple[Run, Loaded | None]:
+    """Write the folder of a run with its batches: those that follow from the same inputs and were
+    kept, else from every request, which are then loaded."""
     started = time.monotonic()
-    loaded = load(job, events)
     tokenizer = Tokenizer(job.model)
+    inputs = _plan_inputs(job, tokenizer)
+    key = plan_cache.key(inputs)
+    kept = plan_cache.read(key)
+    loaded = None
+    if kept:
+        body, blocks = kept.body, [kept.tokens]
+        events.say("planned before: the same requests in the same tokens")
+    else:
+        loaded, body, blocks = _build(job, tokenizer, inputs, events)
+        plan_cache.write(key, body, blocks)
+    run = folder.create(job, body, blocks, tokenizer.template)
+    events.log(
+        "planned",
+        seconds=time.monotonic() - started,
+        peak_memory_bytes=stamp.peak_memory_bytes(),
+        requests=sum(len(batch["targets"]) for batch in body["batches"]),
+        batches=len(body["batches"]),
+        kept=kept is not None,
+    )
+    return run, loaded
+
+
+def _plan_inputs(job: Job, tokenizer: Tokenizer) -> dict[str, Any]:
+    """Everything that a plan follows from, evalkit's own code aside."""
+    tokenizer.chat_template_for(job.suite.apply_chat_template)  # chooses one of several
+    max_length = tokenizer.max_length
+    if job.engine.foreign:
+        from evalkit.harness import classes
+
+        max_length = classes.plan_length(job.engine, max_length)
+    return {
+        "suite": job.inputs["suite"],
+        "tokenizer": job.model.tokenizer_files(),
+        "level": job.level,
+        "policy": job.policy.to_json(),
+        "max_length": max_length,
+        "rope_limit": architecture.rope_limit(job.model.config),
+        "chat_template": tokenizer.template if job.suite.apply_chat_template else None,
+        "versions": {name: stamp.version(name) for name in PLANNERS},
+    }
+
+
+def _build(
+    job: Job, tokenizer: Tokenizer, inputs: dict[str, Any], events: Events
+) -> tuple[Loaded, dict[str, Any], list[bytes]]:
+    """Load the suite, build and tokenise its requests, and pack them: plan.json and plan.tokens."""
+    loaded = load(job, events)
     documents = sum(
         min(job.suite.limit or t.documents, t.documents) for t in job.lock.tasks.values()
     )
     with events.phase("build", documents, "documents") as phase:
         template = tokenizer.chat_template_for(job.suite.apply_chat_template)
         built = requests.build(loaded, template, phase.advance)
+    tokenizer.max_length = inputs["max_length"]
     with events.phase("tokenise", len(built), "requests") as phase:
         rows = tokenise(built, tokenizer, phase.advance)
-    suite_id = canon.digest(job.inputs["suite"])
     body, blocks = planning.build(
         rows,
         job.policy,
-        suite_id=suite_id,
-        tokenizer=job.model.tokenizer_files(),
-        max_length=tokenizer.max_length,
+        suite_id=canon.digest(job.inputs["suite"]),
+        **{key: inputs[key] for key in ("tokenizer", "max_length", "level", "rope_limit")},
     )
-    run = prepare.create(job, body, blocks, tokenizer.template)
-    events.log(
-        "planned",
-        seconds=time.monotonic() - started,
-        peak_memory_bytes=stamp.peak_memory_bytes(),
-        requests=len(built),
-        batches=len(body["batches"]),
-    )
-    return run, loaded
+    return loaded, body, blocks
 
 
 def load(job: Job, events: Events) -> Loaded:
@@ -123,59 +164,68 @@ def finish(run: Run, job: Job, loaded: Loaded | None, events: Events, argv: list
 
 def plan_only(options: Options, events: Events) -> Path:
     """Plan a run, or find the one that is already planned; its folder."""
-    run, loaded = find_or_plan(prepare_job(options, events), events)
-    if loaded is not None:
+    run, _ = find_or_plan(prepare_job(options, events), events)
+    if not (run.folder / "events").exists():  # new: how it was planned is kept
         events.open(run.folder / "events" / f"{executing.segment_name()}.jsonl")
         events.close()
     return run.folder
 
 
 def execute_only(
-    folder: Path, events: Events, *, model: str | None, device: str | None, offline: bool
-) -> None:
-    """Answer a planned run's batches. `model`: where it lies, if not where its name says."""
-    run = prepare.read(folder)
+    where: Path, events: Events, *,
+    model: str | None, adapter: Path | None, device: str | None, offline: bool,
+) -> None:  # fmt: skip
+    """Answer a planned run's batches. `model`, `adapter`: where they lie, if not where their names
+    say."""
+    run = folder.read(where)
     found = _model(run, model, offline)
     from evalkit.engine import core
 
-    chosen = executing.Device(core.pick_device(device), run.body["inputs"]["numerics"])
-    with lease.held(folder):
+    asked = run.body["options"]["adapter"]
+    place = executing.Place(core.pick_device(device), adapter or (Path(asked) if asked else None))
+    with lease.held(where):
         try:
-            executing.execute(run, found, chosen, events)
+            executing.execute(run, found, place, events)
         finally:
             events.close()
 
 
 def finish_only(
-    folder: Path, events: Events, argv: list[str], *,
+    where: Path, events: Events, argv: list[str], *,
     suite: str | None, model: str | None, offline: bool,
 ) -> None:  # fmt: skip
     """Score an executed run and write its record. `suite`, `model`: where they lie, if not where
     their names say."""
-    run = prepare.read(folder)
+    run = folder.read(where)
     if run.finished:
         events.say("this run is already finished")
         return
-    asked = run.body["options"]
-    options = Options(
+    job = prepare.prepare(_to_score(run, suite, model, offline))
+    if job.inputs["suite"] != run.body["inputs"]["suite"]:
+        name, old, new = folder.first_difference(run.body["inputs"]["suite"], job.inputs["suite"])
+        raise EvalkitError(f"the suite is not the planned one, {name}: {old} -> {new}")
+    with _worked_on(run, events):
+        events.open(where / "events" / f"{executing.segment_name()}.jsonl")
+        finish(run, job, None, events, argv)
+
+
+def _to_score(run: Run, suite: str | None, model: str | None, offline: bool) -> Options:
+    """What scoring needs of a run's options: the suite and the tokenizer; no engine, so neither its
+    package nor an adapter, and no level to find out."""
+    asked, dtype = run.body["options"], run.body["inputs"]["numerics"]["dtype"]
+    return Options(
         model=model or asked["model"],
         suite=suite or asked["suite"],
         revision=_revision(run),
         limit=asked["limit"],
-        out=folder.parent.parent,
+        out=run.folder.parent.parent,
         offline=offline,
-        dtype=run.body["inputs"]["numerics"]["dtype"],
+        dtype=dtype if isinstance(dtype, str) else None,
+        level="C",
         seed=asked["seed"],
         allow_pickle=asked["allow_pickle"],
         trust_remote_code=asked["trust_remote_code"],
     )
-    job = prepare.prepare(options)
-    if job.inputs["suite"] != run.body["inputs"]["suite"]:
-        name, old, new = prepare.first_difference(run.body["inputs"]["suite"], job.inputs["suite"])
-        raise EvalkitError(f"the suite is not the planned one, {name}: {old} -> {new}")
-    with _worked_on(run, events):
-        events.open(folder / "events" / f"{executing.segment_name()}.jsonl")
-        finish(run, job, None, events, argv)
 
 
 def _revision(run: Run) -> str | None:

@@ -140,10 +140,11 @@ def environment(hardware: dict[str, Any]) -> dict[str, Any]:
 
 
 def segment_start(hardware: dict[str, Any]) -> dict[str, Any]:
-    """Who runs this stretch: host, hardware and Slurm's ids."""
+    """Who runs this stretch: host, hardware (unknown where a server computes) and Slurm's ids."""
     slurm = {name: os.environ[name] for name in SLURM if name in os.environ}
     named = hardware["gpu"] or [f"{_cpu()} ({os.cpu_count()} cores)"]
-    return {"host": socket.gethostname(), "hardware": ", ".join(named), "slurm": slurm or None}
+    machine = named if isinstance(named, dict) else ", ".join(named)
+    return {"host": socket.gethostname(), "hardware": machine, "slurm": slurm or None}
 
 
 def command(argv: list[str]) -> list[str]:

@@ -100,14 +100,21 @@ def _shots(record: dict[str, Any], name: str) -> str:
     return found.pop() if len(found) == 1 else "mixed"
 
 
-def _health(health: dict[str, int]) -> str:
-    found = [f"{count:,} {name.replace('_', ' ')}" for name, count in health.items() if count]
+def _health(health: dict[str, Any]) -> str:
+    found = [
+        f"{name.replace('_', ' ')} unknown" if isinstance(count, dict)
+        else f"{count:,} {name.replace('_', ' ')}"
+        for name, count in health.items()
+        if count
+    ]  # fmt: skip
     return ", ".join(found) or "nothing to report"
 
 
 def notes(record: dict[str, Any]) -> list[str]:
     """What a reader of the scores should know of how the model was asked."""
     found = []
+    if not record["engine"]["bit_repeatable"]:
+        found.append(f"not bit-repeatable: {record['engine']['name']} computed the answers")
     if record["model"]["chat_template"] and not record["suite"]["apply_chat_template"]:
         found.append("the model has a chat template, and the suite does not apply it")
     return found
@@ -126,6 +133,31 @@ def _show_chance(record: dict[str, Any], console: Console) -> None:
         verdict = "at chance" if at_chance(score, stderr, chance) else "NOT at chance"
         console.print(f"  {name:<14} {score:.3f} ± {stderr:.3f}, chance {chance:.3f}: {verdict}",
                       markup=False)  # fmt: skip
+
+
+def show_plan(folder: Path, console: Console) -> None:
+    """Print what a plan will compute: its level, its batches, and the longest of them."""
+    console.print(_planned(canon.read_json(folder / "plan.json")))
+
+
+def _planned(plan: dict[str, Any]) -> Table:
+    batches, trunks = plan["batches"], plan["trunks"]
+    padded = sum(batch["rows"] * batch["width"] for batch in batches)
+    tokens = sum(batch["tokens"] for batch in batches)
+    requests = {(b["task"], t[-1].partition("#")[0]) for b in batches for t in b["targets"]}
+    longest = max(batches, key=lambda batch: batch["cost"])
+    rows = {
+        "level": plan["level"],
+        "requests": f"{len(requests):,}",
+        "batches": f"{len(batches):,} on {len(trunks):,} shared prefixes",
+        "computed": f"{tokens + sum(trunk['length'] for trunk in trunks):,} tokens",
+        "padding": f"{100 * (padded - tokens) / max(padded, 1):.1f}%",
+        "longest": f"{escape(longest['task'])}, {longest['cost']:,} tokens",
+    }
+    table = Table(box=None, pad_edge=False, show_header=False)
+    for name, value in rows.items():
+        table.add_row(name, value)
+    return table
 
 
 def status(folder: Path) -> str:

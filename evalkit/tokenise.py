@@ -3,9 +3,11 @@
 The rules are lm-eval 0.4.13's `hf` model's, copied exactly: trailing spaces of a context move to
 the continuation, the two are split by the length of the encoded context, an empty context becomes
 the prefix token, BOS is decided string by string, and what is too long is cut on the left after
-context and continuation are joined. Every distinct string is tokenised once, in batches.
+context and continuation are joined. A string is tokenised once for all the requests around it
+that share it, and many at a time.
 """
 
+import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +19,7 @@ import numpy.typing as npt
 from evalkit.errors import EvalkitError
 from evalkit.request import Request
 
-CHUNK = 4096  # strings handed to the tokenizer at once
+CHUNK = 2048  # requests whose strings are in memory at once
 Tokens = npt.NDArray[np.uint32]  # [tokens]; a Python list of ints takes nine times the memory
 
 
@@ -97,12 +99,16 @@ def tokenise(
     fit the model, or leaves no room to generate.
     """
     made = Tokenised([])
-    encoded = _encode_all(requests, encoder, advance)
     shared: dict[tuple[object, ...], tuple[Tokens, list[Target]]] = {}
-    for request in requests:
-        for tokens, target in _row_parts(request, encoder, encoded, made):
-            key = (request.task, request.kind, request.settings, tokens.tobytes())
-            shared.setdefault(key, (tokens, []))[1].append(target)
+    for first in range(0, len(requests), CHUNK):
+        chunk = requests[first : first + CHUNK]
+        encoded = _encode_all(chunk, encoder)
+        for request in chunk:
+            for tokens, target in _row_parts(request, encoder, encoded, made):
+                digest = hashlib.sha256(tokens.tobytes()).digest()  # a tenth of the tokens' memory
+                key = (request.task, request.kind, request.settings, digest)
+                shared.setdefault(key, (tokens, []))[1].append(target)
+        advance(len(chunk))
     for tokens, targets in shared.values():
         if targets[0].request.kind == "generate_until":  # a repeat is an answer of its own
             made.rows.extend(Row(tokens, (target,)) for target in targets)
@@ -134,22 +140,14 @@ def _texts(request: Request, encoder: Encoder) -> Iterable[tuple[str, bool]]:
             yield text, not encoder.starts_with_prefix(text)
 
 
-def _encode_all(
-    requests: Sequence[Request], encoder: Encoder, advance: Callable[[int], None]
-) -> Encoded:
+def _encode_all(requests: Sequence[Request], encoder: Encoder) -> Encoded:
     wanted = dict.fromkeys(key for request in requests for key in _texts(request, encoder))
     encoded: Encoded = {}
-    done = told = 0
     for special_tokens in (True, False):
         texts = [text for text, special in wanted if special == special_tokens]
-        for start in range(0, len(texts), CHUNK):
-            chunk = texts[start : start + CHUNK]
-            ids = encoder.encode(chunk, special_tokens=special_tokens)
-            for text, tokens in zip(chunk, ids, strict=True):
-                encoded[text, special_tokens] = np.asarray(tokens, dtype=np.uint32)
-            done += len(chunk)
-            advance(len(requests) * done // len(wanted) - told)
-            told = len(requests) * done // len(wanted)
+        ids = encoder.encode(texts, special_tokens=special_tokens)
+        for text, tokens in zip(texts, ids, strict=True):
+            encoded[text, special_tokens] = np.asarray(tokens, dtype=np.uint32)
     return encoded
 
 
@@ -188,6 +186,12 @@ def _prompt(
             f"task '{request.task}' generates up to {request.settings.max_gen_toks} tokens but the"
             f" model's context is {encoder.max_length}",
             fix="choose a model with a longer context, or set gen_kwargs.max_gen_toks in the suite",
+        )
+    if not len(tokens):
+        raise EvalkitError(
+            f"request {request.id}: its prompt is empty and the tokenizer adds no BOS, so there is"
+            " nothing to go on from",
+            fix="lm-eval can't generate for this document with this tokenizer either",
         )
     if len(tokens) > room:
         made.truncated[request.task] += 1

@@ -5,7 +5,7 @@ files for every platform at once. The CUDA 13 lock comes first and the others fo
 the CPU lock is that lock with PyTorch's CPU build (cpu-torch.txt) and without the CUDA libraries,
 so the two never drift apart. Versions that stand in a lock stay while they fit; to take the newest
 of everything, remove requirements/*.lock first. No lock names an index: where packages come from is
-the business of the machine that installs.
+the business of the machine that installs. The lock of the tests' server is apart: it follows no other.
 """
 
 import os
@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 HERE = ROOT / "requirements"
 UV = "uv==0.13.9"
 PYTHON = "3.11"  # the oldest supported; one version of a package for all Pythons, not one for each
-RUN = ["pyproject.toml", "--extra", "run"]
+RUN = ["pyproject.toml", "--extra", "lora"]  # all that can run a model
 SOURCES = {  # in this order: each one's versions bind those after it
     "cuda13": [*RUN, "requirements/cuda13.in"],
     "cuda12": [*RUN, "requirements/cuda12.in"],
@@ -28,6 +28,7 @@ SOURCES = {  # in this order: each one's versions bind those after it
     "build": ["requirements/build.in"],
     "dev": ["requirements/dev.in"],
 }
+SERVED = ["requirements/served.in", "--overrides", "requirements/served-overrides.txt"]
 CUDA = re.compile(r"(nvidia|cuda|triton|torch)\b")  # what differs from one torch build to the next
 
 
@@ -37,7 +38,9 @@ def main() -> None:
         uv = install_uv(Path(folder))
         for name, sources in SOURCES.items():
             write(name, compile_lock(uv, name, sources, Path(folder)), sources)
+        served = cpu_lock(compile_lock(uv, "served", SERVED, Path(folder)))
     write("cpu", cpu_lock(read("cuda13")), [*SOURCES["cuda13"], "requirements/cpu-torch.txt"])
+    write("served", served, [*SERVED, "requirements/cpu-torch.txt"])
 
 
 def install_uv(folder: Path) -> Path:
@@ -56,7 +59,7 @@ def compile_lock(uv: Path, name: str, sources: list[str], folder: Path) -> list[
     command = [str(uv), "pip", "compile", "--quiet", "--universal", "--python-version", PYTHON]
     command += ["--fork-strategy", "fewest", "--generate-hashes", "--no-header", "--no-annotate"]
     command += ["--no-emit-index-url", "--output-file", str(output), *sources]
-    earlier = list(SOURCES)[: list(SOURCES).index(name)]
+    earlier = list(SOURCES)[: list(SOURCES).index(name)] if name in SOURCES else []
     bound = {block.split(" ")[0] for other in earlier for block in read(other)}
     constraints = folder / "constraints.txt"
     constraints.write_text("\n".join(sorted(pin for pin in bound if not CUDA.match(pin))))
@@ -86,7 +89,7 @@ def read(name: str) -> list[str]:
 def write(name: str, requirements: list[str], sources: list[str]) -> None:
     """Write the lock `name`, its first line saying how it is made."""
     files = " ".join(source for source in sources if not source.startswith("--"))
-    head = f"# Made by `make lock` from {files.replace(' run ', ' (run) ')}; do not edit.\n"
+    head = f"# Made by `make lock` from {files.replace(' lora ', ' (lora) ')}; do not edit.\n"
     (HERE / f"{name}.lock").write_text(head + "\n".join(requirements) + "\n")
     print(f"requirements/{name}.lock: {len(requirements)} packages", file=sys.stderr)
 

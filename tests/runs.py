@@ -149,7 +149,7 @@ KINDS = {
     "loglikelihood_rolling": "loglikelihood_rolling",
     "generate_until": "generate_until",
 }
-SETTINGS = {
+SETTINGS: Value = {
     "until": ["Q"],
     "max_gen_toks": 32,
     "do_sample": False,
@@ -158,7 +158,27 @@ SETTINGS = {
     "top_k": 0,
     "seed": 0,
 }
-POLICY = {"max_tokens": 16384, "max_rows": 2, "max_scored": 2048, "max_slots": 2}
+POLICY = {
+    "max_tokens": 16384,
+    "row_tokens": 256,
+    "max_tree": 1024,
+    "min_trunk": 16,
+    "chunk": 512,
+    "max_rows": 2,
+    "max_scored": 2048,
+    "max_slots": 2,
+    "max_cache": 4096,
+    "waves": 4,
+}
+ENGINE: Value = {
+    "name": "evalkit",
+    "level": "A",
+    "policy": POLICY,
+    "args": {},
+    "versions": {},
+    "bit_repeatable": True,
+}
+TRUNK = [5, 6, 7, 8]  # of the first leaf task, whose rows are trees
 SEGMENT = "20260102T030405Z-host-1-abcd"
 
 
@@ -442,8 +462,10 @@ class Run:
         return digest({k: v for k, v in self.suite.items() if k not in ("name", "partial")})
 
     def _plan(self) -> tuple[Value, bytes]:
+        trunk, block = _trunk()
+        shared = "mmlu_anatomy" in self.configs
         batches: list[Value] = []
-        blocks: list[bytes] = []
+        blocks = [block] * shared
         for leaf in self.configs:
             kind = KINDS[self.configs[leaf]["output_type"]]
             documents = self.parts[leaf]
@@ -454,13 +476,14 @@ class Run:
                 blocks.append(block)
         tokens = b"".join(blocks)
         plan: Value = {
-            "schema": "evalkit/plan/1",
+            "schema": "evalkit/plan/2",
             "ids": {"suite": self.suite_id()},
-            "level": "C",
+            "level": "A",
             "policy": POLICY,
             "tokenizer": {"tokenizer.json": sha256("a tokenizer")},
             "max_length": 128,
             "settings": [SETTINGS],
+            "trunks": [trunk] * shared,
             "batches": batches,
             "truncated": {},
             "missing_bos": 0,
@@ -474,7 +497,7 @@ class Run:
         """A batch's journal line, sealed."""
         answers = {}
         for target in batch["targets"]:
-            part = f"{batch['task']}/{target[3]}"
+            part = f"{batch['task']}/{target[4]}"
             answers[part] = self.answers[part]
         return seal(
             {
@@ -522,7 +545,7 @@ class Run:
         answers = self.answer_digests()
         versions = dict.fromkeys(("evalkit", "torch", "transformers", "tokenizers"), "1.0")
         record: Value = {
-            "schema": "evalkit/record/1",
+            "schema": "evalkit/record/2",
             "ids": {"suite": self.suite_id(), "plan": self.plan["ids"]["plan"]},
             "execution": "0123456789abcdef" * 2,
             "created": "2026-01-02T03:04:05Z",
@@ -543,6 +566,8 @@ class Run:
                 "reference": "made-up/tiny",
                 "revision": "0" * 40,
                 "files": {"model.safetensors": {"size": 7, "sha256": sha256("weights")}},
+                "adapter": None,
+                "quantization": None,
                 "config": digest({}),
                 "tokenizer": digest([]),
                 "chat_template": None,
@@ -558,7 +583,7 @@ class Run:
                 "deterministic": True,
                 "threads": 1,
             },
-            "engine": {"name": "evalkit", "level": "C", "policy": POLICY},
+            "engine": copy.deepcopy(ENGINE),
             "health": self._health(),
             "environment": {
                 "versions": versions,
@@ -639,10 +664,12 @@ def plan_id(plan: Value) -> str:
 
 def run_id(record: Value) -> str:
     """The run's identity."""
+    adapter = record["model"]["adapter"]
     return digest(
         {
             "plan": record["ids"]["plan"],
             "model": {n: f["sha256"] for n, f in record["model"]["files"].items()},
+            "adapter": adapter and {n: f["sha256"] for n, f in adapter["files"].items()},
             "numerics": record["numerics"],
             "engine": record["engine"],
             "versions": record["environment"]["versions"],
@@ -663,34 +690,57 @@ def segment(name: str, batches: int, hardware: str = "a processor") -> Value:
     }
 
 
+def _trunk() -> tuple[Value, bytes]:
+    """The plan's trunk and its compressed block."""
+    data = struct.pack(f"<{len(TRUNK)}I", *TRUNK)
+    name = digest({"parent": None, "tokens": f"sha256:{sha256(data)}"})
+    block = zlib.compress(data, 6)
+    entry = {"id": name, "parent": None, "length": len(TRUNK), "offset": 0, "size": len(block)}
+    return entry, block
+
+
 def _batch(leaf: str, kind: str, rows: list[list[str]], offset: int) -> tuple[Value, bytes]:
     """A batch of one row a document, its token ids made up, and its compressed block."""
     prefix = len(leaf) + 1
+    shared = leaf == "mmlu_anatomy"
     tokens = [[2 + index] * (3 + index) for index in range(len(rows))]
-    lengths = [len(rows), *map(len, tokens)]
-    flat = [token for row in tokens for token in row]
+    starts = [0, 1] if shared else [0]
+    above = [0, 1] if shared else [0]  # plus 1: the second branch hangs on token 0
+    lengths = [len(rows), *map(len, tokens), *[len(starts)] * len(rows)]
+    flat = [*starts * len(rows), *above * len(rows), *(token for row in tokens for token in row)]
     data = struct.pack(f"<{len(lengths) + len(flat)}I", *lengths, *flat)
-    parts = [(row, part) for row, document in enumerate(rows) for part in document]
     settings = SETTINGS if kind == "generate_until" else None
+    targets: list[list[Any]] = [
+        [row, 2 + row, 3 + row, -1, part]
+        if settings
+        else [row, 1, 1 + len(TRUNK) * shared, 7, part]
+        for row, document in enumerate(rows)
+        for part in document
+    ]
     layout = {
         "kind": kind,
         "settings": settings,
+        "trunk": _trunk()[0]["id"] if shared else None,
         "tokens": f"sha256:{sha256(data)}",
-        "targets": [[row, 1, 7, part] for row, part in parts],
+        "targets": targets,
+        "slots": POLICY["max_slots"] if settings else 0,
+        "chunk": POLICY["chunk"],
     }
     block = zlib.compress(data, 6)
+    width = max(map(len, tokens))
     return {
         "id": digest(layout),
         "task": leaf,
         "kind": kind,
         "settings": 0 if settings else None,
+        "trunk": 0 if shared else None,
         "rows": len(rows),
-        "width": max(map(len, tokens)),
-        "cost": 100,
-        "tokens": len(flat),
+        "width": width,
+        "cost": len(rows) * (width + (settings["max_gen_toks"] if settings else 0)),
+        "tokens": sum(map(len, tokens)),
         "offset": offset,
         "size": len(block),
-        "targets": [[row, 1, 7, part[prefix:]] for row, part in parts],
+        "targets": [[*target[:4], target[4][prefix:]] for target in targets],
     }, block
 
 

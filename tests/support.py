@@ -198,6 +198,16 @@ def read(run: Path, name: str = "record.json") -> Any:
     return json.loads((run / name).read_text())
 
 
+def num_batches(run: Path) -> int:
+    """How many batches a run's plan has."""
+    return len(read(run, "plan.json")["batches"])
+
+
+def write(run: Path, record: Any) -> None:
+    """Put a changed record.json into a run's folder."""
+    (run / "record.json").write_text(json.dumps(record))
+
+
 def contents(folder: Path) -> dict[str, bytes]:
     """Every file below a folder by relative name, compressed ones as text."""
     found = {}

@@ -15,17 +15,21 @@ PACKAGE = Path(__file__).resolve().parent.parent / "evalkit"
 # Left to right: a module imports only those before it, also inside its functions. A package is one.
 ORDER = [
     *("errors", "canon", "demo", "events", "schema", "statistics", "request", "hub", "suite"),
-    *("model", "tokenizer", "tokenise", "plan", "journal", "lease", "auditlog", "stamp", "record"),
-    *("engine", "harness", "prepare", "execute", "finish", "run", "verify", "summary", "cli"),
+    *("architecture", "model", "tokenizer", "tokenise", "batch", "trie"),
+    *("sharing", "pack", "batching", "plan", "plan_cache", "journal", "lease", "auditlog"),
+    *("stamp", "record", "choice", "engine", "harness", "prepare", "folder", "execute", "finish"),
+    *("run", "verify", "summary", "cli"),
 ]
 # Who may import what is heavy, or ours to guard; tests/test_light.py holds when that happens.
 DOORS = {
     "lm_eval": {"harness"},
+    "aiohttp": {"harness"},
     "datasets": {"harness"},
-    "huggingface_hub": {"hub", "model", "tokenizer", "harness"},
+    "huggingface_hub": {"hub", "architecture", "model", "tokenizer", "harness"},
     "torch": {"engine", "demo"},
-    "safetensors": {"engine", "demo"},
-    "transformers": {"engine", "model", "tokenizer", "demo"},
+    "safetensors": {"engine", "demo", "architecture"},
+    "transformers": {"engine", "architecture", "tokenizer", "demo"},
+    "peft": {"engine"},
     "tokenizers": {"demo"},
     "jinja2": {"tokenizer", "harness"},
     "click": {"cli"},
@@ -33,7 +37,7 @@ DOORS = {
     "subprocess": {"stamp"},
     "jsonschema": {"schema"},
     "yaml": {"suite", "harness", "verify"},
-    "numpy": {"tokenise", "plan", "harness"},
+    "numpy": {"tokenise", "batch", "trie", "engine", "harness"},
 }
 # Who else than canon may write, and what: a lock that must be made exclusively, a traceback where
 # nothing can be trusted any more, files that other libraries save before canon's rename.
@@ -41,7 +45,8 @@ WRITERS = {
     "lease": {"os.open", "write"},
     "cli": {"mkstemp", "write"},
     "demo.model": {"TemporaryDirectory"},
-    "prepare": {"rmtree"},
+    "folder": {"rmtree"},
+    "plan_cache": {"rmtree"},
 }
 WRITING = {"mkstemp", "NamedTemporaryFile", "TemporaryDirectory", "TemporaryFile", "mkdtemp"}
 WRITING |= {"write_text", "write_bytes", "rmtree", "copyfile", "copytree", "mkdir"}

@@ -492,11 +492,11 @@ def test_a_damaged_plan_json(tmp_path: Path, text: str) -> None:
 def test_a_record_from_a_newer_evalkit(tmp_path: Path) -> None:
     folder = support.finished(tmp_path)
     record = support.read(folder)
-    (folder / "record.json").write_text(json.dumps(record | {"schema": "evalkit/record/2"}))
+    (folder / "record.json").write_text(json.dumps(record | {"schema": "evalkit/record/3"}))
     ran = call("verify", folder)
     assert ran.code == 2 and not ran.err
     first, last = ran.out.splitlines()
-    assert first.startswith("FAIL") and "newer schema (evalkit/record/2)" in first
+    assert first.startswith("FAIL") and "newer schema (evalkit/record/3)" in first
     assert last == "UNREADABLE: upgrade evalkit to verify this record"
 
 

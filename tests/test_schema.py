@@ -10,7 +10,7 @@ from runs import Run
 
 from evalkit import schema
 
-VERSIONED = {"lock", "plan", "journal", "record"}
+VERSIONED = {"lock": 1, "plan": 2, "journal": 1, "record": 2}
 
 
 def nodes(value: Any, path: str = "$") -> Iterator[tuple[str, dict[str, Any]]]:
@@ -35,7 +35,7 @@ def test_a_schema_is_itself_valid_and_names_its_version(name: str) -> None:
     Draft202012Validator.check_schema(loaded)
     assert loaded["$schema"].endswith("draft/2020-12/schema")
     if name in VERSIONED:
-        assert loaded["properties"]["schema"]["const"] == f"evalkit/{name}/1"
+        assert loaded["properties"]["schema"]["const"] == f"evalkit/{name}/{VERSIONED[name]}"
         assert "schema" in loaded["required"]
 
 

@@ -172,7 +172,7 @@ def test_an_environment_that_is_made_anew_keeps_its_stamp_until_it_is_done(
 
 
 def test_every_lock_that_set_up_offers_is_there() -> None:
-    assert {path.stem for path in LOCKS} == {*setup.LOCKS, "build", "dev"}
+    assert {path.stem for path in LOCKS} == {*setup.LOCKS, "build", "dev", "served"}
 
 
 @each_lock
@@ -198,7 +198,7 @@ def test_a_lock_names_no_index(lock: Path) -> None:
 def test_one_package_has_one_version_in_all_locks_but_for_torch() -> None:
     versions: dict[str, set[str]] = {}
     for lock in LOCKS:
-        for name, found in pins(lock).items():
+        for name, found in pins(lock).items() if lock.stem != "served" else ():
             if not locking.CUDA.match(name):
                 versions.setdefault(name, set()).update(found)
     assert {name: found for name, found in versions.items() if len(found) > 1} == {}
@@ -288,6 +288,14 @@ def echo(tmp_path: Path) -> Path:
             "demo",
             {"MODEL": "other", "OFFLINE": "0", "DTYPE": "float32", "DEVICE": "cpu", "SEED": "7"},
             "eval,--model,demo,--suite,demo,--out,results,--dtype,float32,--device,cpu,--seed,7",
+        ),
+        (
+            "eval",
+            {"LEVEL": "B", "PROFILE": "precise", "ADAPTER": "my lora", "ENGINE": "lm-eval:vllm",
+             "ENGINE_ARGS": "model=* base_url=http://127.0.0.1:8000/v1?a=`x`&b=;c"},
+            "eval,--suite,core,--out,results,--level,B,--profile,precise,--adapter,my lora"
+            ",--engine,lm-eval:vllm,--engine-arg,model=*"
+            ",--engine-arg,base_url=http://127.0.0.1:8000/v1?a=`x`&b=;c",
         ),
         ("verify", {"RUN": "results/a run"}, "verify,results/a run"),
         ("verify", {}, "verify"),

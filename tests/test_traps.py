@@ -510,7 +510,11 @@ def test_no_path_of_this_host_and_no_address_is_published(
 
 def test_a_chat_model_that_is_asked_without_its_template_is_pointed_out() -> None:
     """lm-eval looks for "inst" or "chat" in the model's name, and only logs a warning."""
-    record = {"model": {"chat_template": "sha256:0"}, "suite": {"apply_chat_template": False}}
+    record = {
+        "model": {"chat_template": "sha256:0"},
+        "suite": {"apply_chat_template": False},
+        "engine": {"bit_repeatable": True},
+    }
     assert summary.notes(record) == [
         "the model has a chat template, and the suite does not apply it"
     ]

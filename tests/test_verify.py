@@ -143,18 +143,18 @@ def test_answers_in_several_segments_are_one_journal(tmp_path: Path) -> None:
 
 def test_a_newer_record_asks_for_an_upgrade(tmp_path: Path) -> None:
     run = Run()
-    run.record["schema"] = "evalkit/record/2"
+    run.record["schema"] = "evalkit/record/3"
     run.record["surprise"] = 1
     report = judged(run, tmp_path)
     assert failed(report) == {"record"}
     assert report.exit_code is Exit.USAGE
     assert report.checks[0].detail == (
-        "record from a newer schema (evalkit/record/2); this evalkit reads up to 1: upgrade evalkit"
+        "record from a newer schema (evalkit/record/3); this evalkit reads up to 2: upgrade evalkit"
     )
     assert report.lines()[-1].startswith("UNREADABLE")
 
 
-@pytest.mark.parametrize("name", ["evalkit/record/0", "evalkit/other/2", "evalkit/record/1x", None])
+@pytest.mark.parametrize("name", ["evalkit/record/0", "evalkit/other/2", "evalkit/record/2x", None])
 def test_another_schema_is_not_a_record(tmp_path: Path, name: str | None) -> None:
     run = Run()
     run.record["schema"] = name
@@ -170,7 +170,7 @@ def test_another_schema_is_not_a_record(tmp_path: Path, name: str | None) -> Non
         "{",
         "[]",
         "null",
-        '{"schema":"evalkit/record/1","schema":"x"}',
+        '{"schema":"evalkit/record/2","schema":"x"}',
         "[" * 200_000,
         '{"a":NaN}',
     ],
@@ -320,7 +320,7 @@ ENVIRONMENT = {
     "cpu",
     "gpu",
 }
-COUNTS = {"answers_not_found", "exact_ties", "split_batches"}
+COUNTS = {"answers_not_found", "exact_ties"}
 
 
 def vouched(path: tuple[Any, ...]) -> bool:
@@ -361,7 +361,7 @@ def test_each_id_follows_from_what_it_covers(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize(
     ("section", "key", "value"),
-    [("numerics", "dtype", "bfloat16"), ("numerics", "tf32", True), ("engine", "level", "D")],
+    [("numerics", "dtype", "bfloat16"), ("numerics", "tf32", True), ("engine", "level", "B")],
 )
 def test_a_changed_setting_no_longer_gives_the_run_id(
     tmp_path: Path, section: str, key: str, value: Any
@@ -378,14 +378,16 @@ def replace_first_block(run: Run, block: bytes) -> None:
     first, *others = run.plan["batches"]
     for other in others:
         other["offset"] += len(block) - first["size"]
-    run.tokens = block + run.tokens[first["size"] :]
+    before, end = run.tokens[: first["offset"]], first["offset"] + first["size"]
+    run.tokens = before + block + run.tokens[end:]
     first["size"] = len(block)
     run.plan["tokens"] = {"size": len(run.tokens), "sha256": runs.sha256(run.tokens)}
 
 
 def test_a_changed_token_is_not_the_batch_that_was_planned(tmp_path: Path) -> None:
     run = Run()
-    block = bytearray(zlib.decompress(run.tokens[: run.plan["batches"][0]["size"]]))
+    first = run.plan["batches"][0]
+    block = bytearray(zlib.decompress(run.tokens[first["offset"] :][: first["size"]]))
     block[-4] ^= 1
     replace_first_block(run, zlib.compress(bytes(block), 6))
     report = judged(run, tmp_path)
@@ -799,11 +801,98 @@ def test_what_should_be_zero_is_a_warning_with_its_count(tmp_path: Path) -> None
 
     run = Run(answer=cut)
     run.record["health"] |= {"cut_generations": 3, "answers_not_found": 2, "split_batches": 1}
+    run.lines[0] = runs.seal(run.lines[0] | {"split": 2})
     report = judged(run, tmp_path)
     assert failed(report) == set()
     detail = line(report, "health", Status.WARN)
     assert "3 generations cut at the length limit" in detail
     assert "1 batches split because memory ran out" in detail
+
+
+@pytest.mark.parametrize("recorded", [0, 2])
+def test_another_count_of_split_batches_than_the_journals_is_found(
+    tmp_path: Path, recorded: int
+) -> None:
+    run = Run()
+    run.lines[0] = runs.seal(run.lines[0] | {"split": 1})
+    run.record["health"]["split_batches"] = recorded
+    assert "split_batches is 1" in line(judged(run, tmp_path), "health", Status.FAIL)
+
+
+@pytest.mark.parametrize("depth", [0, -1, 1.5, True, "1", None])
+def test_a_split_that_is_no_depth_is_no_journal_line(tmp_path: Path, depth: Any) -> None:
+    run = Run()
+    run.lines[0] = runs.seal(run.lines[0] | {"split": depth})
+    assert "journal" in failed(judged(run, tmp_path))
+
+
+# the engine
+
+
+def made_by(run: Run, engine: dict[str, Any], numerics: dict[str, Any] | None = None) -> Run:
+    """The run as if another engine had answered it, with the ids that follow."""
+    run.record["engine"] |= engine
+    run.record["numerics"] |= numerics or {}
+    run.record["ids"]["run"] = runs.run_id(run.record)
+    run.lines = [run.line(batch) for batch in run.plan["batches"]]
+    return run
+
+
+def test_the_engine_has_a_line_that_says_how_it_computed(tmp_path: Path) -> None:
+    report = judged(Run(), tmp_path)
+    assert line(report, "engine", Status.PASS) == "evalkit, level A, native float32"
+    assert "bit-repeatable" not in report.lines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("engine", "numerics", "words"),
+    [
+        ({"bit_repeatable": False}, {}, "evalkit claims bit_repeatable False"),
+        ({"name": "lm-eval:hf"}, {}, "lm-eval:hf claims bit_repeatable True"),
+        ({"name": "lm-eval:hf", "bit_repeatable": False}, {}, "has level A, not C"),
+        ({"args": {"a": "b"}}, {}, "has no arguments"),
+        ({"versions": {"lm_eval": "1"}}, {}, "has no arguments and no versions"),
+        ({}, {"tf32": {"unknown": "why"}}, "numerics that it says it does not know"),
+    ],
+)
+def test_an_engine_that_claims_what_it_is_not_is_found(
+    tmp_path: Path, engine: dict[str, Any], numerics: dict[str, Any], words: str
+) -> None:
+    report = judged(made_by(Run(), engine, numerics), tmp_path)
+    assert failed(report) == {"engine"}
+    assert words in line(report, "engine", Status.FAIL)
+
+
+def untold(part: str, answer: dict[str, Any]) -> dict[str, Any]:
+    """A generation of which the engine gives the text only."""
+    if "text" not in answer:
+        return answer
+    why = {"unknown": "the text only"}
+    return answer | dict.fromkeys(("tokens", "logprobs", "margins", "stop"), why)
+
+
+def test_only_a_foreign_engine_may_leave_an_answers_parts_untold(tmp_path: Path) -> None:
+    own = judged(Run(answer=untold), tmp_path)
+    assert "is not a generate_until answer" in line(own, "journal", Status.FAIL)
+    run = made_by(Run(answer=untold), {"name": "lm-eval:hf", "bit_repeatable": False})
+    run.record["health"]["cut_generations"] = {"unknown": "the text only"}
+    report = judged(run, tmp_path / "foreign")
+    assert failed(report) == {"engine"}  # its plan's level is A here; all else is right
+    assert "at the length limit: unknown (the text only)" in line(report, "health", Status.WARN)
+    assert report.caveat == "not bit-repeatable (lm-eval:hf)"
+
+
+def test_a_count_that_can_be_known_may_not_be_called_unknown(tmp_path: Path) -> None:
+    run = Run()
+    run.record["health"]["cut_generations"] = {"unknown": "who knows"}
+    assert "cut_generations" in line(judged(run, tmp_path), "health", Status.FAIL)
+
+
+def test_segments_on_hardware_that_is_not_known_are_not_called_alike(tmp_path: Path) -> None:
+    run = Run()
+    run.record["segments"][0]["hardware"] = {"unknown": "a server computed it"}
+    report = judged(run, tmp_path)
+    assert line(report, "segments", Status.WARN) == "what they ran on is not known"
 
 
 def test_segments_on_unlike_hardware_are_a_warning(tmp_path: Path) -> None:

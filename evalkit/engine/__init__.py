@@ -5,6 +5,6 @@ because lm-eval's stop conditions are strings. Policy lives in the plan: no batc
 or resized here.
 """
 
-from evalkit.engine.core import Engine, Numerics, hardware, load
+from evalkit.engine.core import Engine, Numerics, hardware, load, numerics_for, quantization
 
-__all__ = ["Engine", "Numerics", "hardware", "load"]
+__all__ = ["Engine", "Numerics", "hardware", "load", "numerics_for", "quantization"]

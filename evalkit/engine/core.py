@@ -1,99 +1,68 @@
-"""Loads a model under fixed numerics, and sends a batch to scoring or to generation."""
+"""The engine itself: a loaded model that sends a batch to scoring or to generation."""
 
-import os
-from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from evalkit.engine import generate, scoring
+from evalkit.batch import Batch
+from evalkit.engine import attention, decoding, generate, rotary, scoring, split, weights
+from evalkit.engine.numerics import Numerics, fix_numerics, numerics_for, quantization
 from evalkit.errors import EvalkitError, Exit
 from evalkit.model import Model
-from evalkit.plan import Batch
 from evalkit.tokenizer import Tokenizer
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+__all__ = [
+    "NAME", "Engine", "Numerics", "hardware", "load", "numerics_for",
+    "pick_device", "quantization",
+]  # fmt: skip
 NAME = "evalkit"
 
 
-@dataclass(frozen=True, slots=True)
-class Numerics:
-    """Every setting that can change a bit of an answer on the same hardware: part of the run id."""
-
-    dtype: str
-    profile: str = "native"
-    attention: str = "sdpa"
-    tf32: bool = False
-    deterministic: bool = True
-    threads: int = 1
-
-    def to_json(self) -> dict[str, Any]:
-        """The numerics as the record holds them."""
-        return {name: getattr(self, name) for name in self.__slots__}
-
-
-def numerics_for(model: Model, dtype: str | None) -> Numerics:
-    """The numerics of a run: the weights' own dtype unless another is asked for."""
-    config = model.config
-    inner = config.get("text_config") or config
-    stated = inner.get("dtype") or inner.get("torch_dtype") or config.get("dtype") or "float32"
-    chosen = (dtype or str(stated)).removeprefix("torch.")
-    if chosen not in DTYPES:
-        raise EvalkitError(f"unknown dtype '{chosen}'", fix=f"choose from {', '.join(DTYPES)}")
-    return Numerics(dtype=chosen)
-
-
-def pick_device(device: str | None) -> str:
-    """The device asked for, or the first GPU, or the CPU; EvalkitError when it isn't there."""
-    chosen = device or ("cuda:0" if torch.cuda.is_available() else "cpu")
-    try:
-        kind = torch.device(chosen).type
-    except RuntimeError:
-        kind = ""
-    if kind not in ("cpu", "cuda"):
-        raise EvalkitError(f"unknown device '{chosen}'", fix="use cpu, cuda or cuda:N")
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise EvalkitError(
-            f"device '{chosen}' is asked for but torch sees no GPU",
-            fix="run nvidia-smi; the lock may be the CPU one (LOCK=cuda13 make setup)",
-            code=Exit.MISSING,
-        )
-    return chosen
-
-
-def fix_numerics(numerics: Numerics) -> None:
-    """Set torch's global switches; nothing is tuned by the clock or read from the host."""
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS's deterministic setting
-    torch.set_num_threads(numerics.threads)
-    torch.use_deterministic_algorithms(numerics.deterministic)
-    torch.backends.cudnn.benchmark = False
-    torch.backends.cuda.matmul.allow_tf32 = numerics.tf32
-    torch.backends.cudnn.allow_tf32 = numerics.tf32
-
-
 class Engine:
-    """A loaded model. `execute` is a pure function of the weights, the numerics and the batch."""
+    """A loaded model. `execute` is a pure function of the weights, the numerics and the batch.
 
-    def __init__(self, model: Any, tokenizer: Tokenizer, device: str) -> None:
+    `device` is where inputs go (that of the embedding, where the model lies on several); `kept` is
+    the last trunk's state, which only saves time and is dropped when memory runs out; `last_split`
+    is how deep the last executed batch was cut in halves for lack of memory: 0, it was not.
+    """
+
+    def __init__(
+        self, model: Any, tokenizer: Tokenizer, device: str, level: str, numerics: Numerics
+    ) -> None:
         self.model, self.tokenizer, self.device = model, tokenizer, torch.device(device)
+        self.level, self.numerics = level, numerics
         self.eos_ids = eos_ids(model, tokenizer)
-        self.processors = generate.processors(getattr(model, "generation_config", None))
+        self.processors = decoding.processors(getattr(model, "generation_config", None))
         self.eos_text: str = tokenizer.hf.eos_token or ""
+        self.kept: Any = None
+        self.last_split = 0
 
     def execute(self, batch: Batch) -> dict[str, dict[str, Any]]:
-        """Answers of a batch by part id; EvalkitError when the device runs out of memory."""
-        try:
-            with torch.inference_mode():
-                if batch.kind == "generate_until":
-                    return generate.generate(self, batch)
-                return scoring.score(self.model, batch, self.device)
-        except torch.OutOfMemoryError:
+        """Answers of a batch by part id, and `last_split`; EvalkitError when the device has too
+        little memory for a single row."""
+        done = split.run(batch, self._answers, self._free)
+        if done is None:
             raise EvalkitError(
-                f"out of memory in a batch of {len(batch.rows)} rows x {batch.width} tokens",
+                f"out of memory in a batch of {len(batch.rows)} rows x {batch.width} tokens, cut"
+                " down to one row",
                 where=str(self.device),
                 fix="use a GPU with more memory; what is done is kept",
                 code=Exit.MISSING,
-            ) from None
+            )
+        answers, self.last_split = done
+        return answers
+
+    def _answers(self, batch: Batch) -> dict[str, dict[str, Any]]:
+        with torch.inference_mode():
+            rotary.reset(self.model)
+            if batch.kind == "generate_until":
+                return generate.generate(self, batch)
+            return scoring.score(self, batch)
+
+    def _free(self) -> None:
+        self.kept = None
+        torch.cuda.empty_cache()  # does nothing where there is no GPU
 
 
 def eos_ids(model: Any, tokenizer: Tokenizer) -> frozenset[int]:
@@ -104,39 +73,48 @@ def eos_ids(model: Any, tokenizer: Tokenizer) -> frozenset[int]:
     return frozenset(token for token in found if token is not None)
 
 
-def load(model: Model, tokenizer: Tokenizer, numerics: Numerics, device: str) -> Engine:
-    """Load the weights. Raises EvalkitError when transformers can't, in its first line's words."""
-    from safetensors import SafetensorError
-    from transformers import AutoModelForCausalLM
-    from transformers.utils import logging
-
-    quiet: Any = logging  # untyped
-    quiet.set_verbosity_error()
-    quiet.disable_progress_bar()
+def load(
+    model: Model, tokenizer: Tokenizer, numerics: Numerics, device: str,
+    *, level: str, adapter: Path | None = None,
+) -> Engine:  # fmt: skip
+    """Fix the numerics and load the weights on `device` ("auto": over all GPUs), ready for batches
+    of a level. Raises EvalkitError when that can't be done."""
     fix_numerics(numerics)
+    loaded = weights.load(model, numerics, device, adapter)
+    if level == "A":
+        attention.switch(loaded, attention.NAME)
+    if device == weights.AUTO:
+        device = str(loaded.get_input_embeddings().weight.device)
+    return Engine(loaded, tokenizer, device, level, numerics)
+
+
+def pick_device(device: str | None) -> str:
+    """The device asked for, or the first GPU, or the CPU; EvalkitError when it isn't there."""
+    chosen = device or ("cuda:0" if torch.cuda.is_available() else "cpu")
     try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            model.folder,
-            dtype=DTYPES[numerics.dtype],
-            attn_implementation=numerics.attention,
-            trust_remote_code=model.trust_remote_code,
-            use_safetensors=None if any(n.endswith(".safetensors") for n in model.files) else False,
-        )
-        loaded = loaded.to(device).eval()
-    except (OSError, ValueError, RuntimeError, KeyError, ImportError, SafetensorError) as error:
-        reason = str(error).strip().split("\n")[0]
+        kind = "cuda" if chosen == weights.AUTO else torch.device(chosen).type
+    except RuntimeError:
+        kind = ""
+    if kind not in ("cpu", "cuda"):
         raise EvalkitError(
-            f"transformers can't load '{model.reference}': {reason}", where=str(model.folder)
-        ) from None
-    return Engine(loaded, tokenizer, device)
+            f"unknown device '{chosen}'", fix="use cpu, cuda or cuda:N, or auto for all GPUs"
+        )
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise EvalkitError(
+            f"device '{chosen}' is asked for but torch sees no GPU",
+            fix="run nvidia-smi; the lock may be the CPU one (LOCK=cuda13 make setup)",
+            code=Exit.MISSING,
+        )
+    return chosen
 
 
 def hardware(device: str) -> dict[str, Any]:
-    """What the answers were computed on: the device and, for a GPU, its name and CUDA version."""
-    if torch.device(device).type != "cuda":
+    """What the answers were computed on: the device and, for GPUs, their names (of "auto", those of
+    all that are visible) and the CUDA version."""
+    if device == weights.AUTO:
+        names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    elif torch.device(device).type == "cuda":
+        names = [torch.cuda.get_device_name(torch.device(device))]
+    else:
         return {"device": "cpu", "gpu": [], "cuda": None}
-    return {
-        "device": device,
-        "gpu": [torch.cuda.get_device_name(torch.device(device))],
-        "cuda": torch.version.cuda,
-    }
+    return {"device": device, "gpu": names, "cuda": torch.version.cuda}

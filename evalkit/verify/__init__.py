@@ -17,7 +17,7 @@ from evalkit.verify import plan as plans
 from evalkit.verify import results as published
 from evalkit.verify import samples as sampled
 from evalkit.verify.folder import BROKEN, Folder, reason
-from evalkit.verify.report import Check, Findings, Report, Status
+from evalkit.verify.report import Check, Findings, Report, Status, shown
 from evalkit.verify.scores import Scores
 
 __all__ = ["Check", "Report", "Status", "verify"]
@@ -27,8 +27,8 @@ def verify(run: Path) -> Report:
     """Check a run's folder; EvalkitError (3) only where there is no such folder.
 
     The order: 1 the record, 2 its files, 3 its ids, 4 the plan, 5 the journal, 6 completeness and
-    data, 7 samples and answers, 8 scores, 9 aggregates, 10 ranges, 11 health, 12 segments, 13
-    whether it is the whole suite.
+    data, 7 samples and answers, 8 scores, 9 aggregates, 10 ranges, 11 health, 12 the engine and its
+    segments, 13 whether it is the whole suite.
     """
     if not run.is_dir():
         raise EvalkitError("there is no such run folder", where=str(run), code=Exit.MISSING)
@@ -36,7 +36,9 @@ def verify(run: Path) -> Report:
     check, record, newer = identity.record(folder)
     if record is None:
         return Report([check], readable=not newer)
-    return Report([check, *_Evidence(folder, record).checks()])
+    engine = record["engine"]
+    caveat = "" if engine["bit_repeatable"] else f"not bit-repeatable ({shown(engine['name'])})"
+    return Report([check, *_Evidence(folder, record).checks()], caveat=caveat)
 
 
 def _guarded(name: str, make: Callable[[], Check | list[Check]]) -> list[Check]:
@@ -99,6 +101,7 @@ class _Evidence:
             ("results", self._aggregates),
             ("ranges", lambda: aggregates.ranges(record, samples)),
             ("health", lambda: health.health(record, plan, self.journal)),
+            ("engine", lambda: health.engine(record)),
             ("segments", lambda: health.segments(record)),
             ("whole", lambda: health.partial(record)),
         ]

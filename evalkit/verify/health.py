@@ -33,13 +33,19 @@ def health(record: Value, plan: Plan | None, journal: Journal | None) -> list[Ch
     if intact is False:
         findings.add("lm-eval's installed files were not the released ones")
     _recount(counts, plan, journal, findings)
-    warnings = [f"{counts[key]:,} {text}" for key, text in _WARNED.items() if counts[key]]
+    warnings = [_warning(counts[key], text) for key, text in _WARNED.items() if counts[key]]
     if isinstance(intact, dict):
         warnings.append(f"whether lm-eval was intact is unknown ({shown(intact['unknown'])})")
     ties = f"; {counts['exact_ties']:,} exact ties" if counts["exact_ties"] else ""
     if findings.count or not warnings:
         return [findings.check(f"no NaN, cut or empty answers{ties}")]
     return [Check("health", Status.WARN, "; ".join(warnings) + ties)]
+
+
+def _warning(count: int | dict[str, str], text: str) -> str:
+    if isinstance(count, dict):
+        return f"{text}: unknown ({shown(count['unknown'])})"
+    return f"{count:,} {text}"
 
 
 def _recount(counts: Value, plan: Plan | None, journal: Journal | None, findings: Findings) -> None:
@@ -50,9 +56,33 @@ def _recount(counts: Value, plan: Plan | None, journal: Journal | None, findings
         for key in ("missing_bos", "double_bos"):
             findings.add_unequal(key, counts[key], plan.body.get(key, counts[key]))
     if journal is not None:
-        findings.add_unequal("cut_generations", counts["cut_generations"], journal.cut)
+        cut = counts["cut_generations"]
+        if not (isinstance(cut, dict) and journal.untold):
+            findings.add_unequal("cut_generations", cut, journal.cut)
+        findings.add_unequal("split_batches", counts["split_batches"], journal.splits)
         if not journal.empty <= counts["empty_generations"] <= journal.blank:
             findings.add_unequal("empty_generations", counts["empty_generations"], journal.empty)
+
+
+def engine(record: Value) -> Check:
+    """What computed the answers, and whether its bits are promised: evalkit's own are, those of an
+    engine of lm-eval's are not."""
+    findings = Findings("engine")
+    made, numerics = record["engine"], record["numerics"]
+    own = made["name"] == "evalkit"
+    if made["bit_repeatable"] != own:
+        findings.add(f"{shown(made['name'])} claims bit_repeatable {made['bit_repeatable']}")
+    if own and (made["args"] or made["versions"]):
+        findings.add("evalkit's own engine has no arguments and no versions of its own")
+    if own and any(isinstance(value, dict) for value in numerics.values()):
+        findings.add("evalkit's own engine has numerics that it says it does not know")
+    if not own and made["level"] != "C":
+        findings.add(f"{shown(made['name'])} has level {made['level']}, not C")
+    told = [numerics[key] for key in ("profile", "dtype") if isinstance(numerics[key], str)]
+    how = ", ".join([made["name"], f"level {made['level']}", *filter(None, [" ".join(told)])])
+    if findings.count or own:
+        return findings.check(shown(how))
+    return Check("engine", Status.WARN, f"{shown(how)}: not bit-repeatable")
 
 
 def segments(record: Value) -> Check:
@@ -60,6 +90,9 @@ def segments(record: Value) -> Check:
     kinds: dict[str, list[str]] = {}
     for segment in record["segments"]:
         kinds.setdefault(canon.dumps(segment["hardware"]), []).append(segment["segment"])
+    machines = [segment["hardware"] for segment in record["segments"]]
+    if any(isinstance(machine, dict) and "unknown" in machine for machine in machines):
+        return Check("segments", Status.WARN, "what they ran on is not known")
     if len(kinds) == 1:
         count = len(record["segments"])
         return Check("segments", Status.PASS, f"{count:,} segments on like hardware")

@@ -11,7 +11,7 @@ from evalkit.verify.folder import BROKEN, Folder, MiB, reason
 from evalkit.verify.report import Check, Findings, Status, few, shown
 
 MAX_RECORD = 32 * MiB
-VERSION = 1  # the newest record schema that this evalkit reads
+VERSION = 2  # the newest record schema that this evalkit reads
 UNLISTED = {"record.json", "attestation.json", "report.html"}
 
 
@@ -95,9 +95,11 @@ def ids(record: dict[str, Any], plan: dict[str, Any] | None) -> Check:
 
 def _run(record: dict[str, Any]) -> dict[str, Any]:
     files = record["model"]["files"]
+    adapter = record["model"]["adapter"]
     return {
         "plan": record["ids"]["plan"],
         "model": {name: entry["sha256"] for name, entry in files.items()},
+        "adapter": adapter and {n: entry["sha256"] for n, entry in adapter["files"].items()},
         "numerics": record["numerics"],
         "engine": record["engine"],
         "versions": record["environment"]["versions"],

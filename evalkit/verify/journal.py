@@ -26,6 +26,7 @@ _ANSWER_KEYS = {
     "generate_until": {"text", "tokens", "logprobs", "margins", "stop"},
 }
 _STOPS = ("eos", "stop_string", "length")
+_TELLING = ("tokens", "logprobs", "margins", "stop")  # what an engine of lm-eval's need not tell
 
 Said = str | list[str]  # a response as lm-eval's samples hold it
 
@@ -38,17 +39,20 @@ class Journal:
     digests: dict[str, str] = field(default_factory=dict)
     segments: set[str] = field(default_factory=set)
     set_aside: int = 0
+    splits: int = 0  # batches that were cut in halves because memory ran out
     cut: int = 0  # generations that ended at the length limit
+    untold: int = 0  # generations of which the engine did not say why they ended
     empty: int = 0  # without a character
     blank: int = 0  # without a character that shows
     nan: set[tuple[str, str]] = field(default_factory=set)  # (leaf task, doc_id) with a NaN
 
 
 class _Reader:
-    """Reads lines into a Journal. `seen`: each batch's answers' digest."""
+    """Reads lines into a Journal. `foreign`: the engine was one of lm-eval's, which does not tell
+    all of an answer. `seen`: each batch's answers' digest."""
 
-    def __init__(self, plan: Plan, run: str, findings: Findings) -> None:
-        self.plan, self.run, self.findings = plan, run, findings
+    def __init__(self, plan: Plan, run: str, findings: Findings, *, foreign: bool) -> None:
+        self.plan, self.run, self.findings, self.foreign = plan, run, findings, foreign
         self.journal = Journal()
         self.seen: dict[str, str] = {}
         self.texts: dict[str, dict[str, str]] = defaultdict(dict)  # leaf -> request -> canonical
@@ -76,6 +80,9 @@ class _Reader:
     def _problem(self, line: dict[str, Any], segment: str) -> str:
         if line.keys() - {"split"} != _KEYS or line["schema"] != "evalkit/journal/1":
             return "not a journal line of schema 1"
+        depth = line.get("split", 1)
+        if type(depth) is not int or depth < 1:
+            return f"split {shown(depth)} times"
         if line["segment"] != segment:
             return f"written by segment {shown(line['segment'])}"
         if line["run"] != self.run:
@@ -87,7 +94,7 @@ class _Reader:
         if line["answers"].keys() != wanted:
             return difference(set(line["answers"]), wanted, "answers")
         for part, answer in line["answers"].items():
-            if not _fits(batch.kind, answer):
+            if not _fits(batch.kind, answer, foreign=self.foreign):
                 return f"the answer of {shown(part)} is not a {batch.kind} answer"
         return ""
 
@@ -102,6 +109,7 @@ class _Reader:
                 self.findings.add(f"{where}: batch {name} was answered unequally before")
             return
         self.seen[line["batch"]] = digest
+        self.journal.splits += "split" in line
         prefix = len(batch.task) + 1
         for part, answer in line["answers"].items():
             self._answer(batch, part[prefix:], answer, answers[part])
@@ -121,6 +129,7 @@ class _Reader:
         else:
             self._note(batch.task, part, answer["text"], nan="nan" in answer["logprobs"])
             self.journal.cut += answer["stop"] == "length"
+            self.journal.untold += isinstance(answer["stop"], dict)
             self.journal.empty += answer["text"] == ""
             self.journal.blank += answer["text"].strip() == ""
 
@@ -163,10 +172,12 @@ def _digest(leaf: str, texts: dict[str, str]) -> str:
     return canon.digest_bytes(f"[{pairs}]".encode())
 
 
-def _fits(kind: str, answer: Any) -> bool:
+def _fits(kind: str, answer: Any, *, foreign: bool) -> bool:
     if not isinstance(answer, dict) or answer.keys() != _ANSWER_KEYS[kind]:
         return False
     if kind == "generate_until":
+        if foreign and all(_unknown(answer[key]) for key in _TELLING):
+            return isinstance(answer["text"], str)
         tokens, logprobs, margins = answer["tokens"], answer["logprobs"], answer["margins"]
         return (
             isinstance(answer["text"], str)
@@ -184,6 +195,10 @@ def _fits(kind: str, answer: Any) -> bool:
     )
 
 
+def _unknown(value: Any) -> bool:
+    return isinstance(value, dict) and value.keys() == {"unknown"} and bool(value["unknown"])
+
+
 def _numbers(values: list[Any]) -> bool:
     return set(map(type, values)) <= {float, int} or all(map(_number, values))
 
@@ -194,7 +209,8 @@ def _number(value: Any) -> bool:
 
 def read(folder: Folder, record: dict[str, Any], plan: Plan, findings: Findings) -> Journal | None:
     """Read every segment's journal; what is wrong or lost goes into the findings."""
-    reader = _Reader(plan, record["ids"]["run"], findings)
+    foreign = record["engine"]["name"] != "evalkit"
+    reader = _Reader(plan, record["ids"]["run"], findings, foreign=foreign)
     names = sorted(name for name in record["files"] if name.startswith("journal/"))
     try:
         for name in names:

@@ -1,25 +1,20 @@
 """Whether the plan holds together: every batch is what its id says, and together they ask each
 request of the samples once.
-
-The layout of plan.tokens is the plan's: per batch, zlib over row count, row lengths and token ids
-as little-endian unsigned 32-bit integers. Nothing here needs numpy.
 """
 
 import hashlib
-import struct
-import zlib
 from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import Any
 
-from evalkit import canon, schema
+from evalkit import schema
+from evalkit.verify import tokens
 from evalkit.verify.folder import BROKEN, Folder, MiB, broken, reason
 from evalkit.verify.report import Check, Findings, difference, few, shown
 
 MAX_PLAN = 256 * MiB
-MAX_BATCH = 64 * MiB  # of a batch's token ids, unpacked
 _KINDS = ("loglikelihood", "loglikelihood_rolling", "generate_until")
-_INTEGERS = ("rows", "width", "cost", "offset", "size")
+_INTEGERS = ("rows", "width", "cost", "tokens", "offset", "size")
 
 
 @dataclass(slots=True)
@@ -46,9 +41,9 @@ def read(folder: Folder, findings: Findings) -> Plan | None:
         body = folder.json("plan.json", MAX_PLAN)
         # The schema describes every batch alike: it is asked about a few, the rest by hand below,
         # since jsonschema needs a millisecond for what a run has a hundred thousand of.
-        entries = body["batches"] if isinstance(body, dict) else []
-        problems = schema.check("plan", _abridged(body, entries))
-        problems += [p for entry in entries if (p := _entry_problem(entry, body))][:20]
+        problems = schema.check("plan", _abridged(body))
+        problems += _trunk_problems(body["trunks"])[:20]
+        problems += [p for entry in body["batches"] if (p := _entry_problem(entry, body))][:20]
         for problem in problems:
             findings.add(f"plan.json: {shown(problem)}")
         return None if problems else _indexed(body, findings)
@@ -57,52 +52,79 @@ def read(folder: Folder, findings: Findings) -> Plan | None:
         return None
 
 
-def _abridged(body: Any, entries: Any) -> Any:
-    if not isinstance(body, dict) or not isinstance(entries, list):
+def _abridged(body: Any) -> Any:
+    """The plan with its first few trunks and batches, and these with their first few targets."""
+    if not isinstance(body, dict):
         return body
-    few_entries = [
-        entry | {"targets": entry["targets"][:3]}
-        if isinstance(entry, dict) and isinstance(entry.get("targets"), list)
-        else entry
-        for entry in entries[:3]
-    ]
-    return body | {"batches": few_entries}
+    found = dict(body)
+    for name in ("trunks", "batches"):
+        if isinstance(found.get(name), list):
+            found[name] = [
+                entry | {"targets": entry["targets"][:3]}
+                if isinstance(entry, dict) and isinstance(entry.get("targets"), list)
+                else entry
+                for entry in found[name][:3]
+            ]
+    return found
 
 
 def _integer(value: Any, least: int = 0) -> bool:
     return type(value) is int and value >= least
 
 
+def _properties(name: str) -> Any:
+    return schema.load("plan")["$defs"][name]["properties"].keys()
+
+
+def _trunk_problems(trunks: list[Any]) -> list[str]:
+    """A trunk's parent stands before it, so no chain of them has a circle."""
+    return [
+        f"trunk {shown(entry['id'])[:19]} is not what the schema says"
+        for index, entry in enumerate(trunks)
+        if not isinstance(entry["id"], str)
+        or not (entry["parent"] is None or (_integer(entry["parent"]) and entry["parent"] < index))
+        or not all(_integer(entry[key], 1) for key in ("length", "size"))
+        or not _integer(entry["offset"])
+        or not entry.keys() <= _properties("trunk")
+    ]
+
+
 def _entry_problem(entry: Any, body: dict[str, Any]) -> str:
-    settings = entry["settings"]
+    settings, trunk = entry["settings"], entry["trunk"]
     fine = (
         isinstance(entry["id"], str)
         and isinstance(entry["task"], str)
         and entry["kind"] in _KINDS
         and all(_integer(entry[key]) for key in _INTEGERS)
         and (settings is None or (_integer(settings) and settings < len(body["settings"])))
-        and entry.keys() <= schema.load("plan")["$defs"]["batch"]["properties"].keys()
+        and (settings is None) == (entry["kind"] != "generate_until")
+        and (trunk is None or (_integer(trunk) and trunk < len(body["trunks"])))
+        and entry.keys() <= _properties("batch")
         and all(_target(target) for target in entry["targets"])
     )
     return "" if fine else f"batch {shown(entry['id'])[:19]} is not what the schema says"
 
 
 def _target(target: Any) -> bool:
-    row, start, last, part = target
-    return _integer(row) and _integer(start) and _integer(last, -1) and isinstance(part, str)
+    row, end, start, last, part = target
+    return all(map(_integer, (row, end, start))) and _integer(last, -1) and isinstance(part, str)
 
 
 def _indexed(body: dict[str, Any], findings: Findings) -> Plan:
     plan = Plan(body)
     requests: dict[str, dict[str, list[int | None]]] = defaultdict(lambda: defaultdict(list))
     for entry in body["batches"]:
-        parts = [target[3] for target in entry["targets"]]
+        parts = [target[4] for target in entry["targets"]]
         if entry["id"] in plan.batches:
             findings.add(f"batch {entry['id'][:19]} stands twice")
         plan.batches[entry["id"]] = Batch(entry["task"], entry["kind"], parts)
         for part in parts:
             request, mark, number = part.partition("#")
             requests[entry["task"]][request].append(int(number) if mark else None)
+    used = {entry["trunk"] for entry in body["batches"]}
+    used |= {entry["parent"] for entry in body["trunks"]}
+    if unused := set(range(len(body["trunks"]))) - used:
+        findings.add(f"{len(unused):,} trunks carry no batch")
     plan.requests = {leaf: dict(found) for leaf, found in requests.items()}
     return plan
 
@@ -130,48 +152,30 @@ def check(
 
 
 def _tokens(folder: Folder, plan: Plan, findings: Findings) -> None:
-    """plan.tokens holds each batch's token ids, and its id follows from them."""
-    wanted = plan.body["tokens"]
+    """plan.tokens holds each trunk's and batch's token ids, and their ids follow from them."""
+    wanted, trunks = plan.body["tokens"], tokens.Trunks(plan.body["trunks"])
     whole = hashlib.sha256()
     offset = 0
     try:
         with folder.path("plan.tokens").open("rb") as handle:
-            for entry in plan.body["batches"]:
+            for index, entry in enumerate(trunks.entries + plan.body["batches"]):
+                is_trunk = index < len(trunks.entries)
+                name = f"{'trunk' if is_trunk else 'batch'} {entry['id'][:19]}"
                 if entry["offset"] != offset:
-                    raise broken(f"plan.tokens: batch {entry['id'][:19]} does not start at its end")
+                    raise broken(f"plan.tokens: {name} does not start at the end of the one before")
                 data = handle.read(entry["size"])
                 whole.update(data)
                 offset += len(data)
-                findings.add(_batch_problem(entry, data, plan.body["settings"]))
+                problem = (
+                    trunks.problem(index, data)
+                    if is_trunk
+                    else tokens.batch_problem(entry, data, plan.body, trunks)
+                )
+                findings.add(problem and f"{name} {problem}")
             if handle.read(1):
-                findings.add("plan.tokens holds more than the batches")
+                findings.add("plan.tokens holds more than the trunks and batches")
     except BROKEN as error:
         findings.add(reason(error))
         return
     findings.add_unequal("plan.tokens' size", wanted["size"], offset)
     findings.add_unequal("plan.tokens' sha256", wanted["sha256"], whole.hexdigest())
-
-
-def _batch_problem(entry: dict[str, Any], data: bytes, settings: list[Any]) -> str:
-    rows, width = entry["rows"], entry["width"]
-    size = 4 * (1 + rows * (1 + width))  # what it holds at most; guards against a bomb
-    if size > MAX_BATCH:
-        return f"batch {entry['id'][:19]} claims {rows:,} rows of {width:,} tokens"
-    stream = zlib.decompressobj()
-    content = stream.decompress(data, size + 1)
-    lengths = struct.unpack_from(f"<{rows + 1}I", content)
-    shape = (rows, max(lengths[1:], default=0), len(content))
-    if lengths[0] != rows or shape != (rows, width, 4 * (1 + rows + sum(lengths[1:]))):
-        return f"batch {entry['id'][:19]} holds other rows than its entry says"
-    index = entry["settings"]
-    layout = {
-        "kind": entry["kind"],
-        "settings": None if index is None else settings[index],
-        "tokens": canon.digest_bytes(content),
-        "targets": [
-            [row, at, last, f"{entry['task']}/{p}"] for row, at, last, p in entry["targets"]
-        ],
-    }
-    if canon.digest(layout) != entry["id"]:
-        return f"batch {entry['id'][:19]} has another digest"
-    return ""

@@ -94,10 +94,12 @@ class Findings:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """Every check, in the order made. `readable` is False for a record of a newer schema."""
+    """Every check, in the order made. `readable` is False for a record of a newer schema;
+    `caveat` is what a reader of a consistent record must know all the same."""
 
     checks: list[Check]
     readable: bool = True
+    caveat: str = ""
 
     @property
     def consistent(self) -> bool:
@@ -120,7 +122,8 @@ class Report:
             failed = [check.name for check in self.checks if check.status is Status.FAIL]
             names = ", ".join(dict.fromkeys(failed))
             return f"BROKEN: {len(failed)} of {len(self.checks)} checks failed ({names})"
-        return "CONSISTENT: nothing in it contradicts itself; only its author saw it"
+        told = "CONSISTENT: nothing in it contradicts itself; only its author saw it"
+        return f"{told}; {self.caveat}" if self.caveat else told
 
     def to_json(self) -> str:
         """The checks, the verdict and the exit code, as canonical JSON for programs."""

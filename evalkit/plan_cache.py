@@ -1,0 +1,88 @@
+"""Plans that were made before, by what they follow from: a second model with the same tokenizer
+need not load the datasets, build the requests and tokenise them again.
+
+A kept plan is a folder under <XDG_CACHE_HOME or ~/.cache>/evalkit/plans that appears whole or not
+at all. It only saves time: what is damaged, torn or of other code counts as absent.
+"""
+
+import os
+import shutil
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import evalkit
+from evalkit import canon
+from evalkit.errors import EvalkitError
+
+KEPT = 8  # plans; the largest shipped suite's takes 60 MB
+FILES = ("plan.json", "plan.tokens")
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A plan as `plan.build` gives it: plan.json's content and plan.tokens."""
+
+    body: dict[str, Any]
+    tokens: bytes
+
+
+def folder() -> Path:
+    """Where plans are kept."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "evalkit" / "plans"
+
+
+def key(inputs: dict[str, Any]) -> str:
+    """The name (64 hex) of the plan that follows from `inputs` and from this evalkit's code."""
+    return canon.digest(inputs | {"code": _code()})[7:]
+
+
+@cache
+def _code() -> dict[str, str]:
+    """Digests of evalkit's own modules: in a checkout they change under one version."""
+    root = Path(evalkit.__file__).parent
+    found = sorted(root.rglob("*.py"))
+    return {path.relative_to(root).as_posix(): canon.sha256_file(path) for path in found}
+
+
+def read(name: str) -> Kept | None:
+    """The plan of that key; None where there is none that is whole."""
+    place = folder() / name
+    try:
+        digests = canon.read_json(place / "digests.json")
+        data = {file: (place / file).read_bytes() for file in FILES}
+        if any(canon.digest_bytes(data[file]) != digests[file] for file in FILES):
+            return None
+        return Kept(canon.loads(data["plan.json"]), data["plan.tokens"])
+    except (EvalkitError, OSError, ValueError, LookupError, TypeError):
+        return None
+
+
+def write(name: str, body: dict[str, Any], blocks: list[bytes]) -> None:
+    """Keep a plan, and of all plans the newest; a cache that can't be written is no error."""
+    place = folder() / name
+    making = place.with_name(f".{name}.{os.getpid()}")
+    data = dict(zip(FILES, (canon.dumps(body).encode() + b"\n", b"".join(blocks)), strict=True))
+    digests = {file: canon.digest_bytes(data[file]) for file in FILES}
+    with suppress(EvalkitError, OSError):
+        shutil.rmtree(making, ignore_errors=True)
+        canon.make_folder(making)
+        for file in FILES:
+            canon.write_atomic(making / file, data[file])
+        canon.write_json(making / "digests.json", digests)
+        shutil.rmtree(place, ignore_errors=True)  # a damaged one, else it would have been read
+        making.rename(place)
+    shutil.rmtree(making, ignore_errors=True)
+    with suppress(OSError):
+        _drop_old()
+
+
+def _drop_old() -> None:
+    """Remove all but the newest plans."""
+    found = [path for path in folder().iterdir() if not path.name.startswith(".")]
+    found.sort(key=lambda path: path.stat().st_mtime_ns, reverse=True)
+    for path in found[KEPT:]:
+        shutil.rmtree(path, ignore_errors=True)
