@@ -33,7 +33,7 @@ common   = --out "$$OUT" $(offline) $${LIMIT:+--limit "$$LIMIT"} $${DTYPE:+--dty
 words    = set -f; for word in $$ENGINE_ARGS; do set -- "$$@" --engine-arg "$$word"; done;
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo eval verify status suite-lock setup-dev test oracle lint format lock
+.PHONY: help setup demo eval verify status suite-lock setup-dev test oracle oracle-all bench bench-core bench-gpu lint format lock
 
 ## Use
 help: ## this list
@@ -67,6 +67,18 @@ test: setup-dev ## the default tests (everything but the oracle)
 
 oracle: setup-dev ## the tests that compare with lm-eval's own runs
 	@.venv/bin/python -m pytest -m oracle --timeout=900
+
+oracle-all: setup-dev ## the same for every architecture (an hour); writes docs/architectures.md
+	@EVALKIT_WRITE_TABLE=1 .venv/bin/python -m pytest -m oracle_all --timeout=1800
+
+bench: setup-dev ## lm-eval and evalkit side by side, 25 minutes; writes docs/speed.md
+	@.venv/bin/python -m bench.speed
+
+bench-core: setup-dev ## the same for 2% of core: an hour or two, goes on where it was stopped
+	@.venv/bin/python -m bench.core
+
+bench-gpu: setup-dev ## the engine on one GPU, on random weights of Llama-3.1-8B's shape
+	@.venv/bin/python -m bench.gpu
 
 lint: setup-dev ## ruff, its formatter in check mode, and mypy
 	@.venv/bin/ruff check

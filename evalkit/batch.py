@@ -24,9 +24,9 @@ class Policy:
     is the width that rows are packed to where no tree is wider, a subtree of more than `max_tree`
     gets a trunk where its shared prefix has at least `min_trunk`, and a trunk is prefilled `chunk`
     at a time. `max_rows` bounds the rows of a batch at levels B and C, `max_scored` the positions
-    whose logits exist at once, `max_slots` the rows that generate at once, and `max_cache` the
+    whose logits exist at once, `max_slots` the prompts that generate at once, and `max_cache` the
     tokens of their own key-value caches, as long as they may grow; a generating batch has at most
-    `waves` times as many prompts as rows that generate at once.
+    `waves` times as many as generate at once.
     """
 
     max_tokens: int = 16384
@@ -45,7 +45,7 @@ class Policy:
         return {name: getattr(self, name) for name in self.__slots__}
 
     def slots(self, tokens: int) -> int:
-        """How many rows generate at once that may grow to `tokens` each."""
+        """How many prompts generate at once that may grow to `tokens` each."""
         return max(1, min(self.max_slots, self.max_cache // tokens))
 
 
@@ -116,7 +116,7 @@ class BatchTarget:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What the engine executes. `width` is the widest row's tokens; `slots` the rows that generate
+    """What the engine executes. `width` is the widest row's tokens; `slots` the prompts that generate
     at once (0 when scoring); `chunk` the tokens of a trunk that are prefilled at once."""
 
     id: str
@@ -133,8 +133,8 @@ class Batch:
     @property
     def cost(self) -> int:
         """Tokens that it computes at most, padding included, its trunk's aside."""
-        new_tokens = self.settings.max_gen_toks if self.settings else 0
-        return len(self.rows) * (self.width + new_tokens)
+        new_tokens = len(self.targets) * self.settings.max_gen_toks if self.settings else 0
+        return len(self.rows) * self.width + new_tokens
 
     @property
     def num_tokens(self) -> int:
@@ -148,13 +148,23 @@ def make_batch(
 ) -> Batch:  # fmt: skip
     """A batch with the id of its content."""
     width = max(len(row.tokens) for row in rows)
-    slots = policy.slots(width + settings.max_gen_toks) if settings else 0
+    slots = slots_of(policy, settings, trunk.length if trunk else 0, targets)
     name = batch_id(
         kind, settings, trunk.id if trunk else None, batch_block(rows), targets, slots,
         policy.chunk,
     )  # fmt: skip
     return Batch(name, task, kind, settings, trunk, width, tuple(rows), tuple(targets), slots,
                  policy.chunk)  # fmt: skip
+
+
+def slots_of(
+    policy: Policy, settings: Settings | None, trunk: int, targets: Iterable[BatchTarget]
+) -> int:
+    """How many prompts of a batch generate at once (0 when scoring), so that their own caches fit
+    the policy, however long they get. `trunk`: its tokens."""
+    if settings is None:
+        return 0
+    return policy.slots(max(t.start for t in targets) - trunk + settings.max_gen_toks)
 
 
 def trunk_id(parent: str | None, block: bytes) -> str:

@@ -78,8 +78,7 @@ def _sharing(group: Group, trie: Trie, policy: Policy, level: str) -> sharing.Sh
     if level == "C" or group.over_limit:
         return sharing.Nothing()
     if group.settings:
-        min_rows = 2 if level == "A" else sharing.MIN_CLONES
-        return sharing.Prompts(trie, policy, group.settings.max_gen_toks, min_rows)
+        return sharing.Prompts(trie, policy, group.settings.max_gen_toks, level == "A")
     return sharing.Trees(trie, policy) if level == "A" else sharing.Clones(trie, policy)
 
 
@@ -87,13 +86,13 @@ def _packed(group: Group, trie: Trie, stem: Stem, policy: Policy, level: str) ->
     """The batches of what hangs on a stem: items, numbered as its subtrees are."""
     length = stem.trunk.length if stem.trunk else 0
     if group.settings:
-        items = [Item(n, trie.unique(part), 0) for n, part in enumerate(stem.subtrees)]
-        new_tokens = group.settings.max_gen_toks
+        items = [Item(n, trie.unique(part), len(part)) for n, part in enumerate(stem.subtrees)]
+        longest = max(int(trie.lengths[part.lo : part.hi].max()) for part in stem.subtrees)
         if group.over_limit:
             return pack.alone(items, policy)
         if level == "A":
-            return pack.waves(items, policy, new_tokens)
-        return pack.in_step(items, policy, length, new_tokens)
+            return pack.waves(items, policy, longest - length + group.settings.max_gen_toks)
+        return pack.in_step(items, policy, longest + group.settings.max_gen_toks)
     items = [Item(n, trie.unique(part), trie.scored(part)) for n, part in enumerate(stem.subtrees)]
     if group.over_limit:
         return pack.even(items, policy)

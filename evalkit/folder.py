@@ -11,6 +11,7 @@ from evalkit import canon, stamp
 from evalkit.errors import EvalkitError
 from evalkit.events import now
 from evalkit.model import Model
+from evalkit.plan_cache import Planned
 from evalkit.prepare import Job
 
 SCHEMA = "evalkit/run/2"
@@ -100,8 +101,9 @@ def first_difference(old: Any, new: Any, name: str = "") -> tuple[str, Any, Any]
     return name, old, new
 
 
-def create(job: Job, plan: dict[str, Any], blocks: list[bytes], chat_template: Any) -> Run:
+def create(job: Job, planned: Planned, chat_template: Any) -> Run:
     """Write a planned run's folder; it appears under its name when it is complete."""
+    plan = planned.body
     ids = {**plan["ids"], "run": run_id(plan["ids"]["plan"], job.inputs)}
     suite, root = job.suite, job.folder
     limit = f".limit{suite.limit}" if suite.limit else ""
@@ -115,11 +117,12 @@ def create(job: Job, plan: dict[str, Any], blocks: list[bytes], chat_template: A
         "inputs": job.inputs,
         "model": _describe(job, chat_template),
         "options": job.options.published(),
+        "unique_tokens": planned.unique_tokens,
     }
     making = root / f".{name}.{os.getpid()}"
     shutil.rmtree(making, ignore_errors=True)
     canon.make_folder(making)
-    canon.write_atomic(making / "plan.tokens", blocks)
+    canon.write_atomic(making / "plan.tokens", planned.tokens)
     canon.write_atomic(making / "plan.json", canon.dumps(plan) + "\n")
     canon.write_atomic(making / "lock.yaml", job.lock.to_yaml())
     canon.write_json(making / "run.json", body)

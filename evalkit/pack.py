@@ -3,6 +3,7 @@
 Everything is decided by sizes and by the policy; of equal sizes, the order they came in counts.
 """
 
+import heapq
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from itertools import accumulate, groupby
 
 from evalkit.batch import Policy
 
+MATMULS = 12288  # tokens that a row may have until attention costs what the rest does (a 1B's)
 PASS = 128  # tokens that cost about what reading the weights does: a forward pass more
 
 
@@ -29,18 +31,18 @@ Rows = list[Row]  # a batch
 
 def forests(items: Sequence[Item], policy: Policy) -> Iterator[Rows]:
     """Level A, scoring: several items a row."""
-    return _cut(_filled(items, policy), policy, len(items))
+    return _cut(_filled(items, policy.row_tokens, policy.max_scored), policy, len(items))
 
 
-def _filled(items: Sequence[Item], policy: Policy) -> Rows:
-    """Rows as wide as their largest item, or as `row_tokens`, each filled up with the largest of
-    the others that still fit."""
+def _filled(items: Sequence[Item], width: int, max_scored: int) -> Rows:
+    """Rows of at least `width` tokens, or as wide as their largest item, each filled up with the
+    largest of the others that still fit."""
     left = sorted(items, key=lambda item: (item.size, -item.index))
     rows: Rows = []
     while left:
         row = [left.pop()]
-        room = max(policy.row_tokens, row[0].size) - row[0].size
-        scored = policy.max_scored - row[0].scored
+        room = max(width, row[0].size) - row[0].size
+        scored = max_scored - row[0].scored
         while at := bisect_right(left, room, key=lambda item: item.size):
             if left[at - 1].scored > scored:
                 break
@@ -59,21 +61,49 @@ def by_length(items: Sequence[Item], policy: Policy, trunk: int) -> Iterator[Row
     return _cut(rows, policy, max(1, min(policy.max_rows, policy.max_cache // longest)))
 
 
-def waves(items: Sequence[Item], policy: Policy, max_gen_toks: int) -> Iterator[Rows]:
-    """Level A, generation: an item a row, in as few batches as the policy allows, equally full, so
-    that none is left with a few prompts that keep few slots busy."""
-    items = sorted(items, key=lambda item: (-item.size, item.index))
-    number = -(-len(items) // (policy.waves * policy.slots(items[0].size + max_gen_toks)))
-    for batch in range(number):
-        part = slice(len(items) * batch // number, len(items) * (batch + 1) // number)
-        yield [[item] for item in items[part]]
+def waves(items: Sequence[Item], policy: Policy, tokens: int) -> Iterator[Rows]:
+    """Level A, generation: as few batches as the policy allows, equally full, so that none is left
+    with a few prompts that keep few slots busy. An item's `scored` are its prompts, each of which
+    grows to `tokens` at most."""
+    most = policy.waves * policy.slots(tokens)
+    number = -(-sum(item.scored for item in items) // most)
+    while any(sum(item.scored for item in part) > most for part in _dealt(items, number)):
+        number += 1
+    for part in _dealt(items, number):
+        yield _level(part, policy)
 
 
-def in_step(items: Sequence[Item], policy: Policy, trunk: int, max_gen_toks: int) -> Iterator[Rows]:
+def _level(items: Row, policy: Policy) -> Rows:
+    """Items in rows of about one width, once or twice the largest's, that leave the least padding."""
+    width, total = max(policy.row_tokens, *(item.size for item in items)), _size(items)
+    found = [_filled(items, width, total)]
+    for number in range(-(-total // (2 * width)), -(-total // width) + 2):
+        found.append(_dealt(items, number, by_size=True))
+
+    def cost(rows: Rows) -> int:
+        widest = max(map(_size, rows))
+        return len(rows) * widest * (MATMULS + widest)
+
+    return _widest_first(min(found, key=cost))
+
+
+def _dealt(items: Sequence[Item], number: int, *, by_size: bool = False) -> list[Row]:
+    """Each item, the largest first, to the one of `number` lists that has the least so far: by
+    prompts, or by size."""
+    found: list[Row] = [[] for _ in range(number)]
+    least = [(0, index) for index in range(number)]
+    for item in sorted(items, key=lambda i: (-i.size if by_size else -i.scored, -i.size, i.index)):
+        load, index = least[0]
+        found[index].append(item)
+        heapq.heapreplace(least, (load + (item.size if by_size else item.scored), index))
+    return [part for part in found if part]
+
+
+def in_step(items: Sequence[Item], policy: Policy, tokens: int) -> Iterator[Rows]:
     """Levels B and C, generation: rows of one length, because padding would pass through a
-    recurrent state, and all of them at once."""
-    slots = policy.slots(trunk + max(item.size for item in items) + max_gen_toks)
-    return _even([[item] for item in items], policy, slots)
+    recurrent state, and all of them at once. A row grows to `tokens` at most, its copy of the trunk
+    included."""
+    return _even([[item] for item in items], policy, policy.slots(tokens))
 
 
 def even(items: Sequence[Item], policy: Policy) -> Iterator[Rows]:

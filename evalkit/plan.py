@@ -21,6 +21,7 @@ from evalkit.batch import (
     batch_rows,
     make_batch,
     make_trunk,
+    slots_of,
     trunk_block,
     trunk_id,
     trunk_tokens,
@@ -169,16 +170,14 @@ class Figures:
 
 
 def figures(body: dict[str, Any]) -> Figures:
-    """A plan's figures from plan.json. Generating rows count without padding: they are prefilled a
-    few at a time, the longest first, not as the rectangle that they would be together."""
+    """A plan's figures from plan.json."""
     trunks, batches = body["trunks"], body["batches"]
-    scoring = [entry for entry in batches if entry["settings"] is None]
     return Figures(
         len(batches),
         len(trunks),
         sum(entry["length"] for entry in trunks),
         sum(entry["tokens"] for entry in batches),
-        sum(entry["rows"] * entry["width"] - entry["tokens"] for entry in scoring),
+        sum(entry["rows"] * entry["width"] - entry["tokens"] for entry in batches),
         max((entry["cost"] for entry in batches), default=0),
     )
 
@@ -212,13 +211,13 @@ class Plan:
         kind, task, chunk = entry["kind"], entry["task"], self._policy.chunk
         index, width = entry["settings"], entry["width"]
         settings = None if index is None else self._settings[index]
-        slots = self._policy.slots(width + settings.max_gen_toks) if settings else 0
         targets = tuple(
             BatchTarget(row, end, start, last, f"{task}/{local}")
             for row, end, start, last, local in entry["targets"]
         )
         trunk = self._trunk(entry["trunk"])
-        above = trunk.id if trunk else None
+        above, length = (trunk.id, trunk.length) if trunk else (None, 0)
+        slots = slots_of(self._policy, settings, length, targets)
         block = self._block(entry)
         found = batch_id(kind, settings, above, block, targets, slots, chunk)
         if found != batch:

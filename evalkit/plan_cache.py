@@ -22,11 +22,13 @@ FILES = ("plan.json", "plan.tokens")
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
-    """A plan as `plan.build` gives it: plan.json's content and plan.tokens."""
+class Planned:
+    """A plan before it has a folder: plan.json's content, plan.tokens, and how many tokens its
+    prompts are when each shared one counts once."""
 
     body: dict[str, Any]
     tokens: bytes
+    unique_tokens: int
 
 
 def folder() -> Path:
@@ -48,31 +50,33 @@ def _code() -> dict[str, str]:
     return {path.relative_to(root).as_posix(): canon.sha256_file(path) for path in found}
 
 
-def read(name: str) -> Kept | None:
+def read(name: str) -> Planned | None:
     """The plan of that key; None where there is none that is whole."""
     place = folder() / name
     try:
-        digests = canon.read_json(place / "digests.json")
+        told = canon.read_json(place / "digests.json")
         data = {file: (place / file).read_bytes() for file in FILES}
-        if any(canon.digest_bytes(data[file]) != digests[file] for file in FILES):
+        if any(canon.digest_bytes(data[file]) != told[file] for file in FILES):
             return None
-        return Kept(canon.loads(data["plan.json"]), data["plan.tokens"])
+        body = canon.loads(data["plan.json"])
+        return Planned(body, data["plan.tokens"], int(told["unique_tokens"]))
     except (EvalkitError, OSError, ValueError, LookupError, TypeError):
         return None
 
 
-def write(name: str, body: dict[str, Any], blocks: list[bytes]) -> None:
+def write(name: str, planned: Planned) -> None:
     """Keep a plan, and of all plans the newest; a cache that can't be written is no error."""
     place = folder() / name
     making = place.with_name(f".{name}.{os.getpid()}")
-    data = dict(zip(FILES, (canon.dumps(body).encode() + b"\n", b"".join(blocks)), strict=True))
-    digests = {file: canon.digest_bytes(data[file]) for file in FILES}
+    body = canon.dumps(planned.body).encode() + b"\n"
+    data = dict(zip(FILES, (body, planned.tokens), strict=True))
+    told: dict[str, Any] = {file: canon.digest_bytes(data[file]) for file in FILES}
     with suppress(EvalkitError, OSError):
         shutil.rmtree(making, ignore_errors=True)
         canon.make_folder(making)
         for file in FILES:
             canon.write_atomic(making / file, data[file])
-        canon.write_json(making / "digests.json", digests)
+        canon.write_json(making / "digests.json", told | {"unique_tokens": planned.unique_tokens})
         shutil.rmtree(place, ignore_errors=True)  # a damaged one, else it would have been read
         making.rename(place)
     shutil.rmtree(making, ignore_errors=True)

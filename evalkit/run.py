@@ -6,7 +6,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from evalkit import architecture, canon, folder, lease, plan_cache, prepare, stamp
+from evalkit import architecture, batching, canon, folder, lease, plan_cache, prepare, stamp
 from evalkit import execute as executing
 from evalkit import finish as finishing
 from evalkit import model as models
@@ -17,6 +17,7 @@ from evalkit.folder import Run
 from evalkit.harness import data, requests, tasks
 from evalkit.harness.tasks import Loaded
 from evalkit.model import Model
+from evalkit.plan_cache import Planned
 from evalkit.prepare import Job, Options
 from evalkit.tokenise import tokenise
 from evalkit.tokenizer import Tokenizer
@@ -79,22 +80,19 @@ def plan(job: Job, events: Events) -> tuple[Run, Loaded | None]:
     tokenizer = Tokenizer(job.model)
     inputs = _plan_inputs(job, tokenizer)
     key = plan_cache.key(inputs)
-    kept = plan_cache.read(key)
-    loaded = None
-    if kept:
-        body, blocks = kept.body, [kept.tokens]
+    planned, loaded = plan_cache.read(key), None
+    if planned:
         events.say("planned before: the same requests in the same tokens")
     else:
-        loaded, body, blocks = _build(job, tokenizer, inputs, events)
-        plan_cache.write(key, body, blocks)
-    run = folder.create(job, body, blocks, tokenizer.template)
+        loaded, planned = _build(job, tokenizer, inputs, events)
+        plan_cache.write(key, planned)
+    run = folder.create(job, planned, tokenizer.template)
     events.log(
         "planned",
         seconds=time.monotonic() - started,
         peak_memory_bytes=stamp.peak_memory_bytes(),
-        requests=sum(len(batch["targets"]) for batch in body["batches"]),
-        batches=len(body["batches"]),
-        kept=kept is not None,
+        batches=len(planned.body["batches"]),
+        kept=loaded is None,
     )
     return run, loaded
 
@@ -121,8 +119,8 @@ def _plan_inputs(job: Job, tokenizer: Tokenizer) -> dict[str, Any]:
 
 def _build(
     job: Job, tokenizer: Tokenizer, inputs: dict[str, Any], events: Events
-) -> tuple[Loaded, dict[str, Any], list[bytes]]:
-    """Load the suite, build and tokenise its requests, and pack them: plan.json and plan.tokens."""
+) -> tuple[Loaded, Planned]:
+    """Load the suite, build and tokenise its requests, and pack them."""
     loaded = load(job, events)
     documents = sum(
         min(job.suite.limit or t.documents, t.documents) for t in job.lock.tasks.values()
@@ -139,7 +137,9 @@ def _build(
         suite_id=canon.digest(job.inputs["suite"]),
         **{key: inputs[key] for key in ("tokenizer", "max_length", "level", "rope_limit")},
     )
-    return loaded, body, blocks
+    tries = (group.trie() for group in batching.groups(rows, inputs["rope_limit"]))
+    unique_tokens = sum(trie.unique(trie.whole) for trie in tries)
+    return loaded, Planned(body, b"".join(blocks), unique_tokens)
 
 
 def load(job: Job, events: Events) -> Loaded:

@@ -85,20 +85,26 @@ class Trees:
 
     def pieces(self, part: Range) -> list[Range]:
         """One tree where it is small enough; else its children, small neighbours together."""
-        size, prefix = self.trie.unique(part), self.trie.computable(part) - part.depth
-        shared = self.trie.common(part) - part.depth
-        limit = max(self.policy.row_tokens, min(self.policy.max_tree, DOUBLED * shared))
-        long = prefix >= self.policy.min_trunk and size - prefix <= limit
-        if len(part) == 1 or size <= limit or long:
-            return [part]
-        runs: list[Range] = []
-        for child in self.trie.children(part):
-            joined = Range(runs[-1].lo, child.hi, part.depth) if runs else part
-            if runs and self.trie.unique(joined) <= limit:
-                runs[-1] = joined
-            else:
-                runs.append(child)
-        return runs
+        return trees(self.trie, self.policy, part, len(part))
+
+
+def trees(trie: Trie, policy: Policy, part: Range, most: int) -> list[Range]:
+    """A subtree whole where it makes a tree, of `most` sequences at most; else its children, small
+    neighbours together."""
+    size, shared = trie.unique(part), trie.common(part) - part.depth
+    limit = max(policy.row_tokens, min(policy.max_tree, DOUBLED * shared))
+    prefix = trie.computable(part) - part.depth
+    long = prefix >= policy.min_trunk and size - prefix <= limit
+    if len(part) == 1 or (len(part) <= most and (size <= limit or long)):
+        return [part]
+    runs: list[Range] = []
+    for child in trie.children(part):
+        joined = Range(runs[-1].lo, child.hi, part.depth) if runs else part
+        if runs and len(joined) <= most and trie.unique(joined) <= limit:
+            runs[-1] = joined
+        else:
+            runs.append(child)
+    return runs
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,30 +133,33 @@ class Clones:
 
 @dataclass(frozen=True, slots=True)
 class Prompts:
-    """Generation at levels A and B: each row is one prompt; decoding reads the trunk for all.
+    """Generation: at level A prompts make trees as what is scored does, at level B each is a row.
 
-    A trunk for all the prompts there are always pays. One for a part of them makes another batch,
-    so up to `max_gen_toks` steps more, and a step costs about as much as one with all slots in use,
-    since it reads all the weights whatever its width. So width goes first, and no batch is left
-    with a handful of prompts for a few tokens' sake: a part has to save more tokens than such steps
-    compute.
+    Decoding reads the trunk for all at once, so a trunk for all the prompts there are always pays.
+    One for a part of them makes another batch, so up to `max_gen_toks` steps more, and a step costs
+    about as much as one with all slots in use, since it reads all the weights whatever its width.
+    So width goes first, and no batch is left with a handful of prompts for a few tokens' sake: a
+    part has to save more tokens than such steps compute.
     """
 
     trie: Trie
     policy: Policy
     max_gen_toks: int
-    min_rows: int
+    in_trees: bool
 
     def pays(self, part: Range, depth: int, whole: Range) -> bool:
         """Where enough prompts share enough tokens."""
         prefix = depth - part.depth
-        if prefix < self.policy.min_trunk or len(part) < self.min_rows:
+        least = 2 if self.in_trees else MIN_CLONES
+        if prefix < self.policy.min_trunk or len(part) < least:
             return False
         steps = 0 if len(part) == len(whole) else self.max_gen_toks
         return prefix * (len(part) - 1) > self.policy.max_slots * steps
 
     def pieces(self, part: Range) -> list[Range]:
-        """Down to single prompts."""
+        """Trees, or down to single prompts."""
+        if self.in_trees:
+            return trees(self.trie, self.policy, part, self.policy.max_slots)
         return self.trie.children(part) if len(part) > 1 else [part]
 
 

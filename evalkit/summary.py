@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from evalkit import canon, execute, lease
+from evalkit import canon, execute, lease, plan
 from evalkit.errors import EvalkitError, Exit
 
 
@@ -137,22 +137,22 @@ def _show_chance(record: dict[str, Any], console: Console) -> None:
 
 def show_plan(folder: Path, console: Console) -> None:
     """Print what a plan will compute: its level, its batches, and the longest of them."""
-    console.print(_planned(canon.read_json(folder / "plan.json")))
+    body = canon.read_json(folder / "plan.json")
+    console.print(_planned(body, canon.read_json(folder / "run.json")["unique_tokens"]))
 
 
-def _planned(plan: dict[str, Any]) -> Table:
-    batches, trunks = plan["batches"], plan["trunks"]
-    padded = sum(batch["rows"] * batch["width"] for batch in batches)
-    tokens = sum(batch["tokens"] for batch in batches)
+def _planned(body: dict[str, Any], unique: int) -> Table:
+    batches, found = body["batches"], plan.figures(body)
     requests = {(b["task"], t[-1].partition("#")[0]) for b in batches for t in b["targets"]}
     longest = max(batches, key=lambda batch: batch["cost"])
+    part = 100 * found.padding / max(found.computed, 1)
     rows = {
-        "level": plan["level"],
+        "level": body["level"],
         "requests": f"{len(requests):,}",
-        "batches": f"{len(batches):,} on {len(trunks):,} shared prefixes",
-        "computed": f"{tokens + sum(trunk['length'] for trunk in trunks):,} tokens",
-        "padding": f"{100 * (padded - tokens) / max(padded, 1):.1f}%",
-        "longest": f"{escape(longest['task'])}, {longest['cost']:,} tokens",
+        "batches": f"{found.batches:,}, and {found.trunks:,} shared prefixes",
+        "computed": f"{found.computed:,} tokens, {found.computed / max(unique, 1):.3f} times the"
+        f" {unique:,} unique ones; {part:.1f}% is padding",
+        "longest": f"a batch of {escape(longest['task'])}: {found.longest:,} tokens",
     }
     table = Table(box=None, pad_edge=False, show_header=False)
     for name, value in rows.items():

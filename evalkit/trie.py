@@ -120,8 +120,12 @@ def forest(trie: Trie, subtrees: Sequence[Range]) -> Forest:
             depth = int(trie.shared[index]) if index > subtree.lo else subtree.depth
             while path and path[-1][0] >= depth:
                 path.pop()
+            parent = path[-1][1] + depth - 1 - path[-1][0] if path else -1
+            if depth == len(trie.sequences[index]):  # the same as the one before it
+                ends.append((index, parent))
+                continue
             starts.append(size)
-            parents.append(path[-1][1] + depth - 1 - path[-1][0] if path else -1)
+            parents.append(parent)
             path.append((depth, size))
             parts.append(trie.sequences[index][depth:])
             size += len(parts[-1])

@@ -5,7 +5,7 @@ files for every platform at once. The CUDA 13 lock comes first and the others fo
 the CPU lock is that lock with PyTorch's CPU build (cpu-torch.txt) and without the CUDA libraries,
 so the two never drift apart. Versions that stand in a lock stay while they fit; to take the newest
 of everything, remove requirements/*.lock first. No lock names an index: where packages come from is
-the business of the machine that installs. The lock of the tests' server is apart: it follows no other.
+the business of the machine that installs. The lock of the tests' server follows no other.
 """
 
 import os

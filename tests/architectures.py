@@ -21,6 +21,7 @@ import models
 
 MAX_LENGTH = 4096
 STD = 0.15  # of weights, for 64 inputs
+SPARE = 8  # tokens: some tokenizer classes of transformers add one to pad with
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Architecture:
 
     type: str
     features: str
-    level: str  # the best level that its answers are right at
+    level: str  # the best that its answers are right at; empty: none
     config: dict[str, Any] = field(default_factory=dict)
     tokenizer: str = "llama3"
     heads: bool = True  # the usual names of the usual sizes; else `config` gives all
@@ -41,7 +42,11 @@ class Architecture:
             "num_key_value_heads": 2, "intermediate_size": 128,
             "max_position_embeddings": MAX_LENGTH,
         }  # fmt: skip
-        return {"vocab_size": vocabulary, "initializer_range": STD} | (usual if self.heads else {}) | self.config
+        return (
+            {"vocab_size": vocabulary, "initializer_range": STD}
+            | (usual if self.heads else {})
+            | self.config
+        )
 
 
 _MOE = {"moe_intermediate_size": 48, "num_experts": 6, "num_experts_per_tok": 2}
@@ -68,7 +73,8 @@ ARCHITECTURES = {
     ),
     "qwen2": Architecture("qwen2", "dense, biases, tied head", "A", {"tie_word_embeddings": True}),
     "qwen3": Architecture("qwen3", "dense, normed queries and keys", "A", {"head_dim": 16}),
-    "mistral": Architecture("mistral", "sliding window on every layer", "A", {"sliding_window": 17}),
+    "mistral": Architecture("mistral", "sliding window on every layer", "A",
+                            {"sliding_window": 17}),
     "mixtral": Architecture(
         "mixtral", "mixture of experts", "A",
         {"num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": None},
@@ -187,8 +193,10 @@ ARCHITECTURES = {
          "linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 16,
          "linear_value_head_dim": 16, "layer_types": [_LINEAR, _FULL]},
     ),
-    "mamba": Architecture("mamba", "state space, no attention", "B",
-                          {"hidden_size": 64, "num_hidden_layers": 2, "state_size": 8}, "gpt2", heads=False),
+    "mamba": Architecture(
+        "mamba", "state space, no attention", "C",
+        {"hidden_size": 64, "num_hidden_layers": 2, "state_size": 8}, "gpt2", heads=False,
+    ),
     "mamba2": Architecture(
         "mamba2", "state space, no attention", "B",
         {"hidden_size": 64, "num_hidden_layers": 2, "state_size": 16, "num_heads": 8,
@@ -207,12 +215,12 @@ ARCHITECTURES = {
          "num_local_experts": 4, "num_experts_per_tok": 2, "shared_intermediate_size": 64},
     ),
     "jamba": Architecture(
-        "jamba", "state space layers, attention layers, mixture of experts", "B",
+        "jamba", "state space layers, attention layers, mixture of experts", "C",
         {"num_hidden_layers": 4, "attn_layer_period": 3, "attn_layer_offset": 1,
          "num_experts": 4, "mamba_d_state": 8, "mamba_dt_rank": 8},
     ),
     "recurrent-gemma": Architecture(
-        "recurrent_gemma", "gated linear recurrence, sliding attention, soft-capped head", "B",
+        "recurrent_gemma", "gated linear recurrence, sliding attention, soft-capped head", "",
         {"num_hidden_layers": 3, "lru_width": 64, "attention_window_size": 20,
          "num_key_value_heads": 1, "w_init_variance_scale": 1.0, "pad_token_id": 0},
     ),
@@ -226,15 +234,15 @@ def build(name: str, folder: Path, *, texts: Iterable[str] = (), seed: int = 0) 
 
     wanted = ARCHITECTURES[name]
     corpus = [*models._prose(), *texts]
-    tokenizer = models._tokenizer(
-        wanted.tokenizer, corpus, vocabulary=1200, max_length=MAX_LENGTH
-    )
+    tokenizer = models._tokenizer(wanted.tokenizer, corpus, vocabulary=1200, max_length=MAX_LENGTH)
     special: dict[str, Any] = {
         "bos_token_id": tokenizer.bos_token_id,
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": None,
     }
-    config = AutoConfig.for_model(wanted.type, **(special | wanted.to_config(len(tokenizer))))
+    config = AutoConfig.for_model(
+        wanted.type, **(special | wanted.to_config(len(tokenizer) + SPARE))
+    )
     causal: Any = AutoModelForCausalLM
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

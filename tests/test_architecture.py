@@ -16,7 +16,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "evalkit"
 ORDER = [
     *("errors", "canon", "demo", "events", "schema", "statistics", "request", "hub", "suite"),
     *("architecture", "model", "tokenizer", "tokenise", "batch", "trie"),
-    *("sharing", "pack", "batching", "plan", "plan_cache", "journal", "lease", "auditlog"),
+    *("pack", "sharing", "batching", "plan", "plan_cache", "journal", "lease", "auditlog"),
     *("stamp", "record", "choice", "engine", "harness", "prepare", "folder", "execute", "finish"),
     *("run", "verify", "summary", "cli"),
 ]

@@ -107,7 +107,8 @@ def test_the_small_policy_cuts_and_shares_in_every_way() -> None:
     assert any(batch.trunk and batch.trunk.parent for batch in shared)
     assert any(len(list(batch.trunk.chunks(batch.chunk))) > 1 for batch in shared if batch.trunk)
     assert any(len(row.starts) > 2 for batch in shared for row in batch.rows)
-    assert any(batch.settings and len(batch.rows) > batch.slots for batch in shared)
+    assert any(batch.settings and len(batch.targets) > batch.slots for batch in shared)
+    assert any(batch.settings and len(row.starts) > 1 for batch in shared for row in batch.rows)
     assert any(batch.trunk for batch in plan("B"))
     assert not any(batch.trunk for batch in plan("C"))
 

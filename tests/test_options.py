@@ -201,5 +201,10 @@ def test_the_tokens_that_a_run_took_count_every_shared_prefix_once(tmp_path: Pat
 def test_planning_shows_a_table_and_prints_the_folder(command: Start) -> None:
     ran = command("plan", "--level", "A").done()
     assert ran.out == f"{ran.folder}\n"
-    for words in ("level", "A", "requests", "batches", "padding", "longest", "demo_qa"):
-        assert words in ran.err
+    table = dict(line.split(None, 1) for line in ran.err.splitlines()[-5:])
+    assert list(table) == ["level", "requests", "batches", "computed", "longest"]
+    unique = support.read(ran.folder, "run.json")["unique_tokens"]
+    assert table["level"].strip() == "A" and table["requests"].strip() == "12"
+    assert f"times the {unique:,} unique ones" in table["computed"]
+    (batch,) = support.read(ran.folder, "plan.json")["batches"]
+    assert f"a batch of demo_qa: {batch['cost']:,} tokens" in table["longest"]

@@ -136,7 +136,7 @@ def test_a_row_is_branches_that_hang_on_tokens_before_them(seed: int, level: str
             ordered = zip(row.starts, row.parents, strict=True)
             assert all(-1 <= parent < start or start == 0 for start, parent in ordered)
             assert row.parents[0] == -1
-            if level != "A" or batch.settings:
+            if level != "A":
                 assert row.parents == (-1,)
 
 
@@ -180,9 +180,12 @@ def test_a_batch_keeps_within_the_policy(seed: int, level: str) -> None:
             fits = rows * batch.width <= SMALL.max_tokens and len(needed) <= SMALL.max_scored
             assert rows == 1 or (fits and (level == "A" or rows <= SMALL.max_rows))
         else:
-            grown = batch.width + batch.settings.max_gen_toks
+            longest = max(target.start for target in batch.targets)
+            grown = longest - len(tries.trunk_tokens(batch)) + batch.settings.max_gen_toks
             assert batch.slots == 1 or batch.slots * grown <= SMALL.max_cache
-            assert rows <= (SMALL.waves * SMALL.max_slots if level == "A" else batch.slots)
+            assert len(batch.targets) <= (
+                SMALL.waves * SMALL.max_slots if level == "A" else batch.slots
+            )
             assert level == "A" or all(len(row.tokens) == batch.width for row in batch.rows)
         assert batch.chunk == SMALL.chunk
 
@@ -222,20 +225,21 @@ def test_a_trunks_batches_stand_together_and_a_parents_before_its_childrens(
 
 def test_random_rows_have_trunks_and_trees() -> None:
     """The laws above would hold for a planner that shares nothing."""
-    for level, kind in (("A", None), ("B", None), ("A", GREEDY)):
-        made = [batch for seed in range(20) for batch in planned(seed, level)
-                if (batch.settings is None) == (kind is None)]  # fmt: skip
+    for level, generating in (("A", False), ("B", False), ("A", True)):
+        made = [batch for seed in range(60) for batch in planned(seed, level)
+                if (batch.settings is not None) == generating]  # fmt: skip
         assert sum(batch.trunk is not None for batch in made) > 5
-        assert kind or any(batch.trunk and batch.trunk.parent for batch in made)
-    rows = [row for seed in range(20) for batch in planned(seed, "A") for row in batch.rows]
-    assert sum(len(row.starts) > 1 for row in rows) > 20
+        assert any(batch.trunk and batch.trunk.parent for batch in made)
+        if level == "A":
+            assert sum(len(row.starts) > 1 for batch in made for row in batch.rows) > 20
 
 
 @seeds
 def test_the_widest_batches_of_a_stem_come_first(seed: int, level: str) -> None:
     widths: dict[object, list[int]] = {}
     for batch in planned(seed, level):
-        widths.setdefault((batch.kind, batch.settings, batch.trunk), []).append(batch.width)
+        if level != "A" or batch.settings is None:  # its prompts are dealt out evenly
+            widths.setdefault((batch.kind, batch.settings, batch.trunk), []).append(batch.width)
     assert all(found == sorted(found, reverse=True) for found in widths.values())
 
 
@@ -424,6 +428,12 @@ def stems_of(rows: Tokenised, level: str = "A", policy: Policy | None = None) ->
     return [(batch.trunk.length if batch.trunk else 0, len(batch.rows)) for batch in batches]
 
 
+def prompts_of(rows: Tokenised) -> list[tuple[int, int]]:
+    """Of each generating batch: its trunk's length, and how many prompts it has."""
+    batches = plan.make_batches(rows, Policy(), level="A")
+    return [(batch.trunk.length if batch.trunk else 0, len(batch.targets)) for batch in batches]
+
+
 def test_shots_that_all_share_are_a_trunk_and_a_documents_choices_a_tree() -> None:
     (batch,) = plan.make_batches(rows_of(documents(600, 20, 90, 4), 5), Policy(), level="A")
     assert batch.trunk and batch.trunk.length == 600 and len(batch.rows) == 10
@@ -460,15 +470,15 @@ def test_a_trunk_ends_before_the_first_output_that_is_scored(level: str) -> None
 def test_some_prompts_share_what_all_share_rather_than_leave_slots_empty() -> None:
     few = documents(300, 20, 60, 1, seed=1) + documents(300, 20, 60, 1, seed=2)
     settings = Settings((), 256)
-    assert stems_of(rows_of(few, settings=settings)) == [(0, 40)]
+    assert prompts_of(rows_of(few, settings=settings)) == [(0, 40)]
     many = documents(300, 80, 60, 1, seed=1) + documents(300, 80, 60, 1, seed=2)
-    assert stems_of(rows_of(many, settings=settings)) == [(300, 80)] * 2
-    assert stems_of(rows_of(documents(300, 2, 60, 1), settings=settings)) == [(300, 2)]
+    assert prompts_of(rows_of(many, settings=settings)) == [(300, 80)] * 2
+    assert prompts_of(rows_of(documents(300, 2, 60, 1), settings=settings)) == [(300, 2)]
 
 
 def test_prompts_are_spread_evenly_over_as_few_batches_as_may_be() -> None:
     prompts = rows_of(documents(30, 300, 60, 1), settings=Settings((), 256))
-    assert stems_of(prompts) == [(30, 150)] * 2
+    assert prompts_of(prompts) == [(30, 150)] * 2
 
 
 def test_long_generations_get_fewer_slots() -> None:
@@ -539,5 +549,5 @@ def test_sharing_less_costs_what_the_levels_say() -> None:
     for level in LEVELS:
         body, _ = plan.build(rows, Policy(), level=level, suite_id="", tokenizer={}, max_length=999)
         computed[level] = plan.figures(body).computed
-    assert computed["A"] <= computed["B"] < computed["C"] / 5
+    assert max(computed["A"], computed["B"]) < computed["C"] / 5
     assert computed["C"] >= sum(len(row.tokens) for row in rows.rows)

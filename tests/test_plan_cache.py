@@ -63,6 +63,7 @@ def test_a_second_model_with_the_same_tokenizer_builds_no_request(
     bodies = [support.read(ran.folder, "run.json") for ran in (first, second)]
     assert bodies[0]["ids"]["plan"] == bodies[1]["ids"]["plan"]
     assert bodies[0]["ids"]["run"] != bodies[1]["ids"]["run"]
+    assert bodies[0]["unique_tokens"] == bodies[1]["unique_tokens"] > 0
 
 
 def test_a_run_from_a_kept_plan_ends_in_the_same_answers(tmp_path: Path) -> None:
@@ -149,12 +150,12 @@ def test_a_damaged_plan_is_made_again(plan: Plan, own_cache: Path, name: str, da
 
 def test_only_the_newest_plans_are_kept(own_cache: Path) -> None:
     for number in range(plan_cache.KEPT + 3):
-        plan_cache.write(f"{number:064x}", {"number": number}, [b"one", b"two"])
+        planned = plan_cache.Planned({"number": number}, b"tokens", number)
+        plan_cache.write(f"{number:064x}", planned)
         os.utime(own_cache / f"{number:064x}", (number, number))
     names = [path.name for path in kept(own_cache)]
     assert names == [f"{number:064x}" for number in range(3, plan_cache.KEPT + 3)]
-    found = plan_cache.read(names[0])
-    assert found is not None and found.body == {"number": 3} and found.tokens == b"onetwo"
+    assert plan_cache.read(names[0]) == plan_cache.Planned({"number": 3}, b"tokens", 3)
 
 
 def test_a_cache_that_can_not_be_written_costs_time_only(plan: Plan, own_cache: Path) -> None:

@@ -9,6 +9,7 @@ import gzip
 import json
 import os
 import random
+import struct
 import subprocess
 import sys
 import textwrap
@@ -399,6 +400,89 @@ def test_a_bomb_in_the_plans_tokens_is_not_unpacked(tmp_path: Path) -> None:
     run = Run()
     replace_first_block(run, zlib.compress(bytes(200_000_000), 9))
     assert failed(judged(run, tmp_path)) == {"plan"}
+
+
+def replace_trunk(run: Run, content: bytes, **entry: Any) -> None:
+    """Give the plan's trunk another content and entry, and put sizes, offsets and digest right."""
+    (trunk,) = run.plan["trunks"]
+    block = zlib.compress(content, 9)
+    run.tokens = block + run.tokens[trunk["size"] :]
+    for batch in run.plan["batches"]:
+        batch["offset"] += len(block) - trunk["size"]
+    trunk |= {"size": len(block)} | entry
+    run.plan["tokens"] = {"size": len(run.tokens), "sha256": runs.sha256(run.tokens)}
+
+
+@pytest.mark.parametrize(
+    ("content", "entry", "words"),
+    [
+        ([5, 6, 7, 9], {}, "has another digest"),
+        ([5, 6, 7], {}, "another number of tokens"),
+        ([5] * 100_000, {}, "another number of tokens"),
+        ([5, 6, 7, 8], {"parent": 0}, "is not what the schema says"),
+        ([5, 6, 7, 8], {"length": 10**9}, "bytes is claimed"),
+        ([5, 6, 7, 8], {"offset": 1}, "does not start at the end of the one before"),
+    ],
+)
+def test_a_trunk_is_the_one_that_was_planned(
+    tmp_path: Path, content: list[int], entry: dict[str, int], words: str
+) -> None:
+    run = Run()
+    replace_trunk(run, struct.pack(f"<{len(content)}I", *content), **entry)
+    report = judged(run, tmp_path)
+    assert "plan" in failed(report) and words in line(report, "plan", Status.FAIL)
+
+
+def test_a_trunk_that_carries_nothing_is_found(tmp_path: Path) -> None:
+    run = Run(leave_out=("mmlu_anatomy",))
+    trunk, block = runs._trunk()
+    run.plan["trunks"], run.tokens = [trunk], block + run.tokens
+    for batch in run.plan["batches"]:
+        batch["offset"] += len(block)
+    run.plan["tokens"] = {"size": len(run.tokens), "sha256": runs.sha256(run.tokens)}
+    assert "1 trunks carry no batch" in line(judged(run, tmp_path), "plan", Status.FAIL)
+
+
+@pytest.mark.parametrize(
+    ("target", "words"),
+    [
+        ([0, 1, 5, 7], ""),
+        ([0, 3, 5, 7], "has a target that its rows do not hold"),  # the row has three tokens
+        ([2, 1, 5, 7], "has a target that its rows do not hold"),
+        ([0, 1, 3, 7], "has a target that its rows do not hold"),  # scores inside the trunk
+        ([0, 1, 6, 7], "has a target that its rows do not hold"),  # nothing is left to score
+        ([0, 1, 5, -1], "has a target that its rows do not hold"),
+    ],
+)
+def test_a_target_ends_in_its_row_and_scores_nothing_of_the_trunk(
+    tmp_path: Path, target: list[int], words: str
+) -> None:
+    """Its author has put the batch's id right."""
+    run = Run()
+    first = run.plan["batches"][0]
+    block = zlib.decompress(run.tokens[first["offset"] :][: first["size"]])
+    first["targets"][0][:4] = target
+    layout = {
+        "kind": first["kind"],
+        "settings": None,
+        "trunk": run.plan["trunks"][0]["id"],
+        "tokens": f"sha256:{runs.sha256(block)}",
+        "targets": [[*t[:4], f"{first['task']}/{t[4]}"] for t in first["targets"]],
+        "slots": 0,
+        "chunk": runs.POLICY["chunk"],
+    }
+    first["id"] = runs.digest(layout)
+    report = judged(run, tmp_path)
+    assert words in line(report, "plan", Status.FAIL if words else Status.PASS)
+
+
+@pytest.mark.parametrize(("level", "words"), [("B", "shares more"), ("C", "shares more")])
+def test_a_plan_that_shares_more_than_its_level_is_found(
+    tmp_path: Path, level: str, words: str
+) -> None:
+    run = Run()
+    run.plan["level"] = level
+    assert words in line(judged(run, tmp_path), "plan", Status.FAIL)
 
 
 def test_a_plan_that_asks_one_request_less_is_found(tmp_path: Path) -> None:

@@ -30,6 +30,8 @@ def some_rows(seed: int, task: str = "task", settings: Settings | None = None) -
             base = made[source.integers(len(made))]
             base = base[: source.integers(0, len(base) + 1)]
         tokens = np.concatenate([base, _random(source, source.integers(1, 20))])
+        if made and source.random() < 0.1:
+            tokens = made[source.integers(len(made))]
         if settings is None and tokens.tobytes() in known:
             continue
         known[tokens.tobytes()] = tokens

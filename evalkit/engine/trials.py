@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from evalkit.batch import Batch, BatchTarget, Policy, Row, Trunk, chain, make_batch, make_trunk
+from evalkit.batch import Batch, BatchTarget, Policy, Row, Trunk, make_batch, make_trunk
 from evalkit.request import Settings
 from evalkit.tokenise import Tokens
 
@@ -25,7 +25,7 @@ ON_ROOT = ((11, (3, 6, 5)), (6, (1, 8, 2)))
 ON_NESTED = ((9, (2, 7, 4)),)
 ALONE = ((66, (4,)), (1, (1,)), (14, (2, 5, 3)), (4, (6, 1)))
 # Of prompts: of any lengths at level A, of one length in a batch below.
-UNEVEN, LONG, EVEN, LONG_EVEN = (13, 9, 6, 3, 1), (62, 23, 8), (7,) * 5, (62,) * 3
+UNEVEN, LONG, EVEN, LONG_EVEN = (13, 5, 1, 11, 9), (62, 23, 8), (7,) * 5, (62,) * 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,10 +58,10 @@ class Stops:
 
 
 class Material:
-    """Trunks and what hangs on them, drawn from the `allowed` token ids: always the same."""
+    """Trunks and what hangs on them, drawn by a seed from the `allowed` token ids."""
 
-    def __init__(self, allowed: Tokens) -> None:
-        self._allowed, self._source = allowed, np.random.default_rng(0)
+    def __init__(self, allowed: Tokens, seed: int = 0) -> None:
+        self._allowed, self._source = allowed, np.random.default_rng(seed)
         root = make_trunk(None, self._draw(ROOT))
         nested = make_trunk(root, self._draw(NESTED))
         self.documents: list[tuple[Trunk | None, list[Document]]] = [
@@ -75,7 +75,10 @@ class Material:
         return self._source.choice(self._allowed, count).astype(np.uint32)
 
     def _prompts(self, trunk: Trunk | None, lengths: Sequence[int]) -> list[list[int]]:
-        return [tokens_of(trunk) + self._draw(length).tolist() for length in lengths]
+        shared = tokens_of(trunk) + self._draw(max(lengths) // 2).tolist()
+        before = len(tokens_of(trunk))
+        drawn = [shared + self._draw(max(lengths)).tolist() for _ in lengths]
+        return [tokens[: before + n] for tokens, n in zip(drawn, lengths, strict=True)]
 
     def _document(self, trunk: Trunk | None, context: int, lengths: Sequence[int]) -> Document:
         begin = tokens_of(trunk) + self._draw(context).tolist()
@@ -127,8 +130,9 @@ def forest(sequences: Sequence[list[int]]) -> tuple[Row, list[int]]:
             key=lambda pair: pair[0],
             default=(0, []),
         )
-        starts.append(len(tokens))
-        parents.append(path[shared - 1] if shared else -1)
+        if shared < len(sequence):
+            starts.append(len(tokens))
+            parents.append(path[shared - 1] if shared else -1)
         new = range(len(tokens), len(tokens) + len(sequence) - shared)
         paths.append((sequence, path[:shared] + list(new)))
         tokens += sequence[shared:]
@@ -143,12 +147,17 @@ def _common(one: list[int], other: list[int]) -> int:
 
 
 def writing(level: str, trunk: Trunk | None, prompts: Sequence[list[int]]) -> Batch:
-    """A batch of prompts to go on from."""
+    """A batch of prompts to go on from, its targets in their order: up to three share a row at
+    level A."""
     trunk = None if level == "C" else trunk
-    before = trunk.length if trunk else 0
-    rows = [chain(np.asarray(prompt[before:], dtype=np.uint32)) for prompt in prompts]
-    targets = [
-        BatchTarget(row, len(prompt) - before - 1, len(prompt), -1, f"{NAME}/{row}/0/0")
-        for row, prompt in enumerate(prompts)
-    ]
+    before, packed = (trunk.length if trunk else 0), 3 if level == "A" else 1
+    rows: list[Row] = []
+    targets: list[BatchTarget] = []
+    for first in range(0, len(prompts), packed):
+        group = prompts[first : first + packed]
+        row, ends = forest([prompt[before:] for prompt in group])
+        for prompt, end in zip(group, ends, strict=True):
+            part = f"{NAME}/{len(targets)}/0/0"
+            targets.append(BatchTarget(len(rows), end, len(prompt), -1, part))
+        rows.append(row)
     return make_batch(NAME, "generate_until", SETTINGS, trunk, rows, targets, POLICY)

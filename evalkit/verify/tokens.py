@@ -71,12 +71,13 @@ def batch_problem(entry: dict[str, Any], data: bytes, body: dict[str, Any], trun
         "trunk": trunks.id(trunk),
         "tokens": canon.digest_bytes(content),
         "targets": [[*target[:4], f"{entry['task']}/{target[4]}"] for target in entry["targets"]],
-        "slots": _slots(policy, entry["width"] + settings["max_gen_toks"]) if settings else 0,
+        "slots": _slots(entry, policy, settings, trunks.length(trunk)) if settings else 0,
         "chunk": policy["chunk"],
     }
     if canon.digest(layout) != entry["id"]:
         return "has another digest"
-    if entry["cost"] != rows * (entry["width"] + (settings["max_gen_toks"] if settings else 0)):
+    new_tokens = len(entry["targets"]) * settings["max_gen_toks"] if settings else 0
+    if entry["cost"] != rows * entry["width"] + new_tokens:
         return "costs something else than its entry says"
     if not _may_share(entry, found, body["level"]):
         return f"shares more than level {body['level']} does"
@@ -85,7 +86,11 @@ def batch_problem(entry: dict[str, Any], data: bytes, body: dict[str, Any], trun
     return "" if fine else "has a target that its rows do not hold"
 
 
-def _slots(policy: dict[str, int], tokens: int) -> int:
+def _slots(
+    entry: dict[str, Any], policy: dict[str, int], settings: dict[str, Any], trunk: int
+) -> int:
+    longest = max(int(target[2]) for target in entry["targets"]) - trunk
+    tokens = max(1, longest + int(settings["max_gen_toks"]))
     return max(1, min(policy["max_slots"], policy["max_cache"] // tokens))
 
 
@@ -133,9 +138,8 @@ def _rows(content: bytes, rows: int, tokens: int) -> list[_Row]:
 
 
 def _may_share(entry: dict[str, Any], rows: list[_Row], level: str) -> bool:
-    """Trees are level A's, for scoring only; trunks level A's and B's."""
-    trees = level == "A" and entry["settings"] is None
-    return (trees or all(len(row.starts) == 1 for row in rows)) and (
+    """Trees are level A's, trunks level A's and B's."""
+    return (level == "A" or all(len(row.starts) == 1 for row in rows)) and (
         level in ("A", "B") or entry["trunk"] is None
     )
 
@@ -147,5 +151,5 @@ def _target_fits(target: list[Any], rows: list[_Row], trunk: int, settings: Any)
         return False
     position = trunk + rows[row].depth(end)
     if settings:
-        return bool(end == rows[row].length - 1 and start == position + 1 and last == -1)
+        return bool(start == position + 1 and last == -1)
     return bool(trunk <= start <= position and last >= 0)

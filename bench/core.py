@@ -1,0 +1,180 @@
+"""`make bench-core`: 2% of every leaf task of `core`, once by lm-eval and once by evalkit.
+
+    python -m bench.core [--minutes 90]
+
+The documents (at least one a leaf) are drawn with a seed, and asked as `core` asks them: bbh goes
+on for 1,024 tokens where a random model does not stop. Both sides get all cores; lm-eval has batch
+size 4. bbh is cut into pieces, lm-eval's along its own order, so that its batches stay what they
+are. Each piece's answers are kept, so a stopped command goes on where it was.
+"""
+
+import argparse
+import os
+import pickle
+import random
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import evalkit
+from bench import agreement, data, model, report, sides, tables
+from bench.lengths import CORE
+from bench.process import Process
+from bench.sides import Ran
+from bench.speed import say
+from evalkit import canon, stamp
+from evalkit.request import Request
+from evalkit.suite import SuiteTask
+
+SHARE, SEED, SIZE = 0.02, 0, 4
+PIECE = 8 * SIZE  # prompts of bbh in a piece
+Pieces = dict[str, list[Request]]
+
+
+def drawn(requests: Sequence[Request]) -> list[Request]:
+    """The requests of 2% of each leaf's documents."""
+    documents: dict[str, set[int]] = defaultdict(set)
+    for request in requests:
+        documents[request.task].add(request.doc_id)
+    chosen = {}
+    for task, ids in documents.items():
+        source = random.Random(f"{SEED}/{task}")
+        chosen[task] = set(source.sample(sorted(ids), max(1, round(SHARE * len(ids)))))
+    return [request for request in requests if request.doc_id in chosen[request.task]]
+
+
+def member(request: Request) -> str:
+    """The member of `core` that a request belongs to."""
+    return next(name for name in CORE if request.task.startswith(name))
+
+
+def pieces(requests: Sequence[Request], length: dict[str, int]) -> tuple[Pieces, Pieces]:
+    """What is asked at once, of lm-eval and of evalkit. `length`: the tokens of each prompt."""
+    theirs: Pieces = defaultdict(list)
+    ours: Pieces = defaultdict(list)
+    for request in requests:
+        theirs[member(request)].append(request)
+        leaf = request.task if member(request) == "bbh" else member(request)
+        ours[leaf].append(request)
+    bbh = sorted(theirs.pop("bbh"), key=lambda one: (-length[one.id], one.context))
+    for start in range(0, len(bbh), PIECE):
+        theirs[f"bbh {start // PIECE + 1}"] = bbh[start : start + PIECE]
+    return dict(theirs), dict(ours)
+
+
+class Kept:
+    """Runs of pieces that were measured before, by what was asked of what code."""
+
+    def __init__(self) -> None:
+        self._folder = data.cache() / "core"
+        canon.make_folder(self._folder)
+        package = Path(evalkit.__file__).parent
+        self._code = {p.name: canon.sha256_file(p) for p in sorted(package.rglob("*.py"))}
+
+    def path(self, side: str, asked: Sequence[Request]) -> Path:
+        """Where a piece's run is kept."""
+        covered = {
+            "side": side,
+            "asked": [[one.id, one.context, one.continuation] for one in asked],
+            "versions": stamp.versions() | {"lm_eval": stamp.version("lm_eval")},
+            "code": self._code if side != "lm-eval" else {},
+            "cores": len(os.sched_getaffinity(0)),
+        }
+        return self._folder / canon.digest(covered)[7:23]
+
+    def run(self, side: str, asked: Sequence[Request], answer: Any) -> Ran:
+        """The kept run, or a new one."""
+        path = self.path(side, asked)
+        if not path.is_file():
+            ran = answer()
+            ran.passes = []
+            canon.write_atomic(path, pickle.dumps(ran))
+        kept: Ran = pickle.loads(path.read_bytes())
+        return kept
+
+
+def measure(minutes: float, variant: str) -> dict[str, Any] | None:
+    """The figures; None where the time was up before all pieces were measured."""
+    until = time.monotonic() + 60 * minutes
+    cores = len(os.sched_getaffinity(0))
+    with data.served():
+        folder = str(model.folder())
+        asked = drawn(data.requests(data.load(data.suite([SuiteTask(name) for name in CORE]))))
+    theirs, ours = pieces(asked, _lengths(folder, asked))
+    lm_eval = Process(sides.LmEval, folder, cores)
+    own: Any = sides.Workers(folder, cores) if variant == "workers" else None
+    own = own or Process(sides.Evalkit, folder, cores)
+    kept = Kept()
+    runs: dict[str, dict[str, Ran]] = {"lm-eval": {}, variant: {}}
+    todo = [("lm-eval", name) for name in theirs] + [(variant, name) for name in ours]
+    for side, name in sorted(todo, key=lambda pair: pair[1]):
+        if time.monotonic() > until:
+            return None
+        say(f"{side}: {name}")
+        part = theirs[name] if side == "lm-eval" else ours[name]
+        runs[side][name] = kept.run(side, part, lambda s=side, p=part: _answer(s, p, lm_eval, own))
+    lm_eval.stop()
+    own.stop()
+    return _figures(asked, runs, variant)
+
+
+def _answer(side: str, asked: Sequence[Request], lm_eval: Process, own: Any) -> Ran:
+    if side == "lm-eval":
+        found: Ran = lm_eval.call("answer", asked, SIZE)
+        return found
+    ours: Ran = own.call("answer", asked) if isinstance(own, Process) else own.answer(asked)
+    return ours
+
+
+def _lengths(folder: str, asked: Sequence[Request]) -> dict[str, int]:
+    from evalkit import model as models
+    from evalkit.tokenizer import Tokenizer
+
+    tokens = Tokenizer(models.resolve(folder)).encode(
+        [request.context for request in asked], special_tokens=True
+    )
+    return {request.id: len(ids) for request, ids in zip(asked, tokens, strict=True)}
+
+
+def _figures(
+    asked: Sequence[Request], runs: dict[str, dict[str, Ran]], variant: str
+) -> dict[str, Any]:
+    found: dict[str, Any] = {"machine": tables.machine(), "documents": data.source()}
+    found |= {"variant": variant, "share": SHARE, "members": {}}
+    for name in CORE:
+        ids = {request.id for request in asked if member(request) == name}
+        parts = {side: [ran for ran in each.values() if ran.answers.keys() <= ids]
+                 for side, each in runs.items()}  # fmt: skip
+        answers = {
+            side: {key: value for ran in each for key, value in ran.answers.items()}
+            for side, each in parts.items()
+        }
+        found["members"][name] = {
+            "documents": len({key.rsplit("/", 2)[0] for key in ids}),
+            "requests": len(ids),
+            "seconds": {side: sum(ran.seconds for ran in each) for side, each in parts.items()},
+            "agreement": agreement.compare(answers[variant], answers["lm-eval"]).to_json(),
+        }
+    return found
+
+
+def main() -> None:
+    """Measure or go on measuring; publish when all is done."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--minutes", type=float, default=90.0, help="then stop, to be continued")
+    given = parser.parse_args()
+    path = tables.FIGURES / "bench.json"
+    variant = canon.read_json(path)["variant"] if path.is_file() else "workers"
+    figures = measure(given.minutes, variant)
+    if figures is None:
+        say("the time is up: the same command goes on from here")
+        return
+    text = report.core(figures)
+    print(text)
+    tables.publish("bench-core", text, figures)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,259 @@
+"""Both sides of the comparison: lm-eval's `hf` model, and evalkit in one process or in several.
+
+Each answers the same requests, from their texts to their answers: tokenising, batching and stop
+strings are inside the time, loading the model is not. Each lives in a `Process`.
+"""
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from multiprocessing.connection import wait
+from pathlib import Path
+from typing import Any
+
+from bench.passes import Pass, watch
+from bench.process import Process
+from evalkit.request import Request
+
+LEVEL = "A"
+Answer = tuple[float, bool] | str  # a log-likelihood with its greedy flag, or a text
+
+
+@dataclass
+class Ran:
+    """One side's answers by request id, and what they took. `cpu`: seconds of its cores; `stages`:
+    seconds by what was done; `passes`: the model's forward passes; `peak`: bytes of memory, the
+    weights included."""
+
+    seconds: float
+    answers: dict[str, Answer]
+    cpu: float = 0.0
+    stages: dict[str, float] = field(default_factory=dict)
+    passes: list[Pass] = field(default_factory=list)
+    peak: int = 0
+
+
+def reset_peak() -> None:
+    """Let the process's peak memory start again from what it uses now."""
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_bytes() -> int:
+    """The most memory that this process has used since `reset_peak`."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
+
+
+class LmEval:
+    """lm-eval's `hf` model in float32, its softmax too."""
+
+    def __init__(self, folder: str, threads: int) -> None:
+        import torch
+        from lm_eval.models.huggingface import HFLM
+
+        torch.set_num_threads(threads)
+        self._lm = HFLM(pretrained=folder, device="cpu", dtype="float32", softmax_dtype="float32")
+
+    def answer(self, requests: Sequence[Request], size: int) -> Ran:
+        """All answers at one batch size, as lm-eval's `evaluate` asks for them: by kind."""
+        self._lm.batch_size_per_gpu = size
+        reset_peak()
+        passes: list[Pass] = []
+        with watch(self._lm.model, passes):
+            started, busy = time.perf_counter(), time.process_time()
+            found = {kind: self._of_kind(requests, kind) for kind in KINDS}
+            seconds, cpu = time.perf_counter() - started, time.process_time() - busy
+        answers = {name: answer for part in found.values() for name, answer in part.items()}
+        return Ran(seconds, answers, cpu, {}, passes, peak_bytes())
+
+    def _of_kind(self, requests: Sequence[Request], kind: str) -> dict[str, Answer]:
+        chosen = [request for request in requests if request.kind == kind]
+        if not chosen:
+            return {}
+        given = [_instance(request, index) for index, request in enumerate(chosen)]
+        answers = getattr(self._lm, kind)(given, disable_tqdm=True)
+        return {request.id: answer for request, answer in zip(chosen, answers, strict=True)}
+
+
+KINDS = ("loglikelihood", "generate_until")
+
+
+def _instance(request: Request, index: int) -> Any:
+    from lm_eval.api.instance import Instance
+
+    second: Any = request.continuation
+    if request.settings is not None:
+        settings = request.settings
+        second = {"until": list(settings.until), "max_gen_toks": settings.max_gen_toks}
+        second |= {"do_sample": False, "temperature": 0.0}
+    return Instance(request.kind, {}, (request.context, second), index)
+
+
+class Evalkit:
+    """evalkit's planner and engine in one process."""
+
+    def __init__(self, folder: str, threads: int, level: str = LEVEL) -> None:
+        from evalkit import engine, model
+        from evalkit.tokenizer import Tokenizer
+
+        found = model.resolve(folder)
+        self.tokenizer = Tokenizer(found)
+        numerics = engine.Numerics("float32", threads=threads)
+        self.engine = engine.load(found, self.tokenizer, numerics, "cpu", level=level)
+
+    def answer(self, requests: Sequence[Request]) -> Ran:
+        """All answers, from a plan made for them."""
+        self.engine.kept = None  # no trunk from before
+        reset_peak()
+        ran = Ran(0.0, {})
+        with watch(self.engine.model, ran.passes):
+            started, busy = time.perf_counter(), time.process_time()
+            batches = planned(requests, self.tokenizer, ran.stages)
+            with clocked(ran.stages, "execute"):
+                for batch in batches:
+                    first = len(ran.passes)
+                    ran.answers |= plain(self.engine.execute(batch))
+                    for one in ran.passes[first:]:
+                        length = batch.trunk.length if batch.trunk else 0
+                        one.shared = min(length, one.keys - one.tokens)
+            ran.seconds = time.perf_counter() - started
+            ran.cpu = time.process_time() - busy
+        ran.peak = peak_bytes()
+        return ran
+
+    def forget(self) -> None:
+        """Drop the trunk that is kept, and let the peak memory start again."""
+        self.engine.kept = None
+        reset_peak()
+
+    def execute(self, batch: Any) -> dict[str, Answer]:
+        """The answers of one batch."""
+        return plain(self.engine.execute(batch))
+
+    def peak(self) -> int:
+        """Peak memory since `forget`."""
+        return peak_bytes()
+
+    def needed(self, requests: Sequence[Request]) -> "Needed":
+        """What answering takes at least: see `needed`."""
+        return needed(requests, self.tokenizer)
+
+    def profile(self, requests: Sequence[Request]) -> dict[str, float]:
+        """Where the time of these requests goes: see `profiling.profile`."""
+        from bench import profiling
+
+        self.engine.kept = None
+        return profiling.profile(self.engine.model, lambda: self.answer(requests))
+
+    def matmul_peak(self) -> dict[str, float]:
+        """Measured FLOP/s of a matrix product by its shape: see `profiling.matmul_peak`."""
+        from bench import profiling
+
+        return profiling.matmul_peak(self.engine.model)
+
+    def matmul_seconds(self, passes: Sequence[Pass]) -> float:
+        """What the passes' matrix products alone take: see `profiling.matmul_seconds`."""
+        from bench import profiling
+
+        return profiling.matmul_seconds(self.engine.model, passes)
+
+
+class Workers:
+    """evalkit with a process for each core, a thread each: batches go to whoever is free."""
+
+    def __init__(self, folder: str, number: int) -> None:
+        from evalkit import model
+        from evalkit.tokenizer import Tokenizer
+
+        self._tokenizer = Tokenizer(model.resolve(folder))
+        self._workers = [Process(Evalkit, folder, 1) for _ in range(number)]
+
+    def answer(self, requests: Sequence[Request]) -> Ran:
+        """All answers; what this process does (tokenise, plan, hand out) is in the time too."""
+        for worker in self._workers:
+            worker.call("forget")
+        ran = Ran(0.0, {})
+        started = time.perf_counter()
+        todo = planned(requests, self._tokenizer, ran.stages)[::-1]
+        with clocked(ran.stages, "execute"):
+            busy = []
+            for worker in self._workers[: len(todo)]:
+                worker.send("execute", todo.pop())
+                busy.append(worker)
+            while busy:
+                ready = wait([worker.connection for worker in busy])
+                for worker in [worker for worker in busy if worker.connection in ready]:
+                    ran.answers |= worker.receive()
+                    if todo:
+                        worker.send("execute", todo.pop())
+                    else:
+                        busy.remove(worker)
+        ran.seconds = time.perf_counter() - started
+        ran.peak = sum(worker.call("peak") for worker in self._workers)
+        return ran
+
+    def stop(self) -> None:
+        """End the processes."""
+        for worker in self._workers:
+            worker.stop()
+
+
+def planned(requests: Sequence[Request], tokenizer: Any, stages: dict[str, float]) -> list[Any]:
+    """The batches of requests."""
+    from evalkit import plan
+    from evalkit.tokenise import tokenise
+
+    with clocked(stages, "tokenise"):
+        tokenised = tokenise(requests, tokenizer)
+    with clocked(stages, "plan"):
+        return list(plan.make_batches(tokenised, plan.Policy(), level=LEVEL))
+
+
+@dataclass(frozen=True)
+class Needed:
+    """Of some requests: the trie's unique tokens, those of the plan's rows and trunks without and
+    with padding, and the positions whose logits are needed. Generated tokens are not counted."""
+
+    unique: int
+    planned: int
+    padded: int
+    scored: int
+
+
+def needed(requests: Sequence[Request], tokenizer: Any) -> Needed:
+    """Count what a plan computes and what is the least."""
+    from evalkit import batching
+    from evalkit.tokenise import tokenise
+
+    tokenised = tokenise(requests, tokenizer)
+    tries = [group.trie() for group in batching.groups(tokenised)]
+    batches = planned(requests, tokenizer, {})
+    trunks = {}
+    for batch in batches:
+        link = batch.trunk
+        while link is not None:
+            trunks[link.id] = len(link.tokens)
+            link = link.parent
+    return Needed(
+        unique=sum(trie.unique(trie.whole) for trie in tries),
+        planned=sum(batch.num_tokens for batch in batches) + sum(trunks.values()),
+        padded=sum(len(batch.rows) * batch.width for batch in batches) + sum(trunks.values()),
+        scored=sum(trie.scored(trie.whole) for trie in tries),
+    )
+
+
+@contextmanager
+def clocked(stages: dict[str, float], name: str) -> Iterator[None]:
+    """Note the seconds that the block takes."""
+    started = time.perf_counter()
+    yield
+    stages[name] = time.perf_counter() - started
+
+
+def plain(answers: dict[str, dict[str, Any]]) -> dict[str, Answer]:
+    """The engine's answers as lm-eval's model gives them."""
+    return {
+        name: answer["text"] if "text" in answer else (answer["loglikelihood"], answer["is_greedy"])
+        for name, answer in answers.items()
+    }
