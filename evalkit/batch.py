@@ -116,8 +116,11 @@ class BatchTarget:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What the engine executes. `width` is the widest row's tokens; `slots` the prompts that generate
-    at once (0 when scoring); `chunk` the tokens of a trunk that are prefilled at once."""
+    """What the engine executes.
+
+    `width` is the widest row's tokens; `slots` the prompts that generate at once (0 when scoring);
+    `chunk` the tokens of a trunk that are prefilled at once.
+    """
 
     id: str
     task: str

@@ -74,7 +74,7 @@ def waves(items: Sequence[Item], policy: Policy, tokens: int) -> Iterator[Rows]:
 
 
 def _level(items: Row, policy: Policy) -> Rows:
-    """Items in rows of about one width, once or twice the largest's, that leave the least padding."""
+    """Items in rows of about one width, once or twice the largest's, with the least padding."""
     width, total = max(policy.row_tokens, *(item.size for item in items)), _size(items)
     found = [_filled(items, width, total)]
     for number in range(-(-total // (2 * width)), -(-total // width) + 2):
