@@ -108,6 +108,7 @@ def _plan_inputs(job: Job, tokenizer: Tokenizer) -> dict[str, Any]:
     return {
         "suite": job.inputs["suite"],
         "tokenizer": job.model.tokenizer_files(),
+        "tokenizer_as_loaded": tokenizer.identity(),
         "level": job.level,
         "policy": job.policy.to_json(),
         "max_length": max_length,

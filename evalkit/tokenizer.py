@@ -7,6 +7,7 @@ It serves the plan (encoding), the engine (decoding, to find stop strings) and l
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from evalkit import canon
 from evalkit.errors import EvalkitError, one_of
 from evalkit.model import Model
 
@@ -59,6 +60,16 @@ class Tokenizer:
         """The text of each sequence of token ids."""
         texts: list[str] = self.hf.batch_decode(tokens, skip_special_tokens=skip_special_tokens)
         return texts
+
+    def identity(self) -> dict[str, Any]:
+        """What decides its token ids besides its files: config.json says which class reads them, and
+        some classes change what they have read."""
+        backend = getattr(self.hf, "backend_tokenizer", None)
+        return {
+            "class": type(self.hf).__qualname__,
+            "backend": canon.digest_bytes(backend.to_str().encode()) if backend else None,
+            "bos": [self.bos_token_id, self.prefix_token_id, self.adds_bos],
+        }
 
     def starts_with_prefix(self, text: str) -> bool:
         """Whether a text to score already starts with the prefix token's own text."""

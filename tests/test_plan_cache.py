@@ -12,6 +12,7 @@ import support
 import yaml
 from support import Ran, call
 
+from evalkit import model as models
 from evalkit import plan_cache
 from evalkit.harness import data, requests
 
@@ -82,6 +83,19 @@ def other_lock(suite: Path) -> Path:
     lock["tasks"]["demo_qa"]["rows"] = "sha256:" + "0" * 64
     path.with_name("other.lock.yaml").write_text(yaml.safe_dump(lock))
     return path
+
+
+def test_the_same_files_read_by_another_class_of_tokenizer_miss(
+    plan: Plan, tiny_model: Callable[..., Path]
+) -> None:
+    """config.json says which class reads them, and Qwen2's makes other ids of them than Llama's: a
+    Qwen2 model was once asked with a Llama's plan."""
+    one, other = tiny_model(), tiny_model("qwen2", tokenizer="llama3")
+    files = [models.resolve(str(folder)).tokenizer_files() for folder in (one, other)]
+    assert files[0] == files[1]
+    assert BEFORE not in plan("--level", "C", model=one).err
+    assert BEFORE not in plan("--level", "C", model=other).err
+    assert BEFORE in plan("--level", "C", model=one).err
 
 
 def test_what_changes_a_plan_misses(
