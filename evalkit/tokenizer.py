@@ -62,8 +62,8 @@ class Tokenizer:
         return texts
 
     def identity(self) -> dict[str, Any]:
-        """What decides its token ids besides its files: config.json says which class reads them, and
-        some classes change what they have read."""
+        """What decides its token ids besides its files: config.json says which class reads them,
+        and some classes change what they have read."""
         backend = getattr(self.hf, "backend_tokenizer", None)
         return {
             "class": type(self.hf).__qualname__,
