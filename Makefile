@@ -9,6 +9,8 @@ OUT      ?= results
 OFFLINE  ?=
 RUN      ?=
 LOCK     ?=
+WORKERS  ?=
+GRACE    ?=
 DTYPE    ?=
 DEVICE   ?=
 SEED     ?=
@@ -20,20 +22,21 @@ ENGINE_ARGS ?=
 PYTHON   ?= python3
 
 # Values reach the commands through the environment and are quoted there, whatever is in them.
-export MODEL REVISION SUITE LIMIT OUT OFFLINE RUN LOCK DTYPE DEVICE SEED
+export MODEL REVISION SUITE LIMIT OUT OFFLINE RUN LOCK DTYPE DEVICE SEED WORKERS GRACE
 export LEVEL PROFILE ADAPTER ENGINE ENGINE_ARGS
 EVALKIT := .venv/bin/evalkit
 offline  = $(if $(filter-out 0 no false,$(OFFLINE)),--offline)
 common   = --out "$$OUT" $(offline) $${LIMIT:+--limit "$$LIMIT"} $${DTYPE:+--dtype "$$DTYPE"} \
 	$${DEVICE:+--device "$$DEVICE"} $${SEED:+--seed "$$SEED"} $${LEVEL:+--level "$$LEVEL"} \
 	$${PROFILE:+--profile "$$PROFILE"} $${ADAPTER:+--adapter "$$ADAPTER"} \
-	$${ENGINE:+--engine "$$ENGINE"} "$$@"
+	$${ENGINE:+--engine "$$ENGINE"} $${WORKERS:+--workers "$$WORKERS"} \
+	$${GRACE:+--grace "$$GRACE"} "$$@"
 # ENGINE_ARGS's words, each behind its option, as the shell's own arguments: no pattern in them is
 # expanded.
 words    = set -f; for word in $$ENGINE_ARGS; do set -- "$$@" --engine-arg "$$word"; done;
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo eval verify status suite-lock setup-dev test oracle oracle-all bench bench-core bench-gpu lint format lock
+.PHONY: help setup demo eval verify status suite-lock setup-dev test test-faults test-faults-full oracle oracle-all bench bench-core bench-gpu lint format lock
 
 ## Use
 help: ## this list
@@ -64,6 +67,12 @@ setup-dev: ## set-up with the tools that test and lint
 
 test: setup-dev ## the default tests (everything but the oracle)
 	@.venv/bin/python -m pytest --durations=5
+
+test-faults: setup-dev ## processes killed, disks filled, files torn, hosts and Hubs that misbehave
+	@.venv/bin/python -m pytest -m "faults and not faults_full"
+
+test-faults-full: setup-dev ## all of that, with a hundred kills; writes docs/faults.md
+	@EVALKIT_WRITE_TABLE=1 .venv/bin/python -m pytest -m "faults or faults_full" --timeout=3600
 
 oracle: setup-dev ## the tests that compare with lm-eval's own runs
 	@.venv/bin/python -m pytest -m oracle --timeout=900
@@ -98,11 +107,11 @@ define list
 /^[a-z-]+:.* ## / {
     name = $$0; sub(/:.*/, "", name)
     text = $$0; sub(/.* ## /, "", text)
-    printf "  make %-11s %s\n", name, text
+    printf "  make %-16s %s\n", name, text
 }
 END {
     printf "\nVariables\n "
-    count = split("MODEL REVISION SUITE LIMIT OUT OFFLINE RUN LOCK ENGINE", names, " ")
+    count = split("MODEL REVISION SUITE LIMIT OUT OFFLINE RUN LOCK ENGINE WORKERS", names, " ")
     for (i = 1; i <= count; i++) printf " %s=%s", names[i], ENVIRON[names[i]]
     printf "\n"
 }

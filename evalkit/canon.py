@@ -165,7 +165,10 @@ class Appender:
         self.path, self._sync = path, sync
         try:
             make_folder(path.parent)
+            is_new = not path.exists()
             self._handle = path.open("ab+")
+            if sync and is_new:  # a synced line in a file whose name is lost is lost too
+                _sync_folder(path.parent)
             self._end_torn_line()
         except OSError as error:
             raise self._error(error) from None

@@ -5,7 +5,6 @@ is one line. A bug leaves its traceback in a file, not on the screen.
 """
 
 import os
-import signal
 import sys
 import tempfile
 import traceback
@@ -15,10 +14,10 @@ from typing import Any, NoReturn
 import click
 
 import evalkit
+from evalkit import stopping
 from evalkit.errors import EvalkitError, Exit
 
-MAIN = os.getpid()
-DEVICES = "cpu, cuda, cuda:N or auto: all GPUs (default: the first GPU, or cpu)."
+DEVICES = "cpu, cuda (a worker on each GPU), cuda:N, or auto (one model over all GPUs)."
 MODEL_EXAMPLE = "make eval MODEL=meta-llama/Llama-3.1-8B   (or: evalkit eval --model FOLDER)"
 
 
@@ -61,12 +60,26 @@ def run_options(command: Any) -> Any:
             click.option("--engine-arg", "engine_args", multiple=True, metavar="KEY=VALUE",
                          help="An argument of that class, published: never a secret."),
             click.option("--device", help=DEVICES),
+            click.option("--threads", type=int, default=1, show_default=True,
+                         help="Threads within an operation: part of the run's identity."),
             click.option("--seed", type=int, help="Sets every seed, as lm-eval's --seed does."),
             click.option("--allow-pickle", is_flag=True, help="Load weights that can run code."),
             click.option("--trust-remote-code", is_flag=True, help="Run the model's own code."),
             click.option("--fresh", is_flag=True, help="Ignore an unfinished, different run."),
             click.option("--again", is_flag=True, help="Another execution of a finished run."),
         ]
+    ):  # fmt: skip
+        command = option(command)
+    return command
+
+
+def means_options(command: Any) -> Any:
+    """The options that decide what executes a run, and change nothing of it."""
+    for option in (
+        click.option("--grace", "grace_s", type=float, default=20.0, show_default=True,
+                     help="Seconds that batches in hand get when the run is told to stop."),
+        click.option("--workers", type=click.IntRange(min=0),
+                     help="Processes (default: one a GPU, or a core); 0: this one, unwatched."),
     ):  # fmt: skip
         command = option(command)
     return command
@@ -87,7 +100,8 @@ def options_from(given: dict[str, Any]) -> Any:
 
 @cli.command("eval")
 @run_options
-def eval_command(**given: Any) -> None:
+@means_options
+def eval_command(workers: int | None, grace_s: float, **given: Any) -> None:
     """Evaluate a model on a suite: plan, execute, score, record, verify.
 
     \b
@@ -98,7 +112,7 @@ def eval_command(**given: Any) -> None:
     from evalkit.events import Events
 
     events = Events()
-    folder = run.evaluate(options, events, sys.argv)
+    folder = run.evaluate(options, events, sys.argv, workers=workers, grace_s=grace_s)
     code = summary.show(folder, events.console)
     click.echo(str(folder))
     sys.exit(code)
@@ -128,17 +142,29 @@ def plan_command(**given: Any) -> None:
 @click.option("--adapter", type=click.Path(path_type=Path), help="Its folder, likewise.")
 @click.option("--device", help=DEVICES)
 @click.option("--offline", is_flag=True, help="Ask no network for anything.")
-def execute_command(folder: Path, **given: Any) -> None:
+@click.option("--shard", metavar="K/N", help="One of N parts (default: a Slurm array's task's).")
+@means_options
+def execute_command(folder: Path, shard: str | None, **given: Any) -> None:
     """Answer a planned run's batches; needs the run's folder and the model only.
 
     \b
     evalkit execute results/demo/demo-0123456789ab
+    evalkit execute results/demo/demo-0123456789ab --shard 1/4
     """
-    from evalkit import run
+    from evalkit import run, shards
     from evalkit.events import Events
 
-    run.execute_only(folder, Events(), **given)
+    part = shards.parse(shard) if shard else shards.of_array(os.environ)
+    run.execute_only(folder, Events(), shard=part, **given)
     click.echo(str(folder))
+
+
+@cli.command("worker", hidden=True)
+def worker_command() -> None:
+    """What `eval` and `execute` start: answers batches as its parent says on stdin."""
+    from evalkit import worker
+
+    worker.serve()
 
 
 @cli.command("finish")
@@ -146,7 +172,8 @@ def execute_command(folder: Path, **given: Any) -> None:
 @click.option("--suite", help="The suite's file, where it is not the name in the run.")
 @click.option("--model", help="The model's folder, where it is not the name in the run.")
 @click.option("--offline", is_flag=True, help="Ask no network for anything.")
-def finish_command(folder: Path, suite: str | None, model: str | None, offline: bool) -> None:
+@click.option("--prefer", metavar="SEGMENT", help="Whose answers count where two are unequal.")
+def finish_command(folder: Path, **given: Any) -> None:
     """Score an executed run and write its record.
 
     \b
@@ -156,7 +183,7 @@ def finish_command(folder: Path, suite: str | None, model: str | None, offline: 
     from evalkit.events import Events
 
     events = Events()
-    run.finish_only(folder, events, sys.argv, suite=suite, model=model, offline=offline)
+    run.finish_only(folder, events, sys.argv, **given)
     code = summary.show(folder, events.console)
     click.echo(str(folder))
     sys.exit(code)
@@ -208,16 +235,10 @@ def lock_command(suite: str, update: bool, offline: bool) -> None:
     click.echo(str(locking.write_lock(suite, update=update, offline=offline)))
 
 
-def _stop(*_: object) -> None:
-    if os.getpid() != MAIN:  # a child that inherited this handler, such as lm-eval's bootstrap pool
-        os._exit(128 + signal.SIGTERM)
-    raise KeyboardInterrupt
-
-
 def main() -> None:
     """Run the command line; every way out has its exit code."""
     os.umask(0o077)  # what a run leaves is the user's alone
-    signal.signal(signal.SIGTERM, _stop)
+    stopping.at_once()
     try:
         cli(standalone_mode=False)
     except EvalkitError as error:

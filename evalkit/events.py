@@ -34,12 +34,13 @@ class Events:
         width = None if sys.stderr.isatty() else 110  # a log has room for a whole table
         self.console = console or Console(stderr=True, highlight=False, soft_wrap=True, width=width)
         self._log: canon.Appender | None = None
+        self.path: Path | None = None  # of the file that it writes to
         self._kept: list[dict[str, Any]] = []
 
     def open(self, path: Path) -> None:
         """Start writing to a run's events file, what was said before included."""
         self.close()
-        self._log = canon.Appender(path, sync=False)
+        self._log, self.path = canon.Appender(path, sync=False), path
         for event in self._kept:
             self._log.append(event)
         self._kept = []
@@ -48,7 +49,7 @@ class Events:
         """Close the events file, if one is open."""
         if self._log:
             self._log.close()
-        self._log = None
+        self._log = self.path = None
 
     def log(self, event: str, **fields: Any) -> None:
         """Write one event: its time, its name, its fields."""

@@ -1,43 +1,45 @@
-"""Works through a plan, a batch at a time: read, execute, journal, on the disk, next.
+"""Works through a plan: what of it is left, and who answers that.
 
 Needs the run's folder and the model; no suite, no dataset, no lm-eval. What the journal already
-holds is not done again.
+holds is not done again. Batches go to workers in processes of their own (`workers`), or, without
+any, are answered here, one after another.
 """
 
-import os
-import secrets
-import time
+from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
-from evalkit import journal, prepare, stamp
+from evalkit import journal, prepare, shards, stamp, stopping, telemetry, worker
 from evalkit import model as models
-from evalkit.choice import Choice
-from evalkit.errors import EvalkitError, Exit
+from evalkit.errors import EvalkitError
 from evalkit.events import Events
-from evalkit.folder import Run, first_difference, read
+from evalkit.folder import Run, first_difference, read, run_id
 from evalkit.model import Model
-from evalkit.plan import Plan
+from evalkit.plan import Plan, plan_id
+from evalkit.shards import Shard
+from evalkit.stopping import Stop
+from evalkit.worker import Place, engine_of
+from evalkit.workers import Workers
+
+GRACE_S = 20.0
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """What a plan is executed with that is this host's own: the device and an adapter's folder."""
+class Means:
+    """What this host answers a plan's batches with, and which of them.
 
-    device: str
-    adapter: Path | None = None
+    `number` of workers: None is as many as it has GPUs, or cores for CPU workers; 0 is none, so
+    that this process does it itself. `grace_s` is how long a batch in hand is waited for once the
+    run is told to stop.
+    """
+
+    place: Place
+    number: int | None = None
+    grace_s: float = GRACE_S
+    shard: Shard | None = None
 
 
-def segment_name() -> str:
-    """A name for this process's stretch of a run: when it started, where, and a random end."""
-    started = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
-    host = "".join(c if c.isalnum() else "-" for c in os.uname().nodename)[:40].strip("-")
-    return f"{started}-{host or 'host'}-{os.getpid()}-{secrets.token_hex(2)}"
-
-
-def check_inputs(run: Run, model: Model, place: Place) -> None:
+def check_inputs(run: Run, plan: Plan, model: Model, place: Place) -> None:
     """EvalkitError (2) naming the first input of the run's identity that is not what it was."""
     planned = run.body["inputs"]
     found = models.resolve_adapter(place.adapter) if place.adapter else None
@@ -47,52 +49,90 @@ def check_inputs(run: Run, model: Model, place: Place) -> None:
         "engine": planned["engine"] | {"versions": prepare.engine_versions(engine_of(run))},
         "versions": stamp.versions(),
     }
+    fix = "continue it where it was started, or start another run"
     if now != planned:
         name, old, new = first_difference(planned, now)
-        raise EvalkitError(
-            f"this run was planned with another {name}: {old} -> {new}",
-            where=str(run.folder),
-            fix="continue it where it was started, or start another run",
-        )
+        what = f"this run was planned with another {name}: {old} -> {new}"
+        raise EvalkitError(what, where=str(run.folder), fix=fix)
+    ids = run.body["ids"]
+    for name, known in (("plan", plan_id(plan.body)), ("run", run_id(ids["plan"], planned))):
+        if ids[name] != known:
+            what = f"run.json or plan.json was changed: the {name} id does not follow from them"
+            raise EvalkitError(what, where=str(run.folder), fix=fix)
 
 
-def engine_of(run: Run) -> Choice:
-    """The engine that a run was planned for."""
-    planned = run.body["inputs"]["engine"]
-    return Choice(planned["name"], planned["args"])
+def execute(
+    run: Run, model: Model, means: Means, events: Events, check: Callable[[], None] = lambda: None
+) -> None:
+    """Answer every batch of the run's plan, or of a shard, that its journal does not hold yet.
 
-
-def execute(run: Run, model: Model, place: Place, events: Events) -> None:
-    """Answer every batch of the run's plan that its journal does not hold yet.
-
-    Raises EvalkitError where a batch can't be computed or written; what came before is kept.
+    `check` is called between batches and may raise. Raises EvalkitError where a batch can't be
+    computed or written, KeyboardInterrupt where a signal ended it; what came before is kept.
     """
-    check_inputs(run, model, place)
+    plan = Plan(run.folder)
+    check_inputs(run, plan, model, means.place)
     if run.finished:
         events.say("this run is already finished")
         return
-    plan = Plan(run.folder)
-    segment = segment_name()
-    done = journal.read(run.folder / "journal", run.body["ids"]["run"], set(plan.entries))
-    todo = [batch for batch in plan.entries if batch not in done.batches]
+    segment = worker.segment_name()
     events.open(run.folder / "events" / f"{segment}.jsonl")
+    todo = _left(run, plan, means.shard, events)
+    if not todo:
+        return
+    places = _places(run, model, means, len(todo))
+    on = f" on {len(places)} workers" if len(places) > 1 else ""
+    events.say(f"loading {run.body['model']['reference']}{on} ({_how(run)})")
+    path = run.folder / "telemetry" / f"{segment}.jsonl"
+    sampled = telemetry.Telemetry(path, telemetry.meter())
+    deferred = stopping.deferred(means.grace_s, lambda: _say_stopping(events, means))
+    with sampled, deferred as stop:
+        if means.number == 0:
+            _alone(run, plan, model, means.place, todo, events, stop, check)
+        else:
+            _together(run, plan, model, places, todo, events, stop, check)
+        stop.check()
+    if sampled.stopped_because:
+        events.log("telemetry.stopped", why=stamp.without_paths(sampled.stopped_because))
+
+
+def _left(run: Run, plan: Plan, shard: Shard | None, events: Events) -> list[int]:
+    """The batches to answer, by index."""
+    names = list(plan.entries)
+    mine = shards.deal(plan.body, shard.count)[shard.index - 1] if shard else range(len(names))
+    done = journal.done(run.folder / "journal", run.body["ids"]["run"], plan.entries)
+    todo = [index for index in mine if names[index] not in done.batches]
+    if shard:
+        events.say(f"shard {shard}: {len(mine)} of {len(plan)} batches, {len(todo)} to be done")
+        return todo  # what is torn may be another's, and just being written
     for line in done.set_aside:
         events.say(f"set aside a torn or altered journal line ({line}); its batch is repeated")
         events.log("journal.set_aside", line=line)
-    if not todo:
-        return
-    if done.batches:
+    if todo and done.batches:
         events.say(f"continuing: {len(done.batches)} of {len(plan)} batches are done")
-    events.say(f"loading {run.body['model']['reference']} ({_how(run)})")
-    engine, hardware = _load(run, plan, model, place)
-    events.log("segment.start", segment=segment, **stamp.segment_start(hardware))
-    events.log("environment", **stamp.environment(hardware))
-    try:
-        _probe(run, engine, events)
-        writer = journal.Writer(run.folder / "journal", run.body["ids"]["run"], segment)
-        _work(plan, todo, engine, writer, events)
-    finally:
-        events.log("segment.stop", segment=segment)
+    return todo
+
+
+def _places(run: Run, model: Model, means: Means, batches: int) -> list[Place]:
+    """Where the workers are: a GPU each, or a share of this host's cores."""
+    if engine_of(run).foreign:  # it uses what it finds as it likes
+        return [means.place] * (means.number or 1)
+    from evalkit.engine import core
+
+    devices = core.devices(means.place.device, model.weight_bytes)
+    number = means.number
+    if number is None:
+        threads = run.body["inputs"]["numerics"]["threads"]
+        on_cpu = devices == ["cpu"]
+        number = max(1, shards.available_cores() // threads) if on_cpu else len(devices)
+    number = min(max(number, 1), batches)
+    return [Place(devices[n % len(devices)], means.place.adapter) for n in range(number)]
+
+
+def _say_stopping(events: Events, means: Means) -> None:
+    events.say(
+        f"stopping: the batches in hand have {means.grace_s:.0f} s to be done"
+        " (interrupt again to drop them)"
+    )
 
 
 def _how(run: Run) -> str:
@@ -102,106 +142,48 @@ def _how(run: Run) -> str:
     return ", ".join([engine["name"], f"level {engine['level']}", *filter(None, [" ".join(told)])])
 
 
-def _load(run: Run, plan: Plan, model: Model, place: Place) -> tuple[Any, dict[str, Any]]:
-    """The run's engine with the model's weights, and what it runs on."""
-    from evalkit import engine
-    from evalkit.tokenizer import Tokenizer
-
-    inputs, chosen = run.body["inputs"], engine_of(run)
-    tokenizer, here = Tokenizer(model), engine.hardware(place.device)
-    if not chosen.foreign:
-        loaded: Any = engine.load(
-            model, tokenizer, engine.Numerics(**inputs["numerics"]), place.device,
-            level=inputs["engine"]["level"], adapter=place.adapter,
-        )  # fmt: skip
-        return loaded, here
-    from evalkit.harness import classes, foreign
-
-    loaded = foreign.load(
-        chosen, model, tokenizer, numerics=inputs["numerics"], device=place.device,
-        adapter=place.adapter, max_length=plan.body["max_length"],
-    )  # fmt: skip
-    return loaded, classes.hardware(chosen, here)
-
-
-def _probe(run: Run, engine: Any, events: Events) -> None:
-    """Hold the loaded model's answers at the plan's level against its plain forwards, before any
-    batch; a foreign engine shares nothing that could be wrong."""
-    if engine_of(run).foreign:
-        return
-    from evalkit.engine import probe
-
-    started = time.monotonic()
-    with events.phase("probe", 0, "prompts"):
-        probe.check(engine)
-    seconds = time.monotonic() - started
-    events.say(f"level {run.body['inputs']['engine']['level']} checked in {seconds:.1f} s")
-    events.log("probed", seconds=seconds, peak_memory_bytes=stamp.peak_memory_bytes())
-
-
-def _work(plan: Plan, todo: list[str], engine: Any, writer: journal.Writer, events: Events) -> None:
-    total = sum(plan.entries[batch]["cost"] for batch in todo)
-    computed = _Computed(plan.body["trunks"])
-    started = time.monotonic()
+def _alone(
+    run: Run, plan: Plan, model: Model, place: Place, todo: list[int], events: Events,
+    stop: Stop, check: Callable[[], None],
+) -> None:  # fmt: skip
+    """Answer batches in this process."""
+    names, entries = list(plan.entries), plan.body["batches"]
+    with events.phase("start", 1, "workers") as phase:
+        mine = worker.Worker(run, plan, model, place, events.log, describe=True)
+        phase.advance(1)
+    worker.log_probed(run, events, mine.probed)
+    tokens: int | None = 0
+    total = sum(entries[index]["cost"] for index in todo)
+    span = telemetry.Span()
     try:
         with events.phase("execute", total, "tokens") as phase:
-            for count, batch in enumerate(todo, 1):
-                answers = engine.execute(plan.batch(batch))
-                writer.append(batch, answers, split=engine.last_split)
-                entry = plan.entries[batch]
-                computed.add(entry, answers)
-                phase.advance(entry["cost"], f"batch {count}/{len(todo)}")
-        writer.close()
+            for count, index in enumerate(todo, 1):
+                check()
+                more = mine.answer(names[index])
+                tokens = None if None in (tokens, more) else (tokens or 0) + (more or 0)
+                phase.advance(entries[index]["cost"], f"batch {count}/{len(todo)}")
+                if stop.asked:
+                    break
     finally:  # a segment that is stopped has cost its time as well
-        events.log(
-            "executed",
-            seconds=time.monotonic() - started,
-            tokens=computed.tokens,
-            peak_memory_bytes=stamp.peak_memory_bytes(),
-        )
+        mine.close()
+        events.log("executed", tokens=tokens, **span.taken())
 
 
-class _Computed:
-    """Counts the tokens that a worker computes, padding aside: of rows, of generations, and of each
-    trunk when it is not the last batch's. None once an engine does not tell a generation's."""
-
-    def __init__(self, trunks: list[dict[str, Any]]) -> None:
-        self.tokens: int | None = 0
-        self._trunks = trunks
-        self._kept: set[int] = set()
-
-    def add(self, entry: dict[str, Any], answers: dict[str, journal.Answer]) -> None:
-        """Count a batch."""
-        chain: set[int] = set()
-        index = entry["trunk"]
-        while index is not None:
-            chain.add(index)
-            index = self._trunks[index]["parent"]
-        before = sum(self._trunks[index]["length"] for index in chain - self._kept)
-        self._kept = chain
-        written = [answer["tokens"] for answer in answers.values() if "tokens" in answer]
-        if self.tokens is None or any(isinstance(tokens, dict) for tokens in written):
-            self.tokens = None
-        else:
-            self.tokens += before + entry["tokens"] + sum(map(len, written))
+def _together(
+    run: Run, plan: Plan, model: Model, places: list[Place], todo: list[int], events: Events,
+    stop: Stop, check: Callable[[], None],
+) -> None:  # fmt: skip
+    """Let workers answer batches."""
+    team = Workers(run, plan, model, places, events, check)
+    try:
+        team.work(todo, stop)
+    finally:
+        events.log("executed", tokens=team.tokens, **team.span.taken(team.peak_bytes))
 
 
 def progress(folder: Path) -> tuple[int, int]:
     """(batches done, batches in the plan) of a run."""
     run = read(folder)
     plan = Plan(folder)
-    done = journal.read(folder / "journal", run.body["ids"]["run"], set(plan.entries))
+    done = journal.done(folder / "journal", run.body["ids"]["run"], plan.entries)
     return len(done.batches), len(plan)
-
-
-def missing(plan: Plan, done: journal.Journal) -> EvalkitError | None:
-    """What to say when not every batch of a plan has been answered; None when all have."""
-    left = len(plan) - len(done.batches)
-    if not left:
-        return None
-    return EvalkitError(
-        f"{left} of {len(plan)} batches have no answer yet",
-        where=str(plan.folder),
-        fix="run `evalkit execute` on it (the same eval command continues it)",
-        code=Exit.STOPPED,
-    )

@@ -4,13 +4,12 @@ Everything here can be repeated safely; the record comes last.
 """
 
 import json
-import time
 from pathlib import Path
 from typing import Any
 
-from evalkit import auditlog, canon, execute, journal, record, stamp
+from evalkit import auditlog, canon, journal, record, stamp, telemetry
 from evalkit import suite as suites
-from evalkit.errors import EvalkitError
+from evalkit.errors import EvalkitError, Exit
 from evalkit.events import Events, now
 from evalkit.folder import Run
 from evalkit.harness.tasks import Loaded
@@ -18,23 +17,37 @@ from evalkit.plan import Plan
 from evalkit.tokenizer import Tokenizer
 
 
-def finish(run: Run, loaded: Loaded, tokenizer: Tokenizer, events: Events, argv: list[str]) -> Path:
+def check_complete(run: Run, answered: int, total: int) -> None:
+    """EvalkitError (75) while batches have no answer."""
+    if answered < total:
+        raise EvalkitError(
+            f"{total - answered} of {total} batches have no answer yet",
+            where=str(run.folder),
+            fix="run `evalkit execute` on it (the same eval command continues it)",
+            code=Exit.STOPPED,
+        )
+
+
+def finish(
+    run: Run, loaded: Loaded, tokenizer: Tokenizer, events: Events, argv: list[str],
+    prefer: str | None = None,
+) -> Path:  # fmt: skip
     """Score a run whose every batch is answered and write its record; the record's path.
 
-    Raises EvalkitError (75) while batches are missing.
+    Raises EvalkitError (75) while batches have no answer, and (1) where two segments answered one
+    unequally and neither is `prefer`.
     """
     from evalkit.harness import publish, score
 
+    _seal(run.folder, events)
     plan = Plan(run.folder)
-    done = journal.read(run.folder / "journal", run.body["ids"]["run"], set(plan.entries))
-    incomplete = execute.missing(plan, done)
-    if incomplete:
-        raise incomplete
+    done = journal.read(run.folder / "journal", run.body["ids"]["run"], plan.entries, prefer)
+    check_complete(run, len(done.batches), len(plan))
     for left_behind in run.folder.rglob(".*.part"):  # by a process that was killed while writing
         left_behind.unlink()
     answers = journal.assemble(done.answers())
     events.say("scoring with lm-eval")
-    started = time.monotonic()
+    span = telemetry.Span()
     with events.phase("score", 0, "answers") as phase:
         template = tokenizer.chat_template_for(loaded.suite.apply_chat_template)
         results = score.score(loaded, _numbers(answers), template)
@@ -45,16 +58,23 @@ def finish(run: Run, loaded: Loaded, tokenizer: Tokenizer, events: Events, argv:
     )
     text = json.dumps(canon.finite(published), indent=2, ensure_ascii=False, allow_nan=False)
     canon.write_atomic(run.folder / "results.json", text + "\n")
-    events.log(
-        "scored",
-        seconds=time.monotonic() - started,
-        peak_memory_bytes=stamp.peak_memory_bytes(),
-    )
+    events.log("scored", **span.taken())
     events.close()
     body = _record(run, plan, done, answers, results, facts, loaded, argv)
-    path = record.write(run.folder, body)
+    settled = {"segment": prefer, "batches": len(done.settled)} if prefer else None
+    path = record.write(run.folder, body | {"preferred": settled})
     log_finished(run)
     return path
+
+
+def _seal(folder: Path, events: Events) -> None:
+    """Replace what other processes have written by copies of itself: a shard that is still at work
+    on what others have done goes on writing into the files that it opened, not into what the
+    record lists."""
+    for name in ("journal", "events", "telemetry"):
+        for path in sorted((folder / name).glob("*.jsonl")):
+            if path != events.path:
+                canon.write_atomic(path, path.read_bytes())
 
 
 def _numbers(answers: dict[str, journal.Answer]) -> dict[str, journal.Answer]:
@@ -134,8 +154,8 @@ def _environment(happened: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _phases(happened: list[dict[str, Any]]) -> dict[str, Any]:
-    """Seconds, tokens and peak memory by phase, summed over segments; no tokens where a segment's
-    engine did not tell them."""
+    """Seconds, tokens, peak memory and energy by phase, summed over segments; no tokens where a
+    segment's engine did not tell them."""
     names = {"planned": "plan", "probed": "probe", "executed": "execute", "scored": "score"}
     phases: dict[str, Any] = {}
     parts: list[int | None] = []  # the tokens of each segment
@@ -144,8 +164,10 @@ def _phases(happened: list[dict[str, Any]]) -> dict[str, Any]:
             continue
         phase = phases.setdefault(
             names[event["event"]],
-            {"seconds": 0.0, "tokens": None, "tokens_per_second": None, "peak_memory_bytes": 0},
-        )
+            {"seconds": 0.0, "tokens": None, "tokens_per_second": None, "peak_memory_bytes": 0,
+             "energy_joules": {"cpu": 0.0, "gpu": 0.0}},
+        )  # fmt: skip
+        _add_energy(phase["energy_joules"], event["energy_joules"])
         phase["seconds"] += event["seconds"]
         peak = max(phase["peak_memory_bytes"], event["peak_memory_bytes"])
         phase["peak_memory_bytes"] = peak
@@ -157,6 +179,13 @@ def _phases(happened: list[dict[str, Any]]) -> dict[str, Any]:
         phase["tokens"] = sum(told)
         phase["tokens_per_second"] = phase["tokens"] / max(phase["seconds"], 1e-9)
     return phases
+
+
+def _add_energy(total: dict[str, Any], more: dict[str, Any]) -> None:
+    """Add up joules; a sum is as unknown as one of its parts."""
+    for part, joules in more.items():
+        if not isinstance(total[part], dict):
+            total[part] = joules if isinstance(joules, dict) else total[part] + joules
 
 
 def _segments(happened: list[dict[str, Any]], done: journal.Journal) -> list[dict[str, Any]]:

@@ -2,17 +2,18 @@
 
 A line holds the run id, the batch id, the answers and a checksum, and is on the disk before the
 next batch starts. A torn or altered line is set aside when the journal is read, and only its batch
-is repeated. The same batch may stand twice: then its answers must be equal.
+is repeated. The same batch may stand twice, since shards may overlap: then its answers must be
+equal. Nothing here needs a lock, an order of files, or one file that several append to.
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from evalkit import canon
-from evalkit.errors import EvalkitError, Exit
+from evalkit.errors import EvalkitError, Exit, one_of
 
 SCHEMA = "evalkit/journal/1"
 Answer = dict[str, Any]
@@ -51,13 +52,14 @@ class Writer:
 
 @dataclass
 class Journal:
-    """What a run's journal holds: answers by part id, per batch, what was set aside, and how deep
-    the batches that did not fit into memory were cut."""
+    """What a run's journal holds: answers by part id, per batch, what was set aside, how deep the
+    batches that did not fit into memory were cut, and which were answered unequally and settled."""
 
     batches: dict[str, dict[str, Answer]] = field(default_factory=dict)
     by_segment: dict[str, int] = field(default_factory=dict)
     set_aside: list[str] = field(default_factory=list)
     splits: dict[str, int] = field(default_factory=dict)
+    settled: set[str] = field(default_factory=set)
 
     def answers(self) -> dict[str, Answer]:
         """Every part's answer."""
@@ -76,32 +78,76 @@ def lines(path: Path) -> Iterator[tuple[int, dict[str, Any] | None]]:
             yield number, line if intact else None
 
 
-def read(folder: Path, run: str, batches: set[str]) -> Journal:
+@dataclass
+class Done:
+    """Which batches a run's journal answers, and the lines that were set aside."""
+
+    batches: set[str] = field(default_factory=set)
+    set_aside: list[str] = field(default_factory=list)
+
+
+def done(folder: Path, run: str, batches: Container[str]) -> Done:
+    """What of a run's batches is answered; no answer is kept in memory."""
+    found = Done()
+    for path in _segments(folder):
+        for line in _of_run(path, run, batches, found.set_aside):
+            found.batches.add(line["batch"])
+    return found
+
+
+def read(folder: Path, run: str, batches: Container[str], prefer: str | None = None) -> Journal:
     """Read every segment of a run. Lines that are torn, altered, or of another run or plan are set
-    aside and named; EvalkitError (1) where two segments answered the same batch unequally."""
+    aside and named.
+
+    Raises EvalkitError (1) where two segments answered the same batch unequally, unless one of them
+    is `prefer`: then its answers count, and the batch is in `Journal.settled`. EvalkitError (2)
+    where there is no such segment.
+    """
     found = Journal()
     owner: dict[str, str] = {}
-    for path in sorted(folder.glob("*.jsonl")):
-        for number, line in lines(path):
-            if line is None or line["run"] != run or line["batch"] not in batches:
-                found.set_aside.append(f"{path.name} line {number}")
-                continue
+    paths = sorted(_segments(folder), key=lambda path: path.stem != prefer)
+    if prefer is not None and (not paths or paths[0].stem != prefer):
+        known = [path.stem for path in paths]
+        raise EvalkitError(f"no segment '{prefer}'", where=str(folder), fix=one_of(prefer, known))
+    for path in paths:
+        for line in _of_run(path, run, batches, found.set_aside):
             batch = line["batch"]
-            if batch in found.batches:
-                if found.batches[batch] != line["answers"]:
-                    raise EvalkitError(
-                        f"batch {batch[:19]} was answered unequally by segments {owner[batch]} and"
-                        f" {path.stem}",
-                        where=str(folder),
-                        fix="the two ran on unlike hardware or software: keep one of their files",
-                        code=Exit.FAILED,
-                    )
-                continue
-            found.batches[batch], owner[batch] = line["answers"], path.stem
-            found.by_segment[path.stem] = found.by_segment.get(path.stem, 0) + 1
-            if "split" in line:
-                found.splits[batch] = line["split"]
+            if batch not in found.batches:
+                found.batches[batch], owner[batch] = line["answers"], path.stem
+                found.by_segment[path.stem] = found.by_segment.get(path.stem, 0) + 1
+                if "split" in line:
+                    found.splits[batch] = line["split"]
+            elif found.batches[batch] != line["answers"]:
+                if owner[batch] != prefer:
+                    raise _unequal(folder, batch, owner[batch], path.stem)
+                found.settled.add(batch)
     return found
+
+
+def _segments(folder: Path) -> list[Path]:
+    """The journal's files by name: a folder's own order means nothing."""
+    return sorted(folder.glob("*.jsonl"))
+
+
+def _of_run(
+    path: Path, run: str, batches: Container[str], set_aside: list[str]
+) -> Iterator[dict[str, Any]]:
+    """A segment's lines that answer one of the batches of this run; the others are set aside."""
+    for number, line in lines(path):
+        if line is None or line["run"] != run or line["batch"] not in batches:
+            set_aside.append(f"{path.name} line {number}")
+        else:
+            yield line
+
+
+def _unequal(folder: Path, batch: str, one: str, two: str) -> EvalkitError:
+    return EvalkitError(
+        f"batch {batch[:19]} was answered unequally by segments {one} and {two}",
+        where=str(folder),
+        fix="the two ran on unlike hardware or software, or one of them split it for lack of"
+        " memory: `evalkit finish RUN --prefer SEGMENT` lets one's answers count, and records that",
+        code=Exit.FAILED,
+    )
 
 
 def assemble(parts: dict[str, Answer]) -> dict[str, Answer]:

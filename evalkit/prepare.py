@@ -40,6 +40,7 @@ class Options:
     engine_args: tuple[str, ...] = ()
     device: str | None = None
     seed: int | None = None
+    threads: int = 1
     allow_pickle: bool = False
     trust_remote_code: bool = False
     fresh: bool = False
@@ -89,6 +90,8 @@ def prepare(options: Options) -> Job:
         raise EvalkitError("--limit must be at least 1")
     if options.seed is not None and not 0 <= options.seed < 2**32:
         raise EvalkitError("--seed must lie between 0 and 4294967295")
+    if options.threads < 1:
+        raise EvalkitError("--threads must be at least 1")
     engine = _check_engine(options)
     suite = suites.load(options.suite, limit=options.limit, seed=options.seed)
     lock = suites.lock_of(suite)
@@ -135,6 +138,8 @@ def _check_engine(options: Options) -> Choice:
         return engine
     if options.level not in (None, "C"):
         raise EvalkitError(f"{engine.name} shares nothing between rows: its level is C")
+    if options.threads != 1:
+        raise EvalkitError(f"--threads is not for {engine.name}, which has numerics of its own")
     if options.profile:
         raise EvalkitError(f"--profile is not for {engine.name}, which has numerics of its own")
     from evalkit.harness import classes
@@ -149,7 +154,8 @@ def _check_engine(options: Options) -> Choice:
 def _numerics(options: Options, engine: Choice, model: Model) -> dict[str, Any]:
     from evalkit.engine import core
 
-    found = core.numerics_for(model, options.dtype, options.profile or "native").to_json()
+    profile = options.profile or "native"
+    found = core.numerics_for(model, options.dtype, profile, options.threads).to_json()
     if not engine.foreign:
         return found
     from evalkit.harness import classes

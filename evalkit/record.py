@@ -18,7 +18,7 @@ from typing import Any
 from evalkit import canon, schema
 from evalkit.suite import Lock
 
-SCHEMA = "evalkit/record/2"
+SCHEMA = "evalkit/record/3"
 UNLISTED = ("record.json", "attestation.json", "report.html", ".lock")
 MEAN = "sample standard deviation / sqrt(n)"
 POOLED = "pooled over leaf tasks"
@@ -86,6 +86,8 @@ def health(
             count["empty"] += not answer["text"].strip()
             count["cut"] += answer["stop"] == "length"
             untold = answer["stop"] if isinstance(answer["stop"], dict) else untold
+            if "nan" in answer["logprobs"]:
+                nan_documents.add(document)
             continue
         value = canon.number(answer["loglikelihood"])
         if math.isnan(value):

@@ -1,12 +1,22 @@
 """One evaluation from a model's name to a record: plan, execute, finish."""
 
-import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
-from evalkit import architecture, batching, canon, folder, lease, plan_cache, prepare, stamp
+from evalkit import (
+    architecture,
+    batching,
+    canon,
+    folder,
+    lease,
+    plan_cache,
+    prepare,
+    stamp,
+    telemetry,
+    worker,
+)
 from evalkit import execute as executing
 from evalkit import finish as finishing
 from evalkit import model as models
@@ -19,14 +29,19 @@ from evalkit.harness.tasks import Loaded
 from evalkit.model import Model
 from evalkit.plan_cache import Planned
 from evalkit.prepare import Job, Options
+from evalkit.shards import Shard
 from evalkit.tokenise import tokenise
 from evalkit.tokenizer import Tokenizer
 
 PLANNERS = ("lm_eval", "tokenizers", "transformers")  # whose versions a plan may depend on
 
 
-def evaluate(options: Options, events: Events, argv: Sequence[str] = ()) -> Path:
-    """Evaluate a model on a suite and return the run's folder.
+def evaluate(
+    options: Options, events: Events, argv: Sequence[str] = (), *,
+    workers: int | None = None, grace_s: float = executing.GRACE_S,
+) -> Path:  # fmt: skip
+    """Evaluate a model on a suite and return the run's folder. `workers`, `grace_s`: see
+    `execute.Means`.
 
     Continues an unfinished run of the same inputs and returns a finished one as it is. Raises
     EvalkitError; what was done before it is kept.
@@ -38,18 +53,21 @@ def evaluate(options: Options, events: Events, argv: Sequence[str] = ()) -> Path
         events.say("this run is already finished (--again makes another execution of it)")
         finishing.log_finished(run)
         return run.folder
-    with _worked_on(run, events):
-        executing.execute(run, job.model, executing.Place(job.device, job.options.adapter), events)
+    with _worked_on(run, events) as held:
+        place = worker.Place(job.device, job.options.adapter)
+        means = executing.Means(place, workers, grace_s)
+        executing.execute(run, job.model, means, events, held.check)
+        held.check()
         finish(run, job, loaded, events, list(argv))
     return run.folder
 
 
 @contextmanager
-def _worked_on(run: Run, events: Events) -> Iterator[None]:
+def _worked_on(run: Run, events: Events) -> Iterator[lease.Lease]:
     """Hold a run's folder to its end, and note in the audit log if it fails."""
-    with lease.held(run.folder):
+    with lease.held(run.folder, say=events.say) as held:
         try:
-            yield
+            yield held
         except EvalkitError as error:
             if error.code != Exit.STOPPED and not run.finished:
                 with suppress(EvalkitError):  # a full disk has no room for this line either
@@ -68,7 +86,7 @@ def prepare_job(options: Options, events: Events) -> Job:
 def find_or_plan(job: Job, events: Events) -> tuple[Run, Loaded | None]:
     """The run that this job continues or already is, else a newly planned one; of two processes
     that start the same thing at once, one plans it."""
-    with lease.held(job.folder, f".{job.suite.name}.planning.lock"):
+    with lease.held(job.folder, f".{job.suite.name}.planning.lock", say=events.say):
         run = folder.find(job)
         return (run, None) if run else plan(job, events)
 
@@ -76,7 +94,7 @@ def find_or_plan(job: Job, events: Events) -> tuple[Run, Loaded | None]:
 def plan(job: Job, events: Events) -> tuple[Run, Loaded | None]:
     """Write the folder of a run with its batches: those that follow from the same inputs and were
     kept, else from every request, which are then loaded."""
-    started = time.monotonic()
+    span = telemetry.Span()
     tokenizer = Tokenizer(job.model)
     inputs = _plan_inputs(job, tokenizer)
     key = plan_cache.key(inputs)
@@ -89,8 +107,7 @@ def plan(job: Job, events: Events) -> tuple[Run, Loaded | None]:
     run = folder.create(job, planned, tokenizer.template)
     events.log(
         "planned",
-        seconds=time.monotonic() - started,
-        peak_memory_bytes=stamp.peak_memory_bytes(),
+        **span.taken(),
         batches=len(planned.body["batches"]),
         kept=loaded is None,
     )
@@ -157,17 +174,20 @@ def load(job: Job, events: Events) -> Loaded:
     return loaded
 
 
-def finish(run: Run, job: Job, loaded: Loaded | None, events: Events, argv: list[str]) -> Path:
+def finish(
+    run: Run, job: Job, loaded: Loaded | None, events: Events, argv: list[str],
+    prefer: str | None = None,
+) -> Path:  # fmt: skip
     """Score a run whose batches are all answered; loads the suite's tasks if need be."""
     loaded = loaded or load(job, events)
-    return finishing.finish(run, loaded, Tokenizer(job.model), events, argv)
+    return finishing.finish(run, loaded, Tokenizer(job.model), events, argv, prefer)
 
 
 def plan_only(options: Options, events: Events) -> Path:
     """Plan a run, or find the one that is already planned; its folder."""
     run, _ = find_or_plan(prepare_job(options, events), events)
     if not (run.folder / "events").exists():  # new: how it was planned is kept
-        events.open(run.folder / "events" / f"{executing.segment_name()}.jsonl")
+        events.open(run.folder / "events" / f"{worker.segment_name()}.jsonl")
         events.close()
     return run.folder
 
@@ -175,39 +195,42 @@ def plan_only(options: Options, events: Events) -> Path:
 def execute_only(
     where: Path, events: Events, *,
     model: str | None, adapter: Path | None, device: str | None, offline: bool,
+    workers: int | None, grace_s: float, shard: Shard | None,
 ) -> None:  # fmt: skip
-    """Answer a planned run's batches. `model`, `adapter`: where they lie, if not where their names
-    say."""
+    """Answer a planned run's batches, or those of a shard, which needs no lock: others may work on
+    theirs, or on the same. `model`, `adapter`: where they lie, if not where their names say."""
     run = folder.read(where)
     found = _model(run, model, offline)
     from evalkit.engine import core
 
     asked = run.body["options"]["adapter"]
-    place = executing.Place(core.pick_device(device), adapter or (Path(asked) if asked else None))
-    with lease.held(where):
+    place = worker.Place(core.pick_device(device), adapter or (Path(asked) if asked else None))
+    means = executing.Means(place, workers, grace_s, shard)
+    with nullcontext() if shard else lease.held(where, say=events.say) as held:
         try:
-            executing.execute(run, found, place, events)
+            executing.execute(run, found, means, events, held.check if held else lambda: None)
         finally:
             events.close()
 
 
 def finish_only(
     where: Path, events: Events, argv: list[str], *,
-    suite: str | None, model: str | None, offline: bool,
+    suite: str | None, model: str | None, offline: bool, prefer: str | None,
 ) -> None:  # fmt: skip
     """Score an executed run and write its record. `suite`, `model`: where they lie, if not where
-    their names say."""
+    their names say; `prefer`: the segment whose answers count where two are unequal."""
     run = folder.read(where)
     if run.finished:
         events.say("this run is already finished")
         return
+    finishing.check_complete(run, *executing.progress(where))
     job = prepare.prepare(_to_score(run, suite, model, offline))
     if job.inputs["suite"] != run.body["inputs"]["suite"]:
         name, old, new = folder.first_difference(run.body["inputs"]["suite"], job.inputs["suite"])
         raise EvalkitError(f"the suite is not the planned one, {name}: {old} -> {new}")
     with _worked_on(run, events):
-        events.open(where / "events" / f"{executing.segment_name()}.jsonl")
-        finish(run, job, None, events, argv)
+        events.open(where / "events" / f"{worker.segment_name()}.jsonl")
+        finish(run, job, None, events, argv, prefer)
 
 
 def _to_score(run: Run, suite: str | None, model: str | None, offline: bool) -> Options:

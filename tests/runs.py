@@ -545,7 +545,7 @@ class Run:
         answers = self.answer_digests()
         versions = dict.fromkeys(("evalkit", "torch", "transformers", "tokenizers"), "1.0")
         record: Value = {
-            "schema": "evalkit/record/2",
+            "schema": "evalkit/record/3",
             "ids": {"suite": self.suite_id(), "plan": self.plan["ids"]["plan"]},
             "execution": "0123456789abcdef" * 2,
             "created": "2026-01-02T03:04:05Z",
@@ -601,9 +601,11 @@ class Run:
                     "tokens": 100,
                     "tokens_per_second": 66.0,
                     "peak_memory_bytes": 1,
+                    "energy_joules": {"cpu": 2.5, "gpu": {"unknown": "no GPU"}},
                 }
             },
             "segments": [segment(SEGMENT, len(self.plan["batches"]))],
+            "preferred": None,
             "files": {},
         }
         record["ids"]["run"] = run_id(record)

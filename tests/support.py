@@ -19,14 +19,14 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from hypothesis import settings
 
-from evalkit import canon, journal
+from evalkit import canon, journal, lease, stopping
 
 ROOT = Path(__file__).resolve().parent.parent
 MAIN = "import sys; sys.argv[0] = 'evalkit'; from evalkit.cli import main; main()"
@@ -78,23 +78,27 @@ class Ran:
 @contextmanager
 def _as_it_was() -> Iterator[None]:
     """What `main` changes in its process, put back: this one goes on."""
-    mask, handler = os.umask(0o022), signal.getsignal(signal.SIGTERM)
+    mask = os.umask(0o022)
     os.umask(mask)
+    handlers = {number: signal.getsignal(number) for number in stopping.SIGNALS}
     argv, environment = sys.argv, dict(os.environ)
     try:
         yield
     finally:
         os.umask(mask)
-        signal.signal(signal.SIGTERM, handler)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
         sys.argv = argv
         os.environ.clear()
         os.environ.update(environment)
 
 
 def call(*arguments: str | Path) -> Ran:
-    """Run a command line in this process."""
+    """Run a command line in this process, batches too unless --workers says otherwise."""
     from evalkit import cli
 
+    if arguments[0] in ("eval", "execute") and "--workers" not in arguments:
+        arguments = (arguments[0], "--workers", "0", *arguments[1:])
     out, err = io.StringIO(), io.StringIO()
     code: Any = 0
     with _as_it_was(), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
@@ -144,6 +148,16 @@ def finished(folder: Path) -> Path:
     shutil.copytree(_finished(), folder / "results")
     (run,) = (folder / "results" / "demo").glob("demo-*")
     return run
+
+
+def lock(folder: Path, pid: int, *, seen: bool = True) -> Path:
+    """The lock of another process; of one that can't be seen from here, if not `seen`."""
+    owner = replace(lease._myself("another"), pid=pid, started="")
+    if not seen:
+        owner = replace(owner, host="elsewhere", seen_from="another boot")
+    text = canon.dumps({"beat": 0, "owner": owner.to_json()})
+    (folder / ".lock").write_text(text)
+    return folder / ".lock"
 
 
 def executed(folder: Path) -> Path:

@@ -18,7 +18,7 @@ import evalkit
 from evalkit import cli, lease, stamp
 from evalkit.errors import EvalkitError, Exit
 
-COMMANDS = list(cli.cli.commands)
+COMMANDS = [name for name, command in cli.cli.commands.items() if not command.hidden]
 
 
 def contents_and_times(folder: Path) -> dict[str, tuple[bytes, int]]:
@@ -190,8 +190,7 @@ def test_status_does_not_call_a_killed_run_running(tmp_path: Path) -> None:
     folder = support.planned(tmp_path)
     process = subprocess.Popen([sys.executable, "-c", ""])
     process.wait()
-    host = os.uname().nodename
-    (folder / ".lock").write_text(json.dumps({"host": host, "pid": process.pid}))
+    support.lock(folder, process.pid)
     assert call("status", folder).done().out.startswith("unfinished: 0 of ")
 
 
@@ -300,4 +299,4 @@ def test_stderr_that_is_no_terminal_gets_no_colours_and_json_progress(tmp_path: 
     assert "\x1b" not in ran.err
     progress = [json.loads(line) for line in ran.err.splitlines() if line.startswith("{")]
     units = {line["phase"]: line["unit"] for line in progress}
-    assert units == {"probe": "prompts", "execute": "tokens"}
+    assert units == {"start": "workers", "execute": "tokens"}

@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import socket
 import subprocess
 import sys
@@ -11,16 +10,10 @@ import time
 from pathlib import Path
 
 import pytest
+from support import lock
 
-from evalkit import lease
+from evalkit import canon, lease
 from evalkit.errors import EvalkitError, Exit
-
-
-def lock(folder: Path, pid: int, host: str | None = None) -> Path:
-    """Another process's lock."""
-    path = folder / ".lock"
-    path.write_text(json.dumps({"host": host or socket.gethostname(), "pid": pid}))
-    return path
 
 
 def dead_pid() -> int:
@@ -30,10 +23,10 @@ def dead_pid() -> int:
     return process.pid
 
 
-def test_a_lock_lasts_for_the_block_and_names_its_owner(tmp_path: Path) -> None:
+def test_a_lock_names_its_owner(tmp_path: Path) -> None:
     with lease.held(tmp_path):
-        owner = json.loads((tmp_path / ".lock").read_text())
-        assert owner == {"host": socket.gethostname(), "pid": os.getpid()}
+        owner = json.loads((tmp_path / ".lock").read_text())["owner"]
+        assert (owner["host"], owner["pid"]) == (socket.gethostname(), os.getpid())
         assert (tmp_path / ".lock").stat().st_mode & 0o777 == 0o600
     assert not list(tmp_path.iterdir())
 
@@ -59,30 +52,105 @@ def test_a_live_owner_is_named_and_keeps_its_lock(tmp_path: Path) -> None:
 def test_the_lock_of_a_dead_owner_is_taken_over(tmp_path: Path) -> None:
     lock(tmp_path, dead_pid())
     with lease.held(tmp_path):
-        assert json.loads((tmp_path / ".lock").read_text())["pid"] == os.getpid()
+        assert owner_of(tmp_path).pid == os.getpid()
 
 
-def test_a_lock_of_another_host_is_a_persons_to_remove(tmp_path: Path) -> None:
-    path = lock(tmp_path, dead_pid(), "another-host")
-    with pytest.raises(EvalkitError, match="on another-host") as caught, lease.held(tmp_path):
-        pass
-    assert "remove .lock" in str(caught.value) and path.is_file()
-
-
-def test_a_lock_that_was_never_signed_is_taken_over_after_a_while(tmp_path: Path) -> None:
-    """Its maker was killed between making it and writing its name."""
-    (tmp_path / ".lock").touch()
-    os.utime(tmp_path / ".lock", (0, 0))
+def test_a_number_that_another_process_has_now_is_not_the_owner(tmp_path: Path) -> None:
+    """A reboot or a long night later, the dead owner's number may be anybody's."""
+    path = lock(tmp_path, os.getppid())
+    body = json.loads(path.read_text())
+    body["owner"]["started"] = "1"
+    path.write_text(json.dumps(body))
     with lease.held(tmp_path):
-        assert json.loads((tmp_path / ".lock").read_text())["pid"] == os.getpid()
+        assert owner_of(tmp_path).pid == os.getpid()
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"pid": 1}', '{"host": "x", "pid": "y"}'])
-def test_a_lock_that_names_nobody_is_kept_and_told_of(tmp_path: Path, text: str) -> None:
-    (tmp_path / ".lock").write_text(text)
-    with pytest.raises(EvalkitError, match=re.escape(".lock")) as caught, lease.held(tmp_path):
+@pytest.fixture
+def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Locks beat and go stale within tenths of a second."""
+    monkeypatch.setattr(lease, "BEAT_S", 0.05)
+    monkeypatch.setattr(lease, "STALE_S", 0.4)
+
+
+def owner_of(folder: Path) -> lease.Owner:
+    return lease.Owner(**json.loads((folder / ".lock").read_text())["owner"])
+
+
+@pytest.mark.usefixtures("hurried")
+def test_a_lock_that_does_not_beat_is_taken_over_wherever_its_owner_was(tmp_path: Path) -> None:
+    lock(tmp_path, 1, seen=False)
+    said: list[str] = []
+    started = time.monotonic()
+    with lease.held(tmp_path, say=said.append):
+        assert owner_of(tmp_path).pid == os.getpid()
+    assert time.monotonic() - started > 0.4
+    assert len(said) == 1 and "process 1 on elsewhere holds" in said[0]
+
+
+@pytest.mark.usefixtures("hurried")
+def test_a_lock_that_beats_is_a_live_owners_wherever_it_is(tmp_path: Path) -> None:
+    """What stands in the lock says so, not the time of the file: clocks of two hosts differ."""
+    path = lock(tmp_path, 1, seen=False)
+    body = json.loads(path.read_text())
+    over = threading.Event()
+
+    def beat() -> None:
+        count = 0
+        while not over.wait(0.05):
+            count += 1
+            path.write_text(json.dumps(body | {"beat": count}))
+            os.utime(path, (0, 0))
+
+    thread = threading.Thread(target=beat)
+    thread.start()
+    with (
+        pytest.raises(EvalkitError, match="process 1 on elsewhere is already"),
+        lease.held(tmp_path),
+    ):
         pass
-    assert caught.value.code == Exit.MISSING and (tmp_path / ".lock").is_file()
+    over.set()
+    thread.join()
+    assert path.is_file()
+
+
+@pytest.mark.usefixtures("hurried")
+def test_a_lock_beats_while_it_is_held_and_its_length_never_changes(tmp_path: Path) -> None:
+    with lease.held(tmp_path) as held:
+        first = (tmp_path / ".lock").read_bytes()
+        time.sleep(0.3)
+        later = (tmp_path / ".lock").read_bytes()
+        held.check()
+    assert first != later and len(first) == len(later)
+
+
+@pytest.mark.usefixtures("hurried")
+def test_an_owner_that_stood_still_and_lost_its_lock_is_told_and_leaves_the_others_alone(
+    tmp_path: Path,
+) -> None:
+    with lease.held(tmp_path) as held:
+        other = lock_bytes(tmp_path)
+        (tmp_path / ".lock").write_bytes(other)
+        time.sleep(0.3)
+        with pytest.raises(EvalkitError, match="taken this over") as caught:
+            held.check()
+        assert caught.value.code == Exit.STOPPED
+    assert (tmp_path / ".lock").read_bytes() == other
+
+
+def lock_bytes(folder: Path) -> bytes:
+    """What another process's lock of the folder would hold."""
+    body = json.loads((folder / ".lock").read_text())
+    body["owner"] |= {"mark": "another"}
+    return canon.dumps(body).encode()
+
+
+@pytest.mark.usefixtures("hurried")
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"owner": {"pid": 1}}', '{"host":"x","pid":1}'])
+def test_a_lock_that_names_nobody_is_taken_over_after_a_while(tmp_path: Path, text: str) -> None:
+    """Its maker was killed between making it and signing it, or was of another evalkit."""
+    (tmp_path / ".lock").write_text(text)
+    with lease.held(tmp_path):
+        assert owner_of(tmp_path).pid == os.getpid()
 
 
 def test_waiting_ends_when_the_other_lets_go(tmp_path: Path) -> None:

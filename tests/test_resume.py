@@ -21,14 +21,12 @@ import pytest
 import support
 from support import DEMO, call
 
-from evalkit import auditlog, canon, execute, journal, lease, model, prepare, record, stamp
+from evalkit import auditlog, canon, execute, journal, lease, model, prepare, record, stamp, worker
 from evalkit import folder as folders
 from evalkit import suite as suites
 from evalkit.errors import EvalkitError
 from evalkit.events import Events
 from evalkit.verify import verify
-
-pytestmark = pytest.mark.faults
 
 # Run before the command line: stop after the third batch, at its end or in the middle of its line,
 # and wait there to be killed.
@@ -56,7 +54,10 @@ canon.Appender.append = paused
 def stop(folder: Path, kind: int, *, middle: bool) -> tuple[int, str]:
     """Continue a run in another process and send it a signal in its third batch."""
     out = folder.parent.parent
-    process = support.start("eval", *DEMO, "--out", out, before=PAUSE.format(middle=middle))
+    process = support.start(
+        "eval", *DEMO, "--out", out, "--workers", "0", "--grace", "0",
+        before=PAUSE.format(middle=middle),
+    )  # fmt: skip
     assert process.stderr
     seen = ""
     for line in process.stderr:
@@ -179,7 +180,8 @@ def test_nothing_is_repeated_when_every_batch_is_answered(tmp_path: Path) -> Non
 def answered(folder: Path) -> dict[str, str]:
     """Execute a planned run in this process; its answers map."""
     found = folders.read(folder)
-    execute.execute(found, model.resolve("demo"), execute.Place("cpu"), Events())
+    means = execute.Means(worker.Place("cpu"), number=0)
+    execute.execute(found, model.resolve("demo"), means, Events())
     return support.digests(folder)
 
 
@@ -187,13 +189,12 @@ def answered(folder: Path) -> dict[str, str]:
 def test_the_order_of_batches_changes_no_answer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
-    work = execute._work
+    left = execute._left
 
-    def shuffled(plan: Any, todo: list[str], *rest: Any) -> None:
-        random.Random(seed).shuffle(todo)
-        work(plan, todo, *rest)
+    def shuffled(*given: Any) -> list[int]:
+        return random.Random(seed).sample(left(*given), support.num_batches(folder))
 
-    monkeypatch.setattr(execute, "_work", shuffled)
+    monkeypatch.setattr(execute, "_left", shuffled)
     folder = support.planned(tmp_path)
     assert answered(folder) == support.demo_answers()
     order = [json.loads(line)["batch"] for line in support.journal_file(folder).open()]
@@ -259,16 +260,12 @@ def sleeper() -> Iterator["subprocess.Popen[bytes]"]:
     process.wait()
 
 
-def owned_by(folder: Path, pid: int) -> None:
-    (folder / ".lock").write_text(json.dumps({"host": socket.gethostname(), "pid": pid}))
-
-
 @pytest.mark.parametrize("command", ["eval", "execute", "finish"])
 def test_a_run_that_another_process_works_on_is_refused_and_names_it(
     tmp_path: Path, sleeper: "subprocess.Popen[bytes]", command: str
 ) -> None:
-    folder = support.planned(tmp_path)
-    owned_by(folder, sleeper.pid)
+    folder = (support.executed if command == "finish" else support.planned)(tmp_path)
+    support.lock(folder, sleeper.pid)
     before = support.contents(folder)
     arguments = [*DEMO, "--out", tmp_path / "results"] if command == "eval" else [folder]
     ran = call(command, *arguments)
@@ -282,7 +279,7 @@ def test_a_run_whose_process_died_is_taken_over(
     folder = support.executed(tmp_path)
     sleeper.kill()
     sleeper.wait()
-    owned_by(folder, sleeper.pid)
+    support.lock(folder, sleeper.pid)
     call("execute", folder).done()
     assert not (folder / ".lock").exists()
 

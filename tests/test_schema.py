@@ -10,7 +10,7 @@ from runs import Run
 
 from evalkit import schema
 
-VERSIONED = {"lock": 1, "plan": 2, "journal": 1, "record": 2}
+VERSIONED = {"lock": 1, "plan": 2, "journal": 1, "record": 3}
 
 
 def nodes(value: Any, path: str = "$") -> Iterator[tuple[str, dict[str, Any]]]:

@@ -155,7 +155,7 @@ def test_a_newer_record_asks_for_an_upgrade(tmp_path: Path) -> None:
     assert report.lines()[-1].startswith("UNREADABLE")
 
 
-@pytest.mark.parametrize("name", ["evalkit/record/0", "evalkit/other/2", "evalkit/record/2x", None])
+@pytest.mark.parametrize("name", ["evalkit/record/0", "evalkit/other/3", "evalkit/record/3x", None])
 def test_another_schema_is_not_a_record(tmp_path: Path, name: str | None) -> None:
     run = Run()
     run.record["schema"] = name
@@ -171,7 +171,7 @@ def test_another_schema_is_not_a_record(tmp_path: Path, name: str | None) -> Non
         "{",
         "[]",
         "null",
-        '{"schema":"evalkit/record/2","schema":"x"}',
+        '{"schema":"evalkit/record/3","schema":"x"}',
         "[" * 200_000,
         '{"a":NaN}',
     ],

@@ -1,5 +1,6 @@
 """The engine itself: a loaded model that sends a batch to scoring or to generation."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,10 @@ class Engine:
         self.eos_text: str = tokenizer.hf.eos_token or ""
         self.kept: Any = None
         self.last_split = 0
+
+    def on_step(self, notice: Callable[[], None]) -> None:
+        """Call `notice` after every forward pass: a sign of life within a long batch."""
+        self.model.register_forward_hook(lambda *_: notice())
 
     def execute(self, batch: Batch) -> dict[str, dict[str, Any]]:
         """Answers of a batch by part id, and `last_split`; EvalkitError when the device has too
@@ -89,8 +94,9 @@ def load(
 
 
 def pick_device(device: str | None) -> str:
-    """The device asked for, or the first GPU, or the CPU; EvalkitError when it isn't there."""
-    chosen = device or ("cuda:0" if torch.cuda.is_available() else "cpu")
+    """The device asked for, or "cuda" for a worker on every GPU, or the CPU; EvalkitError when it
+    isn't there."""
+    chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         kind = "cuda" if chosen == weights.AUTO else torch.device(chosen).type
     except RuntimeError:
@@ -106,6 +112,28 @@ def pick_device(device: str | None) -> str:
             code=Exit.MISSING,
         )
     return chosen
+
+
+def devices(chosen: str, weight_bytes: int) -> list[str]:
+    """Where workers may be: of "cuda", each GPU that the weights fit into, with a tenth to spare.
+
+    Raises EvalkitError where they fit into none.
+    """
+    if chosen != "cuda":
+        return [chosen]
+    sizes = [
+        torch.cuda.get_device_properties(index).total_memory
+        for index in range(torch.cuda.device_count())
+    ]
+    found = [f"cuda:{index}" for index, size in enumerate(sizes) if weight_bytes < 0.9 * size]
+    if not found:
+        raise EvalkitError(
+            f"{weight_bytes / 1e9:.0f} GB of weights do not fit into a GPU of"
+            f" {max(sizes, default=0) / 1e9:.0f} GB",
+            fix="--device auto spreads the model over all GPUs",
+            code=Exit.MISSING,
+        )
+    return found
 
 
 def hardware(device: str) -> dict[str, Any]:

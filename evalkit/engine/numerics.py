@@ -44,7 +44,9 @@ class Numerics:
         return {name: getattr(self, name) for name in self.__slots__}
 
 
-def numerics_for(model: Model, dtype: str | None, profile: str = "native") -> Numerics:
+def numerics_for(
+    model: Model, dtype: str | None, profile: str = "native", threads: int = 1
+) -> Numerics:
     """The numerics of a run: the weights' own dtype unless another is asked for.
 
     Raises EvalkitError for an unknown dtype, profile or quantisation, for `precise` on a quantised
@@ -60,7 +62,8 @@ def numerics_for(model: Model, dtype: str | None, profile: str = "native") -> Nu
         what = f"unknown numerics profile '{profile}'"
         raise EvalkitError(what, fix=f"choose from {', '.join(PROFILES)}")
     _check_quantised(model, profile)
-    return Numerics(dtype=chosen, profile=profile, attention=_plain_attention(model))
+    attention = _plain_attention(model)
+    return Numerics(dtype=chosen, profile=profile, attention=attention, threads=threads)
 
 
 def _check_quantised(model: Model, profile: str) -> None:

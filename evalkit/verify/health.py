@@ -86,13 +86,17 @@ def engine(record: Value) -> Check:
 
 
 def segments(record: Value) -> Check:
-    """Whether every segment ran on like hardware: only then are equal bits promised."""
+    """Whether every segment ran on like hardware, and none had to be preferred to another: only
+    then are equal bits promised."""
     kinds: dict[str, list[str]] = {}
     for segment in record["segments"]:
         kinds.setdefault(canon.dumps(segment["hardware"]), []).append(segment["segment"])
     machines = [segment["hardware"] for segment in record["segments"]]
     if any(isinstance(machine, dict) and "unknown" in machine for machine in machines):
         return Check("segments", Status.WARN, "what they ran on is not known")
+    if preferred := record["preferred"]:
+        detail = f"{preferred['batches']:,} batches were answered unequally, and the answers of"
+        return Check("segments", Status.WARN, f"{detail} {shown(preferred['segment'])} count")
     if len(kinds) == 1:
         count = len(record["segments"])
         return Check("segments", Status.PASS, f"{count:,} segments on like hardware")

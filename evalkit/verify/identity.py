@@ -11,7 +11,7 @@ from evalkit.verify.folder import BROKEN, Folder, MiB, reason
 from evalkit.verify.report import Check, Findings, Status, few, shown
 
 MAX_RECORD = 32 * MiB
-VERSION = 2  # the newest record schema that this evalkit reads
+VERSION = 3  # the newest record schema that this evalkit reads
 UNLISTED = {"record.json", "attestation.json", "report.html"}
 
 

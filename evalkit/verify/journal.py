@@ -39,6 +39,7 @@ class Journal:
     digests: dict[str, str] = field(default_factory=dict)
     segments: set[str] = field(default_factory=set)
     set_aside: int = 0
+    settled: int = 0  # batches that were answered unequally, one segment's answers being preferred
     splits: int = 0  # batches that were cut in halves because memory ran out
     cut: int = 0  # generations that ended at the length limit
     untold: int = 0  # generations of which the engine did not say why they ended
@@ -51,10 +52,15 @@ class _Reader:
     """Reads lines into a Journal. `foreign`: the engine was one of lm-eval's, which does not tell
     all of an answer. `seen`: each batch's answers' digest."""
 
-    def __init__(self, plan: Plan, run: str, findings: Findings, *, foreign: bool) -> None:
+    def __init__(
+        self, plan: Plan, run: str, findings: Findings, *, foreign: bool, prefer: str | None
+    ) -> None:
         self.plan, self.run, self.findings, self.foreign = plan, run, findings, foreign
         self.journal = Journal()
         self.seen: dict[str, str] = {}
+        self.prefer = prefer
+        self.preferred: set[str] = set()  # batches that this segment, which is read first, answered
+        self.settled: set[str] = set()
         self.texts: dict[str, dict[str, str]] = defaultdict(dict)  # leaf -> request -> canonical
         self.windows: dict[str, dict[str, list[tuple[int, float, int]]]] = defaultdict(
             lambda: defaultdict(list)
@@ -104,10 +110,16 @@ class _Reader:
         digest = hashlib.sha256(text.encode()).hexdigest()
         self.journal.segments.add(line["segment"])
         if line["batch"] in self.seen:
-            if self.seen[line["batch"]] != digest:
+            if self.seen[line["batch"]] == digest:
+                return
+            if line["batch"] in self.preferred:
+                self.settled.add(line["batch"])
+            else:
                 name = line["batch"][:19]
                 self.findings.add(f"{where}: batch {name} was answered unequally before")
             return
+        if line["segment"] == self.prefer:
+            self.preferred.add(line["batch"])
         self.seen[line["batch"]] = digest
         self.journal.splits += "split" in line
         prefix = len(batch.task) + 1
@@ -151,6 +163,7 @@ class _Reader:
                 self._note(leaf, request, str(total), nan=math.isnan(total))
         for leaf, texts in self.texts.items():
             self.journal.digests[leaf] = _digest(leaf, texts)
+        self.journal.settled = len(self.settled)
         return self.journal
 
 
@@ -210,8 +223,10 @@ def _number(value: Any) -> bool:
 def read(folder: Folder, record: dict[str, Any], plan: Plan, findings: Findings) -> Journal | None:
     """Read every segment's journal; what is wrong or lost goes into the findings."""
     foreign = record["engine"]["name"] != "evalkit"
-    reader = _Reader(plan, record["ids"]["run"], findings, foreign=foreign)
+    prefer = record["preferred"]["segment"] if record["preferred"] else None
+    reader = _Reader(plan, record["ids"]["run"], findings, foreign=foreign, prefer=prefer)
     names = sorted(name for name in record["files"] if name.startswith("journal/"))
+    names.sort(key=lambda name: name != f"journal/{prefer}.jsonl")
     try:
         for name in names:
             match = _NAME.fullmatch(name)
@@ -229,6 +244,10 @@ def read(folder: Folder, record: dict[str, Any], plan: Plan, findings: Findings)
         findings.add(
             f"{len(lost):,} batches lost: {few({batch[:19] for batch in lost}, len(lost))}"
         )
+    preferred = record["preferred"]
+    findings.add_unequal(
+        "preferred batches", preferred["batches"] if preferred else 0, journal.settled
+    )
     described = {segment["segment"] for segment in record["segments"]}
     if extra := journal.segments - described:
         findings.add(f"segments that the record does not describe: {few(extra)}")

@@ -1,0 +1,85 @@
+"""A worker's process as its parent has it: started, told, listened to, ended."""
+
+import json
+import os
+import subprocess
+import sys
+from collections import deque
+from contextlib import suppress
+from typing import IO, Any
+
+COMMAND = (sys.executable, "-P", "-c", "from evalkit.cli import main; main()", "worker")
+LAST_LINES = 20  # of what a worker says on stderr: what a dead one leaves
+BLOCK = 1 << 16
+
+
+class Child:
+    """A new process that runs `worker.serve`."""
+
+    def __init__(self, order: dict[str, Any]) -> None:
+        self._process = subprocess.Popen(
+            COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        self._buffer = b""
+        self._said: deque[str] = deque(maxlen=LAST_LINES)
+        for stream in (self.stdout, self.stderr):
+            os.set_blocking(stream.fileno(), False)
+        self.tell(**order)
+
+    @property
+    def stdout(self) -> IO[bytes]:
+        """Where its messages come from."""
+        assert self._process.stdout is not None, "a pipe"
+        return self._process.stdout
+
+    @property
+    def stderr(self) -> IO[bytes]:
+        """Where its libraries write."""
+        assert self._process.stderr is not None, "a pipe"
+        return self._process.stderr
+
+    def tell(self, **message: Any) -> None:
+        """Send it a message; that it is dead shows elsewhere."""
+        assert self._process.stdin is not None, "a pipe"
+        with suppress(OSError):
+            self._process.stdin.write(json.dumps(message).encode() + b"\n")
+            self._process.stdin.flush()
+
+    def messages(self) -> list[dict[str, Any]] | None:
+        """What it has said since the last call; None once it has ended and all is read."""
+        data = _read(self.stdout)
+        *lines, self._buffer = (self._buffer + (data or b"")).split(b"\n")
+        return [json.loads(line) for line in lines] if data is not None else None
+
+    def listen(self) -> bool:
+        """Take in what stands on its stderr; whether there may come more."""
+        data = _read(self.stderr)
+        self._said.extend((data or b"").decode(errors="replace").splitlines())
+        return data is not None
+
+    @property
+    def last_words(self) -> str:
+        """The last line of its stderr."""
+        return self._said[-1] if self._said else ""
+
+    def kill(self) -> None:
+        """End it at once."""
+        self._process.kill()
+
+    def ended(self) -> int:
+        """Wait for its end and close its streams; what it returned, negative for a signal."""
+        returned = self._process.wait()
+        self.listen()
+        for stream in (self._process.stdin, self.stdout, self.stderr):
+            with suppress(OSError):  # what was not sent yet has nobody to go to
+                assert stream is not None, "a pipe"
+                stream.close()
+        return returned
+
+
+def _read(stream: IO[bytes]) -> bytes | None:
+    """What is there to read, b"" where there is nothing yet, None at the end."""
+    try:
+        return os.read(stream.fileno(), BLOCK) or None
+    except BlockingIOError:
+        return b""

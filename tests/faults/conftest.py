@@ -1,0 +1,39 @@
+"""The fault suite: what every test of it shares, and the table of what was survived."""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import fire
+import pytest
+
+PAGE = Path(__file__).parents[2] / "docs" / "faults.md"
+WRITE = "EVALKIT_WRITE_TABLE"
+Tell = Callable[[str, str, int], None]
+
+
+@pytest.fixture(scope="session")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> fire.Fire:
+    """A suite of twenty-odd batches and its answers when nothing happens."""
+    return fire.make(tmp_path_factory.mktemp("fire"))
+
+
+@pytest.fixture(scope="session")
+def tell() -> Iterator[Tell]:
+    """Takes down a row of the page's table: a fault, how runs with it ended, and how many did; the
+    same fault and end again add up. Written where the command asks for it."""
+    rows: dict[tuple[str, str], int] = {}
+
+    def row(fault: str, ended: str, times: int = 1) -> None:
+        rows[fault, ended] = rows.get((fault, ended), 0) + times
+
+    yield row
+    table = [f"| {fault} | {ended} | {times} |" for (fault, ended), times in sorted(rows.items())]
+    print("\n".join(["", *table]))
+    if not os.environ.get(WRITE):
+        return
+    before, mark, rest = PAGE.read_text().partition("<!-- table -->\n")
+    old, end, after = rest.partition("<!-- end -->")
+    assert mark and end, f"{PAGE} has no place for the table"
+    head = "\n".join(old.splitlines()[:2])
+    PAGE.write_text(before + mark + "\n".join([head, *table]) + "\n" + end + after)
