@@ -29,7 +29,8 @@ SOURCES = {  # in this order: each one's versions bind those after it
     "dev": ["requirements/dev.in"],
 }
 SERVED = ["requirements/served.in", "--overrides", "requirements/served-overrides.txt"]
-CUDA = re.compile(r"(nvidia|cuda|triton|torch)\b")  # what differs from one torch build to the next
+# What differs from one torch build to the next; nvidia-ml-py only asks a driver, if there is one.
+CUDA = re.compile(r"(nvidia(?!-ml-py)|cuda|triton|torch)\b")
 
 
 def main() -> None:

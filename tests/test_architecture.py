@@ -14,18 +14,18 @@ import pytest
 PACKAGE = Path(__file__).resolve().parent.parent / "evalkit"
 # Left to right: a module imports only those before it, also inside its functions. A package is one.
 ORDER = [
-    *("errors", "canon", "demo", "events", "schema", "statistics", "request", "hub", "suite"),
+    *("errors", "canon", "demo", "events", "stopping", "schema", "statistics", "request", "hub", "suite"),
     *("architecture", "model", "tokenizer", "tokenise", "batch", "trie"),
-    *("pack", "sharing", "batching", "plan", "plan_cache", "journal", "lease", "auditlog"),
-    *("stamp", "record", "choice", "engine", "harness", "prepare", "folder", "execute", "finish"),
-    *("run", "verify", "summary", "cli"),
+    *("pack", "sharing", "batching", "plan", "shards", "plan_cache", "journal", "lease", "auditlog"),
+    *("stamp", "telemetry", "record", "choice", "engine", "harness", "prepare", "folder"),
+    *("worker", "child", "workers", "execute", "finish", "run", "verify", "summary", "cli"),
 ]
 # Who may import what is heavy, or ours to guard; tests/test_light.py holds when that happens.
 DOORS = {
     "lm_eval": {"harness"},
     "aiohttp": {"harness"},
     "datasets": {"harness"},
-    "huggingface_hub": {"hub", "architecture", "model", "tokenizer", "harness"},
+    "huggingface_hub": {"hub", "architecture", "tokenizer", "harness"},
     "torch": {"engine", "demo"},
     "safetensors": {"engine", "demo", "architecture"},
     "transformers": {"engine", "architecture", "tokenizer", "demo"},
@@ -34,8 +34,9 @@ DOORS = {
     "jinja2": {"tokenizer", "harness"},
     "click": {"cli"},
     "rich": {"events", "summary"},
-    "subprocess": {"stamp"},
+    "subprocess": {"stamp", "child"},
     "jsonschema": {"schema"},
+    "pynvml": {"telemetry"},
     "yaml": {"suite", "harness", "verify"},
     "numpy": {"tokenise", "batch", "trie", "engine", "harness"},
 }
