@@ -87,9 +87,15 @@ def execute(
     deferred = stopping.deferred(means.grace_s, lambda: _say_stopping(events, means))
     with sampled, deferred as stop:
         if means.number == 0:
-            _alone(run, plan, model, means.place, todo, events, stop, check)
+            _describe(run, means, events)
+            _alone(run, plan, model, places[0], todo, events, stop, check)
         else:
-            _together(run, plan, model, places, todo, events, stop, check)
+            team = Workers(run, plan, model, places, events, check)
+            try:
+                team.work(todo, stop, lambda: _describe(run, means, events))
+            finally:  # a segment that is stopped has cost its time as well
+                taken = team.span.taken(team.peak_bytes)
+                events.log("executed", tokens=team.tokens, **taken)
         stop.check()
     if sampled.stopped_because:
         events.log("telemetry.stopped", why=stamp.without_paths(sampled.stopped_because))
@@ -142,6 +148,12 @@ def _how(run: Run) -> str:
     return ", ".join([engine["name"], f"level {engine['level']}", *filter(None, [" ".join(told)])])
 
 
+def _describe(run: Run, means: Means, events: Events) -> None:
+    """Log what is known of this host's software and hardware, before there is an answer of it."""
+    here = worker.hardware(run, means.place.device)
+    events.log("environment", **stamp.environment(here))
+
+
 def _alone(
     run: Run, plan: Plan, model: Model, place: Place, todo: list[int], events: Events,
     stop: Stop, check: Callable[[], None],
@@ -149,7 +161,7 @@ def _alone(
     """Answer batches in this process."""
     names, entries = list(plan.entries), plan.body["batches"]
     with events.phase("start", 1, "workers") as phase:
-        mine = worker.Worker(run, plan, model, place, events.log, describe=True)
+        mine = worker.Worker(run, plan, model, place, events.log)
         phase.advance(1)
     worker.log_probed(run, events, mine.probed)
     tokens: int | None = 0
@@ -164,21 +176,9 @@ def _alone(
                 phase.advance(entries[index]["cost"], f"batch {count}/{len(todo)}")
                 if stop.asked:
                     break
-    finally:  # a segment that is stopped has cost its time as well
+    finally:
         mine.close()
         events.log("executed", tokens=tokens, **span.taken())
-
-
-def _together(
-    run: Run, plan: Plan, model: Model, places: list[Place], todo: list[int], events: Events,
-    stop: Stop, check: Callable[[], None],
-) -> None:  # fmt: skip
-    """Let workers answer batches."""
-    team = Workers(run, plan, model, places, events, check)
-    try:
-        team.work(todo, stop)
-    finally:
-        events.log("executed", tokens=team.tokens, **team.span.taken(team.peak_bytes))
 
 
 def progress(folder: Path) -> tuple[int, int]:

@@ -55,20 +55,16 @@ class Worker:
     """An engine that is ready to answer a run's batches.
 
     Made, it has loaded the weights and held their answers at the plan's level against plain forward
-    passes; EvalkitError where it can't. `describe`: whether it logs all that is to be known of the
-    software as well, which one worker of a host does.
+    passes; EvalkitError where it can't.
     """
 
-    def __init__(
-        self, run: Run, plan: Plan, model: Model, place: Place, log: Log, *, describe: bool
-    ) -> None:
+    def __init__(self, run: Run, plan: Plan, model: Model, place: Place, log: Log) -> None:
         self.segment = segment_name()
         self._run, self._plan, self._log = run, plan, log
-        self.engine, hardware = _load(run, plan, model, place)
+        self.engine = _load(run, plan, model, place)
         self._computed = _Computed(plan.body["trunks"])
-        log("segment.start", segment=self.segment, **stamp.segment_start(hardware))
-        if describe:
-            log("environment", **stamp.environment(hardware))
+        here = hardware(run, place.device)
+        log("segment.start", segment=self.segment, **stamp.segment_start(here))
         self.probed = _probe(self.engine) if not engine_of(run).foreign else None
         ids = run.body["ids"]
         self._writer = journal.Writer(run.folder / "journal", ids["run"], self.segment)
@@ -93,26 +89,35 @@ class Worker:
         self._log("segment.stop", segment=self.segment)
 
 
-def _load(run: Run, plan: Plan, model: Model, place: Place) -> tuple[Any, dict[str, Any]]:
-    """The run's engine with the model's weights, and what it runs on."""
+def hardware(run: Run, device: str) -> dict[str, Any]:
+    """What the run's engine computes on, as `stamp` wants it."""
+    from evalkit import engine
+
+    here, chosen = engine.hardware(device), engine_of(run)
+    if not chosen.foreign:
+        return here
+    from evalkit.harness import classes
+
+    return classes.hardware(chosen, here)
+
+
+def _load(run: Run, plan: Plan, model: Model, place: Place) -> Any:
+    """The run's engine with the model's weights."""
     from evalkit import engine
     from evalkit.tokenizer import Tokenizer
 
-    inputs, chosen = run.body["inputs"], engine_of(run)
-    tokenizer, here = Tokenizer(model), engine.hardware(place.device)
+    inputs, chosen, tokenizer = run.body["inputs"], engine_of(run), Tokenizer(model)
     if not chosen.foreign:
-        loaded: Any = engine.load(
+        return engine.load(
             model, tokenizer, engine.Numerics(**inputs["numerics"]), place.device,
             level=inputs["engine"]["level"], adapter=place.adapter,
         )  # fmt: skip
-        return loaded, here
-    from evalkit.harness import classes, foreign
+    from evalkit.harness import foreign
 
-    loaded = foreign.load(
+    return foreign.load(
         chosen, model, tokenizer, numerics=inputs["numerics"], device=place.device,
         adapter=place.adapter, max_length=plan.body["max_length"],
     )  # fmt: skip
-    return loaded, classes.hardware(chosen, here)
 
 
 def _probe(engine: Any) -> dict[str, Any]:
@@ -157,7 +162,7 @@ class _Computed:
         return int(before + entry["tokens"] + sum(map(len, written)))
 
 
-def order(run: Run, model: Model, place: Place, *, describe: bool) -> dict[str, Any]:
+def order(run: Run, model: Model, place: Place) -> dict[str, Any]:
     """What a parent tells `serve` first."""
     adapter = str(place.adapter.absolute()) if place.adapter else None
     return {
@@ -165,7 +170,6 @@ def order(run: Run, model: Model, place: Place, *, describe: bool) -> dict[str, 
         "model": asdict(model) | {"folder": str(model.folder.absolute())},
         "device": place.device,
         "adapter": adapter,
-        "describe": describe,
     }
 
 
@@ -244,7 +248,7 @@ def _serve(parent: _Parent) -> None:
     model = Model(**given["model"] | {"folder": Path(given["model"]["folder"])})
     place = Place(given["device"], Path(given["adapter"]) if given["adapter"] else None)
     plan = Plan(run.folder)
-    worker = Worker(run, plan, model, place, parent.log, describe=given["describe"])
+    worker = Worker(run, plan, model, place, parent.log)
     beats = hasattr(worker.engine, "on_step")  # a class of lm-eval's does not
     if beats:
         worker.engine.on_step(parent.count)

@@ -26,6 +26,7 @@ from evalkit.worker import Place
 
 RESTARTS = 3  # of one worker; and so many deaths of workers in one batch leave it out
 WATCHDOG_S = 1800.0  # without one forward pass in a batch: a worker hangs
+LOADING_S = 4 * 3600.0  # until it is ready: weights may lie far away
 AHEAD = 2  # batches that a worker knows of: the one that it computes and the next
 POLL_S = 0.2
 
@@ -70,9 +71,12 @@ class Workers:
         self.tokens: int | None = 0
         self.span = telemetry.Span()  # since batches are computed
 
-    def work(self, todo: list[int], stop: Stop) -> None:
-        """Answer these batches. Raises EvalkitError where a worker says that it can't, and (75)
-        where workers died too often for all of them; KeyboardInterrupt where `stop` was asked."""
+    def work(self, todo: list[int], stop: Stop, describe: Callable[[], None]) -> None:
+        """Answer these batches; `describe` is called once, when the workers have been started.
+
+        Raises EvalkitError where a worker says that it can't, and (75) where workers died too often
+        for all of them; KeyboardInterrupt where `stop` was asked.
+        """
         self._left = set(todo)
         self._queue = deque(self._costs.pieces(todo))
         total = sum(self._batches[index]["cost"] for index in todo)
@@ -81,6 +85,7 @@ class Workers:
                 self._ready = lambda: phase.advance(1)
                 for one in self._workers:
                     self._start(one)
+                describe()  # while they load, and before there is an answer
                 while self._is_busy(stop) and not any(one.is_ready for one in self._workers):
                     self._step(stop)
             self.span = telemetry.Span()
@@ -103,7 +108,7 @@ class Workers:
         for one in self._workers:
             if one.child and one.is_ready and not one.ending:
                 self._feed(one, one.child, stop)
-            elif one.child and stop.asked and not one.is_ready:
+            elif one.child and not one.is_ready and (stop.asked or not self._left):
                 one.child.kill()  # what it loads is for nothing
         return any(one.child for one in self._workers)
 
@@ -134,9 +139,9 @@ class Workers:
         return given
 
     def _start(self, one: _Worker) -> None:
-        order = worker.order(self._run, self._model, one.place, describe=one.index == 0)
-        child = one.child = Child(order)
+        child = one.child = Child(worker.order(self._run, self._model, one.place))
         one.is_ready, one.beats, one.ending, one.error = False, False, False, None
+        one.seen = time.monotonic()
         self._selector.register(child.stdout, selectors.EVENT_READ, one)
         self._selector.register(child.stderr, selectors.EVENT_READ, one)
 
@@ -157,9 +162,11 @@ class Workers:
             for message in said or []:
                 self._hear(one, message)
         for one in self._workers:
-            if one.child and one.beats and one.sent and time.monotonic() - one.seen > WATCHDOG_S:
-                one.beats = False  # killed once
-                self._events.say(f"worker {one.index + 1} hangs, {WATCHDOG_S:.0f} s: it is killed")
+            limit = WATCHDOG_S if one.is_ready else LOADING_S
+            watched = (one.beats and one.sent) or not one.is_ready
+            if one.child and watched and time.monotonic() - one.seen > limit:
+                one.seen = time.monotonic()  # killed once
+                self._events.say(f"worker {one.index + 1} hangs, {limit:.0f} s: it is killed")
                 self._events.log("worker.hung", worker=one.index)
                 one.child.kill()
 
@@ -189,7 +196,7 @@ class Workers:
 
     def _ended(self, one: _Worker, returned: int, stop: Stop) -> None:
         """A worker's process is over: as it was told, by an error, or it died."""
-        if (one.ending and not returned) or (stop.asked and one.error is None):
+        if (one.ending and not returned) or (one.error is None and (stop.asked or not self._left)):
             return
         if one.error is None:
             self._died(one, returned)

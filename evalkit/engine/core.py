@@ -137,9 +137,9 @@ def devices(chosen: str, weight_bytes: int) -> list[str]:
 
 
 def hardware(device: str) -> dict[str, Any]:
-    """What the answers were computed on: the device and, for GPUs, their names (of "auto", those of
-    all that are visible) and the CUDA version."""
-    if device == weights.AUTO:
+    """What the answers were computed on: the device and, for GPUs, their names (of "auto" and
+    "cuda", those of all that are visible) and the CUDA version."""
+    if device in (weights.AUTO, "cuda"):
         names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     elif torch.device(device).type == "cuda":
         names = [torch.cuda.get_device_name(torch.device(device))]
