@@ -5,7 +5,6 @@ Weights are safetensors unless pickles are allowed in so many words (loading a p
 code). Nothing here loads weights.
 """
 
-import errno
 import json
 import math
 import os
@@ -17,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from evalkit import architecture, canon, hub
+from evalkit import architecture, canon, fetched, hub
 from evalkit.errors import EvalkitError, Exit
 
 DEMO = "demo"
@@ -49,6 +48,12 @@ class Model:
     def tokenizer_files(self) -> dict[str, str]:
         """The tokenizer's files' digests by name: what the plan id covers."""
         return {name: sha for name, sha in self.sha256().items() if _matches(name, TOKENIZER)}
+
+    @property
+    def weight_bytes(self) -> int:
+        """The size of its weight files."""
+        sizes = {name: entry["size"] for name, entry in self.files.items()}
+        return sum(size for name, size in sizes.items() if _matches(name, (*WEIGHTS, *PICKLES)))
 
     @property
     def config(self) -> dict[str, Any]:
@@ -93,10 +98,18 @@ def resolve(
     elif reference.startswith(("/", ".", "~")) or reference.count("/") > 1:
         raise EvalkitError("there is no such model folder", where=reference, code=Exit.MISSING)
     else:
-        folder, commit = _download(reference, revision, offline, wanted, allow_pickle)
+        folder, commit = hub.model(
+            reference,
+            revision,
+            offline=offline,
+            wanted=wanted,
+            look=lambda names: _check_pickles(reference, names, allow_pickle),
+        )
     names = _names(folder, wanted, reference, allow_pickle)
     architecture.check(folder, reference, trust_remote_code)
     files = _digest(folder, names)
+    for name, entry in files.items() if commit else ():
+        fetched.check_file(folder / name, entry["sha256"])
     return Model(reference, commit, folder, files, trust_remote_code)
 
 
@@ -169,65 +182,6 @@ def _loaded(folder: Path, weights: list[str]) -> list[str]:
 
 def _top_level(name: str) -> bool:
     return "/" not in name or name.startswith("additional_chat_templates/")
-
-
-def _download(
-    reference: str, revision: str | None, offline: bool, wanted: list[str], allow_pickle: bool
-) -> tuple[Path, str]:
-    """A Hub model's files at one commit: (folder, 40 hex); each way to fail is one line."""
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HFValidationError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
-
-    asked = f"{reference}@{revision}" if revision else reference
-    cache = os.environ.get("HF_HOME", "~/.cache/huggingface")
-    try:
-        return _fetch(reference, revision, offline, wanted, allow_pickle)
-    except GatedRepoError:
-        what, fix = f"model {asked} is gated", "accept its terms and set HF_TOKEN to your token"
-    except RevisionNotFoundError:
-        what = f"model {reference} has no revision '{revision}'"
-        raise EvalkitError(what, fix="give a branch, a tag or a commit") from None
-    except RepositoryNotFoundError:
-        what = f"there is no folder and no Hub model '{reference}'"
-        fix = "check the name (a private model needs HF_TOKEN)"
-    except HFValidationError:
-        raise EvalkitError(f"'{reference}' is neither a folder nor a Hub id") from None
-    except hub.unreachable() as error:
-        answer = getattr(error, "response", None)
-        if getattr(error, "errno", None) == errno.ENOSPC:
-            what, fix = f"the disk is full ({cache})", "free space and try again"
-        elif answer is not None:  # it can be reached, so its word is not passed over for the cache
-            what = f"the Hub answered {answer.status_code} when asked for model {asked}"
-            fix = "check HF_TOKEN and try again, or pass --offline to use what the cache has"
-        elif not offline:  # the cache may still hold what was asked for
-            return _download(reference, revision, True, wanted, allow_pickle)
-        else:
-            what = f"no such folder; model {asked} is not in the cache, the Hub can't be reached"
-            fix = f"run once online with the same HF_HOME ({cache}), or check HF_ENDPOINT"
-    raise EvalkitError(what, fix=fix, code=Exit.MISSING)
-
-
-def _fetch(
-    reference: str, revision: str | None, offline: bool, wanted: list[str], allow_pickle: bool
-) -> tuple[Path, str]:
-    from huggingface_hub import HfApi, snapshot_download
-
-    if not offline:
-        info = HfApi().model_info(reference, revision=revision)
-        _check_pickles(reference, [s.rfilename for s in info.siblings or []], allow_pickle)
-    # by the name that was asked for, so that the cache knows its commit when offline
-    folder = snapshot_download(
-        reference,
-        revision=revision,
-        allow_patterns=wanted,
-        ignore_patterns=["consolidated*"],  # the same weights once more, for another library
-        local_files_only=offline,
-    )
-    return Path(folder), Path(folder).name
 
 
 def _check_pickles(reference: str, names: list[str], allow_pickle: bool) -> None:

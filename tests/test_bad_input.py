@@ -18,7 +18,7 @@ import support
 from hub import MISSING, SHARED
 from support import DEMO, call, spawn
 
-from evalkit import model
+from evalkit import hub, model
 from evalkit.errors import EvalkitError
 
 MakeModel = Callable[..., Path]
@@ -492,11 +492,11 @@ def test_a_damaged_plan_json(tmp_path: Path, text: str) -> None:
 def test_a_record_from_a_newer_evalkit(tmp_path: Path) -> None:
     folder = support.finished(tmp_path)
     record = support.read(folder)
-    (folder / "record.json").write_text(json.dumps(record | {"schema": "evalkit/record/3"}))
+    (folder / "record.json").write_text(json.dumps(record | {"schema": "evalkit/record/4"}))
     ran = call("verify", folder)
     assert ran.code == 2 and not ran.err
     first, last = ran.out.splitlines()
-    assert first.startswith("FAIL") and "newer schema (evalkit/record/3)" in first
+    assert first.startswith("FAIL") and "newer schema (evalkit/record/4)" in first
     assert last == "UNREADABLE: upgrade evalkit to verify this record"
 
 
@@ -606,7 +606,8 @@ def test_a_hub_that_answers_with_an_error_is_not_passed_over_for_the_cache(
             "no", response=SimpleNamespace(status_code=500, headers={}, request=None)
         )
 
-    monkeypatch.setattr(model, "_fetch", answer)
+    monkeypatch.setattr(hub, "_fetch", answer)
+    monkeypatch.setattr("time.sleep", lambda _: None)
     with pytest.raises(EvalkitError, match=r"the Hub answered 500 .* model org/open"):
         model.resolve("org/open")
 

@@ -110,7 +110,7 @@ def test_auto_is_for_gpus_and_says_so_where_there_is_none(monkeypatch: pytest.Mo
 
 def test_auto_is_taken_where_there_are_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert core.pick_device("auto") == "auto" and core.pick_device(None) == "cuda:0"
+    assert core.pick_device("auto") == "auto" and core.pick_device(None) == "cuda"
 
 
 def test_auto_spreads_over_gpus_and_never_into_the_hosts_memory(

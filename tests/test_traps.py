@@ -353,11 +353,25 @@ def test_the_pinned_revision_is_served_whatever_else_is_cached(
     assert ours[0] == "the first commit's\nAnswer:"
     assert ours[1].startswith("1 suite 'own' is not what its lock says: task 'own_a': rows is")
     assert ours[2].startswith(f"3 dataset own/questions at revision {bogus} is not in the cache")
-    # what `datasets` serves when we don't know that it can't reach the Hub is held against the pin
+    # nor is anything else served when we don't know that `datasets` can't reach the Hub
     assert untold[:2] == ours[:2]
-    assert untold[2].startswith(
-        f"3 dataset own/questions is pinned to {bogus} but the cache served"
-    )
+    assert untold[2].startswith(f"3 dataset own/questions at revision {bogus} is not in the cache")
+    assert "the Hub can't be reached" in untold[2]
+
+
+def test_what_an_older_cache_serves_is_held_against_the_pin(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`datasets` still serves folders that its older releases made, whose names tell no commit."""
+    import datasets
+
+    (tmp_path / "0.0.0" / "abc").mkdir(parents=True)
+    cached = [{"filename": os.fspath(tmp_path / "0.0.0" / "abc" / "test.arrow")}]
+    old = SimpleNamespace(cache_files=cached)
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: {"test": old})
+    pinned = data.pinned(data.Pins({"own/questions": "0" * 40}))
+    with pinned, pytest.raises(EvalkitError, match=r"pinned to 0000.* served an unknown revision"):
+        datasets.load_dataset("own/questions")
 
 
 @pytest.mark.shared

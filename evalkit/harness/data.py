@@ -1,10 +1,10 @@
 """The data a suite is locked to, and nothing else.
 
-lm-eval asks `datasets.load_dataset` for whatever the Hub has now; when the Hub can't be reached,
+lm-eval asks `datasets.load_dataset` for whatever the Hub has now; when the Hub does not answer,
 `datasets` serves the newest revision it has cached, even if another was asked for, and a folder of
 the dataset's name in the working directory silently replaces it. Inside `pinned(...)` each of these
 is refused: every dataset is loaded at the lock's revision, from the prepared cache of exactly that
-revision where there is one, and what was loaded is checked to be it.
+revision where there is one and it is undamaged, and what was loaded is checked to be it.
 """
 
 import os
@@ -15,8 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from evalkit import canon, hub
+from evalkit import canon, fetched, hub
 from evalkit.errors import EvalkitError, Exit
+from evalkit.harness import cache
 
 Loader = Callable[..., Any]
 
@@ -33,7 +34,8 @@ class Source:
 class Pins:
     """The revisions to serve, by repo; a repo without one is an error unless `resolve` is set.
 
-    `resolve` (locking) turns a repo into its current commit. `used` fills with what was served.
+    `resolve` (locking) turns a repo into its current commit. `used` fills with what was served,
+    `folders` with where that lies. `task` is the suite's member being loaded: errors name it.
     """
 
     revisions: dict[str, str]
@@ -41,7 +43,9 @@ class Pins:
     offline: bool = False
     resolve: Callable[[str], str] | None = None
     served: Callable[[], None] = lambda: None  # told of every dataset that was loaded
+    task: str = ""
     used: dict[str, str] = field(default_factory=dict)
+    folders: set[Path] = field(default_factory=set)
 
     def revision(self, repo: str) -> str:
         """The commit that `repo` is pinned to."""
@@ -56,24 +60,42 @@ class Pins:
         self.used[repo] = self.revisions[repo]
         return self.revisions[repo]
 
+    def named(self, dataset: str, config: str | None = None) -> str:
+        """A dataset, its configuration and what it is for, in words."""
+        shown = f"dataset {dataset}{f' ({config})' if config else ''}"
+        return f"{shown} of task '{self.task}'" if self.task else shown
+
+
+class _NothingElse:
+    """In the place of what `datasets` falls back on when the Hub does not answer: what it has
+    cached of a dataset, at whatever revision. The Hub's answer is the error then."""
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        pass
+
+    def get_module(self) -> Any:
+        """Serve nothing."""
+        raise FileNotFoundError("only the pinned revision will do")
+
 
 @contextmanager
 def pinned(pins: Pins) -> Iterator[None]:
     """Within the block, `datasets.load_dataset` serves only what `pins` allows."""
     import datasets
+    from datasets import load
 
-    original = datasets.load_dataset
+    original, fallback = datasets.load_dataset, load.CachedDatasetModuleFactory
 
     def load_dataset(path: str, name: str | None = None, **kwargs: Any) -> Any:
         loaded = _load(original, pins, path, name, kwargs)
         pins.served()
         return loaded
 
-    datasets.load_dataset = load_dataset
+    datasets.load_dataset, load.CachedDatasetModuleFactory = load_dataset, _NothingElse
     try:
         yield
     finally:
-        datasets.load_dataset = original
+        datasets.load_dataset, load.CachedDatasetModuleFactory = original, fallback
 
 
 def _load(original: Loader, pins: Pins, path: str, name: str | None, kwargs: dict[str, Any]) -> Any:
@@ -90,9 +112,9 @@ def _load(original: Loader, pins: Pins, path: str, name: str | None, kwargs: dic
             fix="run from another folder or rename it",
         )
     revision = pins.revision(path)
-    prepared = _prepared(path, name, revision) if not kwargs else None
+    prepared = cache.find(path, name, revision) if not kwargs else None
     if prepared is not None:
-        return prepared
+        return cache.serve(prepared, path, pins.named(path, name), pins.folders)
     loaded = _download(original, pins, path, name, revision, kwargs)
     _check_revision(loaded, path, revision)
     return loaded
@@ -106,20 +128,18 @@ def _download(
     revision: str,
     kwargs: dict[str, Any],
 ) -> Any:
-    missing = EvalkitError(
-        f"dataset {path}{f' ({name})' if name else ''} at revision {revision} is not in the cache"
-        + (" and the run is offline" if pins.offline else " and the Hub can't be reached"),
-        where=_cache(),
-        fix="run once online with the same HF_HOME, or check HF_ENDPOINT and the network",
-        code=Exit.MISSING,
-    )
     if pins.offline:
-        raise missing
+        raise _missing(pins, path, name, revision, "the run is offline")
     from datasets.exceptions import DatasetNotFoundError
     from huggingface_hub.errors import GatedRepoError
 
-    try:
+    def load() -> Any:
         return original(path, name, revision=revision, **kwargs)
+
+    named = pins.named(path, name)
+    try:
+        with fetched.checked_downloads():
+            return hub.patiently(named, lambda: cache.loaded(load, path, named, pins.folders))
     except (GatedRepoError, DatasetNotFoundError) as error:
         raise EvalkitError(
             f"the Hub does not serve dataset {path} at {revision} to you",
@@ -127,37 +147,24 @@ def _download(
             f" ({type(error).__name__})",
             code=Exit.MISSING,
         ) from None
-    except hub.unreachable():
-        raise missing from None
-    except ValueError as error:  # what `datasets` says when only another config is cached
-        if "Couldn't find cache" in str(error):
-            raise missing from None
-        raise
+    except hub.unreachable() as error:
+        raise _missing(pins, path, name, revision, hub.reason(error)) from None
 
 
-def _cache() -> str:
-    import datasets.config
-
-    return str(datasets.config.HF_DATASETS_CACHE)
-
-
-def _prepared(path: str, name: str | None, revision: str) -> Any:
-    """The prepared Arrow tables of exactly this revision, or None when they aren't there."""
-    from datasets.naming import camelcase_to_snakecase
-    from datasets.packaged_modules.cache.cache import Cache
-
-    *namespace, last = path.split("/")
-    folder = "___".join([*namespace, camelcase_to_snakecase(last)])
-    root = Path(_cache()) / folder
-    found = [p for p in root.glob(f"{name or '*'}/*/{revision}") if p.is_dir()]
-    found = [p for p in found if not p.name.endswith(".incomplete")]
-    if len(found) != 1:
-        return None
-    config, version, _ = found[0].parts[-3:]
-    builder = Cache(
-        repo_id=path, dataset_name=last, config_name=config, version=version, hash=revision
+def _missing(pins: Pins, path: str, name: str | None, revision: str, reason: str) -> EvalkitError:
+    again = "run the same command once online with the same HF_HOME"
+    if not pins.offline:
+        again = (
+            "run the same command again, what was fetched is kept, or check HF_ENDPOINT, HF_TOKEN"
+            " and the network"
+        )
+    return EvalkitError(
+        f"dataset {path}{f' ({name})' if name else ''} at revision {revision} is not in the cache"
+        f" and {reason}",
+        where=f"task '{pins.task}', {cache.root()}" if pins.task else os.fspath(cache.root()),
+        fix=again,
+        code=Exit.MISSING,
     )
-    return builder.as_dataset()
 
 
 def _check_revision(loaded: Any, repo: str, revision: str) -> None:
@@ -170,8 +177,8 @@ def _check_revision(loaded: Any, repo: str, revision: str) -> None:
                 got = commits[-1] if commits else "an unknown revision"
                 raise EvalkitError(
                     f"dataset {repo} is pinned to {revision} but the cache served {got}",
-                    where=_cache(),
-                    fix="the Hub could not be asked for the pinned one: go online once",
+                    where=os.fspath(cache.root()),
+                    fix="delete what the cache has of it, and the same command fetches it again",
                     code=Exit.MISSING,
                 )
 
@@ -214,4 +221,8 @@ def _load_files(
             fix="restore the files or refresh the lock with `evalkit lock SUITE`",
             code=Exit.FAILED,
         )
-    return original(path, name, data_files=resolved, **kwargs)
+
+    def load() -> Any:
+        return original(path, name, data_files=resolved, **kwargs)
+
+    return cache.loaded(load, path, pins.named(source.repo), pins.folders)

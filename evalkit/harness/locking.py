@@ -1,8 +1,6 @@
 """Makes a suite's lock: loads its tasks once and writes down which data they mean, to the row."""
 
-import time
 from pathlib import Path
-from typing import Any
 
 from evalkit import canon, hub
 from evalkit import suite as suites
@@ -51,28 +49,18 @@ def make_lock(suite: Suite, *, update: bool, offline: bool) -> Lock:
 
 
 def _current_commit(repo: str) -> str:
-    return str(_dataset_info(repo, None).sha)
-
-
-def _dataset_info(repo: str, revision: str | None) -> Any:
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError
 
-    for wait_s in (0, 1, 4):  # the Hub answers 429 to a burst of requests
-        time.sleep(wait_s)
-        try:
-            return HfApi().dataset_info(repo, revision=revision)
-        except HfHubHTTPError as error:
-            if error.response is None or error.response.status_code != 429:
-                reason: Exception = error
-                break
-            reason = error
-        except hub.unreachable() as error:
-            reason = error
-            break
-    raise EvalkitError(
-        f"can't ask the Hub about dataset {repo}",
-        fix=f"check its name, HF_ENDPOINT and the network ({type(reason).__name__})",
+    try:
+        return str(hub.patiently(f"dataset {repo}", lambda: HfApi().dataset_info(repo)).sha)
+    except hub.unreachable() as error:
+        raise _not_told(repo, error) from None
+
+
+def _not_told(repo: str, error: Exception) -> EvalkitError:
+    return EvalkitError(
+        f"can't ask the Hub about dataset {repo}: {hub.reason(error)}",
+        fix=f"check its name, HF_ENDPOINT and the network ({type(error).__name__})",
         code=Exit.MISSING,
     )
 
@@ -83,13 +71,18 @@ def _describe(repo: str, revision: str) -> LockedDataset:
     if repo.startswith("files:"):
         return LockedDataset(revision, "the suite's own files", True)
     from huggingface_hub import RepoCard, hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError
+    from huggingface_hub.errors import RemoteEntryNotFoundError
+
+    def card() -> str:
+        return str(hf_hub_download(repo, "README.md", repo_type="dataset", revision=revision))
 
     try:
-        path = hf_hub_download(repo, "README.md", repo_type="dataset", revision=revision)
+        path = hub.patiently(f"the card of dataset {repo}", card)
         licence = RepoCard.load(path).data.get("license") or "unknown"
-    except EntryNotFoundError:
+    except RemoteEntryNotFoundError:  # it has none; another error is not taken for that
         licence = "unknown"
+    except hub.unreachable() as error:
+        raise _not_told(repo, error) from None
     licence = licence if isinstance(licence, str) else ", ".join(licence)
     open_ones = ("mit", "apache", "cc-by", "cc0", "bsd", "odc-by")
     redistributable = licence.lower().startswith(open_ones) and "-nc" not in licence.lower()

@@ -17,7 +17,7 @@ from typing import Any
 
 from evalkit import suite as suites
 from evalkit.errors import EvalkitError, Exit, one_of
-from evalkit.harness import data
+from evalkit.harness import cache, data
 from evalkit.suite import Lock, Suite
 
 log = logging.getLogger(__name__)
@@ -57,6 +57,7 @@ def load(suite: Suite, pins: data.Pins) -> Loaded:
     with data.pinned(pins):
         for member in suite.tasks:
             _seed_everything(suite)
+            pins.task = member.task
             with named(member.task):
                 part = manager.load([member.task])
             _check_collapsed(part, manager, suite)
@@ -69,6 +70,8 @@ def load(suite: Suite, pins: data.Pins) -> Loaded:
             name: Leaf(name, task, _locked(name, task, pins))
             for name, task in task_dict["tasks"].items()
         }
+    for folder in pins.folders:  # now that the tasks' own rewritten documents lie there too
+        cache.seal(folder)
     groups = {name: list(children) for name, children in task_dict["group_map"].items()}
     return Loaded(suite, leaves, groups, task_dict, top_level)
 
@@ -158,7 +161,7 @@ def named(task: str) -> Iterator[None]:
     from datasets.exceptions import DatasetsError
     from jinja2.exceptions import TemplateError
 
-    wrong = (KeyError, IndexError, ValueError, TypeError, AttributeError, AssertionError)
+    wrong = (KeyError, IndexError, ValueError, TypeError, AttributeError, AssertionError, OSError)
     try:
         yield
     except (*wrong, ImportError, NotImplementedError, DatasetsError, TemplateError) as error:
@@ -217,6 +220,7 @@ def check_lock(loaded: Loaded, lock: Lock) -> None:
             if not problem and getattr(have, key) != getattr(want, key):
                 problem = (
                     f"task '{name}': {key} is {getattr(have, key)}, locked {getattr(want, key)}"
+                    f" (dataset {have.dataset}, cached in {cache.root()})"
                 )
     if problem:
         raise EvalkitError(
