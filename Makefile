@@ -15,6 +15,7 @@ DTYPE    ?=
 DEVICE   ?=
 SEED     ?=
 LEVEL    ?=
+THREADS  ?=
 PROFILE  ?=
 ADAPTER  ?=
 ENGINE   ?=
@@ -23,12 +24,12 @@ PYTHON   ?= python3
 
 # Values reach the commands through the environment and are quoted there, whatever is in them.
 export MODEL REVISION SUITE LIMIT OUT OFFLINE RUN LOCK DTYPE DEVICE SEED WORKERS GRACE
-export LEVEL PROFILE ADAPTER ENGINE ENGINE_ARGS
+export LEVEL THREADS PROFILE ADAPTER ENGINE ENGINE_ARGS
 EVALKIT := .venv/bin/evalkit
 offline  = $(if $(filter-out 0 no false,$(OFFLINE)),--offline)
 common   = --out "$$OUT" $(offline) $${LIMIT:+--limit "$$LIMIT"} $${DTYPE:+--dtype "$$DTYPE"} \
 	$${DEVICE:+--device "$$DEVICE"} $${SEED:+--seed "$$SEED"} $${LEVEL:+--level "$$LEVEL"} \
-	$${PROFILE:+--profile "$$PROFILE"} $${ADAPTER:+--adapter "$$ADAPTER"} \
+	$${THREADS:+--threads "$$THREADS"} $${PROFILE:+--profile "$$PROFILE"} $${ADAPTER:+--adapter "$$ADAPTER"} \
 	$${ENGINE:+--engine "$$ENGINE"} $${WORKERS:+--workers "$$WORKERS"} \
 	$${GRACE:+--grace "$$GRACE"} "$$@"
 # ENGINE_ARGS's words, each behind its option, as the shell's own arguments: no pattern in them is

@@ -1,0 +1,143 @@
+"""Workers: the same answers as one process gives, and who is given what. What happens to them when
+they die or hang is the fault suite's (tests/faults)."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+import support
+from support import DEMO
+
+from evalkit import events, folder, model, stopping, workers
+from evalkit.plan import Plan
+from evalkit.worker import Place
+
+
+def test_two_workers_give_the_answers_of_one_process(tmp_path: Path) -> None:
+    ran = support.spawn("eval", *DEMO, "--workers", "2", "--out", tmp_path).done()
+    record = support.read(ran.folder)
+    assert record["answers"] == support.demo_answers()
+    assert len(record["segments"]) == 2
+    assert record["command"]["argv"][-4:-2] == ["--workers", "2"]
+    assert "workers" not in record["command"]["config"], "they change nothing of a run"
+    assert ran.out.splitlines() == [str(ran.folder)]
+
+
+def _pipe() -> tuple[Any, Any]:
+    read, write = os.pipe()
+    return os.fdopen(read, "rb"), os.fdopen(write, "wb", buffering=0)
+
+
+class Fake:
+    """A worker's process that answers at once, without an engine; `dies` at some batches."""
+
+    made: ClassVar[list["Fake"]] = []
+    dies: Callable[[int, "Fake"], bool] = staticmethod(lambda *_: False)
+
+    def __init__(self, order: dict[str, Any]) -> None:
+        ready = {"ready": True, "beats": False, "probed": None, "peak": 7}
+        self.told: list[dict[str, Any]] = [ready]
+        self.number, self.answered, self.dead, self.last_words = len(Fake.made), [], False, "oh"
+        self.stdout, self._write = _pipe()
+        self.stderr, self._err = _pipe()
+        self.returned = 0
+        Fake.made.append(self)
+        self._write.write(b"x")
+
+    def tell(self, **message: Any) -> None:
+        if "batch" in message and not self.dead:
+            if Fake.dies(message["batch"], self):
+                self.dead, self.returned = True, -9
+            else:
+                self.answered.append(message["batch"])
+                self.told.append({"done": message["batch"], "tokens": 1, "peak": 9})
+        if "end" in message:
+            self.dead = True
+        self._write.write(b"x")
+
+    def messages(self) -> list[dict[str, Any]] | None:
+        self.stdout.read1(1)
+        told, self.told = self.told[:1], self.told[1:]
+        if self.told or self.dead:
+            self._write.write(b"x")
+        return told if told or not self.dead else None
+
+    def listen(self) -> bool:
+        return True
+
+    def kill(self) -> None:
+        self.dead, self.returned = True, -9
+
+    def ended(self) -> int:
+        for stream in (self.stdout, self._write, self.stderr, self._err):
+            stream.close()
+        return self.returned
+
+
+@pytest.fixture
+def team(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], workers.Workers]:
+    """Makes so many fake workers for a planned demo run."""
+    run = folder.read(support.planned(tmp_path))
+    monkeypatch.setattr(workers, "Child", Fake)
+    monkeypatch.setattr(Fake, "made", [])
+    monkeypatch.setattr(Fake, "dies", staticmethod(lambda *_: False))
+
+    def make(number: int) -> workers.Workers:
+        places = [Place("cpu")] * number
+        return workers.Workers(
+            run, Plan(run.folder), model.resolve("demo"), places, events.Events(), lambda: None
+        )
+
+    return make
+
+
+def work(team: workers.Workers) -> list[int]:
+    """Let them work; the batches that were answered."""
+    total = len(team._batches)
+    team.work(list(range(total)), stopping.Stop(), lambda: None)
+    return sorted(batch for fake in Fake.made for batch in fake.answered)
+
+
+@pytest.mark.parametrize("number", [1, 2, 3, 8])
+def test_every_batch_is_answered_once(team: Callable[[int], workers.Workers], number: int) -> None:
+    made = team(number)
+    assert work(made) == list(range(len(made._batches)))
+    assert made.tokens == len(made._batches) and made.peak_bytes >= 7 * number
+
+
+def test_what_a_dead_worker_had_goes_to_others(
+    team: Callable[[int], workers.Workers], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Fake, "dies", staticmethod(lambda batch, fake: fake.number == 0))
+    made = team(2)
+    assert work(made) == list(range(len(made._batches)))
+    assert len(Fake.made) == 3, "started again"
+
+
+def test_a_batch_that_kills_is_left_out_and_named_in_the_end(
+    team: Callable[[int], workers.Workers], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from evalkit.errors import EvalkitError, Exit
+
+    monkeypatch.setattr(Fake, "dies", staticmethod(lambda batch, _: batch == 2))
+    made = team(2)
+    with pytest.raises(EvalkitError, match="1 batches have no answer, and in 1 of them") as caught:
+        work(made)
+    assert caught.value.code == Exit.STOPPED
+    answered = sorted(batch for fake in Fake.made for batch in fake.answered)
+    assert answered == [n for n in range(len(made._batches)) if n != 2]
+
+
+def test_a_restarted_workers_death_is_in_the_log(
+    team: Callable[[int], workers.Workers], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(Fake, "dies", staticmethod(lambda batch, fake: fake.number == 0))
+    made = team(1)
+    made._events.open(tmp_path / "events.jsonl")
+    work(made)
+    told = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
+    (died,) = [event for event in told if event["event"] == "worker.died"]
+    assert died["returned"] == -9 and died["last"] == "oh"
