@@ -81,7 +81,8 @@ class Lease:
         self._over.set()
         self._thread.join()
         if not self._lost.is_set() and _read(self._path)[0] == self._owner:
-            self._path.unlink(missing_ok=True)
+            with suppress(OSError):  # a folder made read-only: what stays is a dead owner's soon
+                self._path.unlink()
 
     def _beat(self) -> None:
         count = 0

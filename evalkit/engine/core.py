@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from evalkit.batch import Batch
-from evalkit.engine import attention, decoding, generate, rotary, scoring, split, weights
+from evalkit.engine import attention, decoding, generate, heap, rotary, scoring, split, weights
 from evalkit.engine.numerics import Numerics, fix_numerics, numerics_for, quantization
 from evalkit.errors import EvalkitError, Exit
 from evalkit.model import Model
@@ -90,6 +90,8 @@ def load(
         attention.switch(loaded, attention.NAME)
     if device == weights.AUTO:
         device = str(loaded.get_input_embeddings().weight.device)
+    if device == "cpu":
+        heap.keep_freed()
     return Engine(loaded, tokenizer, device, level, numerics)
 
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from evalkit.engine.core import Engine
 
 LOGITS_CHUNK = 512  # positions in float32 at once: 512 x 128k x 4 B = 262 MB
+CPU_CHUNK = 8  # likewise: what is gone over several times stays in its cache, three times faster
 CPU_TOKENS = 2048  # of a forward pass on a CPU: its activations stay in the cache, 15% faster
 Place = tuple[int, int]  # row, token
 Scored = tuple[Place, int]  # where a token is scored, and which
@@ -87,13 +88,16 @@ def _pass(
 
 def _logprobs(logits: torch.Tensor, pairs: list[tuple[int, int]]) -> list[tuple[float, bool]]:
     """Log-probability of each (place, label) pair, and whether the label is the most probable token
-    there."""
+    there, the first of several that are."""
+    chunk = CPU_CHUNK if logits.device.type == "cpu" else LOGITS_CHUNK
     totals, best = [], []
-    for start in range(0, len(logits), LOGITS_CHUNK):
-        part = logits[start : start + LOGITS_CHUNK].float()  # [chunk, vocabulary]
-        totals.append(torch.logsumexp(part, dim=-1))
-        best.append(part.argmax(dim=-1))
+    for start in range(0, len(logits), chunk):
+        part = logits[start : start + chunk].float()  # [chunk, vocabulary]
+        best.append(part.amax(dim=-1))
+        sums = (part - best[-1].unsqueeze(-1)).exp_().sum(dim=-1)
+        totals.append(sums.log_() + best[-1])
     where, labels = torch.tensor(pairs, device=logits.device).unbind(dim=1)
-    values = logits[where, labels].float() - torch.cat(totals)[where]
-    greedy = torch.cat(best)[where] == labels
-    return list(zip(values.tolist(), greedy.tolist(), strict=True))
+    chosen = logits[where, labels].float()
+    greedy = chosen == torch.cat(best)[where]
+    greedy[greedy.clone()] = logits[where[greedy]].argmax(dim=-1) == labels[greedy]  # of equals
+    return list(zip((chosen - torch.cat(totals)[where]).tolist(), greedy.tolist(), strict=True))
