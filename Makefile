@@ -37,7 +37,7 @@ common   = --out "$$OUT" $(offline) $${LIMIT:+--limit "$$LIMIT"} $${DTYPE:+--dty
 words    = set -f; for word in $$ENGINE_ARGS; do set -- "$$@" --engine-arg "$$word"; done;
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo eval verify status suite-lock setup-dev test test-faults test-faults-full oracle oracle-all bench bench-core bench-gpu lint format lock
+.PHONY: help setup demo eval verify status suite-lock setup-dev test test-faults test-faults-full oracle oracle-all bench bench-core bench-gpu bench-large lint format lock
 
 ## Use
 help: ## this list
@@ -89,6 +89,9 @@ bench-core: setup-dev ## the same for 2% of core: an hour or two, goes on where 
 
 bench-gpu: setup-dev ## the engine on one GPU, on random weights of Llama-3.1-8B's shape
 	@.venv/bin/python -m bench.gpu
+
+bench-large: setup-dev ## a million requests without a model: time and memory of each phase, an hour
+	@.venv/bin/python -m bench.large
 
 lint: setup-dev ## ruff, its formatter in check mode, and mypy
 	@.venv/bin/ruff check

@@ -45,12 +45,16 @@ def make_batches(
     (dynamic RoPE, longrope), rows that reach there share no batch and no prefix with others, and
     are batched with rows of the same length at most.
     """
-    assert level in LEVELS, f"no level {level}"
     for group in groups(tokenised, rope_limit):
-        trie = group.trie()
-        for stem in sharing.stems(trie, _sharing(group, trie, policy, level)):
-            for rows in _packed(group, trie, stem, policy, level):
-                yield _batch(group, trie, stem, rows, policy)
+        yield from group_batches(group, group.trie(), policy, level)
+
+
+def group_batches(group: Group, trie: Trie, policy: Policy, level: str) -> Iterator[Batch]:
+    """The batches of a group, whose trie is given."""
+    assert level in LEVELS, f"no level {level}"
+    for stem in sharing.stems(trie, _sharing(group, trie, policy, level)):
+        for rows in _packed(group, trie, stem, policy, level):
+            yield _batch(group, trie, stem, rows, policy)
 
 
 def groups(tokenised: Tokenised, rope_limit: int | None = None) -> list[Group]:

@@ -4,11 +4,13 @@ Everything here can be repeated safely; the record comes last.
 """
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from evalkit import auditlog, canon, journal, record, stamp, telemetry
 from evalkit import suite as suites
+from evalkit.answers import Answers
 from evalkit.errors import EvalkitError, Exit
 from evalkit.events import Events, now
 from evalkit.folder import Run
@@ -45,17 +47,19 @@ def finish(
     check_complete(run, len(done.batches), len(plan))
     for left_behind in run.folder.rglob(".*.part"):  # by a process that was killed while writing
         left_behind.unlink()
-    answers = journal.assemble(done.answers())
     events.say("scoring with lm-eval")
     span = telemetry.Span()
-    with events.phase("score", 0, "answers") as phase:
+    total = sum(len(entry["targets"]) for entry in plan.entries.values())
+    with events.phase("score", total, "answers") as phase:
+        answers = Answers(plan, done, phase.advance)
         template = tokenizer.chat_template_for(loaded.suite.apply_chat_template)
-        results = score.score(loaded, _numbers(answers), template)
-        facts = record.write_samples(run.folder / "samples.jsonl.gz", publish.samples(results))
-        phase.advance(len(answers))
+        scoring = score.Scoring(loaded, answers.of, template)
+        facts = record.write_samples(run.folder / "samples.jsonl.gz", scoring.samples())
+        results = scoring.results()
     published = publish.published(
-        results, loaded.suite, run.body["model"]["reference"], tokenizer.reported()
-    )
+        results, scoring.task_hashes(), loaded.suite, run.body["model"]["reference"],
+        tokenizer.reported(),
+    )  # fmt: skip
     text = json.dumps(canon.finite(published), indent=2, ensure_ascii=False, allow_nan=False)
     canon.write_atomic(run.folder / "results.json", text + "\n")
     events.log("scored", **span.taken())
@@ -74,42 +78,32 @@ def _seal(folder: Path, events: Events) -> None:
     for name in ("journal", "events", "telemetry"):
         for path in sorted((folder / name).glob("*.jsonl")):
             if path != events.path:
-                canon.write_atomic(path, path.read_bytes())
-
-
-def _numbers(answers: dict[str, journal.Answer]) -> dict[str, journal.Answer]:
-    """Answers with the strings of non-finite log-likelihoods turned back into floats."""
-    return {
-        request: answer
-        if "text" in answer
-        else answer | {"loglikelihood": canon.number(answer["loglikelihood"])}
-        for request, answer in answers.items()
-    }
+                with path.open("rb") as handle:
+                    canon.write_atomic(path, iter(partial(handle.read, 1 << 20), b""))
 
 
 def _record(
     run: Run,
     plan: Plan,
     done: journal.Journal,
-    answers: dict[str, journal.Answer],
+    answers: Answers,
     results: dict[str, Any],
     facts: record.SampleFacts,
     loaded: Loaded,
     argv: list[str],
 ) -> dict[str, Any]:
     lock = suites.read_lock(run.folder / "lock.yaml")
-    digests = journal.digests(answers)
     happened = _events(run.folder)
     tasks = record.tasks(results, lock, facts, loaded.suite.limit)
     multiple_choice = {n for n, task in tasks.items() if task["output_type"] == "multiple_choice"}
     inputs = run.body["inputs"]
     return {
         "schema": record.SCHEMA,
-        "ids": {**run.body["ids"], "answers": canon.digest(digests)},
+        "ids": {**run.body["ids"], "answers": canon.digest(answers.digests)},
         "execution": run.body["execution"],
         "created": now(),
         "suite": run.body["suite"],
-        "answers": digests,
+        "answers": answers.digests,
         "tasks": tasks,
         "groups": record.groups(results, _weighted(loaded)),
         "model": run.body["model"],

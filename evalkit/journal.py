@@ -7,7 +7,7 @@ equal. Nothing here needs a lock, an order of files, or one file that several ap
 """
 
 import hashlib
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -50,24 +50,43 @@ class Writer:
         self._lines.close()
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a batch's line stands, in bytes."""
+
+    path: Path
+    start: int
+    size: int
+
+    def answers(self) -> dict[str, Answer]:
+        """The answers by part id."""
+        with self.path.open("rb") as handle:
+            handle.seek(self.start)
+            found: dict[str, Answer] = canon.loads(handle.read(self.size))["answers"]
+        return found
+
+
 @dataclass
 class Journal:
-    """What a run's journal holds: answers by part id, per batch, what was set aside, how deep the
-    batches that did not fit into memory were cut, and which were answered unequally and settled."""
+    """What a run's journal holds: where each batch's answers stand (a million of them need not be
+    in memory at once), what was set aside, how deep the batches that did not fit into memory were
+    cut, and which were answered unequally and settled."""
 
-    batches: dict[str, dict[str, Answer]] = field(default_factory=dict)
+    batches: dict[str, Place] = field(default_factory=dict)
     by_segment: dict[str, int] = field(default_factory=dict)
     set_aside: list[str] = field(default_factory=list)
     splits: dict[str, int] = field(default_factory=dict)
     settled: set[str] = field(default_factory=set)
 
-    def answers(self) -> dict[str, Answer]:
-        """Every part's answer."""
-        return {part: a for answers in self.batches.values() for part, a in answers.items()}
+    def answers(self, batches: Iterable[str] | None = None) -> dict[str, Answer]:
+        """Every part's answer, of all batches or of some, read again from the disk."""
+        names = self.batches if batches is None else batches
+        return {part: a for name in names for part, a in self.batches[name].answers().items()}
 
 
-def lines(path: Path) -> Iterator[tuple[int, dict[str, Any] | None]]:
-    """Each line's number and value; None where it is torn, altered or not a journal line."""
+def lines(path: Path) -> Iterator[tuple[int, Place, dict[str, Any] | None]]:
+    """Each line's number, place and value; None where it is torn, altered or not a journal line."""
+    start = 0
     with path.open("rb") as handle:
         for number, raw in enumerate(handle, 1):
             try:
@@ -75,7 +94,8 @@ def lines(path: Path) -> Iterator[tuple[int, dict[str, Any] | None]]:
                 intact = raw.endswith(b"\n") and line["sha256"] == checksum(line)
             except (ValueError, KeyError, TypeError, RecursionError):
                 intact = False
-            yield number, line if intact else None
+            yield number, Place(path, start, len(raw)), line if intact else None
+            start += len(raw)
 
 
 @dataclass
@@ -90,7 +110,7 @@ def done(folder: Path, run: str, batches: Container[str]) -> Done:
     """What of a run's batches is answered; no answer is kept in memory."""
     found = Done()
     for path in _segments(folder):
-        for line in _of_run(path, run, batches, found.set_aside):
+        for _, line in _of_run(path, run, batches, found.set_aside):
             found.batches.add(line["batch"])
     return found
 
@@ -110,14 +130,14 @@ def read(folder: Path, run: str, batches: Container[str], prefer: str | None = N
         known = [path.stem for path in paths]
         raise EvalkitError(f"no segment '{prefer}'", where=str(folder), fix=one_of(prefer, known))
     for path in paths:
-        for line in _of_run(path, run, batches, found.set_aside):
+        for place, line in _of_run(path, run, batches, found.set_aside):
             batch = line["batch"]
             if batch not in found.batches:
-                found.batches[batch], owner[batch] = line["answers"], path.stem
+                found.batches[batch], owner[batch] = place, path.stem
                 found.by_segment[path.stem] = found.by_segment.get(path.stem, 0) + 1
                 if "split" in line:
                     found.splits[batch] = line["split"]
-            elif found.batches[batch] != line["answers"]:
+            elif found.batches[batch].answers() != line["answers"]:
                 if owner[batch] != prefer:
                     raise _unequal(folder, batch, owner[batch], path.stem)
                 found.settled.add(batch)
@@ -131,13 +151,13 @@ def _segments(folder: Path) -> list[Path]:
 
 def _of_run(
     path: Path, run: str, batches: Container[str], set_aside: list[str]
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[tuple[Place, dict[str, Any]]]:
     """A segment's lines that answer one of the batches of this run; the others are set aside."""
-    for number, line in lines(path):
+    for number, place, line in lines(path):
         if line is None or line["run"] != run or line["batch"] not in batches:
             set_aside.append(f"{path.name} line {number}")
         else:
-            yield line
+            yield place, line
 
 
 def _unequal(folder: Path, batch: str, one: str, two: str) -> EvalkitError:

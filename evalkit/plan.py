@@ -4,7 +4,9 @@ The plan is two files: `plan.json` (layout, digests, costs, request ids) and `pl
 ids, compressed: every trunk's, then every batch's); a worker needs only these and the model.
 """
 
+import hashlib
 import zlib
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +28,7 @@ from evalkit.batch import (
     trunk_id,
     trunk_tokens,
 )
-from evalkit.batching import LEVELS, make_batches
+from evalkit.batching import LEVELS, group_batches, groups, make_batches
 from evalkit.errors import EvalkitError, Exit
 from evalkit.request import Settings
 from evalkit.tokenise import Tokenised
@@ -35,6 +37,7 @@ __all__ = [  # who reads a plan need not know which module a part of it comes fr
     "LEVELS",
     "Batch",
     "BatchTarget",
+    "Builder",
     "Figures",
     "Plan",
     "Policy",
@@ -72,54 +75,77 @@ def build(
 ) -> tuple[dict[str, Any], list[bytes]]:  # fmt: skip
     """plan.json's content and plan.tokens' blocks. `tokenizer`: its files' sha256 by name; `level`
     is one of `LEVELS`; `rope_limit`: see `make_batches`."""
-    made = _Writer()
-    for batch in make_batches(tokenised, policy, level=level, rope_limit=rope_limit):
-        made.add(batch)
-    blocks = made.placed()
-    body = {
-        "schema": SCHEMA,
-        "ids": {"suite": suite_id},
-        "level": level,
-        "policy": policy.to_json(),
-        "tokenizer": tokenizer,
-        "max_length": max_length,
-        "settings": [item.to_json() for item in made.settings],
-        "trunks": made.trunks,
-        "batches": made.batches,
-        "truncated": dict(tokenised.truncated),
-        "missing_bos": tokenised.missing_bos,
-        "double_bos": tokenised.double_bos,
-        "tokens": {
-            "size": sum(map(len, blocks)),
-            "sha256": canon.digest_bytes(b"".join(blocks))[7:],
-        },
-    }
-    body["ids"] = {"suite": suite_id, "plan": plan_id(body)}
-    return body, blocks
+    made = Builder(policy, level=level, rope_limit=rope_limit)
+    made.add(tokenised)
+    return made.body(suite_id=suite_id, tokenizer=tokenizer, max_length=max_length), made.blocks
 
 
-class _Writer:
-    """Entries and blocks of batches as they come, and of the trunks that they hang on."""
+class Builder:
+    """Makes a plan a leaf task at a time, so that the rows of one are gone before the next one's
+    come; `unique_tokens` counts those of all prompts, each shared one once."""
 
-    def __init__(self) -> None:
-        self.settings: list[Settings] = []
-        self.trunks: list[dict[str, Any]] = []
-        self.batches: list[dict[str, Any]] = []
+    def __init__(self, policy: Policy, *, level: str, rope_limit: int | None = None) -> None:
+        self.unique_tokens = 0
+        self._policy, self._level, self._rope_limit = policy, level, rope_limit
+        self._settings: list[Settings] = []
+        self._trunks: list[dict[str, Any]] = []
+        self._batches: list[dict[str, Any]] = []
         self._index: dict[str, int] = {}  # of each trunk's id
         self._trunk_blocks: list[bytes] = []
         self._batch_blocks: list[bytes] = []
+        self._truncated: Counter[str] = Counter()
+        self._missing_bos = self._double_bos = 0
+        self._last = ""  # leaf task
 
-    def add(self, batch: Batch) -> None:
-        """Write one batch."""
-        if batch.settings is not None and batch.settings not in self.settings:
-            self.settings.append(batch.settings)
+    def add(self, tokenised: Tokenised) -> None:
+        """Plan the rows of leaf tasks that come behind all those so far by name, which is the
+        order of a plan's batches."""
+        for group in groups(tokenised, self._rope_limit):
+            assert group.task >= self._last, f"{group.task} comes after {self._last}"
+            self._last = group.task
+            trie = group.trie()
+            self.unique_tokens += trie.unique(trie.whole)
+            for batch in group_batches(group, trie, self._policy, self._level):
+                self._write(batch)
+        self._truncated += tokenised.truncated
+        self._missing_bos += tokenised.missing_bos
+        self._double_bos += tokenised.double_bos
+
+    @property
+    def blocks(self) -> list[bytes]:
+        """plan.tokens' blocks: trunks first."""
+        return self._trunk_blocks + self._batch_blocks
+
+    def body(self, *, suite_id: str, tokenizer: dict[str, str], max_length: int) -> dict[str, Any]:
+        """plan.json's content."""
+        body = {
+            "schema": SCHEMA,
+            "ids": {"suite": suite_id},
+            "level": self._level,
+            "policy": self._policy.to_json(),
+            "tokenizer": tokenizer,
+            "max_length": max_length,
+            "settings": [item.to_json() for item in self._settings],
+            "trunks": self._trunks,
+            "batches": self._batches,
+            "truncated": dict(self._truncated),
+            "missing_bos": self._missing_bos,
+            "double_bos": self._double_bos,
+            "tokens": self._place(),
+        }
+        body["ids"] = {"suite": suite_id, "plan": plan_id(body)}
+        return body
+
+    def _write(self, batch: Batch) -> None:
+        if batch.settings is not None and batch.settings not in self._settings:
+            self._settings.append(batch.settings)
         self._batch_blocks.append(zlib.compress(batch_block(batch.rows), 6))
         prefix = len(batch.task) + 1
         entry = {
             "id": batch.id,
             "task": batch.task,
             "kind": batch.kind,
-            "settings": self.settings.index(batch.settings) if batch.settings else None,
+            "settings": self._settings.index(batch.settings) if batch.settings else None,
             "trunk": self._trunk(batch.trunk),
             "rows": len(batch.rows),
             "width": batch.width,
@@ -127,27 +153,27 @@ class _Writer:
             "tokens": batch.num_tokens,
             "targets": [[t.row, t.end, t.start, t.last, t.id[prefix:]] for t in batch.targets],
         }
-        self.batches.append(entry)
+        self._batches.append(entry)
 
     def _trunk(self, trunk: Trunk | None) -> int | None:
         """The index of a trunk, written with those above it where they are new."""
         index = None
         for link in trunk.chain() if trunk else []:
             if link.id not in self._index:
-                self._index[link.id] = len(self.trunks)
+                self._index[link.id] = len(self._trunks)
                 self._trunk_blocks.append(zlib.compress(trunk_block(link.tokens), 6))
-                self.trunks.append({"id": link.id, "parent": index, "length": len(link.tokens)})
+                self._trunks.append({"id": link.id, "parent": index, "length": len(link.tokens)})
             index = self._index[link.id]
         return index
 
-    def placed(self) -> list[bytes]:
-        """plan.tokens' blocks, once each entry says where its own stands: trunks first."""
-        blocks = self._trunk_blocks + self._batch_blocks
-        offset = 0
-        for entry, block in zip(self.trunks + self.batches, blocks, strict=True):
+    def _place(self) -> dict[str, Any]:
+        """Say in each entry where its block stands; the size and the digest of all of them."""
+        offset, whole = 0, hashlib.sha256()
+        for entry, block in zip(self._trunks + self._batches, self.blocks, strict=True):
             entry |= {"offset": offset, "size": len(block)}
             offset += len(block)
-        return blocks
+            whole.update(block)
+        return {"size": offset, "sha256": whole.hexdigest()}
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,14 +8,13 @@ that is there says the run finished.
 import gzip
 import io
 import json
-import math
-from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from evalkit import canon, schema
+from evalkit.answers import Answers
 from evalkit.suite import Lock
 
 SCHEMA = "evalkit/record/3"
@@ -24,20 +23,29 @@ MEAN = "sample standard deviation / sqrt(n)"
 POOLED = "pooled over leaf tasks"
 UNWEIGHTED = "root of summed squares / number of leaf tasks"
 BOOTSTRAP = "bootstrap"
+BLOCK = 1 << 20  # bytes of samples.jsonl.gz that are held back
 
 
 def write_samples(path: Path, samples: Iterable[dict[str, Any]]) -> "SampleFacts":
     """Write samples.jsonl.gz (the same bytes for the same samples) and note what the record says
     of them."""
     facts = SampleFacts()
-    buffer = io.BytesIO()
-    with gzip.GzipFile(fileobj=buffer, mode="wb", compresslevel=6, mtime=0, filename="") as zipped:
+    canon.write_atomic(path, _zipped(samples, facts))
+    return facts
+
+
+def _zipped(samples: Iterable[dict[str, Any]], facts: "SampleFacts") -> Iterator[bytes]:
+    """The file's bytes, a block at a time."""
+    block = io.BytesIO()
+    with gzip.GzipFile(fileobj=block, mode="wb", compresslevel=6, mtime=0, filename="") as zipped:
         for sample in samples:
             facts.add(sample)
             text = json.dumps(canon.finite(sample), ensure_ascii=False, allow_nan=False)
             zipped.write(text.encode() + b"\n")
-    canon.write_atomic(path, buffer.getvalue())
-    return facts
+            if block.tell() >= BLOCK:
+                yield block.getvalue()
+                block = zipped.fileobj = io.BytesIO()
+    yield block.getvalue()
 
 
 @dataclass
@@ -71,38 +79,20 @@ def _flat(value: Any) -> Iterable[Any]:
 
 
 def health(
-    plan: dict[str, Any], answers: dict[str, dict[str, Any]], facts: SampleFacts,
-    multiple_choice: set[str], split_batches: int,
+    plan: dict[str, Any], answers: Answers, facts: SampleFacts, multiple_choice: set[str],
+    split_batches: int,
 ) -> dict[str, Any]:  # fmt: skip
     """Counts of what should be zero. Exact ties are looked for in multiple-choice tasks only; which
     texts were cut is unknown where the engine does not say why they ended."""
-    count: Counter[str] = Counter()
-    nan_documents = set()
-    choices: dict[str, list[float]] = {}
-    untold: dict[str, str] | None = None
-    for request, answer in answers.items():
-        document = request.rsplit("/", 2)[0]
-        if "text" in answer:
-            count["empty"] += not answer["text"].strip()
-            count["cut"] += answer["stop"] == "length"
-            untold = answer["stop"] if isinstance(answer["stop"], dict) else untold
-            if "nan" in answer["logprobs"]:
-                nan_documents.add(document)
-            continue
-        value = canon.number(answer["loglikelihood"])
-        if math.isnan(value):
-            nan_documents.add(document)
-        if document.rsplit("/", 1)[0] in multiple_choice:
-            choices.setdefault(document, []).append(value)
     return {
         "truncated_prompts": sum(plan["truncated"].values()),
         "missing_bos": plan["missing_bos"],
         "double_bos": plan["double_bos"],
-        "empty_generations": count["empty"],
-        "cut_generations": untold or count["cut"],
+        "empty_generations": answers.empty,
+        "cut_generations": answers.untold or answers.cut,
         "answers_not_found": facts.not_found,
-        "nan_answers": len(nan_documents),
-        "exact_ties": sum(values.count(max(values)) > 1 for values in choices.values()),
+        "nan_answers": answers.nan_documents,
+        "exact_ties": sum(count for leaf, count in answers.ties.items() if leaf in multiple_choice),
         "split_batches": split_batches,
     }
 

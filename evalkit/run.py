@@ -7,7 +7,6 @@ from typing import Any
 
 from evalkit import (
     architecture,
-    batching,
     canon,
     folder,
     lease,
@@ -143,21 +142,19 @@ def _build(
     documents = sum(
         min(job.suite.limit or t.documents, t.documents) for t in job.lock.tasks.values()
     )
-    with events.phase("build", documents, "documents") as phase:
-        template = tokenizer.chat_template_for(job.suite.apply_chat_template)
-        built = requests.build(loaded, template, phase.advance)
     tokenizer.max_length = inputs["max_length"]
-    with events.phase("tokenise", len(built), "requests") as phase:
-        rows = tokenise(built, tokenizer, phase.advance)
-    body, blocks = planning.build(
-        rows,
-        job.policy,
+    template = tokenizer.chat_template_for(job.suite.apply_chat_template)
+    made = planning.Builder(job.policy, level=job.level, rope_limit=inputs["rope_limit"])
+    with events.phase("build", documents, "documents") as phase:
+        for name in sorted(loaded.leaves):  # one's requests and rows are gone before the next's
+            made.add(tokenise(requests.of_leaf(loaded, name, template), tokenizer))
+            phase.advance(min(job.suite.limit or documents, job.lock.tasks[name].documents))
+    body = made.body(
         suite_id=canon.digest(job.inputs["suite"]),
-        **{key: inputs[key] for key in ("tokenizer", "max_length", "level", "rope_limit")},
+        tokenizer=inputs["tokenizer"],
+        max_length=inputs["max_length"],
     )
-    tries = (group.trie() for group in batching.groups(rows, inputs["rope_limit"]))
-    unique_tokens = sum(trie.unique(trie.whole) for trie in tries)
-    return loaded, Planned(body, b"".join(blocks), unique_tokens)
+    return loaded, Planned(body, b"".join(made.blocks), made.unique_tokens)
 
 
 def load(job: Job, events: Events) -> Loaded:

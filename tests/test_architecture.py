@@ -16,7 +16,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "evalkit"
 ORDER = [
     *("errors", "canon", "demo", "events", "stopping", "schema", "statistics", "request", "hub"),
     *("fetched", "suite", "architecture", "model", "tokenizer", "tokenise", "batch", "trie"),
-    *("pack", "sharing", "batching", "plan", "shards", "plan_cache", "journal", "lease"),
+    *("pack", "sharing", "batching", "plan", "shards", "plan_cache", "journal", "answers", "lease"),
     *("auditlog", "stamp", "telemetry", "record", "choice", "engine", "harness", "prepare"),
     *("folder", "worker", "child", "workers", "execute", "finish", "run", "verify", "summary"),
     "cli",

@@ -8,7 +8,20 @@ from typing import Any
 import pytest
 import torch
 
-from bench import agreement, baseline, core, gpu, lengths, passes, report, report_gpu, sides, tables
+from bench import (
+    agreement,
+    baseline,
+    core,
+    gpu,
+    large,
+    lengths,
+    passes,
+    report,
+    report_gpu,
+    report_large,
+    sides,
+    tables,
+)
 from bench.baseline import Scored
 from bench.passes import Pass
 from evalkit import canon
@@ -92,6 +105,21 @@ def test_everything_of_make_bench_gpu_runs_on_a_tiny_shape(
     assert shown.count("| **all** |") == 1
 
 
+def test_a_large_suite_goes_through_every_phase(tmp_path: Path) -> None:
+    (tmp_path / "requests").write_text("400")
+    apart = "verify without lm-eval"
+    for name, step in large.STEPS.items():
+        if name != apart:
+            step(tmp_path)
+    measured = large.child(apart, tmp_path)
+    assert measured["seconds"] > 0 and measured["peak_bytes"] > 1e7
+    size = canon.read_json(tmp_path / "described.json")
+    assert (size["planned"], size["documents"]) == (400, 112) and size["trunks"] > 0
+    phases = {name: measured | {"peak_bytes": 1e9} for name in large.PHASES}
+    text = report_large.text({"machine": tables.machine(), "sizes": [size | {"phases": phases}]})
+    assert text.count("| **all** |") == 1 and "1.00 GB, below 4" in text
+
+
 def test_the_lengths_are_those_of_core() -> None:
     lock = suites.lock_of(suites.load("core"))
     leaves = lengths.read()
@@ -160,7 +188,12 @@ def test_publishing_replaces_what_stood_between_the_markers(
 
 @pytest.mark.parametrize(
     ("name", "text"),
-    [("bench", report.speed), ("bench-core", report.core), ("bench-gpu", report_gpu.text)],
+    [
+        ("bench", report.speed),
+        ("bench-core", report.core),
+        ("bench-gpu", report_gpu.text),
+        ("bench-large", report_large.text),
+    ],
 )
 def test_the_docs_show_the_committed_figures(name: str, text: Callable[..., str]) -> None:
     path = tables.FIGURES / f"{name}.json"

@@ -86,6 +86,13 @@ def answers(built: list[Request]) -> Answers:
     }
 
 
+def scored(loaded: Loaded, given_answers: Answers) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """lm-eval's results and the samples, as they are published."""
+    scoring = score.Scoring(loaded, lambda _: given_answers)
+    samples = list(scoring.samples())
+    return scoring.results(), samples
+
+
 # Requests
 
 
@@ -115,18 +122,67 @@ def test_settings_are_normalised_as_lm_eval_does_it() -> None:
     assert made(do_sample=True).temperature == 1.0
 
 
+DRAWS = "import random\ndef ask(doc):\n    return f'{random.random()} {doc[\"question\"]}'\n"
+
+
+def test_a_task_can_be_built_alone_and_again(tmp_path: Path, write_task: Write) -> None:
+    """Also one whose prompts are drawn from Python's own generator, in any order."""
+    config = {key: value for key, value in CHOICES.items() if key != "doc_to_text"}
+    for name in ("own_a", "own_b"):
+        write_task(
+            tmp_path / "tasks", name, DOCUMENTS, "doc_to_text: !function utils.ask\n", **config
+        )
+    (tmp_path / "tasks" / "utils.py").write_text(DRAWS)
+    suite = write_suite(tmp_path, "own_a", "own_b")
+    locking.write_lock(str(suite))
+    loaded = load(suite)
+    first = requests.build(loaded)
+    assert len({request.context for request in first}) > len(DOCUMENTS)
+    for name in ("own_b", "own_a", "own_b"):
+        wanted = [request for request in first if request.task == name]
+        assert requests.of_leaf(loaded, name) == wanted
+        assert loaded.leaves[name].task.instances is None, "a million would fill the memory"
+
+
 # Scores
+
+
+def test_scoring_task_by_task_is_what_one_evaluate_of_all_gives() -> None:
+    """Groups, several filters and repeats included, to the last byte."""
+    from lm_eval.evaluator import evaluate
+
+    loaded = load(suites.find("demo"))
+    given_answers = answers(requests.build(loaded))
+    ids: dict[int, str] = {}
+    for leaf in loaded.leaves.values():
+        requests.build_task(leaf, loaded.suite, None)
+        ids |= score._ids(leaf, given_answers)
+    asked = {name: score._Asked(leaf.task) for name, leaf in loaded.leaves.items()}
+    whole = evaluate(
+        score._Replay(given_answers, ids), {**loaded.task_dict, "tasks": asked},
+        bootstrap_iters=publish.BOOTSTRAP_ITERS,
+    )  # fmt: skip
+    samples = whole.pop("samples")
+    filters: dict[str, int] = {}
+    wanted = [
+        sample
+        for name in sorted(samples)
+        for sample in publish.samples(name, samples[name], filters)
+    ]
+    found = scored(load(suites.find("demo")), given_answers)
+    assert json.dumps(found) == json.dumps((publish.clean(whole), wanted))
+    assert found[0]["groups"]["demo_cot"]["sample_len"] == 48
 
 
 def test_scores_do_not_depend_on_the_order_of_answers_and_repeat_to_the_byte(own: Path) -> None:
     loaded = load(own)
     given_answers = answers(requests.build(loaded))
-    first = json.dumps(score.score(loaded, given_answers))
+    first = json.dumps(scored(loaded, given_answers))
     turned = dict(reversed(given_answers.items()))
-    assert json.dumps(score.score(load(own), turned)) == first
-    results = json.loads(first)
+    assert json.dumps(scored(load(own), turned)) == first
+    results, samples = json.loads(first)
     assert list(results["results"]) == ["own_choices", "own_words"]
-    sample = results["samples"]["own_words"][2]
+    sample = next(s for s in samples if (s["task"], s["doc_id"]) == ("own_words", 2))
     assert sample["resps"] == [["yes 0", "yes 1"]], "the k-th answer is the k-th repeat's"
 
 
@@ -140,7 +196,7 @@ def test_scoring_prints_nothing_where_programs_read(
     suite = write_suite(tmp_path, "own_texts")
     locking.write_lock(str(suite))
     loaded = load(suite)
-    score.score(loaded, answers(requests.build(loaded)))
+    scored(loaded, answers(requests.build(loaded)))
     said = capsys.readouterr()
     assert said.out == "" and "bootstrapping" in said.err
 
@@ -150,7 +206,7 @@ def test_a_missing_answer_is_named(own: Path) -> None:
     given_answers = answers(requests.build(loaded))
     del given_answers["own_words/3/0/1"]
     with pytest.raises(EvalkitError, match="no answer for own_words/3/0/1"):
-        score.score(loaded, given_answers)
+        scored(loaded, given_answers)
 
 
 # What is published
@@ -184,8 +240,7 @@ def test_published_values_hold_no_address_no_set_order_and_no_numpy() -> None:
 
 def test_samples_come_by_task_document_and_filter_with_strings_for_answers(own: Path) -> None:
     loaded = load(own)
-    results = score.score(loaded, answers(requests.build(loaded)))
-    samples = list(publish.samples(results))
+    _, samples = scored(loaded, answers(requests.build(loaded)))
     assert [(s["task"], s["doc_id"]) for s in samples] == [
         (task, doc_id) for task in ("own_choices", "own_words") for doc_id in range(4)
     ]

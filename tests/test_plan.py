@@ -506,6 +506,21 @@ def test_rows_behind_the_limit_of_their_rope_keep_to_themselves(level: str) -> N
     assert len({b.id for b in made} - short) >= 3
 
 
+@seeds
+def test_a_plan_that_is_made_task_by_task_is_the_plan_of_all(seed: int, level: str) -> None:
+    """So that only one task's rows need to be in memory."""
+    apart, together = (plan.Builder(SMALL, level=level) for _ in range(2))
+    together.add(tries.tokenised(seed, "two", "one"))
+    for task in ("one", "two"):
+        apart.add(tries.tokenised(seed, task))
+    named: dict[str, Any] = {"suite_id": "", "tokenizer": {}, "max_length": 24}
+    assert apart.body(**named) == together.body(**named)
+    assert apart.blocks == together.blocks
+    assert apart.unique_tokens == together.unique_tokens
+    with pytest.raises(AssertionError, match="one comes after two"):
+        apart.add(tries.tokenised(seed, "one"))
+
+
 @pytest.mark.parametrize("level", LEVELS)
 def test_a_trie_of_great_depth_is_no_recursion(level: str, tmp_path: Path) -> None:
     """Each sequence goes on where the one before ends; trunks nest as deep as the policy allows."""

@@ -461,7 +461,9 @@ def test_one_nan_among_the_choices_scores_nothing(
             }
             for each in requests.build(loaded)
         }  # fmt: skip
-        value: float = score.score(loaded, answers)["results"]["own_a"]["acc,none"]
+        scoring = score.Scoring(loaded, lambda _: answers)
+        assert len(list(scoring.samples())) == len(DOCUMENTS)
+        value: float = scoring.results()["results"]["own_a"]["acc,none"]
         return value
 
     assert accuracy() == 0.0

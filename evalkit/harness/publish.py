@@ -18,12 +18,8 @@ BOOTSTRAP_ITERS = 100000  # lm-eval's default
 
 
 def clean(results: dict[str, Any]) -> dict[str, Any]:
-    """lm-eval's results as JSON values. Task paths and object addresses are replaced, but not in
-    the samples: what a model read and wrote stays as it was."""
-    return {
-        key: plain(value) if key == "samples" else _without_host(plain(value))
-        for key, value in results.items()
-    }
+    """lm-eval's results as JSON values, task paths and object addresses replaced."""
+    return {key: _without_host(plain(value)) for key, value in results.items()}
 
 
 def plain(value: Any) -> Any:
@@ -67,13 +63,14 @@ def _clean_source(path: Any) -> str:
 
 
 def published(
-    results: dict[str, Any], suite: Suite, model: str, tokenizer: dict[str, Any]
-) -> dict[str, Any]:
-    """results.json. `tokenizer`: what lm-eval reports of one (`tokenizer.reported`)."""
-    body = {key: value for key, value in results.items() if key != "samples"}
+    results: dict[str, Any], hashes: dict[str, str], suite: Suite, model: str,
+    tokenizer: dict[str, Any],
+) -> dict[str, Any]:  # fmt: skip
+    """results.json. `hashes`: each leaf task's `task_hash`; `tokenizer`: what lm-eval reports of
+    one (`tokenizer.reported`)."""
     template, instruction = tokenizer.pop("chat_template"), suite.system_instruction
     template = template if suite.apply_chat_template else None  # what was applied, as lm-eval says
-    return body | {
+    return results | {
         "config": _call(suite, model),
         "git_hash": ELSEWHERE,
         "date": 0,
@@ -82,10 +79,7 @@ def published(
         "lm_eval_version": stamp.version("lm_eval"),
         "upper_git_hash": None,
         **tokenizer,
-        "task_hashes": {
-            name: _sha256("".join(s["doc_hash"] + s["prompt_hash"] + s["target_hash"] for s in of))
-            for name, of in results["samples"].items()
-        },
+        "task_hashes": hashes,
         "model_source": "evalkit",
         "model_name": model,
         "model_name_sanitized": re.sub(r"[\"<>:/|\\?*\[\]]+", "__", model),
@@ -121,30 +115,35 @@ def _sha256(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def samples(results: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """lm-eval's sample records as it would write them, each with its leaf task's name first."""
-    filters: dict[str, int] = {}
-    for name in sorted(results["samples"]):
-        for sample in results["samples"][name]:
-            filters.setdefault(sample["filter"], len(filters))
-        ordered = sorted(
-            results["samples"][name], key=lambda s: (s["doc_id"], filters[s["filter"]])
-        )
-        for sample in ordered:
-            arguments = {
-                f"gen_args_{i}": {f"arg_{j}": arg for j, arg in enumerate(args)}
-                for i, args in enumerate(sample["arguments"])
+def task_hash(samples: list[dict[str, Any]]) -> str:
+    """lm-eval's hash of a leaf task, from its samples in lm-eval's order."""
+    parts = (s["doc_hash"] + s["prompt_hash"] + s["target_hash"] for s in samples)
+    return _sha256("".join(parts))
+
+
+def samples(
+    task: str, found: list[dict[str, Any]], filters: dict[str, int]
+) -> Iterator[dict[str, Any]]:
+    """A leaf task's sample records as lm-eval would write them, with the task's name first; what a
+    model read and wrote stays as it was. `filters` numbers those of the leaf tasks so far."""
+    for sample in found:
+        filters.setdefault(sample["filter"], len(filters))
+    for sample in sorted(found, key=lambda s: (s["doc_id"], filters[s["filter"]])):
+        made = plain(sample)
+        arguments = {
+            f"gen_args_{i}": {f"arg_{j}": arg for j, arg in enumerate(args)}
+            for i, args in enumerate(made["arguments"])
+        }
+        yield (
+            {"task": task}
+            | made
+            | {
+                "target": str(made["target"]),
+                "arguments": arguments,
+                "resps": strings(made["resps"]),
+                "filtered_resps": strings(made["filtered_resps"]),
             }
-            yield (
-                {"task": name}
-                | sample
-                | {
-                    "target": str(sample["target"]),
-                    "arguments": arguments,
-                    "resps": strings(sample["resps"]),
-                    "filtered_resps": strings(sample["filtered_resps"]),
-                }
-            )
+        )
 
 
 def strings(value: Any) -> Any:

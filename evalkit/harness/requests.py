@@ -1,34 +1,36 @@
 """Phase one: every request of a suite, built by lm-eval before anything runs.
 
 `build` does what lm-eval's `evaluate` does up to the point where it would call the model, with the
-few-shot seed set anew before each task (lm-eval sets it only in `simple_evaluate`: without it the
-prompts differ from one build to the next).
+few-shot seed set anew before each leaf task (lm-eval sets it only in `simple_evaluate`: without it
+the prompts differ from one build to the next). So a leaf task can be built alone, and again.
 """
 
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from evalkit.errors import EvalkitError
-from evalkit.harness.tasks import Loaded, named
+from evalkit.harness.tasks import Leaf, Loaded, compiled_once, named
 from evalkit.request import Request, settings_from
 from evalkit.suite import Suite
 
 ChatTemplate = Callable[..., str]
 
 
-def build_task(task: Any, suite: Suite, chat_template: ChatTemplate | None) -> None:
-    """Let lm-eval build one leaf task's instances (they stay in the task for scoring)."""
-    task.set_fewshot_seed(seed=suite.seeds["fewshot"])
-    task.build_all_requests(
-        limit=suite.limit,
-        rank=0,
-        world_size=1,
-        system_instruction=suite.system_instruction,
-        apply_chat_template=bool(suite.apply_chat_template),
-        fewshot_as_multiturn=suite.fewshot_as_multiturn,
-        chat_template=chat_template if suite.apply_chat_template else None,
-        tokenizer_name="",
-    )
+def build_task(leaf: Leaf, suite: Suite, chat_template: ChatTemplate | None) -> None:
+    """Let lm-eval build one leaf task's instances: the same ones, whatever was built before."""
+    leaf.draw_again()
+    leaf.task.set_fewshot_seed(seed=suite.seeds["fewshot"])
+    with compiled_once():
+        leaf.task.build_all_requests(
+            limit=suite.limit,
+            rank=0,
+            world_size=1,
+            system_instruction=suite.system_instruction,
+            apply_chat_template=bool(suite.apply_chat_template),
+            fewshot_as_multiturn=suite.fewshot_as_multiturn,
+            chat_template=chat_template if suite.apply_chat_template else None,
+            tokenizer_name="",
+        )
 
 
 def instance_ids(task: Any) -> Iterator[tuple[Any, int]]:
@@ -43,6 +45,21 @@ def instance_ids(task: Any) -> Iterator[tuple[Any, int]]:
         yield instance, index
 
 
+def of_leaf(loaded: Loaded, name: str, chat_template: ChatTemplate | None = None) -> list[Request]:
+    """A leaf task's requests, in lm-eval's order. What lm-eval built is gone again: a million
+    instances take gigabytes, and scoring builds the same ones."""
+    leaf = loaded.leaves[name]
+    with named(name):
+        build_task(leaf, loaded.suite, chat_template)
+    requests = [
+        _request(name, instance, index, repeat, loaded.suite)
+        for instance, index in instance_ids(leaf.task)
+        for repeat in range(instance.repeats or 1)
+    ]
+    leaf.task._instances = None
+    return requests
+
+
 def build(
     loaded: Loaded,
     chat_template: ChatTemplate | None = None,
@@ -51,11 +68,7 @@ def build(
     """All requests of the suite, in lm-eval's order; `advance` is told of documents done."""
     requests: list[Request] = []
     for name, leaf in loaded.leaves.items():
-        with named(name):
-            build_task(leaf.task, loaded.suite, chat_template)
-        for instance, index in instance_ids(leaf.task):
-            for repeat in range(instance.repeats or 1):
-                requests.append(_request(name, instance, index, repeat, loaded.suite))
+        requests += of_leaf(loaded, name, chat_template)
         advance(min(loaded.suite.limit or leaf.locked.documents, leaf.locked.documents))
     return requests
 

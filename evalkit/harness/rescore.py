@@ -9,14 +9,13 @@ may evaluate what it is given, and documents and answers come from the record.
 import logging
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cache, lru_cache
+from functools import cache
 from importlib import metadata, util
 from pathlib import Path
 from typing import Any
 
-from evalkit.harness import publish
+from evalkit.harness import publish, tasks
 
 _DEMO = Path(__file__).resolve().parent.parent / "demo" / "tasks"
 _NAME = re.compile(
@@ -187,19 +186,6 @@ def _configured(config: dict[str, Any], first_doc: Any) -> Any:
     return Recorded(config=config)
 
 
-@contextmanager
-def _compiled_once() -> Iterator[None]:
-    """lm-eval compiles a template for every document; within the block it is compiled once."""
-    from lm_eval import utils
-
-    original = utils.env.from_string
-    utils.env.from_string = lru_cache(maxsize=256)(original)
-    try:
-        yield
-    finally:
-        utils.env.from_string = original
-
-
 class Task:
     """An installed lm-eval task that scores recorded samples."""
 
@@ -208,7 +194,7 @@ class Task:
 
     def score(self, documents: Sequence[list[Sample]]) -> Iterator[Scored]:
         """What lm-eval makes of some documents, each given as its recorded samples by filter."""
-        with _compiled_once():
+        with tasks.compiled_once():
             try:
                 made = [self._instances(samples[0]) for samples in documents]
                 self._task._instances = [instance for each in made for instance in each]

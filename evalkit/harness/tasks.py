@@ -12,6 +12,7 @@ import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +26,20 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Leaf:
-    """A loaded leaf task and the data that it was served: what a lock pins."""
+    """A loaded leaf task and the data that it was served: what a lock pins. `drawn`: the state of
+    Python's and numpy's generators once its member of the suite was loaded."""
 
     name: str
     task: Any  # lm_eval.api.task.Task
     locked: suites.LockedTask
+    drawn: tuple[Any, Any]
+
+    def draw_again(self) -> None:
+        """Let what it draws from the generators be what it drew before, whatever came between."""
+        import numpy as np
+
+        random.setstate(self.drawn[0])
+        np.random.set_state(self.drawn[1])
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +64,7 @@ def load(suite: Suite, pins: data.Pins) -> Loaded:
             raise EvalkitError(f"unknown task '{member.task}'", where=str(suite.path), fix=hint)
     task_dict: dict[str, Any] = {"tasks": {}, "groups": {}, "group_map": {}}
     top_level: dict[str, list[str]] = {}
+    drawn: dict[str, tuple[Any, Any]] = {}
     with data.pinned(pins):
         for member in suite.tasks:
             _seed_everything(suite)
@@ -64,10 +75,11 @@ def load(suite: Suite, pins: data.Pins) -> Loaded:
             _check_twice(part["tasks"], top_level, member.task)
             _configure(part["tasks"], member, suite)
             top_level[member.task] = list(part["tasks"])
+            drawn |= dict.fromkeys(part["tasks"], _drawn())
             for key, kept in task_dict.items():
                 kept.update(part.get(key, {}))
         leaves = {
-            name: Leaf(name, task, _locked(name, task, pins))
+            name: Leaf(name, task, _locked(name, task, pins), drawn[name])
             for name, task in task_dict["tasks"].items()
         }
     for folder in pins.folders:  # now that the tasks' own rewritten documents lie there too
@@ -104,6 +116,13 @@ def _seed_everything(suite: Suite) -> None:
 
     random.seed(suite.seeds["random"])
     np.random.seed(suite.seeds["numpy"])  # the generator that tasks draw from
+
+
+def _drawn() -> tuple[Any, Any]:
+    """How far the generators that tasks draw from have come."""
+    import numpy as np
+
+    return random.getstate(), np.random.get_state()
 
 
 def _check_collapsed(part: dict[str, Any], manager: Any, suite: Suite) -> None:
@@ -170,6 +189,20 @@ def named(task: str) -> Iterator[None]:
             f"task '{task}' can't be built: {type(error).__name__}: {reason}",
             fix="mend its YAML or its data",
         ) from None
+
+
+@contextmanager
+def compiled_once() -> Iterator[None]:
+    """lm-eval compiles a template for every document, and a shot's for every document again; within
+    the block each is compiled once."""
+    from lm_eval import utils
+
+    original = utils.env.from_string
+    utils.env.from_string = lru_cache(maxsize=256)(original)
+    try:
+        yield
+    finally:
+        utils.env.from_string = original
 
 
 def _locked(name: str, task: Any, pins: data.Pins) -> suites.LockedTask:

@@ -24,7 +24,7 @@ import yaml
 from evalkit import auditlog, canon
 from evalkit.verify import verify
 
-PHASES = ("prepare", "load", "build", "tokenise", "start", "execute", "score")
+PHASES = ("prepare", "load", "build", "start", "execute", "score")
 WORDS = models.COMMON[:120]
 # How the same run is made over and over: what could be kept from one to the next, is not.
 KIND = dict[str, Any]
@@ -107,16 +107,23 @@ class Fire:
     answers: str
     seconds: float
     batches: int
-    extra: tuple[str, ...] = ()
 
-    def command(self, out: Path, *more: str) -> tuple[str, ...]:
+    def given(self, out: Path) -> tuple[str, ...]:
+        """The options that say what a run is."""
+        return tuple(map(os.fspath, ("--model", self.model, "--suite", self.suite, "--out", out)))
+
+    def command(self, out: Path, *more: str, workers: int = 1) -> tuple[str, ...]:
         """The command line of a run."""
-        given = ("--model", self.model, "--suite", self.suite, "--out", out)
-        return ("eval", *map(os.fspath, given), "--workers", "2", *self.extra, *more)
+        return ("eval", *self.given(out), "--workers", str(workers), *more)
 
-    def continued(self, out: Path, *more: str, env: dict[str, str] | None = None) -> support.Ran:
-        """Run the command to its end, and hold the record against the uninterrupted run's."""
-        ran = support.spawn(*self.command(out, *more), env=env).done()
+    def planned(self, out: Path) -> Path:
+        """The folder of a planned run."""
+        return support.call("plan", *self.given(out)).done().folder
+
+    def continued(self, out: Path) -> support.Ran:
+        """Run the same command to its end, in this process, which saves the seconds that importing
+        torch takes, and hold the record against the uninterrupted run's."""
+        ran = support.call("eval", *self.given(out)).done()
         self.hold(ran.folder)
         return ran
 
@@ -133,7 +140,7 @@ class Fire:
         return record
 
 
-def make(folder: Path, *, workers: int = 2, **suite: Any) -> Fire:
+def make(folder: Path, **suite: Any) -> Fire:
     """A suite with its model, run once without a fault."""
     path = write_suite(folder, **suite)
     model = models.tiny(
@@ -142,7 +149,7 @@ def make(folder: Path, *, workers: int = 2, **suite: Any) -> Fire:
     )  # fmt: skip
     fire = Fire(model, path, "", 0.0, 0)
     started = time.monotonic()
-    ran = support.spawn(*fire.command(folder / "quiet")).done()
+    ran = support.spawn(*fire.command(folder / "quiet", workers=2)).done()
     fire.seconds = time.monotonic() - started
     fire.answers = support.read(ran.folder)["ids"]["answers"]
     fire.batches = support.num_batches(ran.folder)

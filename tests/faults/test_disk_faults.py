@@ -13,6 +13,8 @@ import support
 from conftest import Tell
 from fire import Fire
 
+from evalkit import prepare
+
 pytestmark = pytest.mark.faults
 NO_FLOOR = "from evalkit import prepare; prepare.FREE_BYTES = 0"  # 200 MB are asked for otherwise
 # The process waits before the first call of a function, until a file is gone.
@@ -71,8 +73,9 @@ MOMENTS = {
 
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_a_disk_that_is_full_loses_nothing_and_the_run_goes_on_when_space_is_freed(
-    runs: Fire, tmp_path: Path, small_disk: Path, moment: str, tell: Tell
-) -> None:
+    runs: Fire, tmp_path: Path, small_disk: Path, moment: str, tell: Tell,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
     module, name, leave = MOMENTS[moment]
     env, waits = paused(tmp_path, module, name)
     command = runs.command(small_disk / "out")
@@ -87,12 +90,11 @@ def test_a_disk_that_is_full_loses_nothing_and_the_run_goes_on_when_space_is_fre
     assert not (folder / "record.json").exists()
     done = len(support.read_journal(folder).batches)
     assert done == runs.batches or moment == "the journal"
-    again = support.spawn(*command, before=NO_FLOOR)  # still full: one line again
+    monkeypatch.setattr(prepare, "FREE_BYTES", 0)
+    again = support.call("eval", *runs.given(small_disk / "out"))  # still full: a line again
     assert again.code in (3, 0), again.err
     filler.unlink()
-    ran = support.spawn(*command, before=NO_FLOOR).done()
-    assert ran.folder == folder
-    runs.hold(folder)
+    assert runs.continued(small_disk / "out").folder == folder
     assert not list(folder.rglob("*.part"))
     tell(f"a full disk at {moment}", "3 and a line, the same answers when space is freed", 1)
 
@@ -110,7 +112,7 @@ def frozen() -> Iterator[Callable[[Path, bool], None]]:
         done.append(folder)
 
     yield freeze
-    for folder in done:
+    for folder in list(done):
         freeze(folder, False)
 
 
@@ -136,9 +138,9 @@ def test_a_results_folder_made_read_only_half_way_is_one_line_and_loses_nothing(
 def test_a_read_only_folder_is_told_before_anything_is_computed(
     runs: Fire, tmp_path: Path, frozen: Callable[[Path, bool], None]
 ) -> None:
-    folder = support.spawn("plan", *runs.command(tmp_path / "out")[1:7]).done().folder
+    folder = runs.planned(tmp_path / "out")
     frozen(folder, True)
-    ran = support.spawn("execute", folder, "--model", runs.model)
+    ran = support.call("execute", folder, "--model", runs.model)
     ran.refused(3, "can't be written", os.fspath(folder))
     frozen(folder, False)
     runs.continued(tmp_path / "out")

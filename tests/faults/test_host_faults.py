@@ -12,7 +12,7 @@ import support
 from conftest import Tell
 from fire import Fire
 
-from evalkit import canon, folder
+from evalkit import canon, folder, stamp
 
 pytestmark = pytest.mark.faults
 HABITS = [
@@ -38,7 +38,8 @@ def test_hash_seed_locale_time_zone_and_thread_variables_change_nothing(
     runs: Fire, tmp_path: Path, habits: dict[str, str], tell: Tell
 ) -> None:
     cache = {"XDG_CACHE_HOME": os.fspath(tmp_path / "cache")}  # so that it is planned here, too
-    runs.continued(tmp_path / "out", env=habits | cache)
+    ran = support.spawn(*runs.command(tmp_path / "out"), env=habits | cache).done()
+    runs.hold(ran.folder)
     tell("another hash seed, locale, time zone, thread variables", "the same answers", 1)
 
 
@@ -47,16 +48,17 @@ def test_a_clock_that_is_set_back_changes_nothing(runs: Fire, tmp_path: Path, te
     if not shutil.which("faketime"):
         pytest.skip("faketime is not installed")
     out = tmp_path / "out"
-    plan = support.spawn("plan", *runs.command(out)[1:7]).done().folder
-    support.spawn("execute", plan, "--model", runs.model, "--shard", "1/2").done()
+    plan = runs.planned(out)
+    support.call("execute", plan, "--model", runs.model, "--shard", "1/2").done()
     library = next(Path("/usr/lib").rglob("libfaketime.so.1"))
     past = {
         "LD_PRELOAD": os.fspath(library),
         "FAKETIME": "-2d",
         "FAKETIME_DONT_FAKE_MONOTONIC": "1",
     }
-    ran = runs.continued(out, env=past)
+    ran = support.spawn(*runs.command(out), env=past).done()
     assert ran.folder == plan
+    runs.hold(plan)
     segments = support.read(plan)["segments"]
     assert segments[0]["started"][:10] < segments[-1]["started"][:10]
     tell("a clock set back by two days half-way", "the same answers", 1)
@@ -66,8 +68,8 @@ def test_a_run_goes_on_on_another_host_and_names_both(
     runs: Fire, tmp_path: Path, tell: Tell
 ) -> None:
     out = tmp_path / "out"
-    plan = support.spawn("plan", *runs.command(out)[1:7]).done().folder
-    support.spawn("execute", plan, "--model", runs.model, "--shard", "1/2").done()
+    plan = runs.planned(out)
+    support.call("execute", plan, "--model", runs.model, "--shard", "1/2").done()
     other = fire.inject(tmp_path / "other", OTHER)
     ran = support.spawn(*runs.command(out), env=other).done()
     record = runs.hold(ran.folder)
@@ -100,12 +102,12 @@ stamp._cpu = lambda: "Another Processor"
     ],
 )
 def test_an_input_that_changed_meanwhile_is_named_before_any_batch(
-    runs: Fire, tmp_path: Path, change: str, named: str, tell: Tell
-) -> None:
+    runs: Fire, tmp_path: Path, change: str, named: str, tell: Tell,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
     model = shutil.copytree(runs.model, tmp_path / "model")
     command = ("--model", model, "--suite", runs.suite, "--out", tmp_path / "out")
-    run = support.spawn("plan", *command).done().folder
-    code = ""
+    run = support.call("plan", *command).done().folder
     body = support.read(run, "run.json")
     if change == "weights":
         path = model / "model.safetensors"
@@ -113,8 +115,8 @@ def test_an_input_that_changed_meanwhile_is_named_before_any_batch(
         data[-1] ^= 1
         path.write_bytes(data)
     elif change == "torch":
-        code = "from evalkit import stamp\nv = stamp.version\n" \
-            "stamp.version = lambda name: '9.9' if name == 'torch' else v(name)"  # fmt: skip
+        now = stamp.versions()
+        monkeypatch.setattr(stamp, "versions", lambda: now | {"torch": "9.9"})
     elif change == "threads":
         body["inputs"]["numerics"]["threads"] = 2
         canon.write_json(run / "run.json", body)
@@ -125,7 +127,7 @@ def test_an_input_that_changed_meanwhile_is_named_before_any_batch(
         plan = support.read(run, "plan.json")
         plan["batches"] = plan["batches"][:-1]
         canon.write_atomic(run / "plan.json", canon.dumps(plan))
-    ran = support.spawn("execute", run, "--model", model, env=fire.inject(tmp_path / "code", code))
+    ran = support.call("execute", run, "--model", model)
     assert named in ran.refused(
         2, "another" if "." in named or named == "adapter" else "was changed"
     )
@@ -147,8 +149,9 @@ def test_an_option_that_changed_meanwhile_is_named_and_nothing_is_lost(
     runs: Fire, tmp_path: Path, option: tuple[str, ...], named: str, tell: Tell
 ) -> None:
     out = tmp_path / "out"
-    plan = support.spawn("plan", *runs.command(out)[1:7]).done().folder
+    plan = runs.planned(out)
     before = support.contents(plan)
-    support.spawn(*runs.command(out), *option).refused(2, "an unfinished run differs in", named)
+    ran = support.call("eval", *runs.given(out), *option)
+    ran.refused(2, "an unfinished run differs in", named)
     assert support.contents(plan) == before
     tell("dtype, limit, threads or level changed meanwhile", "refused, naming it", 1)

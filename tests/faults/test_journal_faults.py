@@ -22,7 +22,7 @@ pytestmark = pytest.mark.faults
 def executed(runs: Fire, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An executed run without a record; never to be changed."""
     out = tmp_path_factory.mktemp("executed") / "out"
-    folder = support.spawn("plan", *runs.command(out)[1:7]).done().folder
+    folder = runs.planned(out)
     call("execute", folder, "--model", runs.model).done()
     return folder
 

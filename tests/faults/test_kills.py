@@ -26,7 +26,7 @@ def shoot(runs: Fire, folder: Path, kills: int, seed: int) -> Counter[str]:
     out, hit = folder / "results", Counter[str]()
     while hit.total() < kills:
         cache = {"XDG_CACHE_HOME": os.fspath(folder / f"cache{source.randrange(3)}")}
-        shot = fire.start(runs.command(out, "--again"), folder / "log", env=cache)
+        shot = fire.start(runs.command(out, "--again", workers=2), folder / "log", env=cache)
         try:
             shot.process.wait(source.uniform(0.0, runs.seconds))
         except fire.subprocess.TimeoutExpired:
@@ -41,12 +41,12 @@ def shoot(runs: Fire, folder: Path, kills: int, seed: int) -> Counter[str]:
 
 def ends(runs: Fire, out: Path) -> int:
     """Finish what is unfinished, and hold every record that there is; how many."""
-    support.spawn(*runs.command(out)).done()
+    support.call("eval", *runs.given(out)).done()
     folders = [path.parent for path in out.glob("*/*/run.json")]
     for folder in folders:
         if not (folder / "record.json").is_file():
-            support.spawn("execute", folder).done()
-            support.spawn("finish", folder, "--suite", runs.suite, "--model", runs.model).done()
+            support.call("execute", folder, "--model", runs.model).done()
+            support.call("finish", folder, "--suite", runs.suite, "--model", runs.model).done()
         runs.hold(folder)
         assert not (folder / lease.NAME).exists()
     return len(folders)
@@ -102,7 +102,9 @@ def test_batches_in_hand_are_finished_within_the_grace_and_dropped_after_it(
     slow = fire.inject(tmp_path / "slow", SLOW)
     for grace, kept in (("60", True), ("0.5", False)):
         out = tmp_path / grace
-        shot = fire.start(runs.command(out, "--grace", grace), tmp_path / "log", env=slow)
+        shot = fire.start(
+            runs.command(out, "--grace", grace, workers=2), tmp_path / "log", env=slow
+        )
         shot.wait_for(lambda said: '"phase":"execute"' in said)
         time.sleep(1.0)
         started = time.monotonic()

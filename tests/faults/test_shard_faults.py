@@ -25,7 +25,7 @@ pytestmark = pytest.mark.faults
 def plan(runs: Fire, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The results folder of a planned run; never to be changed."""
     out = tmp_path_factory.mktemp("plan") / "out"
-    support.spawn("plan", *runs.command(out)[1:7]).done()
+    runs.planned(out)
     return out
 
 
@@ -86,8 +86,7 @@ def test_a_shard_leaves_the_rest_and_finish_says_so(runs: Fire, plan: Path, tmp_
     done = len(fire.lines(run))
     ran = call("finish", run, "--suite", runs.suite, "--model", runs.model)
     ran.refused(75, f"{runs.batches - done} of {runs.batches} batches have no answer yet")
-    call("eval", *runs.command(plan)[1:5], "--out", tmp_path / "out").done()
-    runs.hold(run)
+    assert runs.continued(tmp_path / "out").folder == run
 
 
 def test_the_task_of_a_job_array_is_a_shard(
