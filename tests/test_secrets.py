@@ -68,8 +68,8 @@ def test_a_run_tells_nothing_of_its_host(
     ran = call("eval", "--model", model, "--suite", own_suite(home), "--out", out).done()
     record = support.read(ran.folder)
     assert record["model"]["reference"] == "mymodel"
-    expected = ["evalkit", "eval", "--model", "mymodel", "--suite", "mine.yaml", "--out", "results"]
-    assert record["command"]["argv"] == expected
+    expected = ["--model", "mymodel", "--suite", "mine.yaml", "--out", "results"]
+    assert record["command"]["argv"] == ["evalkit", "eval", "--workers", "0", *expected]
     assert leaks(out, tmp_path) == []
 
 

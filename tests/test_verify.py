@@ -144,13 +144,13 @@ def test_answers_in_several_segments_are_one_journal(tmp_path: Path) -> None:
 
 def test_a_newer_record_asks_for_an_upgrade(tmp_path: Path) -> None:
     run = Run()
-    run.record["schema"] = "evalkit/record/3"
+    run.record["schema"] = "evalkit/record/4"
     run.record["surprise"] = 1
     report = judged(run, tmp_path)
     assert failed(report) == {"record"}
     assert report.exit_code is Exit.USAGE
     assert report.checks[0].detail == (
-        "record from a newer schema (evalkit/record/3); this evalkit reads up to 2: upgrade evalkit"
+        "record from a newer schema (evalkit/record/4); this evalkit reads up to 3: upgrade evalkit"
     )
     assert report.lines()[-1].startswith("UNREADABLE")
 
