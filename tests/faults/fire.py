@@ -236,6 +236,22 @@ def inject(folder: Path, code: str) -> dict[str, str]:
     return {"PYTHONPATH": os.pathsep.join([os.fspath(folder), os.fspath(support.ROOT)])}
 
 
+def slow(folder: Path, seconds: float) -> dict[str, str]:
+    """An environment in which each batch takes so much longer."""
+    return inject(folder, SLOW.format(seconds=seconds))
+
+
+SLOW = """
+import time
+from evalkit import worker
+answer = worker.Worker.answer
+def slow(self, batch):
+    time.sleep({seconds})
+    return answer(self, batch)
+worker.Worker.answer = slow
+"""
+
+
 def lines(folder: Path) -> list[bytes]:
     """Every line of a run's journal."""
     return [

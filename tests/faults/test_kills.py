@@ -99,7 +99,7 @@ def test_batches_in_hand_are_finished_within_the_grace_and_dropped_after_it(
     runs: Fire, tmp_path: Path
 ) -> None:
     """Each batch takes five seconds here; a grace of 60 keeps two of them, one of 0.5 none."""
-    slow = fire.inject(tmp_path / "slow", SLOW)
+    slow = fire.slow(tmp_path / "slow", 5.0)
     for grace, kept in (("60", True), ("0.5", False)):
         out = tmp_path / grace
         shot = fire.start(
@@ -117,19 +117,8 @@ def test_batches_in_hand_are_finished_within_the_grace_and_dropped_after_it(
         runs.continued(out)
 
 
-SLOW = """
-import time
-from evalkit import worker
-answer = worker.Worker.answer
-def slow(self, batch):
-    time.sleep(5)
-    return answer(self, batch)
-worker.Worker.answer = slow
-"""
-
-
 def test_a_second_interrupt_drops_the_batches_in_hand_at_once(runs: Fire, tmp_path: Path) -> None:
-    slow = fire.inject(tmp_path / "slow", SLOW)
+    slow = fire.slow(tmp_path / "slow", 5.0)
     shot = fire.start(runs.command(tmp_path / "out"), tmp_path / "log", env=slow)
     shot.wait_for(lambda said: '"phase":"execute"' in said)
     shot.process.send_signal(signal.SIGINT)

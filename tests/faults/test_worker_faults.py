@@ -16,15 +16,6 @@ from evalkit.verify import verify
 
 pytestmark = pytest.mark.faults
 SOON = "from evalkit import workers; workers.WATCHDOG_S = 4.0"
-SLOW = """
-import time
-from evalkit import worker
-answer = worker.Worker.answer
-def slow(self, batch):
-    time.sleep(0.5)
-    return answer(self, batch)
-worker.Worker.answer = slow
-"""
 FOREVER = """
 import os, sys
 if sys.argv[-1] == "worker":
@@ -63,7 +54,7 @@ def executing(runs: Fire, folder: Path, *more: str, before: str = "") -> fire.Sh
 
 
 def test_a_worker_that_is_killed_is_started_again(runs: Fire, tmp_path: Path, tell: Tell) -> None:
-    slow = fire.inject(tmp_path / "slow", SLOW)
+    slow = fire.slow(tmp_path / "slow", 0.5)
     shot = fire.start(runs.command(tmp_path / "out", workers=2), tmp_path / "log", env=slow)
     shot.wait_for(lambda _: len(list(tmp_path.glob("out/*/*/journal/*.jsonl"))) == 2)
     assert fire.kill(shot.workers()[0])
@@ -78,7 +69,7 @@ def test_a_worker_that_is_killed_is_started_again(runs: Fire, tmp_path: Path, te
 def test_a_worker_that_hangs_is_killed_and_started_again(
     runs: Fire, tmp_path: Path, tell: Tell
 ) -> None:
-    slow = fire.inject(tmp_path / "slow", SLOW)
+    slow = fire.slow(tmp_path / "slow", 0.5)
     command = runs.command(tmp_path / "out", workers=2)
     shot = fire.start(command, tmp_path / "log", before=SOON, env=slow)
     shot.wait_for(lambda _: len(list(tmp_path.glob("out/*/*/journal/*.jsonl"))) == 2)
