@@ -6,12 +6,11 @@ from bench import data
 from evalkit.request import Request
 from evalkit.suite import Suite, SuiteTask
 
-# The leaf tasks whose prompts are nearest to their group's average, in the bench's tokens: of mmlu
-# 103 and, with 5 shots, 589, 501 of them shared, where its 57 subjects have 107, 610 and 520; of
-# bbh 897, 822 of them shared, where its 27 tasks have 869 and 783. A batch holds one leaf's
-# documents, of which a whole run has 246 and 241 on average.
-SUBJECT = "mmlu_professional_psychology"
-REASONING = "bbh_cot_fewshot_penguins_in_a_table"
+# Of all subjects, whose prompts have 121 tokens on average and 88 in the middle: 92 and 134.
+SUBJECTS = ("mmlu_high_school_biology", "mmlu_high_school_statistics")
+# Near the average prompt of 850 tokens: 746, 777 and 890.
+REASONING = ("reasoning_about_colored_objects", "word_sorting",
+             "tracking_shuffled_objects_seven_objects")  # fmt: skip
 NEW_TOKENS = 160
 
 
@@ -25,13 +24,17 @@ class Workload:
 
 
 WORKLOADS = (
-    Workload("MMLU 5-shot, 64", data.suite([SuiteTask(SUBJECT, 5)], limit=64), 10.0),
-    Workload("MMLU 0-shot, 64", data.suite([SuiteTask(SUBJECT)], limit=64), 1.8),
+    Workload("MMLU 5-shot, 64", data.suite([SuiteTask(n, 5) for n in SUBJECTS], limit=32), 10.0),
+    Workload("MMLU 0-shot, 64", data.suite([SuiteTask(n) for n in SUBJECTS], limit=32), 1.8),
     Workload("HellaSwag, 48", data.suite([SuiteTask("hellaswag")], limit=48), 2.7),
     Workload("ARC-challenge, 64", data.suite([SuiteTask("arc_challenge")], limit=64), 3.5),
     Workload(
         "BBH, 24",
-        data.suite([SuiteTask(REASONING)], limit=24, gen_kwargs={"max_gen_toks": NEW_TOKENS}),
+        data.suite(
+            [SuiteTask(f"bbh_cot_fewshot_{name}") for name in REASONING],
+            limit=8,
+            gen_kwargs={"max_gen_toks": NEW_TOKENS},
+        ),
         4.0,
     ),
 )

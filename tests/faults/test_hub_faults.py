@@ -203,6 +203,7 @@ def test_a_model_is_fetched_through_faults_that_pass(
 # Faults that stay
 
 
+@pytest.mark.faults_full
 def test_a_dataset_that_is_not_served_is_one_line_and_the_same_command_goes_on(
     bench: Bench, expected: dict[str, str], tell: Tell
 ) -> None:
@@ -268,6 +269,7 @@ def test_a_changed_dataset_under_the_same_revision_is_refused_by_its_tasks_name(
     tell("a dataset or model changed under its revision", "refused, naming task or file", 1)
 
 
+@pytest.mark.faults_full
 def test_a_file_that_was_altered_on_its_way_is_not_used(
     bench: Bench, expected: dict[str, str], tell: Tell
 ) -> None:

@@ -114,8 +114,8 @@ def unequal(run: Path) -> tuple[str, str]:
     line["segment"] = "another"
     line["sha256"] = journal.checksum(line)
     canon.write_atomic(run / "journal" / "another.jsonl", canon.dumps(line) + "\n")
-    events = next((run / "events").glob("*.jsonl"))
-    started = next(line for line in events.read_text().splitlines() if "segment.start" in line)
+    told = "".join(path.read_text() for path in (run / "events").glob("*.jsonl"))
+    started = next(line for line in told.splitlines() if "segment.start" in line)
     event = json.loads(started) | {"segment": "another"}
     canon.write_atomic(run / "events" / "another.jsonl", canon.dumps(event) + "\n")
     return path.stem, "another"
@@ -130,7 +130,7 @@ def test_unequal_answers_are_refused_until_one_segment_is_preferred_and_the_reco
     finish = ("finish", run, "--suite", runs.suite, "--model", runs.model)
     line = call(*finish).refused(1, one, two, "--prefer SEGMENT")
     assert "was answered unequally by segments" in line
-    call(*finish, "--prefer", "nobody").refused(2, "no segment 'nobody'", "choose from another")
+    call(*finish, "--prefer", "nobody").refused(2, "no segment 'nobody'", one, two)
     ran = call(*finish, "--prefer", one)
     assert ran.code == 0, ran.err
     record = runs.hold(run)
@@ -161,13 +161,13 @@ def test_a_shard_that_is_still_at_work_can_not_change_a_finished_record(
 ) -> None:
     """It repeats what others have done; its journal stood in the record and then grew."""
     run = planned(plan, tmp_path)
-    env = fire.inject(tmp_path / "slow", LATE.format(folder=str(run)))
+    env = fire.inject(tmp_path / "slow", LATE.format(folder=str(tmp_path)))
     command = ("execute", os.fspath(run), "--model", os.fspath(runs.model), "--shard", "1/1")
     shot = fire.start((*command, "--workers", "1"), tmp_path / "log", env=env)
-    shot.wait_for(lambda _: (run / "waits").exists())
+    shot.wait_for(lambda _: (tmp_path / "waits").exists())
     execute(runs, run, "1/1")
     finished(runs, run)
-    (run / "waits").unlink()
+    (tmp_path / "waits").unlink()
     assert shot.end() == 0
     assert "another process has finished this run meanwhile" in shot.said
     runs.hold(run)
