@@ -88,7 +88,8 @@ def make(suite: Path, model: Path, out: Path) -> Path:
     """A finished run of a suite; its folder."""
     if not suite.with_name("own.lock.yaml").exists():
         locking.write_lock(str(suite))
-    return run.evaluate(Options(str(model), str(suite), out=out, device="cpu"), Events())
+    options = Options(str(model), str(suite), out=out, device="cpu")
+    return run.evaluate(options, Events(), workers=0)
 
 
 def prompts(loaded: Loaded) -> list[str]:
@@ -559,11 +560,11 @@ def test_a_results_file_that_cannot_be_written_stops_the_run(
     folder = run.plan_only(options, Events())
     (folder / "results.json").mkdir()
     with pytest.raises(EvalkitError, match=r"can't write results\.json") as caught:
-        run.evaluate(options, Events())
+        run.evaluate(options, Events(), workers=0)
     assert caught.value.code == Exit.MISSING
     assert not (folder / "record.json").exists()
     (folder / "results.json").rmdir()
-    assert run.evaluate(options, Events()) == folder
+    assert run.evaluate(options, Events(), workers=0) == folder
     assert (folder / "record.json").is_file()
 
     from lm_eval.loggers import EvaluationTracker

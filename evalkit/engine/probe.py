@@ -77,6 +77,8 @@ def problem_at(engine: Engine, level: str) -> str:
                 break
         return problem
     except (*errors, *architecture.loading_errors()) as error:
+        if isinstance(error, EvalkitError) and error.code == Exit.MISSING:
+            raise  # too little memory says nothing of the answers
         return str(error).strip().split("\n")[0] or type(error).__name__
 
 

@@ -126,7 +126,7 @@ def ours(model: Path, suite: Value, folder: Path) -> Side:
     path.with_suffix(".lock.yaml").write_text(_locks[text])
     started = time.monotonic()
     options = Options(model=str(model), suite=str(path), out=folder / "results", device="cpu")
-    made = run.evaluate(options, Events())
+    made = run.evaluate(options, Events(), workers=0)
     samples = {}
     with gzip.open(made / "samples.jsonl.gz", "rt") as lines:
         for line in lines:
