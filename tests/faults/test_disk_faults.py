@@ -71,7 +71,10 @@ MOMENTS = {
 }
 
 
-@pytest.mark.parametrize("moment", MOMENTS)
+@pytest.mark.parametrize(
+    "moment",
+    ["the journal", "the record", pytest.param("the samples", marks=pytest.mark.faults_full)],
+)
 def test_a_disk_that_is_full_loses_nothing_and_the_run_goes_on_when_space_is_freed(
     runs: Fire, tmp_path: Path, small_disk: Path, moment: str, tell: Tell,
     monkeypatch: pytest.MonkeyPatch,
@@ -116,7 +119,9 @@ def frozen() -> Iterator[Callable[[Path, bool], None]]:
         freeze(folder, False)
 
 
-@pytest.mark.parametrize("moment", ["the samples", "the record"])
+@pytest.mark.parametrize(
+    "moment", ["the record", pytest.param("the samples", marks=pytest.mark.faults_full)]
+)
 def test_a_results_folder_made_read_only_half_way_is_one_line_and_loses_nothing(
     runs: Fire, tmp_path: Path, frozen: Callable[[Path, bool], None], moment: str, tell: Tell
 ) -> None:

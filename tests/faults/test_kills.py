@@ -16,6 +16,7 @@ from fire import Fire
 from evalkit import lease
 
 pytestmark = pytest.mark.faults
+IN_CI = ("build", "start", "execute", "score")
 KILLED = "SIGKILL at a random instant, of the run or of it and its workers"
 
 
@@ -72,7 +73,13 @@ def test_a_run_killed_a_hundred_times_has_the_uninterrupted_runs_answers(
         tell(f"{KILLED}: {phase}", "the same answers", times)
 
 
-@pytest.mark.parametrize("phase", fire.PHASES)
+@pytest.mark.parametrize(
+    "phase",
+    [
+        pytest.param(phase, marks=() if phase in IN_CI else pytest.mark.faults_full)
+        for phase in fire.PHASES
+    ],
+)
 def test_a_run_that_is_terminated_in_a_phase_ends_75_and_goes_on(
     runs: Fire, tmp_path: Path, phase: str, tell: Tell
 ) -> None:
@@ -117,6 +124,7 @@ def test_batches_in_hand_are_finished_within_the_grace_and_dropped_after_it(
         runs.continued(out)
 
 
+@pytest.mark.faults_full
 def test_a_second_interrupt_drops_the_batches_in_hand_at_once(runs: Fire, tmp_path: Path) -> None:
     slow = fire.slow(tmp_path / "slow", 4.0)
     shot = fire.start(runs.command(tmp_path / "out"), tmp_path / "log", env=slow)

@@ -129,7 +129,9 @@ def test_a_batch_in_which_every_worker_dies_is_left_out_and_the_rest_is_answered
     tell("a batch that kills every worker", "75 with all others answered, then the same answers", 1)
 
 
-@pytest.mark.parametrize("workers", [1, 3, 5])
+@pytest.mark.parametrize(
+    "workers", [3, *(pytest.param(n, marks=pytest.mark.faults_full) for n in (1, 5))]
+)
 def test_any_number_of_workers_gives_the_same_answers(
     runs: Fire, tmp_path: Path, workers: int, tell: Tell
 ) -> None:
@@ -150,6 +152,7 @@ def test_workers_end_when_their_parent_is_killed(runs: Fire, tmp_path: Path) -> 
     runs.continued(tmp_path / "out")
 
 
+@pytest.mark.faults_full
 def test_a_bug_in_a_worker_is_told_and_does_not_end_in_a_traceback_on_the_screen(
     runs: Fire, tmp_path: Path
 ) -> None:
@@ -190,6 +193,7 @@ def test_a_run_short_of_memory_is_split_marked_and_within_a_ten_thousandth(
     )
 
 
+@pytest.mark.faults_full
 def test_memory_for_not_even_one_row_is_one_line_and_keeps_what_is_done(
     runs: Fire, tmp_path: Path
 ) -> None:
@@ -215,6 +219,7 @@ worker.Worker.answer = loud
 """
 
 
+@pytest.mark.faults_full
 def test_nothing_that_a_library_prints_is_taken_for_a_message(runs: Fire, tmp_path: Path) -> None:
     env = fire.inject(tmp_path / "loud", LOUD)
     ran = support.spawn(*runs.command(tmp_path / "out"), env=env).done()
