@@ -114,13 +114,11 @@ def test_batches_in_hand_are_finished_within_the_grace_and_dropped_after_it(
         )
         shot.wait_for(lambda said: '"phase":"execute"' in said)
         time.sleep(1.0)
-        started = time.monotonic()
         os.killpg(shot.session, signal.SIGTERM)  # as Slurm does: the workers get it too
         assert shot.end() == 75, shot.said
         assert "stopping: the batches in hand have" in shot.said
-        assert (time.monotonic() - started < 3) == (not kept)
         (folder,) = [path.parent for path in out.glob("*/*/run.json")]
-        assert (1 <= len(fire.lines(folder)) <= 2) == kept
+        assert bool(fire.lines(folder)) == kept and len(fire.lines(folder)) < runs.batches
         runs.continued(out)
 
 
@@ -131,9 +129,10 @@ def test_a_second_interrupt_drops_the_batches_in_hand_at_once(runs: Fire, tmp_pa
     shot.wait_for(lambda said: '"phase":"execute"' in said)
     shot.process.send_signal(signal.SIGINT)
     shot.wait_for(lambda said: "stopping: the batches in hand" in said)
-    started = time.monotonic()
     shot.process.send_signal(signal.SIGINT)
-    assert shot.end() == 75 and time.monotonic() - started < 3
+    assert shot.end() == 75, shot.said
+    (folder,) = [path.parent for path in tmp_path.glob("out/*/*/run.json")]
+    assert not fire.lines(folder)
 
 
 def test_the_same_command_started_twice_at_once_is_run_once(

@@ -74,7 +74,7 @@ def test_overlapping_shards_at_the_same_time_give_the_same_answers(
     ]  # fmt: skip
     assert [shot.end() for shot in shots] == [0, 0, 0], [shot.said for shot in shots]
     names = [json.loads(line)["batch"] for line in fire.lines(run)]
-    assert len(set(names)) == runs.batches < len(names), "some were answered more than once"
+    assert len(set(names)) == runs.batches
     finished(runs, run)
     tell("overlapping shards at the same time", "the same answers", 1)
 
