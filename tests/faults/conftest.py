@@ -21,19 +21,23 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> fire.Fire:
 @pytest.fixture(scope="session")
 def tell() -> Iterator[Tell]:
     """Takes down a row of the page's table: a fault, how runs with it ended, and how many did; the
-    same fault and end again add up. Written where the command asks for it."""
+    same fault and end again add up. Written where the command asks for it, beside the rows of what
+    did not run this time."""
     rows: dict[tuple[str, str], int] = {}
 
     def row(fault: str, ended: str, times: int = 1) -> None:
         rows[fault, ended] = rows.get((fault, ended), 0) + times
 
     yield row
-    table = [f"| {fault} | {ended} | {times} |" for (fault, ended), times in sorted(rows.items())]
-    print("\n".join(["", *table]))
+    made = {key: f"| {key[0]} | {key[1]} | {times} |" for key, times in rows.items()}
+    print("\n".join(["", *(made[key] for key in sorted(made))]))
     if not os.environ.get(WRITE):
         return
     before, mark, rest = PAGE.read_text().partition("<!-- table -->\n")
     old, end, after = rest.partition("<!-- end -->")
     assert mark and end, f"{PAGE} has no place for the table"
-    head = "\n".join(old.splitlines()[:2])
-    PAGE.write_text(before + mark + "\n".join([head, *table]) + "\n" + end + after)
+    head, kept = old.splitlines()[:2], old.splitlines()[2:]
+    cells = {line: [cell.strip() for cell in line.split("|")] for line in kept}
+    table = {(cell[1], cell[2]): line for line, cell in cells.items()} | made
+    lines = [*head, *(table[key] for key in sorted(table))]
+    PAGE.write_text(before + mark + "\n".join(lines) + "\n" + end + after)
