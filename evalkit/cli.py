@@ -76,7 +76,7 @@ def run_options(command: Any) -> Any:
 def means_options(command: Any) -> Any:
     """The options that decide what executes a run, and change nothing of it."""
     for option in (
-        click.option("--grace", "grace_s", type=float, default=20.0, show_default=True,
+        click.option("--grace", "grace_s", type=float, default=stopping.GRACE_S, show_default=True,
                      help="Seconds that batches in hand get when the run is told to stop."),
         click.option("--workers", type=click.IntRange(min=0),
                      help="Processes (default: one a GPU, or a core); 0: this one, unwatched."),

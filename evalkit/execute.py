@@ -21,8 +21,6 @@ from evalkit.stopping import Stop
 from evalkit.worker import Place, engine_of
 from evalkit.workers import Workers
 
-GRACE_S = 20.0
-
 
 @dataclass(frozen=True, slots=True)
 class Means:
@@ -35,7 +33,7 @@ class Means:
 
     place: Place
     number: int | None = None
-    grace_s: float = GRACE_S
+    grace_s: float = stopping.GRACE_S
     shard: Shard | None = None
 
 
@@ -129,7 +127,7 @@ def _places(run: Run, model: Model, means: Means, batches: int) -> list[Place]:
     if number is None:
         threads = run.body["inputs"]["numerics"]["threads"]
         on_cpu = devices == ["cpu"]
-        number = max(1, shards.available_cores() // threads) if on_cpu else len(devices)
+        number = shards.available_cores() // threads if on_cpu else len(devices)
     number = min(max(number, 1), batches)
     return [Place(devices[n % len(devices)], means.place.adapter) for n in range(number)]
 
@@ -171,8 +169,7 @@ def _alone(
         with events.phase("execute", total, "tokens") as phase:
             for count, index in enumerate(todo, 1):
                 check()
-                more = mine.answer(names[index])
-                tokens = None if None in (tokens, more) else (tokens or 0) + (more or 0)
+                tokens = worker.added(tokens, mine.answer(names[index]))
                 phase.advance(entries[index]["cost"], f"batch {count}/{len(todo)}")
                 if stop.asked:
                     break

@@ -13,6 +13,7 @@ from evalkit import (
     plan_cache,
     prepare,
     stamp,
+    stopping,
     telemetry,
     worker,
 )
@@ -37,7 +38,7 @@ PLANNERS = ("lm_eval", "tokenizers", "transformers")  # whose versions a plan ma
 
 def evaluate(
     options: Options, events: Events, argv: Sequence[str] = (), *,
-    workers: int | None = None, grace_s: float = executing.GRACE_S,
+    workers: int | None = None, grace_s: float = stopping.GRACE_S,
 ) -> Path:  # fmt: skip
     """Evaluate a model on a suite and return the run's folder. `workers`, `grace_s`: see
     `execute.Means`.

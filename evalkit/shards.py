@@ -7,7 +7,7 @@ by their index in the plan.
 
 import heapq
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,18 +79,20 @@ class Costs:
             index = self._trunks[index]["parent"]
         return found[::-1]
 
+    def tokens(self, trunks: Iterable[int]) -> int:
+        """The own tokens of some trunks."""
+        return sum(self._trunks[index]["length"] for index in trunks)
+
     def shared(self, one: int, two: int) -> int:
         """Tokens of the trunks that two batches share: what it costs to compute them apart."""
-        other = set(self.chain(two))
-        return sum(self._trunks[index]["length"] for index in self.chain(one) if index in other)
+        return self.tokens(set(self.chain(one)) & set(self.chain(two)))
 
     def each(self, piece: Sequence[int]) -> list[int]:
         """What each batch of a piece costs where they are computed in this order."""
         found, before = [], set[int]()
         for batch in piece:
             chain = set(self.chain(batch))
-            new = sum(self._trunks[index]["length"] for index in chain - before)
-            found.append(self._batches[batch]["cost"] + new)
+            found.append(self._batches[batch]["cost"] + self.tokens(chain - before))
             before = chain
         return found
 

@@ -25,6 +25,7 @@ from evalkit.events import Events
 from evalkit.folder import Run
 from evalkit.model import Model
 from evalkit.plan import Plan
+from evalkit.shards import Costs
 
 BEAT_S = 1.0  # how often a worker says at most that it lives
 Log = Callable[..., None]  # takes an event's name and its fields
@@ -62,7 +63,7 @@ class Worker:
         self.segment = segment_name()
         self._run, self._plan, self._log = run, plan, log
         self.engine = _load(run, plan, model, place)
-        self._computed = _Computed(plan.body["trunks"])
+        self._computed = _Computed(plan)
         here = hardware(run, place.device)
         log("segment.start", segment=self.segment, **stamp.segment_start(here))
         self.probed = _probe(self.engine) if not engine_of(run).foreign else None
@@ -81,7 +82,7 @@ class Worker:
             what = "another process has finished this run meanwhile"
             raise EvalkitError(what, where=str(self._run.folder), code=Exit.OK)
         self._writer.append(batch, answers, split=self.engine.last_split)
-        return self._computed.by(self._plan.entries[batch], answers)
+        return self._computed.by(batch, answers)
 
     def close(self) -> None:
         """Close the journal and log that this stretch is over."""
@@ -143,23 +144,24 @@ class _Computed:
     """Counts the tokens that a worker computes, padding aside: of rows, of generations, and of each
     trunk when it is not the last batch's."""
 
-    def __init__(self, trunks: list[dict[str, Any]]) -> None:
-        self._trunks = trunks
+    def __init__(self, plan: Plan) -> None:
+        self._costs, self._entries = Costs(plan.body), plan.entries
+        self._index = {batch: index for index, batch in enumerate(plan.entries)}
         self._kept: set[int] = set()
 
-    def by(self, entry: dict[str, Any], answers: dict[str, journal.Answer]) -> int | None:
+    def by(self, batch: str, answers: dict[str, journal.Answer]) -> int | None:
         """The tokens of a batch; None where the engine does not tell a generation's."""
-        chain: set[int] = set()
-        index = entry["trunk"]
-        while index is not None:
-            chain.add(index)
-            index = self._trunks[index]["parent"]
-        before = sum(self._trunks[index]["length"] for index in chain - self._kept)
-        self._kept = chain
+        chain = set(self._costs.chain(self._index[batch]))
+        before, self._kept = self._costs.tokens(chain - self._kept), chain
         written = [answer["tokens"] for answer in answers.values() if "tokens" in answer]
         if any(isinstance(tokens, dict) for tokens in written):
             return None
-        return int(before + entry["tokens"] + sum(map(len, written)))
+        return int(before + self._entries[batch]["tokens"] + sum(map(len, written)))
+
+
+def added(tokens: int | None, more: int | None) -> int | None:
+    """Two numbers of tokens in sum, not known where one is not."""
+    return None if tokens is None or more is None else tokens + more
 
 
 def order(run: Run, model: Model, place: Place) -> dict[str, Any]:

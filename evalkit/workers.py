@@ -189,7 +189,7 @@ class Workers:
     def _done(self, one: _Worker, index: int, tokens: int | None) -> None:
         one.sent.remove(index)
         self._left.discard(index)
-        self.tokens = None if None in (self.tokens, tokens) else (self.tokens or 0) + (tokens or 0)
+        self.tokens = worker.added(self.tokens, tokens)
         assert self._phase is not None, "work is given in the phase that counts it"
         done = f"{len(self._batches) - len(self._left):,}/{len(self._batches):,}"
         self._phase.advance(self._batches[index]["cost"], f"batch {done}")

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import fire
+import pages
 import pytest
 
 PAGE = Path(__file__).parents[2] / "docs" / "faults.md"
@@ -33,11 +34,5 @@ def tell() -> Iterator[Tell]:
     print("\n".join(["", *(made[key] for key in sorted(made))]))
     if not os.environ.get(WRITE):
         return
-    before, mark, rest = PAGE.read_text().partition("<!-- table -->\n")
-    old, end, after = rest.partition("<!-- end -->")
-    assert mark and end, f"{PAGE} has no place for the table"
-    head, kept = old.splitlines()[:2], old.splitlines()[2:]
-    cells = {line: [cell.strip() for cell in line.split("|")] for line in kept}
-    table = {(cell[1], cell[2]): line for line, cell in cells.items()} | made
-    lines = [*head, *(table[key] for key in sorted(table))]
-    PAGE.write_text(before + mark + "\n".join(lines) + "\n" + end + after)
+    table = pages.rows(PAGE, 2) | made
+    pages.write(PAGE, (table[key] for key in sorted(table)))

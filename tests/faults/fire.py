@@ -26,7 +26,6 @@ from evalkit.verify import verify
 
 PHASES = ("prepare", "load", "build", "start", "execute", "score")
 WORDS = models.COMMON[:120]
-# How the same run is made over and over: what could be kept from one to the next, is not.
 KIND = dict[str, Any]
 
 

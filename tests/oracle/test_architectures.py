@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import architectures
+import pages
 import pytest
 import sides
 from architectures import ARCHITECTURES
@@ -102,13 +103,8 @@ def write(row: Row) -> None:
     print(row)
     if not os.environ.get(WRITE):
         return
-    before, mark, rest = PAGE.read_text().partition("<!-- table -->\n")
-    table, end, after = rest.partition("<!-- end -->")
-    assert mark and end, f"{PAGE} has no place for the table"
-    head, lines = table.splitlines()[:2], table.splitlines()[2:]
-    rows = {line.split("|")[1].strip(): line for line in lines} | {row.name: str(row)}
-    ordered = [rows[name] for name in ARCHITECTURES if name in rows]
-    PAGE.write_text(before + mark + "\n".join([*head, *ordered]) + "\n" + end + after)
+    rows = pages.rows(PAGE, 1) | {(row.name,): str(row)}
+    pages.write(PAGE, (rows[name,] for name in ARCHITECTURES if (name,) in rows))
 
 
 def test_every_kind_is_there() -> None:
