@@ -64,6 +64,7 @@ class Workers:
         self._workers = [_Worker(index, place) for index, place in enumerate(places)]
         self._selector = selectors.DefaultSelector()
         self._queue: deque[Piece] = deque()
+        self._todo = 0
         self._left: set[int] = set()
         self._deaths: Counter[int] = Counter()  # of workers, by the batch that they computed
         self._ready: Callable[[], None] = lambda: None
@@ -77,7 +78,7 @@ class Workers:
         Raises EvalkitError where a worker says that it can't, and (75) where workers died too often
         for all of them; KeyboardInterrupt where `stop` was asked.
         """
-        self._left = set(todo)
+        self._todo, self._left = len(todo), set(todo)
         self._queue = deque(self._costs.pieces(todo))
         total = sum(self._batches[index]["cost"] for index in todo)
         try:
@@ -191,8 +192,8 @@ class Workers:
         self._left.discard(index)
         self.tokens = worker.added(self.tokens, tokens)
         assert self._phase is not None, "work is given in the phase that counts it"
-        done = f"{len(self._batches) - len(self._left):,}/{len(self._batches):,}"
-        self._phase.advance(self._batches[index]["cost"], f"batch {done}")
+        note = f"batch {self._todo - len(self._left)}/{self._todo}"  # as a process alone says it
+        self._phase.advance(self._batches[index]["cost"], note)
 
     def _ended(self, one: _Worker, returned: int, stop: Stop) -> None:
         """A worker's process is over: as it was told, by an error, or it died."""

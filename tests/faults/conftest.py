@@ -1,7 +1,7 @@
 """The fault suite: what every test of it shares, and the table of what was survived."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import fire
@@ -10,7 +10,6 @@ import pytest
 
 PAGE = Path(__file__).parents[2] / "docs" / "faults.md"
 WRITE = "EVALKIT_WRITE_TABLE"
-Tell = Callable[[str, str, int], None]
 
 
 @pytest.fixture(scope="session")
@@ -20,7 +19,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> fire.Fire:
 
 
 @pytest.fixture(scope="session")
-def tell() -> Iterator[Tell]:
+def tell() -> Iterator[fire.Tell]:
     """Takes down a row of the page's table: a fault, how runs with it ended, and how many did; the
     same fault and end again add up. Written where the command asks for it, beside the rows of what
     did not run this time."""

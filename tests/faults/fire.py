@@ -27,6 +27,7 @@ from evalkit.verify import verify
 PHASES = ("prepare", "load", "build", "start", "execute", "score")
 WORDS = models.COMMON[:120]
 KIND = dict[str, Any]
+Tell = Callable[[str, str, int], None]  # what the fixture of that name is
 
 
 def write_suite(folder: Path, name: str = "fire", tasks: int = 6, documents: int = 12) -> Path:

@@ -10,8 +10,7 @@ from pathlib import Path
 import fire
 import pytest
 import support
-from conftest import Tell
-from fire import Fire
+from fire import Fire, Tell
 
 from evalkit import prepare
 

@@ -9,8 +9,7 @@ from pathlib import Path
 import fire
 import pytest
 import support
-from conftest import Tell
-from fire import Fire
+from fire import Fire, Tell
 from support import call
 
 from evalkit import canon, journal
