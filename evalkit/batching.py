@@ -8,9 +8,9 @@ computed once is decided in `sharing`, what fits into a batch in `pack`.
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from evalkit import canon, pack, sharing, tokenise
+from evalkit import canon, packing, sharing, tokenise
 from evalkit.batch import Batch, BatchTarget, Policy, make_batch
-from evalkit.pack import Item, Rows
+from evalkit.packing import Item, Rows
 from evalkit.request import Kind, Settings
 from evalkit.sharing import Stem
 from evalkit.tokenise import Target, Tokenised
@@ -93,16 +93,16 @@ def _packed(group: Group, trie: Trie, stem: Stem, policy: Policy, level: str) ->
         items = [Item(n, trie.unique(part), len(part)) for n, part in enumerate(stem.subtrees)]
         longest = max(int(trie.lengths[part.lo : part.hi].max()) for part in stem.subtrees)
         if group.over_limit:
-            return pack.alone(items, policy)
+            return packing.alone(items, policy)
         if level == "A":
-            return pack.waves(items, policy, longest - length + group.settings.max_gen_toks)
-        return pack.in_step(items, policy, longest + group.settings.max_gen_toks)
+            return packing.waves(items, policy, longest - length + group.settings.max_gen_toks)
+        return packing.in_step(items, policy, longest + group.settings.max_gen_toks)
     items = [Item(n, trie.unique(part), trie.scored(part)) for n, part in enumerate(stem.subtrees)]
     if group.over_limit:
-        return pack.even(items, policy)
+        return packing.even(items, policy)
     if level == "A":
-        return pack.forests(items, policy)
-    return pack.by_length(items, policy, length)
+        return packing.forests(items, policy)
+    return packing.by_length(items, policy, length)
 
 
 def _batch(group: Group, trie: Trie, stem: Stem, rows: Rows, policy: Policy) -> Batch:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from evalkit.batch import Policy, Trunk, make_trunk
-from evalkit.pack import PASS
+from evalkit.packing import PASS
 from evalkit.trie import Range, Trie
 
 MIN_CLONES = 8  # rows that a trunk is copied to at least, at level B

@@ -16,10 +16,10 @@ PACKAGE = Path(__file__).resolve().parent.parent / "evalkit"
 ORDER = [
     *("errors", "canon", "demo", "events", "stopping", "schema", "statistics", "request", "hub"),
     *("fetched", "suite", "architecture", "model", "tokenizer", "tokenise", "batch", "trie"),
-    *("pack", "sharing", "batching", "plan", "shards", "plan_cache", "journal", "answers", "lease"),
-    *("auditlog", "stamp", "telemetry", "record", "choice", "engine", "harness", "prepare"),
-    *("folder", "worker", "child", "workers", "execute", "finish", "run", "verify", "summary"),
-    "cli",
+    *("packing", "sharing", "batching", "plan", "shards", "plan_cache", "journal", "answers"),
+    *("lease", "auditlog", "stamp", "telemetry", "record", "choice", "engine", "harness"),
+    *("prepare", "folder", "worker", "child", "workers", "execute", "finish", "run", "verify"),
+    *("summary", "cli"),
 ]
 # Who may import what is heavy, or ours to guard; tests/test_light.py holds when that happens.
 DOORS = {
