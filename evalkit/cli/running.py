@@ -1,43 +1,17 @@
-"""The command line: parse, call one library function, print, exit.
-
-People read stderr; stdout is for programs: a run folder's path as its last line, or JSON. One error
-is one line. A bug leaves its traceback in a file, not on the screen.
-"""
+"""The commands that make runs: eval and its parts, how far a run is, a suite's lock."""
 
 import os
 import sys
-import tempfile
-import traceback
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import click
 
-import evalkit
 from evalkit import stopping
-from evalkit.errors import EvalkitError, Exit
+from evalkit.errors import EvalkitError
 
 DEVICES = "cpu, cuda (a worker on each GPU), cuda:N, or auto (one model over all GPUs)."
 MODEL_EXAMPLE = "make eval MODEL=meta-llama/Llama-3.1-8B   (or: evalkit eval --model FOLDER)"
-
-
-class Group(click.Group):
-    """Shows the commands in the order they are used, not by name."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """Commands as they were added."""
-        return list(self.commands)
-
-
-@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(evalkit.__version__, prog_name="evalkit")
-def cli() -> None:
-    """Evaluate a language model, and leave a record that anyone can check.
-
-    \b
-    evalkit eval --model demo --suite demo
-    evalkit verify results/demo/demo-*
-    """
 
 
 def run_options(command: Any) -> Any:
@@ -98,7 +72,7 @@ def options_from(given: dict[str, Any]) -> Any:
     return Options(**given)
 
 
-@cli.command("eval")
+@click.command("eval")
 @run_options
 @means_options
 def eval_command(workers: int | None, grace_s: float, **given: Any) -> None:
@@ -118,7 +92,7 @@ def eval_command(workers: int | None, grace_s: float, **given: Any) -> None:
     sys.exit(code)
 
 
-@cli.command("plan")
+@click.command("plan")
 @run_options
 def plan_command(**given: Any) -> None:
     """Only plan a run: everything but the model's weights is needed.
@@ -136,7 +110,7 @@ def plan_command(**given: Any) -> None:
     click.echo(str(folder))
 
 
-@cli.command("execute")
+@click.command("execute")
 @click.argument("folder", metavar="RUN", type=click.Path(path_type=Path))
 @click.option("--model", help="The model's folder, where it is not the name in the run.")
 @click.option("--adapter", type=click.Path(path_type=Path), help="Its folder, likewise.")
@@ -159,7 +133,7 @@ def execute_command(folder: Path, shard: str | None, **given: Any) -> None:
     click.echo(str(folder))
 
 
-@cli.command("worker", hidden=True)
+@click.command("worker", hidden=True)
 def worker_command() -> None:
     """What `eval` and `execute` start: answers batches as its parent says on stdin."""
     from evalkit import worker
@@ -167,7 +141,7 @@ def worker_command() -> None:
     worker.serve()
 
 
-@cli.command("finish")
+@click.command("finish")
 @click.argument("folder", metavar="RUN", type=click.Path(path_type=Path))
 @click.option("--suite", help="The suite's file, where it is not the name in the run.")
 @click.option("--model", help="The model's folder, where it is not the name in the run.")
@@ -189,23 +163,7 @@ def finish_command(folder: Path, **given: Any) -> None:
     sys.exit(code)
 
 
-@cli.command("verify")
-@click.argument("folder", metavar="RUN", type=click.Path(path_type=Path))
-@click.option("--json", "as_json", is_flag=True, help="The checks as JSON on stdout.")
-def verify_command(folder: Path, as_json: bool) -> None:
-    """Check a record against itself: no GPU, no network, no dataset, no model.
-
-    \b
-    evalkit verify results/demo/demo-0123456789ab
-    """
-    from evalkit.verify import verify
-
-    report = verify(folder)
-    click.echo(report.to_json() if as_json else "\n".join(report.lines()))
-    sys.exit(report.exit_code)
-
-
-@cli.command("status")
+@click.command("status")
 @click.argument("folder", metavar="RUN", type=click.Path(path_type=Path))
 def status_command(folder: Path) -> None:
     """Say how far a run is.
@@ -218,7 +176,7 @@ def status_command(folder: Path) -> None:
     click.echo(summary.status(folder))
 
 
-@cli.command("lock")
+@click.command("lock")
 @click.argument("suite", metavar="SUITE")
 @click.option("--update", is_flag=True, help="Move pinned datasets to their current revisions.")
 @click.option("--offline", is_flag=True, help="Ask no network for anything.")
@@ -233,40 +191,3 @@ def lock_command(suite: str, update: bool, offline: bool) -> None:
     from evalkit.harness import locking
 
     click.echo(str(locking.write_lock(suite, update=update, offline=offline)))
-
-
-def main() -> None:
-    """Run the command line; every way out has its exit code."""
-    os.umask(0o077)  # what a run leaves is the user's alone
-    stopping.at_once()
-    try:
-        cli(standalone_mode=False)
-    except EvalkitError as error:
-        _say(f"evalkit: {error}")
-        sys.exit(error.code)
-    except ModuleNotFoundError as error:
-        if (error.name or "").split(".")[0] == "evalkit":
-            _bug()
-        _say(f"evalkit: {error.name} is not in this light install: run `make setup LOCK=cpu`")
-        sys.exit(Exit.MISSING)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
-    except (KeyboardInterrupt, click.Abort):
-        _say("evalkit: stopped; what is done is kept, and the same command continues it")
-        sys.exit(Exit.STOPPED)
-    except Exception:  # the one place where a bug is turned into a line and a file
-        _bug()
-
-
-def _bug() -> NoReturn:
-    """Say that this is our fault, keep the traceback in a file, and exit."""
-    handle, name = tempfile.mkstemp(prefix="evalkit-traceback-", suffix=".txt")
-    os.write(handle, traceback.format_exc().encode())
-    os.close(handle)
-    _say(f"evalkit: a bug in evalkit {evalkit.__version__}; its traceback is in {name}")
-    sys.exit(Exit.BUG)
-
-
-def _say(line: str) -> None:
-    click.echo(click.style(line, fg="red") if sys.stderr.isatty() else line, err=True)
