@@ -67,7 +67,7 @@ setup-dev: ## set-up with the tools that test and lint
 	@$(PYTHON) requirements/setup.py --dev
 
 test: setup-dev ## the default tests (everything but the oracle)
-	@.venv/bin/python -m pytest --durations=5
+	@.venv/bin/python -m pytest -n auto --maxprocesses=4 --dist=worksteal --durations=5
 
 test-faults: setup-dev ## processes killed, disks filled, files torn, hosts and Hubs that misbehave
 	@.venv/bin/python -m pytest -m "faults and not faults_full"

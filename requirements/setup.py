@@ -53,9 +53,9 @@ STAMP = VENV / "evalkit-setup.json"
 LOG = VENV / "evalkit-setup.log"
 LOCKS = ("base", "cpu", "cuda12", "cuda13")
 IMPORTS = {  # what a lock is for
-    "base": "import click, cryptography, jsonschema, numpy, rich, yaml",
-    "run": "import accelerate, datasets, lm_eval.evaluator, torch\n"
-    "from transformers import AutoModelForCausalLM, AutoTokenizer",
+    "base": "import click, cryptography, jsonschema, numpy, rich.progress, rich.table, yaml",
+    "run": "import accelerate, datasets, jsonschema, lm_eval.evaluator, rich.progress, torch\n"
+    "from transformers import AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerFast",
 }
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 
