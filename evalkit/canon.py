@@ -120,13 +120,18 @@ def make_folder(path: Path) -> None:
         ) from None
 
 
-def write_atomic(path: Path, data: bytes | str | Iterable[bytes]) -> None:
-    """Write a whole file or nothing: a temporary neighbour, synced, then renamed over `path`."""
+def write_atomic(path: Path, data: bytes | str | Iterable[bytes], *, private: bool = False) -> None:
+    """Write a whole file or nothing: a temporary neighbour, synced, then renamed over `path`.
+
+    `private`: for the user alone, whatever the process's umask is.
+    """
     blocks = [data.encode()] if isinstance(data, str) else data
     blocks = [blocks] if isinstance(blocks, bytes) else blocks
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with part.open("wb") as handle:
+            if private:
+                os.fchmod(handle.fileno(), 0o600)
             for block in blocks:
                 handle.write(block)
             handle.flush()

@@ -17,7 +17,8 @@ ORDER = [
     *("errors", "canon", "demo", "events", "stopping", "schema", "statistics", "request", "hub"),
     *("fetched", "suite", "architecture", "model", "tokenizer", "tokenise", "batch", "trie"),
     *("packing", "sharing", "batching", "plan", "shards", "plan_cache", "journal", "answers"),
-    *("lease", "auditlog", "stamp", "telemetry", "record", "choice", "engine", "harness"),
+    *("keys", "attest", "lease", "auditlog", "stamp", "telemetry", "record", "choice", "engine"),
+    *("harness",),
     *("prepare", "folder", "worker", "child", "workers", "execute", "finish", "run", "verify"),
     *("summary", "cli"),
 ]
@@ -37,6 +38,7 @@ DOORS = {
     "rich": {"events", "summary"},
     "subprocess": {"stamp", "child"},
     "jsonschema": {"schema"},
+    "cryptography": {"keys"},
     "pynvml": {"telemetry"},
     "yaml": {"suite", "harness", "verify"},
     "numpy": {"tokenise", "batch", "trie", "engine", "harness"},

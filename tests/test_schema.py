@@ -10,7 +10,7 @@ from runs import Run
 
 from evalkit import schema
 
-VERSIONED = {"lock": 1, "plan": 2, "journal": 1, "record": 3}
+VERSIONED = {"lock": 1, "plan": 2, "journal": 1, "record": 3, "attestation": 1}
 
 
 def nodes(value: Any, path: str = "$") -> Iterator[tuple[str, dict[str, Any]]]:
@@ -26,7 +26,9 @@ def nodes(value: Any, path: str = "$") -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def test_the_shipped_schemas_are_these() -> None:
-    assert schema.names() == ["journal", "lock", "plan", "record", "suite"]
+    assert schema.names() == [
+        *("attestation", "journal", "lock", "plan", "record", "statement", "suite"),
+    ]
 
 
 @pytest.mark.parametrize("name", schema.names())
@@ -123,5 +125,5 @@ def test_deep_nesting_is_a_problem_and_not_a_crash() -> None:
 
 
 def test_an_unknown_schema_is_our_own_mistake() -> None:
-    with pytest.raises(AssertionError, match="there are journal, lock"):
+    with pytest.raises(AssertionError, match="there are attestation, journal, lock"):
         schema.load("../../etc/passwd")

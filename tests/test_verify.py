@@ -21,8 +21,10 @@ from typing import Any
 import pytest
 import runs
 import yaml
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from runs import Run
 
+from evalkit import attest, keys
 from evalkit.errors import EvalkitError, Exit
 from evalkit.harness import rescore
 from evalkit.verify import Report, Status, completeness, folder, scores, verify
@@ -226,7 +228,7 @@ def test_a_missing_file_fails_the_files_check(tmp_path: Path, name: str) -> None
 
 def test_an_unlisted_file_fails_but_for_the_two_that_come_later(tmp_path: Path) -> None:
     path = Run().write(tmp_path / "run")
-    (path / "attestation.json").write_text("{}")
+    attest.sign(path, keys.Private(Ed25519PrivateKey.generate()))
     (path / "report.html").write_text("<p>")
     assert failed(verify(path)) == set()
     (path / "events" / "more.jsonl").write_text("")

@@ -45,6 +45,7 @@ for _command in (
     running.worker_command,
     running.finish_command,
     judging.verify_command,
+    judging.sign_command,
     running.status_command,
     running.lock_command,
 ):

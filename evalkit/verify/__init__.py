@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from evalkit.errors import EvalkitError, Exit
-from evalkit.verify import aggregates, completeness, health, identity
+from evalkit.verify import aggregates, completeness, health, identity, signers
 from evalkit.verify import journal as journals
 from evalkit.verify import plan as plans
 from evalkit.verify import results as published
@@ -19,26 +19,29 @@ from evalkit.verify import samples as sampled
 from evalkit.verify.folder import BROKEN, Folder, reason
 from evalkit.verify.report import Check, Findings, Report, Status, shown
 from evalkit.verify.scores import Scores
+from evalkit.verify.signers import Trust, trust
 
-__all__ = ["Check", "Report", "Status", "verify"]
+__all__ = ["Check", "Report", "Status", "Trust", "trust", "verify"]
 
 
-def verify(run: Path) -> Report:
+def verify(run: Path, trusted: Trust | None = None) -> Report:
     """Check a run's folder; EvalkitError (3) only where there is no such folder.
 
-    The order: 1 the record, 2 its files, 3 its ids, 4 the plan, 5 the journal, 6 completeness and
-    data, 7 samples and answers, 8 scores, 9 aggregates, 10 ranges, 11 health, 12 the engine and its
-    segments, 13 whether it is the whole suite.
+    The order: 1 the record, 2 who signed it, 3 its files, 4 its ids, 5 the plan, 6 the journal,
+    7 completeness and data, 8 samples and answers, 9 scores, 10 aggregates, 11 ranges, 12 health,
+    13 the engine and its segments, 14 whether it is the whole suite.
     """
     if not run.is_dir():
         raise EvalkitError("there is no such run folder", where=str(run), code=Exit.MISSING)
     folder = Folder(run)
-    check, record, newer = identity.record(folder)
-    if record is None:
-        return Report([check], readable=not newer)
-    engine = record["engine"]
+    read = identity.record(folder)
+    if read.record is None:
+        return Report([read.check], readable=not read.newer)
+    signed, standing = signers.check(folder, read.record, read.sha256, trusted or Trust())
+    engine = read.record["engine"]
     caveat = "" if engine["bit_repeatable"] else f"not bit-repeatable ({shown(engine['name'])})"
-    return Report([check, *_Evidence(folder, record).checks()], caveat=caveat)
+    checks = [read.check, *signed, *_Evidence(folder, read.record).checks()]
+    return Report(checks, caveat=caveat, standing=standing)
 
 
 def _guarded(name: str, make: Callable[[], Check | list[Check]]) -> list[Check]:

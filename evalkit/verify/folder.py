@@ -6,6 +6,7 @@ the caller turns into a failed check.
 """
 
 import gzip
+import os
 import stat
 import struct
 import zlib
@@ -104,6 +105,10 @@ class Folder:
             raise broken(f"{shown(name)} is not a plain file")
         return path
 
+    def holds(self, name: str) -> bool:
+        """Whether there is anything of that name."""
+        return os.path.lexists(self.root / name)
+
     def read(self, name: str, limit: int) -> bytes:
         """A whole file of at most `limit` bytes."""
         with self.path(name).open("rb") as handle:
@@ -114,7 +119,10 @@ class Folder:
 
     def json(self, name: str, limit: int) -> Any:
         """A JSON file without duplicate keys."""
-        data = self.read(name, limit)
+        return self.parsed(name, self.read(name, limit))
+
+    def parsed(self, name: str, data: bytes) -> Any:
+        """The value in a JSON file's bytes, which have no duplicate keys."""
         try:
             return canon.loads(data)
         except (ValueError, RecursionError) as error:

@@ -4,6 +4,7 @@ what they cover.
 
 import hashlib
 import re
+from dataclasses import dataclass
 from typing import Any
 
 from evalkit import canon, schema
@@ -15,14 +16,26 @@ VERSION = 3  # the newest record schema that this evalkit reads
 UNLISTED = {"record.json", "attestation.json", "report.html"}
 
 
-def record(folder: Folder) -> tuple[Check, dict[str, Any] | None, bool]:
-    """The check, the record where it is usable, and whether it is of a newer schema."""
+@dataclass(frozen=True, slots=True)
+class Read:
+    """record.json: the check of it, the record where it is usable, whether it is of a newer schema,
+    and the sha256 of its bytes."""
+
+    check: Check
+    record: dict[str, Any] | None = None
+    newer: bool = False
+    sha256: str = ""
+
+
+def record(folder: Folder) -> Read:
+    """Read record.json once and hold it against its schema."""
     findings = Findings("record")
     try:
-        value = folder.json("record.json", MAX_RECORD)
+        data = folder.read("record.json", MAX_RECORD)
+        value = folder.parsed("record.json", data)
     except BROKEN as error:
         findings.add(reason(error))
-        return findings.check(""), None, False
+        return Read(findings.check(""))
     name = value.get("schema") if isinstance(value, dict) else None
     version = re.fullmatch(r"evalkit/record/([1-9][0-9]{0,5})", str(name), re.ASCII)
     if version and int(version[1]) > VERSION:
@@ -30,11 +43,13 @@ def record(folder: Folder) -> tuple[Check, dict[str, Any] | None, bool]:
             f"record from a newer schema ({name}); this evalkit reads up to {VERSION}:"
             " upgrade evalkit"
         )
-        return Check("record", Status.FAIL, detail), None, True
+        return Read(Check("record", Status.FAIL, detail), newer=True)
     for problem in schema.check("record", value):
         findings.add(shown(problem))
     check = findings.check(f"{name}, as its schema says")
-    return check, value if check.status is Status.PASS else None, False
+    if check.status is not Status.PASS:
+        return Read(check)
+    return Read(check, value, sha256=hashlib.sha256(data).hexdigest())
 
 
 def files(folder: Folder, record: dict[str, Any]) -> Check:

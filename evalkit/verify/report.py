@@ -93,6 +93,35 @@ class Findings:
 
 
 @dataclass(frozen=True, slots=True)
+class Standing:
+    """Who is known to have signed, audited and reproduced a record: names on the reader's list, and
+    the fingerprints of the author's keys that are not on it."""
+
+    authors: Collection[str] = ()
+    witnesses: Collection[str] = ()
+    reproducers: Collection[str] = ()
+    unlisted: Collection[str] = ()
+
+    def __str__(self) -> str:
+        signed = f"; signed by {few(self.authors)}" if self.authors else ""
+        if self.reproducers:
+            return f"REPRODUCED by {few(self.reproducers)}{signed}"
+        if self.witnesses:
+            return f"WITNESSED by {few(self.witnesses)}, who audited it{signed}"
+        if self.authors:
+            names = few(self.authors)
+            return f"SIGNED by {names}: nothing in it contradicts itself; nobody else saw it"
+        told = "CONSISTENT: nothing in it contradicts itself"
+        if self.unlisted:
+            return f"{told}; its signer is not on your list ({few(self.unlisted)})"
+        return f"{told}; only its author saw it"
+
+
+# Checks that say of a whole record that it is not what its reader asks for.
+UNMET = {"signer", "policy"}
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """Every check, in the order made. `readable` is False for a record of a newer schema;
     `caveat` is what a reader of a consistent record must know all the same."""
@@ -100,6 +129,7 @@ class Report:
     checks: list[Check]
     readable: bool = True
     caveat: str = ""
+    standing: Standing = field(default_factory=Standing)
 
     @property
     def consistent(self) -> bool:
@@ -118,12 +148,18 @@ class Report:
         """The last line: what is known, not "true"."""
         if not self.readable:
             return "UNREADABLE: upgrade evalkit to verify this record"
-        if not self.consistent:
-            failed = [check.name for check in self.checks if check.status is Status.FAIL]
-            names = ", ".join(dict.fromkeys(failed))
+        failed = [check.name for check in self.checks if check.status is Status.FAIL]
+        names = ", ".join(dict.fromkeys(failed))
+        if set(failed) - UNMET - {"dispute"}:
             return f"BROKEN: {len(failed)} of {len(self.checks)} checks failed ({names})"
-        told = "CONSISTENT: nothing in it contradicts itself; only its author saw it"
-        return f"{told}; {self.caveat}" if self.caveat else told
+        if "dispute" in failed:
+            return f"DISPUTED: {self._detail('dispute')}"
+        if failed:
+            return f"UNMET: nothing in it contradicts itself, but it is not what you ask ({names})"
+        return f"{self.standing}; {self.caveat}" if self.caveat else str(self.standing)
+
+    def _detail(self, name: str) -> str:
+        return next(c.detail for c in self.checks if c.name == name and c.status is Status.FAIL)
 
     def to_json(self) -> str:
         """The checks, the verdict and the exit code, as canonical JSON for programs."""
