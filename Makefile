@@ -14,6 +14,8 @@ GRACE    ?=
 DTYPE    ?=
 DEVICE   ?=
 SEED     ?=
+STAGE    ?= staged
+SQUASHFS ?=
 LEVEL    ?=
 THREADS  ?=
 PROFILE  ?=
@@ -24,6 +26,7 @@ PYTHON   ?= python3
 
 # Values reach the commands through the environment and are quoted there, whatever is in them.
 export MODEL REVISION SUITE LIMIT OUT OFFLINE RUN LOCK DTYPE DEVICE SEED WORKERS GRACE
+export STAGE SQUASHFS
 export LEVEL THREADS PROFILE ADAPTER ENGINE ENGINE_ARGS
 EVALKIT := .venv/bin/evalkit
 offline  = $(if $(filter-out 0 no false,$(OFFLINE)),--offline)
@@ -37,7 +40,7 @@ common   = --out "$$OUT" $(offline) $${LIMIT:+--limit "$$LIMIT"} $${DTYPE:+--dty
 words    = set -f; for word in $$ENGINE_ARGS; do set -- "$$@" --engine-arg "$$word"; done;
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo eval verify status suite-lock setup-dev test test-faults test-faults-full oracle oracle-all bench bench-core bench-gpu bench-large lint format lock
+.PHONY: help setup demo eval verify status stage suite-lock setup-dev test test-faults test-faults-full oracle oracle-all bench bench-core bench-gpu bench-large lint format lock
 
 ## Use
 help: ## this list
@@ -58,6 +61,10 @@ verify: setup ## check everything that the record in RUN says
 
 status: setup ## how far the run in RUN is
 	@$(EVALKIT) status $${RUN:+"$$RUN"}
+
+stage: setup ## fetch all that MODEL on SUITE needs without network into STAGE; SQUASHFS=FILE packs it
+	@$(EVALKIT) stage $${MODEL:+--model "$$MODEL"} $${REVISION:+--revision "$$REVISION"} \
+		--suite "$$SUITE" --to "$$STAGE" $${SQUASHFS:+--squashfs "$$SQUASHFS"}
 
 suite-lock: setup ## write the lock of SUITE: dataset revisions, rows, counts, licences
 	@$(EVALKIT) lock "$$SUITE" $(offline)

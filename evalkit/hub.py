@@ -216,6 +216,48 @@ def _fetch(
     return Path(folder), Path(folder).name
 
 
+def sizes(repo: str, kind: str, revision: str | None) -> dict[str, int]:
+    """Each file's bytes in a repo (`kind`: model or dataset) at a revision; nothing where the Hub
+    does not tell, which the fetching itself will say better."""
+    from huggingface_hub import HfApi
+
+    def ask() -> dict[str, int]:
+        tree = HfApi().list_repo_tree(repo, recursive=True, revision=revision, repo_type=kind)
+        return {entry.path: int(entry.size) for entry in tree if hasattr(entry, "size")}
+
+    try:
+        return patiently(f"the files of {kind} {repo}", ask)
+    except ValueError:  # what is no repo's name
+        return {}
+    except unreachable():
+        return {}
+
+
+def licence(reference: str, revision: str | None) -> str:
+    """A Hub model's licence as its card says it, "unknown" where it says nothing; the card is
+    fetched with it."""
+    from huggingface_hub import hf_hub_download
+
+    def ask() -> Path:
+        return Path(hf_hub_download(reference, "README.md", revision=revision))
+
+    try:
+        return licence_in(patiently(f"the card of model {reference}", ask))
+    except unreachable():  # it has none
+        return "unknown"
+
+
+def licence_in(card: Path) -> str:
+    """The licence that a repo's card names, "unknown" where it names none or is no card."""
+    from huggingface_hub import RepoCard
+
+    try:
+        found = RepoCard.load(card).data.get("license") or "unknown"
+    except (OSError, ValueError):
+        return "unknown"
+    return found if isinstance(found, str) else ", ".join(found)
+
+
 def _not_fetched(error: Exception, asked: str) -> tuple[str, str]:
     """What went wrong with a model that is asked for, and what to do."""
     folder = os.environ.get("HF_HOME", "~/.cache/huggingface")

@@ -184,6 +184,17 @@ def _top_level(name: str) -> bool:
     return "/" not in name or name.startswith("additional_chat_templates/")
 
 
+def fetched_sizes(sizes: dict[str, int]) -> list[int]:
+    """Of a repo's files, by name, the sizes of those that `resolve` fetches unless it is told to
+    take pickles or code."""
+    wanted = (*WEIGHTS, *TOKENIZER, *CONFIG)
+    return [
+        size
+        for name, size in sizes.items()
+        if _matches(name, wanted) and "consolidated" not in name
+    ]
+
+
 def _check_pickles(reference: str, names: list[str], allow_pickle: bool) -> None:
     """Refuse a pickle-only model before gigabytes are fetched."""
     if allow_pickle or any(_matches(n, WEIGHTS) for n in names):

@@ -30,6 +30,7 @@ from evalkit.model import Model
 from evalkit.plan_cache import Planned
 from evalkit.prepare import Job, Options
 from evalkit.shards import Shard
+from evalkit.suite import Lock, Suite
 from evalkit.tokenise import tokenise
 from evalkit.tokenizer import Tokenizer
 
@@ -159,16 +160,21 @@ def _build(
 
 
 def load(job: Job, events: Events) -> Loaded:
-    """Load the suite's tasks with their pinned data, and hold them against the lock."""
+    """Load a job's suite's tasks with their pinned data, and hold them against the lock."""
+    return load_suite(job.suite, job.lock, events, offline=job.options.offline)
+
+
+def load_suite(suite: Suite, lock: Lock, events: Events, *, offline: bool) -> Loaded:
+    """Load a suite's tasks with their pinned data, and hold them against the lock."""
     pins = data.Pins(
-        {name: dataset.revision for name, dataset in job.lock.datasets.items()},
-        include_path=job.suite.include_path,
-        offline=job.options.offline,
+        {name: dataset.revision for name, dataset in lock.datasets.items()},
+        include_path=suite.include_path,
+        offline=offline,
     )
-    with events.phase("load", len(job.lock.tasks), "datasets") as phase:
+    with events.phase("load", len(lock.tasks), "datasets") as phase:
         pins.served = lambda: phase.advance(1)
-        loaded = tasks.load(job.suite, pins)
-        tasks.check_lock(loaded, job.lock)
+        loaded = tasks.load(suite, pins)
+        tasks.check_lock(loaded, lock)
     return loaded
 
 

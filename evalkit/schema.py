@@ -28,7 +28,7 @@ def names() -> list[str]:
 
 @cache
 def load(name: str) -> dict[str, Any]:
-    """A shipped schema by name (suite, lock, plan, journal, record, attestation, statement)."""
+    """A shipped schema, by one of `names`."""
     assert name in names(), f"no schema {name}; there are {', '.join(names())}"
     schema: dict[str, Any] = json.loads((FOLDER / f"{name}.schema.json").read_text("utf-8"))
     return schema

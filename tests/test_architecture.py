@@ -20,7 +20,7 @@ ORDER = [
     *("keys", "attest", "lease", "auditlog", "stamp", "telemetry", "record", "choice", "engine"),
     *("harness",),
     *("prepare", "folder", "worker", "child", "workers", "execute", "finish", "run", "verify"),
-    *("summary", "cli"),
+    *("staged", "stage", "summary", "cli"),
 ]
 # Who may import what is heavy, or ours to guard; tests/test_light.py holds when that happens.
 DOORS = {
@@ -36,7 +36,7 @@ DOORS = {
     "jinja2": {"tokenizer", "harness"},
     "click": {"cli"},
     "rich": {"events", "summary"},
-    "subprocess": {"stamp", "child"},
+    "subprocess": {"stamp", "child", "stage"},
     "jsonschema": {"schema"},
     "cryptography": {"keys"},
     "pynvml": {"telemetry"},

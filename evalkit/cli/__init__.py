@@ -2,7 +2,7 @@
 
 People read stderr; stdout is for programs: a run folder's path as its last line, or JSON. One error
 is one line. A bug leaves its traceback in a file, not on the screen. The commands stand beside this
-file: `running` makes runs, `judging` looks at what they left.
+file: `running` makes runs, `judging` looks at what they left, `hosting` is for where they run.
 """
 
 import os
@@ -15,7 +15,7 @@ import click
 
 import evalkit
 from evalkit import stopping
-from evalkit.cli import judging, running
+from evalkit.cli import hosting, judging, running
 from evalkit.errors import EvalkitError, Exit
 
 
@@ -48,6 +48,7 @@ for _command in (
     judging.sign_command,
     running.status_command,
     running.lock_command,
+    hosting.stage_command,
 ):
     cli.add_command(_command)
 

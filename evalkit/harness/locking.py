@@ -70,7 +70,7 @@ def _describe(repo: str, revision: str) -> LockedDataset:
     is our reading of that licence: yes for the open ones without a non-commercial clause."""
     if repo.startswith("files:"):
         return LockedDataset(revision, "the suite's own files", True)
-    from huggingface_hub import RepoCard, hf_hub_download
+    from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import RemoteEntryNotFoundError
 
     def card() -> str:
@@ -78,12 +78,11 @@ def _describe(repo: str, revision: str) -> LockedDataset:
 
     try:
         path = hub.patiently(f"the card of dataset {repo}", card)
-        licence = RepoCard.load(path).data.get("license") or "unknown"
+        licence = hub.licence_in(Path(path))
     except RemoteEntryNotFoundError:  # it has none; another error is not taken for that
         licence = "unknown"
     except hub.unreachable() as error:
         raise _not_told(repo, error) from None
-    licence = licence if isinstance(licence, str) else ", ".join(licence)
     open_ones = ("mit", "apache", "cc-by", "cc0", "bsd", "odc-by")
     redistributable = licence.lower().startswith(open_ones) and "-nc" not in licence.lower()
     return LockedDataset(revision, licence, redistributable)

@@ -1,0 +1,57 @@
+"""The commands for where runs are: what is staged for them, and who runs them."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import click
+
+from evalkit.errors import EvalkitError
+
+
+@click.command("stage")
+@click.option("--model", "models", multiple=True, help="A Hub id or a folder; may be repeated.")
+@click.option("--revision", help="A Hub model's branch, tag or commit.")
+@click.option("--suite", default="core", show_default=True, help="A name or a file.")
+@click.option("--to", type=click.Path(path_type=Path), required=True, help="The stage's folder.")
+@click.option("--squashfs", type=click.Path(path_type=Path), metavar="FILE",
+              help="Make one read-only file of it as well.")  # fmt: skip
+@click.option("--allow-pickle", is_flag=True, help="Fetch weights that can run code.")
+@click.option("--trust-remote-code", is_flag=True, help="Fetch the model's own code.")
+@click.option("--check", is_flag=True, help="Only hold what is staged against its manifest.")
+@click.option("--full", is_flag=True, help="With --check: read every file again.")
+def stage_command(squashfs: Path | None, check: bool, full: bool, **given: Any) -> None:
+    """Fetch once what runs without network need: models and datasets at pinned revisions.
+
+    \b
+    evalkit stage --model meta-llama/Llama-3.1-8B --suite core --to staged
+    evalkit stage --to staged --check
+    """
+    if check:
+        return _check(given["to"], full)
+    if not given["models"]:
+        raise EvalkitError("no model given", fix="evalkit stage --model MODEL --to FOLDER")
+    _fetch(squashfs, given)
+
+
+def _check(folder: Path, full: bool) -> None:
+    from evalkit import staged
+
+    found = staged.check(folder, full=full)
+    read = "all of it read" if full else f"{found.read:,} read"
+    click.echo(f"stage ok: {found.files:,} files, {found.size:,} bytes, {read}", err=True)
+
+
+def _fetch(squashfs: Path | None, given: dict[str, Any]) -> None:
+    from evalkit import staged
+
+    for name, value in staged.fetching(given["to"]).items():
+        os.environ.pop(name, None) if value is None else os.environ.update({name: value})
+    from evalkit import stage
+    from evalkit.events import Events
+
+    events = Events()
+    manifest = stage.stage(stage.Wanted(**given), events)
+    if squashfs:
+        stage.pack(given["to"], squashfs, events)
+    click.echo(str(manifest.parent))
