@@ -1,15 +1,19 @@
 """The arithmetic of scores: means, perplexities and their standard errors, as lm-eval 0.4.13 has
-them.
+them; and the tests that say what a difference between two runs is worth.
 
 Pure functions of numbers, no files and no numpy. Sums are exact (`math.fsum`), so they do not
 depend on the order of the values or on Python's version; lm-eval's differ from them in the last
-bits at most.
+bits at most. tests/test_statistics.py holds the tests against scipy and statsmodels.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
 
 Pairs = Sequence[tuple[float, float]]
+ALPHA, POWER = 0.05, 0.8  # of every test and detectable difference that evalkit prints
+_TINY = 1e-300
 
 
 def mean(values: Sequence[float]) -> float:
@@ -72,6 +76,167 @@ def weighted_perplexity(pairs: Pairs) -> float:
 def bits_per_byte(pairs: Pairs) -> float:
     """-sum log-likelihood / sum bytes / ln 2, of (nats, bytes) pairs."""
     return -_per_unit(pairs) / math.log(2)
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """An estimated difference, its standard error, and the degrees of freedom of that error.
+
+    `error` is None where too few clusters (fewer than two) give none.
+    """
+
+    value: float
+    error: float | None
+    freedom: float
+
+    @property
+    def p(self) -> float | None:
+        """Two-sided p-value of no difference, Student's t; None without an error."""
+        if self.error is None:
+            return None
+        return 2 * t_tail(self._ratio(0.0), self.freedom)
+
+    def interval(self, level: float = 1 - ALPHA) -> tuple[float, float] | None:
+        """The two-sided confidence interval."""
+        if self.error is None:
+            return None
+        half = t_quantile(0.5 + level / 2, self.freedom) * self.error
+        return self.value - half, self.value + half
+
+    @property
+    def detectable(self) -> float | None:
+        """The smallest true difference that such a comparison finds with 80% probability, at 5%
+        two-sided: about 2.8 standard errors."""
+        if self.error is None:
+            return None
+        quantiles = t_quantile(1 - ALPHA / 2, self.freedom) + t_quantile(POWER, self.freedom)
+        return quantiles * self.error
+
+    def equivalence(self, margin: float) -> float | None:
+        """The p-value of two one-sided tests (TOST): small where |difference| < margin is shown."""
+        if self.error is None:
+            return None
+        below, above = self._tail(-margin), 1 - self._tail(margin)
+        return max(below, above)
+
+    def _tail(self, bound: float) -> float:
+        """P(T >= (value - bound) / error)."""
+        if self.error == 0:
+            return float(self.value < bound) if self.value != bound else 0.5
+        ratio = (self.value - bound) / (self.error or _TINY)
+        tail = t_tail(abs(ratio), self.freedom)
+        return tail if ratio >= 0 else 1 - tail
+
+    def _ratio(self, bound: float) -> float:
+        distance = abs(self.value - bound)
+        if not self.error:
+            return math.inf if distance else 0.0
+        return distance / self.error
+
+
+def clustered(clusters: Sequence[Pairs]) -> Difference:
+    """The mean of paired differences and its standard error, clustered.
+
+    Each cluster holds the (difference, weight) pairs of documents whose errors may be correlated;
+    a cluster a document gives the ordinary paired t-test. The estimate is sum(d w) / sum(w); with
+    S_c the sum of w (d - estimate) in cluster c, its variance is C/(C-1) sum(S_c^2) / sum(w)^2, on
+    C - 1 degrees of freedom. Source: Liang and Zeger 1986, as in arXiv:2411.00640.
+    """
+    weight = math.fsum(w for cluster in clusters for _, w in cluster)
+    value = math.fsum(d * w for cluster in clusters for d, w in cluster) / weight
+    count = len(clusters)
+    if count < 2:
+        return Difference(value, None, 0)
+    sums = [math.fsum(w * (d - value) for d, w in cluster) for cluster in clusters]
+    variance = count / (count - 1) * math.fsum(total**2 for total in sums)
+    error = math.sqrt(variance) / weight
+    return Difference(value, 0.0 if error < 1e-15 else error, count - 1)
+
+
+def mcnemar(lost: int, gained: int) -> float:
+    """McNemar's exact two-sided p-value: of n discordant pairs, as uneven a split or more, each
+    pair falling either way with probability 1/2."""
+    n, fewer = lost + gained, min(lost, gained)
+    if n == 0:
+        return 1.0
+    log_half = n * math.log(2)
+    tail = math.fsum(
+        math.exp(math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1) - log_half)
+        for k in range(fewer + 1)
+    )
+    return min(1.0, 2 * tail)
+
+
+def mcnemar_detectable(discordant: int, n: int) -> float:
+    """The smallest difference that McNemar's test finds with 80% probability: 2.8 sqrt(d / n) for
+    a discordant share d, and no less than the six documents below which no split is significant."""
+    normal = NormalDist()
+    quantiles = normal.inv_cdf(1 - ALPHA / 2) + normal.inv_cdf(POWER)
+    return max(quantiles * math.sqrt(discordant) / n, 6 / n)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's step-down adjustment of p-values, in their order."""
+    order = sorted(range(len(p_values)), key=p_values.__getitem__)
+    adjusted = [0.0] * len(p_values)
+    highest = 0.0
+    for rank, index in enumerate(order):
+        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[index]))
+        adjusted[index] = highest
+    return adjusted
+
+
+def t_tail(t: float, freedom: float) -> float:
+    """P(T >= t) of Student's t for t >= 0: half the regularised incomplete beta function."""
+    if math.isinf(t):
+        return 0.0
+    return 0.5 * _beta(freedom / 2, 0.5, freedom / (freedom + t * t))
+
+
+def t_quantile(share: float, freedom: float) -> float:
+    """The t below which Student's t lies with probability `share` (0.5 to 1), by bisection."""
+    assert 0.5 <= share < 1, "the upper half of the distribution"
+    return _root(lambda t: (1 - share) - t_tail(t, freedom))
+
+
+def _root(rising: Callable[[float], float]) -> float:
+    """Where a rising function of t >= 0 crosses 0, to the last bits."""
+    low, high = 0.0, 1.0
+    while rising(high) < 0:
+        low, high = high, 2 * high
+    while low < (middle := (low + high) / 2) < high:
+        low, high = (middle, high) if rising(middle) < 0 else (low, middle)
+    return high
+
+
+def _beta(a: float, b: float, x: float) -> float:
+    """The regularised incomplete beta function I_x(a, b).
+    Source: its continued fraction, DLMF 8.17.22, by Lentz's method."""
+    if x <= 0 or x >= 1:
+        return float(x >= 1)
+    if x > (a + 1) / (a + b + 2):  # the fraction converges fast below that
+        return 1 - _beta(b, a, 1 - x)
+    front = math.exp(
+        math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b)
+        + a * math.log(x) + b * math.log1p(-x)
+    )  # fmt: skip
+    c, d = 1.0, 1 / _not_zero(1 - (a + b) * x / (a + 1))
+    fraction = d
+    for m in range(1, 10_000):
+        for term in (
+            m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m)),
+            -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1)),
+        ):
+            d = 1 / _not_zero(1 + term * d)
+            c = _not_zero(1 + term / c)
+            fraction *= d * c
+        if abs(d * c - 1) < 1e-15:
+            break
+    return front * fraction / a
+
+
+def _not_zero(value: float) -> float:
+    return value if abs(value) > _TINY else _TINY
 
 
 def _per_unit(pairs: Pairs) -> float:

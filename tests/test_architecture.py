@@ -20,7 +20,9 @@ ORDER = [
     *("keys", "attest", "lease", "auditlog", "stamp", "telemetry", "record", "choice", "engine"),
     *("harness",),
     *("prepare", "folder", "worker", "child", "workers", "execute", "finish", "run", "verify"),
-    *("staged", "stage", "summary", "cli"),
+    *("staged", "stage"),
+    *("plain_results", "scored", "compare"),
+    *("summary", "cli"),
 ]
 # Who may import what is heavy, or ours to guard; tests/test_light.py holds when that happens.
 DOORS = {
@@ -41,7 +43,7 @@ DOORS = {
     "cryptography": {"keys"},
     "pynvml": {"telemetry"},
     "yaml": {"suite", "harness", "verify"},
-    "numpy": {"tokenise", "batch", "trie", "engine", "harness"},
+    "numpy": {"tokenise", "batch", "trie", "engine", "harness", "compare"},
 }
 # Who else than canon may write, and what: a lock that must be made exclusively, a traceback where
 # nothing can be trusted any more, files that other libraries save before canon's rename.

@@ -100,3 +100,110 @@ def test_lm_eval_computes_the_same() -> None:
         ),
     ):
         assert ours == pytest.approx(float(theirs), rel=1e-12, abs=0)
+
+
+# Against scipy and statsmodels
+
+
+@pytest.mark.parametrize("freedom", [1, 2, 5, 26, 56, 1318, 30_000])
+def test_students_t_is_scipys(freedom: int) -> None:
+    from scipy import stats
+
+    for t in (0.0, 0.1, 1.0, 2.5, 6.0, 20.0):
+        wanted = stats.t.sf(t, freedom)
+        assert statistics.t_tail(t, freedom) == pytest.approx(wanted, rel=1e-9, abs=1e-15)
+    for share in (0.5, 0.8, 0.95, 0.975, 0.9999):
+        wanted = stats.t.ppf(share, freedom)
+        assert statistics.t_quantile(share, freedom) == pytest.approx(wanted, rel=1e-9, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("lost", "gained"), [(0, 0), (1, 0), (0, 6), (3, 9), (10, 10), (400, 460), (5000, 5200)]
+)
+def test_mcnemar_is_statsmodels_exact_one(lost: int, gained: int) -> None:
+    from statsmodels.stats.contingency_tables import mcnemar
+
+    wanted = mcnemar([[50, lost], [gained, 70]], exact=True).pvalue if lost + gained else 1.0
+    assert statistics.mcnemar(lost, gained) == pytest.approx(wanted, rel=1e-9)
+
+
+def test_holm_is_statsmodels() -> None:
+    from statsmodels.stats.multitest import multipletests
+
+    rng = random.Random(0)
+    for size in (1, 2, 7, 40):
+        p_values = [rng.random() ** 3 for _ in range(size)]
+        wanted = multipletests(p_values, method="holm")[1]
+        assert statistics.holm(p_values) == pytest.approx(list(wanted))
+
+
+def test_a_cluster_a_document_is_the_paired_t_test_and_its_tost() -> None:
+    import numpy as np
+    from scipy import stats
+    from statsmodels.stats.weightstats import ttost_paired
+
+    source = np.random.default_rng(0)
+    before = source.normal(0.5, 0.3, size=80)
+    after = before + source.normal(0.02, 0.1, size=80)
+    found = statistics.clustered(
+        [[(float(b - a), 1.0)] for a, b in zip(before, after, strict=True)]
+    )
+    wanted = stats.ttest_rel(after, before)
+    assert found.p == pytest.approx(wanted.pvalue)
+    assert found.interval() == pytest.approx(tuple(wanted.confidence_interval()))
+    for margin in (0.01, 0.02, 0.05):
+        wanted_p = ttost_paired(after, before, -margin, margin)[0]
+        assert found.equivalence(margin) == pytest.approx(wanted_p)
+
+
+def test_the_clustered_error_is_statsmodels_on_a_constant() -> None:
+    """Regression on a constant with errors clustered by group; its small-sample factor with one
+    parameter is G/(G-1) (N-1)/(N-1)."""
+    import numpy as np
+    import statsmodels.api as models
+
+    source = np.random.default_rng(1)
+    sizes = [5, 40, 12, 27, 9]
+    groups = np.repeat(np.arange(len(sizes)), sizes)
+    values = source.normal(0, 1, size=len(groups)) + source.normal(0, 0.5, size=5)[groups]
+    pairs = [[(float(v), 1.0) for v in values[groups == g]] for g in range(len(sizes))]
+    found = statistics.clustered(pairs)
+    wanted = models.OLS(values, np.ones(len(values))).fit(
+        cov_type="cluster", cov_kwds={"groups": groups}, use_t=True
+    )
+    assert found.value == pytest.approx(wanted.params[0])
+    assert found.error == pytest.approx(wanted.bse[0])
+    assert found.p == pytest.approx(wanted.pvalues[0])
+
+
+def test_a_difference_without_an_error_claims_nothing() -> None:
+    one = statistics.clustered([[(0.5, 1.0), (0.1, 1.0)]])
+    assert (one.value, one.error, one.p, one.interval(), one.detectable) == (
+        pytest.approx(0.3), None, None, None, None,
+    )  # fmt: skip
+    assert one.equivalence(0.9) is None
+
+
+def test_equal_runs_are_equivalent_within_any_margin_and_not_within_none() -> None:
+    same = statistics.clustered([[(0.0, 1.0)]] * 10)
+    assert same.p == 1.0
+    assert same.equivalence(0.01) == 0.0
+    off = statistics.clustered([[(0.1, 1.0)]] * 10)
+    assert off.equivalence(0.05) == 1.0
+    assert off.p == 0.0
+
+
+def test_the_detectable_difference_is_found_four_times_of_five() -> None:
+    import numpy as np
+
+    source = np.random.default_rng(0)
+    n, error = 50, 0.1
+    design = statistics.Difference(0.0, error, n - 1)
+    draws = source.normal(design.detectable, error * math.sqrt(n), size=(2000, n))
+    found = [
+        statistics.Difference(float(d.mean()), float(d.std(ddof=1)) / math.sqrt(n), n - 1).p
+        for d in draws
+    ]
+    assert sum(p < statistics.ALPHA for p in found if p is not None) / 2000 == pytest.approx(
+        statistics.POWER, abs=0.03
+    )

@@ -46,6 +46,7 @@ for _command in (
     running.finish_command,
     judging.verify_command,
     judging.sign_command,
+    judging.compare_command,
     running.status_command,
     running.lock_command,
     hosting.stage_command,

@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -68,3 +69,28 @@ def sign_command(folder: Path | None, key: Path, new_key: bool) -> None:  # fmt:
         click.echo(str(attest.sign(folder, private)))
     elif not new_key:
         raise EvalkitError("no run given", fix="usage: evalkit sign RUN --key FILE")
+
+
+@click.command("compare")
+@click.argument("runs", metavar="A B [C ...]", nargs=-1, type=click.Path(path_type=Path))
+@click.option("--teacher", is_flag=True, help="A is a teacher: say how much the others kept of it.")
+@click.option("--seed", default=0, show_default=True, help="Of the bootstrap over clusters.")
+@click.option("--gate", type=click.Path(path_type=Path), help="A policy to meet, or exit with 1.")
+@click.option("--json", "as_json", is_flag=True, help="All of it as JSON on stdout.")
+def compare_command(runs: tuple[Path, ...], gate: Path | None, as_json: bool, **how: Any) -> None:
+    """Say what the difference between evaluations is worth, document by document.
+
+    \b
+    evalkit compare results/demo/demo-0123456789ab lm_eval_results/other-model
+    """
+    from evalkit import compare
+    from evalkit.compare import gate as gates
+    from evalkit.compare import text
+
+    policy = gates.read(gate) if gate else None
+    found = compare.compare(runs, **how)
+    click.echo(text.to_json(found) if as_json else text.markdown(found))
+    if policy is not None:
+        judged = gates.check(found, policy)
+        click.echo("\n".join(judged.lines()), err=as_json)
+        sys.exit(judged.exit_code)
