@@ -40,7 +40,8 @@ common   = --out "$$OUT" $(offline) $${LIMIT:+--limit "$$LIMIT"} $${DTYPE:+--dty
 words    = set -f; for word in $$ENGINE_ARGS; do set -- "$$@" --engine-arg "$$word"; done;
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo eval verify status stage suite-lock setup-dev test test-faults test-faults-full oracle oracle-all bench bench-core bench-gpu bench-large lint format lock
+# All targets with a line of their own.
+.PHONY: $(shell sed -n 's/^\([a-z-]*\):.* \#\# .*/\1/p' $(firstword $(MAKEFILE_LIST)))
 
 ## Use
 help: ## this list
@@ -58,6 +59,9 @@ eval: setup ## evaluate MODEL (with REVISION) on SUITE; the record goes under OU
 
 verify: setup ## check everything that the record in RUN says
 	@$(EVALKIT) verify $${RUN:+"$$RUN"}
+
+report: setup ## write RUN's report: one HTML file, to open, mail or print
+	@$(EVALKIT) report $${RUN:+"$$RUN"}
 
 status: setup ## how far the run in RUN is
 	@$(EVALKIT) status $${RUN:+"$$RUN"}

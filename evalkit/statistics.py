@@ -254,3 +254,19 @@ def _exp(value: float) -> float:
         return math.exp(value)
     except OverflowError:
         return math.inf
+
+
+Z95 = 1.959963984540054  # the normal distribution's 97.5% quantile
+
+
+def wilson(share: float, count: int, z: float = Z95) -> tuple[float, float]:
+    """The Wilson score interval of a share of `count` yes-or-no outcomes: unlike share +- z SE it
+    stays within 0 and 1 and has a width where the share is 0 or 1.
+
+    Source: Wilson 1927, https://en.wikipedia.org/wiki/Binomial_proportion_confidence_interval
+    """
+    assert count > 0, "a share needs an outcome"
+    squared = z * z / count
+    centre = (share + squared / 2) / (1 + squared)
+    half = z / (1 + squared) * math.sqrt(share * (1 - share) / count + squared / (4 * count))
+    return max(0.0, centre - half), min(1.0, centre + half)

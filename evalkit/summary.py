@@ -48,13 +48,13 @@ def _scores(record: dict[str, Any]) -> Table:
         table.add_column(name, overflow="fold")
     for name in ("score", "± stderr", "documents"):
         table.add_column(name, justify="right", no_wrap=True)
-    for depth, name in _rows(record):
+    for depth, name in rows(record):
         result = record["groups"].get(name) or record["tasks"][name]
         for index, (metric, value) in enumerate(sorted(result["metrics"].items())):
             stderr = value["stderr"]
             table.add_row(
                 "  " * depth + escape(name) if not index else "",
-                _shots(record, name) if not index else "",
+                shots(record, name) if not index else "",
                 escape(metric.removesuffix(",none")),
                 f"{canon.number(value['value']):.4f}",
                 f"{canon.number(stderr):.4f}" if stderr is not None else "",
@@ -63,21 +63,21 @@ def _scores(record: dict[str, Any]) -> Table:
     return table
 
 
-def _rows(record: dict[str, Any]) -> list[tuple[int, str]]:
+def rows(record: dict[str, Any]) -> list[tuple[int, str]]:
     """(depth, name) of each row: all groups, and the leaf tasks that are in no group."""
     children = {c for group in record["groups"].values() for c in group["subtasks"]}
-    rows: list[tuple[int, str]] = []
+    found: list[tuple[int, str]] = []
 
-    def add(name: str, depth: int) -> None:
-        rows.append((depth, name))
+    def add(name: str, depth: int, above: tuple[str, ...] = ()) -> None:
+        found.append((depth, name))
         for child in record["groups"].get(name, {"subtasks": []})["subtasks"]:
-            if child in record["groups"]:
-                add(child, depth + 1)
+            if child in record["groups"] and child not in (name, *above):
+                add(child, depth + 1, (name, *above))
 
     for name in [*record["groups"], *record["tasks"]]:
         if name not in children:
             add(name, 0)
-    return _by_suite(rows, record)
+    return _by_suite(found, record)
 
 
 def _by_suite(rows: list[tuple[int, str]], record: dict[str, Any]) -> list[tuple[int, str]]:
@@ -92,11 +92,11 @@ def _by_suite(rows: list[tuple[int, str]], record: dict[str, Any]) -> list[tuple
     return [row for block in blocks for row in block]
 
 
-def _shots(record: dict[str, Any], name: str) -> str:
+def shots(record: dict[str, Any], name: str) -> str:
     """A task's shots, or a group's where all its leaf tasks agree."""
     if name in record["tasks"]:
         return str(record["tasks"][name]["num_fewshot"])
-    found = {_shots(record, child) for child in record["groups"][name]["subtasks"]}
+    found = {shots(record, child) for child in record["groups"][name]["subtasks"]}
     return found.pop() if len(found) == 1 else "mixed"
 
 

@@ -22,7 +22,7 @@ ORDER = [
     *("prepare", "folder", "worker", "child", "workers", "execute", "finish", "run", "verify"),
     *("staged", "stage"),
     *("plain_results", "scored", "compare"),
-    *("summary", "cli"),
+    *("summary", "report", "cli"),
 ]
 # Who may import what is heavy, or ours to guard; tests/test_light.py holds when that happens.
 DOORS = {
@@ -35,7 +35,8 @@ DOORS = {
     "transformers": {"engine", "architecture", "tokenizer", "demo"},
     "peft": {"engine"},
     "tokenizers": {"demo"},
-    "jinja2": {"tokenizer", "harness"},
+    "jinja2": {"tokenizer", "harness", "report"},
+    "markupsafe": {"report"},
     "click": {"cli"},
     "rich": {"events", "summary"},
     "subprocess": {"stamp", "child", "stage"},

@@ -2,7 +2,8 @@
 
 People read stderr; stdout is for programs: a run folder's path as its last line, or JSON. One error
 is one line. A bug leaves its traceback in a file, not on the screen. The commands stand beside this
-file: `running` makes runs, `judging` looks at what they left, `hosting` is for where they run.
+file: `running` makes runs, `judging` judges what they left, `showing` lets people look at it, and
+`hosting` is for where they run.
 """
 
 import os
@@ -15,7 +16,7 @@ import click
 
 import evalkit
 from evalkit import stopping
-from evalkit.cli import hosting, judging, running
+from evalkit.cli import hosting, judging, running, showing
 from evalkit.errors import EvalkitError, Exit
 
 
@@ -47,6 +48,7 @@ for _command in (
     judging.verify_command,
     judging.sign_command,
     judging.compare_command,
+    showing.report_command,
     running.status_command,
     running.lock_command,
     hosting.stage_command,

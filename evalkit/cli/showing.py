@@ -1,0 +1,24 @@
+"""The commands that let people and other tools look at results."""
+
+from pathlib import Path
+
+import click
+
+
+@click.command("report")
+@click.argument("folder", metavar="RUN", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), help="The file (default: in the run).")
+@click.option("--samples", type=click.Choice(["some", "all"]), default="some", show_default=True,
+              help="Whose texts: a selection within 5 MB, or everybody's.")  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="The file and its size as JSON.")
+def report_command(folder: Path, out: Path | None, samples: str, as_json: bool) -> None:
+    """Write one HTML file about a run, to open, mail or print.
+
+    \b
+    evalkit report results/demo/demo-0123456789ab
+    """
+    from evalkit import canon, report
+
+    path = report.write(folder, out, everything=samples == "all")
+    told = canon.dumps({"file": str(path), "bytes": path.stat().st_size})
+    click.echo(told if as_json else str(path))

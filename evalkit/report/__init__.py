@@ -1,0 +1,29 @@
+"""`report`: one self-contained HTML file that people open, from records alone.
+
+Plots are plain SVG in the templates: a bar, an interval and a calibration plot are a few lines
+each, follow the reader's light or dark, scale with the page and weigh a hundredth of what a
+plotting library draws. No GPU, no network, no lm-eval needed; nothing that a record brings is run.
+"""
+
+from pathlib import Path
+
+from evalkit import canon
+from evalkit.errors import EvalkitError, Exit
+from evalkit.report import page, single, unfinished
+
+
+def write(run: Path, out: Path | None = None, *, everything: bool = False) -> Path:
+    """Write a run's report, by default as report.html into its folder; the file's path.
+
+    `everything`: the texts of all samples, however large the file gets. EvalkitError (3) where
+    there is no run.
+    """
+    if not run.is_dir():
+        raise EvalkitError("there is no such run folder", where=str(run), code=Exit.MISSING)
+    if (run / "record.json").is_file():
+        text = page.render("run.html.j2", "report.js", single.context(run, everything=everything))
+    else:
+        text = page.render("unfinished.html.j2", "report.js", unfinished.context(run))
+    path = out or run / "report.html"
+    canon.write_atomic(path, text)
+    return path

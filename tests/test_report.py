@@ -1,0 +1,183 @@
+"""A run's report: one file, everything in it, nothing a record brings is run or fetched."""
+
+import base64
+import gzip
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import support
+from support import call
+
+from evalkit import report, statistics
+from evalkit.report import leaves, page, plots, texts
+
+SCRIPT = '</script><script>alert(1)</script><img src=x onerror="alert(2)">'
+HOSTILE = f"{SCRIPT}\x1b[31mred\x1b[0m \u202ereversed\u202c \u2028 \ud800 {{{{7*7}}}}"
+
+
+def made(run: Path, **options: Any) -> str:
+    """The report of a run, as text."""
+    return report.write(run, run.parent / "out.html", **options).read_text("utf-8")
+
+
+def index(html: str) -> Any:
+    """The columns that stand in a report."""
+    found = re.search(r'<script type="application/json" id="index">(.*?)</script>', html, re.S)
+    assert found
+    return json.loads(found[1])
+
+
+def kept_texts(html: str) -> list[Any]:
+    """Every text in a report."""
+    packed = re.findall(r'<script type="text/plain" id="texts-\d+">(.*?)</script>', html)
+    return [text for each in packed for text in json.loads(gzip.decompress(base64.b64decode(each)))]
+
+
+def change_samples(run: Path, change: Any) -> None:
+    """Rewrite a run's samples line by line; `change` gives bytes for a parsed sample."""
+    path = run / "samples.jsonl.gz"
+    lines = gzip.decompress(path.read_bytes()).splitlines()
+    path.write_bytes(gzip.compress(b"".join(change(json.loads(line)) + b"\n" for line in lines)))
+
+
+def test_a_report_holds_every_score_and_every_sample(tmp_path: Path) -> None:
+    run = support.finished(tmp_path)
+    record, html = support.read(run), made(run)
+    for name, result in (record["groups"] | record["tasks"]).items():
+        assert name in html
+        for value in result["metrics"].values() if name in record["groups"] else ():
+            assert f"{value['value']:.4f}" in html
+    columns = {leaf["name"]: leaf for leaf in index(html)["leaves"]}
+    for name, task in record["tasks"].items():
+        right = sum(map(int, columns[name]["scores"]))
+        metric = record["tasks"][name]["metrics"][columns[name]["metric"]]
+        assert right / task["n"] == pytest.approx(metric["value"])
+    assert len(kept_texts(html)) == 210
+    assert "CONSISTENT" in html and len(html) < 300_000
+
+
+def test_a_report_may_fetch_nothing_and_run_its_own_script_only(tmp_path: Path) -> None:
+    html = made(support.finished(tmp_path))
+    policy = re.search(r'http-equiv="Content-Security-Policy" content="([^"]*)"', html)
+    assert policy and "default-src &#39;none&#39;" in policy[1]
+    (code,) = re.findall(r"<script>(.*?)</script>", html, re.S)
+    assert base64.b64encode(hashlib.sha256(code.encode()).digest()).decode() in policy[1]
+    assert "unsafe" not in policy[1]
+    assert not re.search(r"(src|href)=[\"']?(https?:)?//", html)
+    assert not re.search(r" (on\w+|style)=", re.sub(r"<script.*?</script>", "", html, flags=re.S))
+
+
+def test_a_report_is_the_same_bytes_again(tmp_path: Path) -> None:
+    run = support.finished(tmp_path)
+    assert made(run) == made(run)
+
+
+def test_what_a_hostile_model_said_stays_text(tmp_path: Path) -> None:
+    """Script tags, terminal codes, bidirectional overrides, lone surrogates, template code, a line
+    of a megabyte, invalid UTF-8."""
+    run = support.finished(tmp_path)
+
+    def poison(sample: Any) -> bytes:
+        if sample["task"] == "demo_cot_calendar":
+            sample["resps"] = [[HOSTILE]]
+            sample["target"] = HOSTILE
+            if sample["doc_id"] == 1:
+                sample["resps"] = [["x" * 1_000_000]]
+            if sample["doc_id"] == 2:
+                return json.dumps(sample, ensure_ascii=False).encode("utf-8", "replace") + b"\xff"
+        return json.dumps(sample).encode()
+
+    change_samples(run, poison)
+    record = support.read(run)
+    record["model"]["reference"] = record["suite"]["system_instruction"] = HOSTILE
+    record["environment"]["cpu"] = HOSTILE
+    support.write(run, record)
+    html = made(run)
+    assert "BROKEN" in html and "1 samples could not be read" in html
+    assert html.count("<script>") == 1 and "alert(1)</script>" not in html
+    assert "<img" not in html and "49" not in re.search(r"<h1>(.*?)</h1>", html, re.S)[1]  # type: ignore[index]
+    assert not set("\x1b\u202e\u2028") & set(html) and "U+202E" in html and "U+001B" in html
+    said = [text for text in kept_texts(html) if text.get("texts") == [HOSTILE]]
+    assert said and all(len(json.dumps(text)) < 50_000 for text in kept_texts(html))
+
+
+def test_a_record_that_is_none_gets_a_page_that_says_so(tmp_path: Path) -> None:
+    run = support.finished(tmp_path)
+    (run / "record.json").write_text('{"schema": "evalkit/record/3"}')
+    html = made(run)
+    assert "BROKEN" in html and "is a required property" in html and "samples-title" not in html
+
+
+def test_groups_that_hold_each_other_end(tmp_path: Path) -> None:
+    run = support.finished(tmp_path)
+    record = support.read(run)
+    record["groups"]["demo_cot"]["subtasks"] = ["demo_letters"]
+    record["groups"]["demo_letters"]["subtasks"] = ["demo_letters", "demo_cot"]
+    support.write(run, record)
+    assert "BROKEN" in made(run)
+
+
+def test_an_unfinished_run_shows_what_it_has(tmp_path: Path) -> None:
+    html = made(support.executed(tmp_path))
+    assert "UNFINISHED" in html and "696 of 696 requests answered" in html
+    assert "demo_letters_days" in html and "CONSISTENT" not in html
+    (tmp_path / "planned").mkdir()
+    assert "0 of 696 requests answered" in made(support.planned(tmp_path / "planned"))
+
+
+def test_the_command_names_the_file_and_leaves_the_record_consistent(tmp_path: Path) -> None:
+    run = support.finished(tmp_path)
+    ran = call("report", run, "--json").done()
+    told = json.loads(ran.out)
+    assert told == {"file": str(run / "report.html"), "bytes": (run / "report.html").stat().st_size}
+    assert call("verify", run).done().out.splitlines()[-1].startswith("CONSISTENT")
+    call("report", tmp_path / "nothing").refused(3, "no such run folder")
+    call("report", tmp_path).refused(3, "neither a record nor a planned run")
+
+
+def test_a_selection_spreads_over_a_task_and_takes_close_and_flagged_ones() -> None:
+    chosen = texts.Texts(2)
+    chosen.begin(5_000)
+    for number in range(5_000):
+        text = {"id": number, "prompt": hashlib.sha256(b"%d" % number).hexdigest() * 40}
+        chosen.offer(1.0 + number if number % 7 else number / 1e4, number == 4_321, text)
+    packed, count = chosen.end()
+    ids = [each["id"] for each in json.loads(gzip.decompress(base64.b64decode(packed)))]
+    assert len(ids) == count and ids == sorted(ids) and len(packed) <= texts.ROOM // 2
+    assert {0, 7, 4_321} <= set(ids) and max(ids) > 4_900
+
+
+def test_all_samples_are_kept_whole_when_asked() -> None:
+    chosen = texts.Texts(1, everything=True)
+    chosen.begin(2)
+    for number in range(2):
+        chosen.offer(None, False, {"id": number, "prompt": "x" * 100_000})
+    (first, _) = json.loads(gzip.decompress(base64.b64decode(chosen.end()[0])))
+    assert len(first["prompt"]) == 100_000
+
+
+def test_calibration_and_margins_count_every_document() -> None:
+    sure, rights = [0.25, 0.95, 0.95, 1.0], [0.0, 1.0, 0.0, 1.0]
+    found = plots.calibration(sure, rights)
+    assert [point.count for point in found.points] == [1, 3]
+    assert found.error == pytest.approx((0.25 + 3 * abs(2.9 / 3 - 2 / 3)) / 4)
+    drawn = plots.histogram([0.0, 0.5, 1.0, 50.0], rights)
+    assert sum(bar.num_right + bar.num_wrong for bar in drawn.bars) == 4
+    assert sum(bar.num_right for bar in drawn.bars) == 2
+
+
+def test_wilson_is_the_published_interval() -> None:
+    """Newcombe 1998, table I: 81 of 263 gives 0.2553 to 0.3662."""
+    low, high = statistics.wilson(81 / 263, 263)
+    assert (round(low, 4), round(high, 4)) == (0.2553, 0.3662)
+    assert statistics.wilson(0.0, 10)[0] == 0 and statistics.wilson(1.0, 10)[1] > 1 - 1e-9
+
+
+def test_hidden_characters_are_spelled_out_and_markup_is_escaped() -> None:
+    assert str(page.visible("a\u200bb<c>")) == 'a<span class="hidden">U+200B</span>b&lt;c&gt;'
+    assert "more characters" in str(page.visible("x" * 5_000))
+    assert leaves.CLOSE_CALL in leaves.FLAGS
