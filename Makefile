@@ -22,13 +22,17 @@ PROFILE  ?=
 ADAPTER  ?=
 ENGINE   ?=
 ENGINE_ARGS ?=
+IN       ?=
+IMAGE    ?=
 PYTHON   ?= python3
 
 # Values reach the commands through the environment and are quoted there, whatever is in them.
 export MODEL REVISION SUITE LIMIT OUT OFFLINE RUN LOCK DTYPE DEVICE SEED WORKERS GRACE
 export STAGE SQUASHFS
-export LEVEL THREADS PROFILE ADAPTER ENGINE ENGINE_ARGS
+export LEVEL THREADS PROFILE ADAPTER ENGINE ENGINE_ARGS IN IMAGE FROM FILE
 EVALKIT := .venv/bin/evalkit
+# In the image where there is one, else on this host; IN says otherwise.
+LAUNCH   = $(EVALKIT) launch --in "$$IN" --image "$$IMAGE"
 offline  = $(if $(filter-out 0 no false,$(OFFLINE)),--offline)
 common   = --out "$$OUT" $(offline) $${LIMIT:+--limit "$$LIMIT"} $${DTYPE:+--dtype "$$DTYPE"} \
 	$${DEVICE:+--device "$$DEVICE"} $${SEED:+--seed "$$SEED"} $${LEVEL:+--level "$$LEVEL"} \
@@ -51,14 +55,14 @@ setup: ## make .venv for this machine; LOCK=base, cpu, cuda12 or cuda13 picks an
 	@$(PYTHON) requirements/setup.py
 
 demo: setup ## evaluate a tiny model that is made on the spot: a minute, no downloads
-	@$(words) $(EVALKIT) eval --model demo --suite demo $(common)
+	@$(words) $(LAUNCH) eval --model demo --suite demo $(common)
 
 eval: setup ## evaluate MODEL (with REVISION) on SUITE; the record goes under OUT
-	@$(words) $(EVALKIT) eval $${MODEL:+--model "$$MODEL"} $${REVISION:+--revision "$$REVISION"} \
+	@$(words) $(LAUNCH) eval $${MODEL:+--model "$$MODEL"} $${REVISION:+--revision "$$REVISION"} \
 		--suite "$$SUITE" $(common)
 
 verify: setup ## check everything that the record in RUN says
-	@$(EVALKIT) verify $${RUN:+"$$RUN"}
+	@$(LAUNCH) verify $${RUN:+"$$RUN"}
 
 report: setup ## write RUN's report: one HTML file, to open, mail or print
 	@$(EVALKIT) report $${RUN:+"$$RUN"}
@@ -71,7 +75,23 @@ stage: setup ## fetch all that MODEL on SUITE needs without network into STAGE; 
 		--suite "$$SUITE" --to "$$STAGE" $${SQUASHFS:+--squashfs "$$SQUASHFS"}
 
 suite-lock: setup ## write the lock of SUITE: dataset revisions, rows, counts, licences
-	@$(EVALKIT) lock "$$SUITE" $(offline)
+	@$(LAUNCH) lock "$$SUITE" $(offline)
+
+doctor: setup ## what this host has and lacks, a line each, and what to do about it
+	@$(EVALKIT) doctor $${MODEL:+--model "$$MODEL"}
+
+## Image
+image: ## build the image of this commit, with LOCK's packages (BUILD_OPTIONS are docker's)
+	@$(PYTHON) image/make.py build
+
+sif: ## make evalkit.sif of that image, or of FROM: an archive, or a registry's image by digest
+	@$(PYTHON) image/make.py sif
+
+image-load: ## take over an image from FILE: an archive (.tar) or a SIF
+	@$(PYTHON) image/make.py load
+
+image-test: ## the image's own self-test, with every runtime that has the image
+	@$(PYTHON) image/make.py test
 
 ## Develop
 setup-dev: ## set-up with the tools that test and lint
@@ -126,7 +146,7 @@ define list
 }
 END {
     printf "\nVariables\n "
-    count = split("MODEL REVISION SUITE LIMIT OUT OFFLINE RUN LOCK ENGINE WORKERS", names, " ")
+    count = split("MODEL REVISION SUITE LIMIT OUT OFFLINE RUN LOCK IN IMAGE ENGINE WORKERS", names, " ")
     for (i = 1; i <= count; i++) printf " %s=%s", names[i], ENVIRON[names[i]]
     printf "\n"
 }

@@ -23,7 +23,10 @@ from evalkit.errors import EvalkitError
 VERSIONED = ("torch", "transformers", "tokenizers")
 SLURM = ("SLURM_JOB_ID", "SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID", "SLURM_RESTART_COUNT",
          "SLURM_JOB_PARTITION")  # fmt: skip
-IMAGE = "EVALKIT_IMAGE"  # the image's digest, set by who launches the container
+# What launches a container says of its image, in words: what the digest is of, the digest, the
+# runtime and its version. An image can't hold its own digest.
+IMAGE = "EVALKIT_IMAGE"
+ASSERTED = re.compile(r"(manifest|config|sif) (sha256:[0-9a-f]{64}) ([a-z]+) (\S{1,60})")
 SETUP_NOTE = "evalkit-setup.json"  # what requirements/setup.py leaves in an environment
 COMMIT = "EVALKIT_COMMIT"  # evalkit's own commit, set when an image is built
 
@@ -102,9 +105,24 @@ def _cpu() -> str:
         return platform.processor() or platform.machine()
 
 
-def _container() -> str | dict[str, str]:
+def image() -> dict[str, str]:
+    """The image that this runs in, as its launcher asserts it."""
+    said = os.environ.get(IMAGE)
+    if not said:
+        return unknown("not started from an image by evalkit")
+    found = ASSERTED.fullmatch(said)
+    if found is None:
+        return unknown(f"what {IMAGE} says is not what evalkit's launcher writes")
+    of, digest, name, number = found.groups()
+    return {"digest": digest, "of": of, "runtime": f"{name} {number}", "asserted_by": "launcher"}
+
+
+def _container() -> str:
+    """The container runtime, as it shows from inside."""
     if os.environ.get("APPTAINER_CONTAINER"):
         return "apptainer"
+    if Path("/run/.containerenv").exists():
+        return "podman"
     if Path("/.dockerenv").exists():
         return "docker"
     return "none"
@@ -126,7 +144,7 @@ def environment(hardware: dict[str, Any]) -> dict[str, Any]:
     return {
         "versions": versions(),
         "packages": dict(sorted(installed.items())),
-        "image": os.environ.get(IMAGE) or unknown("not started from an image by evalkit"),
+        "image": image(),
         "lock": _lock(),
         "harness_intact": harness_intact(),
         "python": platform.python_version(),

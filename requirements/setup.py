@@ -97,7 +97,26 @@ def choose(wanted: str, before: dict[str, Any]) -> Choice:
         return Choice(wanted, "LOCK says so")
     if before.get("lock") in LOCKS:
         return Choice(before["lock"], "as before; LOCK=... changes it")
+    where = in_image()
+    if where:
+        return Choice("base", f"runs are {where}")
     return pick_lock(ask_gpus(), platform.machine())
+
+
+def in_image() -> str:
+    """Where runs will be when it is in an image, in words: IN's place, else one that has it."""
+    wanted = os.environ.get("IN", "")
+    if wanted:
+        return "" if wanted == "none" else f"in {wanted}: IN says so"
+    sys.path.insert(0, str(ROOT))
+    from evalkit.errors import EvalkitError
+    from evalkit.launch import runtimes  # standard library only
+
+    try:
+        place = runtimes.choose("", os.environ.get("IMAGE", ""))
+    except EvalkitError:  # the command that follows says what is wrong with IMAGE
+        return ""
+    return place.words if place.runtime else ""
 
 
 def ask_gpus() -> str | None:

@@ -14,15 +14,17 @@ import pytest
 PACKAGE = Path(__file__).resolve().parent.parent / "evalkit"
 # Left to right: a module imports only those before it, also inside its functions. A package is one.
 ORDER = [
-    *("errors", "canon", "demo", "events", "stopping", "schema", "statistics", "request", "hub"),
-    *("fetched", "suite", "architecture", "model", "tokenizer", "tokenise", "batch", "trie"),
+    *("errors", "canon", "inside", "demo", "events", "stopping", "schema", "statistics", "request"),
+    *("hub", "fetched", "suite", "architecture", "model", "tokenizer", "tokenise", "batch", "trie"),
     *("packing", "sharing", "batching", "plan", "shards", "plan_cache", "journal", "answers"),
     *("keys", "attest", "lease", "auditlog", "stamp", "telemetry", "record", "choice", "engine"),
     *("harness",),
     *("prepare", "folder", "worker", "child", "workers", "execute", "finish", "run", "verify"),
     *("staged", "stage"),
     *("plain_results", "scored", "compare"),
-    *("summary", "report", "cli"),
+    *("summary", "report"),
+    "launch",
+    "cli",
 ]
 # Who may import what is heavy, or ours to guard; tests/test_light.py holds when that happens.
 DOORS = {
@@ -39,7 +41,7 @@ DOORS = {
     "markupsafe": {"report"},
     "click": {"cli"},
     "rich": {"events", "summary"},
-    "subprocess": {"stamp", "child", "stage"},
+    "subprocess": {"stamp", "child", "stage", "launch"},
     "jsonschema": {"schema"},
     "cryptography": {"keys"},
     "pynvml": {"telemetry"},
@@ -47,13 +49,15 @@ DOORS = {
     "numpy": {"tokenise", "batch", "trie", "engine", "harness", "compare"},
 }
 # Who else than canon may write, and what: a lock that must be made exclusively, a traceback where
-# nothing can be trusted any more, files that other libraries save before canon's rename.
+# nothing can be trusted any more, files that other libraries save before canon's rename, a
+# container's scratch folder.
 WRITERS = {
     "lease": {"os.open", "write"},
     "cli": {"mkstemp", "write"},
     "demo.model": {"TemporaryDirectory"},
     "folder": {"rmtree"},
     "plan_cache": {"rmtree"},
+    "launch.start": {"mkdtemp", "rmtree"},
 }
 WRITING = {"mkstemp", "NamedTemporaryFile", "TemporaryDirectory", "TemporaryFile", "mkdtemp"}
 WRITING |= {"write_text", "write_bytes", "rmtree", "copyfile", "copytree", "mkdir"}

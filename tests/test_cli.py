@@ -84,7 +84,7 @@ def test_make_eval_without_a_model_fails_with_the_usage_line() -> None:
     ran = subprocess.run(
         [
             make, "--no-print-directory", "-o", "setup", "eval", "MODEL=",
-            f'EVALKIT={sys.executable} -c "{support.MAIN}"',
+            f'LAUNCH={sys.executable} -c "{support.MAIN}"',
         ],
         cwd=support.ROOT, env={**os.environ, "PYTHONPATH": os.fspath(support.ROOT)},
         capture_output=True, text=True,

@@ -15,7 +15,7 @@ from typing import NoReturn
 import click
 
 import evalkit
-from evalkit import stopping
+from evalkit import inside, stopping
 from evalkit.cli import hosting, judging, running, showing
 from evalkit.errors import EvalkitError, Exit
 
@@ -52,6 +52,7 @@ for _command in (
     running.status_command,
     running.lock_command,
     hosting.stage_command,
+    hosting.launch_command,
 ):
     cli.add_command(_command)
 
@@ -61,6 +62,7 @@ def main() -> None:
     os.umask(0o077)  # what a run leaves is the user's alone
     stopping.at_once()
     try:
+        inside.enter()
         cli(standalone_mode=False)
     except EvalkitError as error:
         _say(f"evalkit: {error}")

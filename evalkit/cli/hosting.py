@@ -1,12 +1,15 @@
 """The commands for where runs are: what is staged for them, and who runs them."""
 
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
 import click
 
 from evalkit.errors import EvalkitError
+
+IN = "docker, podman, apptainer or none (default: the first that works and has the image)."
 
 
 @click.command("stage")
@@ -55,3 +58,20 @@ def _fetch(squashfs: Path | None, given: dict[str, Any]) -> None:
     if squashfs:
         stage.pack(given["to"], squashfs, events)
     click.echo(str(manifest.parent))
+
+
+@click.command("launch", context_settings={"allow_interspersed_args": False})
+@click.option("--in", "wanted", default="", metavar="PLACE", help=IN)
+@click.option("--image", default="", help="An image's name, or a SIF's path.")
+@click.argument("arguments", nargs=-1, required=True, type=click.UNPROCESSED, metavar="COMMAND...")
+def launch_command(wanted: str, image: str, arguments: tuple[str, ...]) -> None:
+    """Run a command of evalkit's in its image.
+
+    \b
+    evalkit launch --in docker eval --model demo --suite demo
+    """
+    from evalkit.launch import runtimes, start
+
+    place = runtimes.choose(wanted, image)
+    click.echo(f"evalkit: runs {place.words}", err=True)
+    sys.exit(start.start(place, arguments))

@@ -43,7 +43,7 @@ def context(run: Path, *, everything: bool = False) -> dict[str, Any]:
     """What the template `run.html.j2` shows."""
     judged = verify(run)
     folder = Folder(run)
-    _, record, _ = identity.record(folder)
+    record = identity.record(folder).record
     base = {"folder": run.name, "report": judged, "tone": tone(judged), "record": record}
     if record is None:
         return base | {"title": run.name}

@@ -1,0 +1,264 @@
+"""What docker, podman and apptainer are told: the whole command line, word by word, and what of the
+host a command line names. `EVALKIT_WRITE_GOLDEN=1` writes tests/golden/launch.txt again."""
+
+import os
+import shlex
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from support import call
+
+from evalkit import stamp
+from evalkit.errors import EvalkitError
+from evalkit.launch import runtimes, start
+from evalkit.launch import work as works
+from evalkit.launch.command import PLACES, SCRATCH, Image, Runtime, Work, asserted, command_line
+
+GOLDEN = Path(__file__).with_name("golden") / "launch.txt"
+SHA = "sha256:" + "ab" * 32
+DOCKER, PODMAN = Runtime("docker", "28.2.2"), Runtime("podman", "4.3.1", rootless=True)
+APPTAINER = Runtime("apptainer", "1.4.5", rootless=True)
+LOCAL = Image("evalkit:0.1.0", SHA, "config")
+PUSHED = Image(f"registry.example/evalkit@{SHA}", SHA, "manifest")
+SIF = Image("/sw/evalkit.sif", SHA, "sif")
+STAGED = Work(
+    arguments=("eval", "--model", "/models/llama", "--out", "results", "--offline"),
+    folder="/home/jane/evalkit",
+    scratch="/tmp/evalkit-scratch-1",
+    user="1000:1000",
+    hostname="node7",
+    readable=("/home/jane/.cache/huggingface/hub", "/models/llama"),
+    writable=("/home/jane/evalkit/results",),
+    environment=(("CUDA_VISIBLE_DEVICES", "0,1"), ("HF_HUB_OFFLINE", "1")),
+)
+ONLINE = replace(
+    STAGED,
+    arguments=("eval", "--model", "meta-llama/Llama-3.1-8B"),
+    readable=(),
+    writable=("/home/jane/.cache/huggingface/hub", "/home/jane/evalkit/results"),
+    environment=(("EVALKIT_SECRETS", f"{SCRATCH}/secrets.json"),),
+    online=True,
+    gpus=True,
+    terminal=True,
+)
+ODD = replace(STAGED, readable=('/data/a, "b"',), arguments=("verify", "results/it's"))
+ROOTLESS = replace(DOCKER, rootless=True)
+CASES = {
+    "docker, staged": (DOCKER, LOCAL, STAGED),
+    "docker, online, on GPUs, at a terminal": (DOCKER, PUSHED, ONLINE),
+    "docker without root's rights": (ROOTLESS, LOCAL, STAGED),
+    "docker, odd names": (DOCKER, LOCAL, ODD),
+    "podman, staged": (PODMAN, LOCAL, STAGED),
+    "podman, online, on GPUs, at a terminal": (PODMAN, PUSHED, ONLINE),
+    "podman as root": (replace(PODMAN, rootless=False), LOCAL, STAGED),
+    "apptainer, staged": (APPTAINER, SIF, STAGED),
+    "apptainer, online, on GPUs, at a terminal": (APPTAINER, SIF, ONLINE),
+    "apptainer, odd names": (APPTAINER, SIF, ODD),
+    "none": (None, None, STAGED),
+}
+
+
+def shown(words: list[str]) -> str:
+    """A command line as a shell takes it, an option a line."""
+    text = ""
+    for word in map(shlex.quote, words):
+        text += f" \\\n    {word}" if word.startswith("--") else f" {word}"
+    return text.strip()
+
+
+def golden() -> str:
+    """All the cases as the golden file has them."""
+    return "\n\n".join(f"# {name}\n{shown(command_line(*CASES[name]))}" for name in CASES) + "\n"
+
+
+def test_the_command_lines_are_the_golden_ones() -> None:
+    if os.environ.get("EVALKIT_WRITE_GOLDEN"):
+        GOLDEN.write_text(golden())
+    assert golden() == GOLDEN.read_text()
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if name != "none"])
+def test_every_container_is_hardened(name: str) -> None:
+    """What must never be lost in a change of the golden file."""
+    runtime, image, work = CASES[name]
+    assert runtime is not None and image is not None
+    words = command_line(runtime, image, work)
+    if runtime.name == "apptainer":
+        assert {"--containall", "--cleanenv", "--no-home", "--no-privs"} <= set(words)
+        assert ("--net" in words) == (not work.online)
+    else:
+        assert {"--read-only", "no-new-privileges"} <= set(words)
+        assert words[words.index("--cap-drop") + 1] == "ALL"
+        assert ("--network" in words) == (not work.online)
+    assert not {"--privileged", "--ipc", "--pid", "host", "--fakeroot"} & set(words)
+    mounts = [word for word in words if word.startswith("type=bind")]
+    kept = [word for word in mounts if not word.endswith((",readonly", ",ro"))]
+    assert len(kept) == 1 + len(work.writable)
+    assert f"destination={SCRATCH}" in kept[0]
+    assert words[-len(work.arguments) :] == list(work.arguments)
+
+
+def test_what_is_asserted_of_an_image_is_what_the_record_takes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for runtime, image in ((DOCKER, LOCAL), (PODMAN, PUSHED), (APPTAINER, SIF)):
+        monkeypatch.setenv(stamp.IMAGE, asserted(runtime, image))
+        assert stamp.image() == {
+            "digest": SHA,
+            "of": image.of,
+            "runtime": f"{runtime.name} {runtime.version}",
+            "asserted_by": "launcher",
+        }
+
+
+@pytest.mark.parametrize("said", ["", SHA, f"sif {SHA}", f"sif {SHA[:-1]} apptainer 1.4", "x" * 99])
+def test_anything_else_is_no_image(said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(stamp.IMAGE, said)
+    assert "unknown" in stamp.image()
+
+
+# What a command line names of the host
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home folder with a token and a model, which is the working folder too."""
+    (tmp_path / "hf" / "hub").mkdir(parents=True)
+    (tmp_path / "hf" / "token").write_text("hf_planted\n")
+    (tmp_path / "model").mkdir()
+    monkeypatch.setenv("HF_HOME", os.fspath(tmp_path / "hf"))
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def work(home: Path, *arguments: str) -> Work:
+    """What a command line needs of this host."""
+    return works.of(arguments, os.environ, home / "scratch")
+
+
+def test_results_can_be_written_and_models_only_read(home: Path) -> None:
+    found = work(home, "eval", "--model", "model", "--out=runs", "--offline")
+    assert found.writable == (f"{home}/runs",)
+    assert found.readable == (f"{home}/hf/hub", f"{home}/model")
+    assert not found.online
+    assert (home / "runs").is_dir()
+
+
+def test_the_hubs_cache_can_be_written_to_for_a_download_only(home: Path) -> None:
+    found = work(home, "eval", "--model", "org/name")
+    assert found.online
+    assert set(found.writable) == {f"{home}/hf/{n}" for n in ("hub", "datasets")} | {
+        f"{home}/results"
+    }
+
+
+@pytest.mark.parametrize("variable", works.OFFLINE)
+def test_an_offline_host_stays_offline(
+    home: Path, variable: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, "1")
+    assert not work(home, "eval", "--model", "org/name").online
+
+
+def test_the_token_goes_with_downloads_and_never_on_a_command_line(home: Path) -> None:
+    found = work(home, "eval", "--model", "org/name")
+    assert start.found_secrets(os.environ)["HF_TOKEN"] == "hf_planted"
+    assert "hf_planted" not in str(command_line(DOCKER, LOCAL, found))
+    assert not any(home / "hf" == Path(path) for path in (*found.readable, *found.writable))
+
+
+def test_the_files_that_a_folders_links_lead_to_come_along(home: Path) -> None:
+    """A snapshot in the Hub's cache is a folder of links into another."""
+    (home / "elsewhere").mkdir()
+    (home / "elsewhere" / "blob").write_text("")
+    (home / "model" / "config.json").symlink_to("../elsewhere/blob")
+    found = work(home, "eval", "--model", "model", "--offline")
+    assert f"{home}/elsewhere" in found.readable
+
+
+def test_a_suites_lock_and_tasks_come_along_and_nothing_beside_them(home: Path) -> None:
+    (home / "tasks").mkdir()
+    (home / "mine.yaml").write_text("name: mine\ntasks: [demo_qa]\ninclude_path: tasks\n")
+    (home / "mine.lock.yaml").write_text("")
+    found = work(home, "eval", "--suite", "mine.yaml", "--model", "model", "--offline")
+    named = {Path(path).name for path in found.readable}
+    assert named == {"hub", "mine.lock.yaml", "mine.yaml", "model", "tasks"}
+
+
+def test_a_run_can_be_written_to_by_what_goes_on_with_it_only(home: Path) -> None:
+    run, results = home / "results" / "demo" / "demo-1", f"{home}/results"
+    run.mkdir(parents=True)
+    (run / "run.json").write_text("{}")
+    assert work(home, "execute", os.fspath(run), "--offline").writable == (results,)
+    judged = work(home, "verify", os.fspath(run))
+    assert judged.writable == () and os.fspath(run) in judged.readable and not judged.online
+
+
+@pytest.mark.parametrize("place", ["/", "/usr/lib", "/opt", "/var/cache/evalkit/results"])
+def test_a_place_that_the_image_has_for_its_own_is_refused(place: str) -> None:
+    with pytest.raises(EvalkitError, match="for its own"):
+        works._check(Path(place))
+
+
+# Which place is taken
+
+
+def stand_in(monkeypatch: pytest.MonkeyPatch, **said: str) -> None:
+    """Runtimes that say no more than this: for each its image's commit, or why it does not work."""
+
+    def runtime(name: str) -> Runtime:
+        if "!" in said[name]:
+            raise runtimes.Unusable(said[name])
+        return Runtime(name, "1.0")
+
+    monkeypatch.setattr(runtimes, "runtime", runtime)
+    monkeypatch.setattr(runtimes, "image", lambda name, _: (LOCAL, said[name]))
+    monkeypatch.setattr(stamp, "code", lambda: {"commit": "c0ffee", "dirty": False})
+
+
+def test_the_first_runtime_that_works_and_has_the_image_is_taken(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stand_in(monkeypatch, docker="no daemon!", podman="c0ffee", apptainer="c0ffee")
+    place = runtimes.choose()
+    assert place.runtime == Runtime("podman", "1.0")
+    assert place.words == "in podman 1.0, evalkit:0.1.0 sha256:abababababab"
+
+
+def test_where_none_works_it_is_the_host_and_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    stand_in(monkeypatch, docker="no daemon!", podman="no image!", apptainer="decaf")
+    place = runtimes.choose()
+    assert place.runtime is None
+    assert "docker: no daemon!" in place.words
+    assert "apptainer: evalkit:0.1.0 is of commit decaf, not of this checkout's" in place.words
+
+
+def test_an_image_of_another_commit_is_taken_where_it_is_asked_for_and_that_is_said(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stand_in(monkeypatch, docker="decaf")
+    assert "not of this checkout's" in runtimes.choose("docker").words
+
+
+def test_a_place_asked_for_that_can_not_be_had_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    stand_in(monkeypatch, docker="no daemon!")
+    with pytest.raises(EvalkitError, match="docker: no daemon!") as error:
+        runtimes.choose("docker")
+    assert error.value.code == 3
+
+
+def test_a_sif_is_for_apptainer_and_an_images_name_for_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stand_in(monkeypatch, docker="c0ffee", podman="c0ffee", apptainer="c0ffee")
+    assert runtimes.choose(reference="x.sif").runtime == Runtime("apptainer", "1.0")
+    with pytest.raises(EvalkitError, match="it runs a SIF"):
+        runtimes.choose("apptainer", "evalkit:1")
+
+
+def test_an_unknown_place_is_refused_with_the_places() -> None:
+    ran = call("launch", "--in", "dokcer", "status", "x")
+    assert "docker" in ran.refused(2, "unknown place 'dokcer'")
+    assert PLACES[-1] == "none"
