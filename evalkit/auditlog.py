@@ -47,7 +47,7 @@ def broken_at(path: Path) -> int | None:
         try:
             if canon.loads(line)["before"] != before:
                 return number
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             return number
         before = canon.digest_bytes(line)
     return None

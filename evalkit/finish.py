@@ -212,6 +212,7 @@ def log_finished(run: Run) -> None:
         {
             "run": run.folder.relative_to(out).as_posix(),
             "execution": body["execution"],
+            "record": canon.sha256_file(run.folder / "record.json"),
             "ids": body["ids"],
             "model": {key: body["model"][key] for key in ("reference", "revision")},
             "datasets": body["suite"]["datasets"],

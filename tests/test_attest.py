@@ -30,7 +30,7 @@ from support import call
 from evalkit import attest, keys
 from evalkit.errors import EvalkitError, Exit
 from evalkit.harness import rescore
-from evalkit.verify import Report, Status, Trust, trust, verify
+from evalkit.verify import Report, Status, Trust, Wanted, trust, verify
 
 BITWISE = {"verdict": "BITWISE", "answers": "sha256:" + "0" * 64}
 PASSED = {"verdict": "PASSED", "samples": 300, "failed": 0, "seed": 7, "share": 0.01}
@@ -53,9 +53,9 @@ def new() -> keys.Private:
     return keys.Private(Ed25519PrivateKey.generate())
 
 
-def knows(**people: keys.Private) -> Trust:
+def knows(**people: keys.Private) -> Wanted:
     """A list of signers."""
-    return Trust({key.public: name for name, key in people.items()}, asked=True)
+    return Wanted(Trust({key.public: name for name, key in people.items()}, asked=True))
 
 
 def body(run: Path) -> Any:
@@ -149,7 +149,7 @@ def test_nobody_is_a_witness_of_himself(run: Path) -> None:
     attest.sign(run, alice, attest.REPRODUCTION, BITWISE)
     attest.sign(run, second, attest.AUDIT, PASSED)
     names = {alice.public: "alice", second.public: "alice"}
-    report = verify(run, Trust(names, asked=True))
+    report = verify(run, Wanted(Trust(names, asked=True)))
     assert report.verdict.startswith("SIGNED by alice: ")
 
 

@@ -54,7 +54,7 @@ def test_the_version_is_the_packages() -> None:
     [
         (["evl"], ["No such command 'evl'", "eval"]),
         (["eval", "--modle", "x"], ["No such option", "--model"]),
-        (["verify"], ["Missing argument 'RUN'"]),
+        (["verify"], ["Missing argument 'RUN...'"]),
         (["eval", "--limit", "ten"], ["--limit", "'ten' is not a valid integer"]),
         (["eval", "--model"], ["--model", "requires an argument"]),
         (["eval", "model"], ["unexpected extra argument", "model"]),

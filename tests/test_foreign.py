@@ -316,7 +316,7 @@ def test_such_a_record_verifies_with_its_label(by_hf: Path) -> None:
     assert report.lines()[-1].startswith("CONSISTENT")
     assert report.lines()[-1].endswith("not bit-repeatable (lm-eval:hf)")
     assert "WARN  engine        lm-eval:hf, level C, float32: not bit-repeatable" in report.lines()
-    assert json.loads(report.to_json())["verdict"] == report.lines()[-1]
+    assert report.to_json()["verdict"] == report.lines()[-1]
     assert call("status", by_hf).done().out.startswith("finished")
 
 

@@ -1233,7 +1233,7 @@ def test_failures_come_first_and_the_verdict_last(tmp_path: Path) -> None:
     assert lines[0].startswith("FAIL  data")
     assert lines[-1].startswith("BROKEN: 1 of ")
     assert report.exit_code is Exit.FAILED
-    assert json.loads(report.to_json())["exit_code"] == 1
+    assert report.to_json()["exit_code"] == 1
 
 
 def test_many_problems_are_counted_and_the_first_are_told(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The commands that look at what runs left, and judge it."""
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,10 @@ FILE = click.Path(path_type=Path)
 
 
 @click.command("verify")
-@click.argument("folder", metavar="RUN", type=FILE)
+@click.argument("paths", metavar="RUN...", type=FILE, nargs=-1, required=True)
 @click.option(
     "--key",
-    "key_files",
+    "keys",
     metavar="PUB",
     multiple=True,
     type=FILE,
@@ -23,24 +24,38 @@ FILE = click.Path(path_type=Path)
 )
 @click.option(
     "--allowed-signers",
+    "allowed",
     metavar="FILE",
     type=FILE,
     help="The same, as ssh-keygen's list of names and keys.",
 )
+@click.option("--policy", metavar="FILE", type=FILE, help="What else it must hold.")
+@click.option("--deep", is_flag=True, help="Plan and score again, from the pinned data.")
+@click.option("--model", help="The same, and the plan with this model's tokenizer.")
+@click.option("--suite", help="The same, by your suite's file.")
+@click.option("--offline", is_flag=True, help="With --deep: ask no network for anything.")
 @click.option("--json", "as_json", is_flag=True, help="The checks as JSON on stdout.")
 def verify_command(
-    folder: Path, key_files: tuple[Path, ...], allowed_signers: Path | None, as_json: bool
+    paths: tuple[Path, ...], deep: bool, model: str | None, suite: str | None, offline: bool,
+    as_json: bool, **asked: Any,
 ) -> None:  # fmt: skip
     """Check a record against itself: no GPU, no network, no dataset, no model.
 
+    RUN is a run's folder, a results folder with all its runs and their log, or a folder that plain
+    lm-eval wrote.
+
     \b
     evalkit verify results/demo/demo-0123456789ab
+    evalkit verify results/ --policy policies/leaderboard.yaml --allowed-signers signers
     """
-    from evalkit.verify import trust, verify
+    from evalkit.verify import Deep, judge, wanted
 
-    report = verify(folder, trust(key_files, allowed_signers))
-    click.echo(report.to_json() if as_json else "\n".join(report.lines()))
-    sys.exit(report.exit_code)
+    if offline:
+        os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
+    deeper = Deep(model, suite, offline) if deep or model or suite else None
+    found = judge(paths, wanted(**asked, deep=deeper))
+    click.echo(found.to_json() if as_json else "\n".join(found.lines()))
+    sys.exit(found.exit_code)
 
 
 @click.command("sign")

@@ -5,139 +5,54 @@ brings is ever run or followed. Each check is a line; a broken or hostile folder
 tracebacks. What cannot be checked here says so.
 """
 
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from evalkit.errors import EvalkitError, Exit
-from evalkit.verify import aggregates, completeness, health, identity, signers
-from evalkit.verify import journal as journals
-from evalkit.verify import plan as plans
-from evalkit.verify import results as published
-from evalkit.verify import samples as sampled
-from evalkit.verify.folder import BROKEN, Folder, reason
-from evalkit.verify.report import Check, Findings, Report, Status, shown
-from evalkit.verify.scores import Scores
+from evalkit.verify import log, plain, several
+from evalkit.verify.deep import Deep
+from evalkit.verify.report import Check, Report, Status
+from evalkit.verify.run import Wanted, verify, wanted
+from evalkit.verify.several import Judged
 from evalkit.verify.signers import Trust, trust
 
-__all__ = ["Check", "Report", "Status", "Trust", "trust", "verify"]
+__all__ = [
+    "Check",
+    "Deep",
+    "Judged",
+    "Report",
+    "Status",
+    "Trust",
+    "Wanted",
+    "judge",
+    "trust",
+    "verify",
+    "wanted",
+]
 
 
-def verify(run: Path, trusted: Trust | None = None) -> Report:
-    """Check a run's folder; EvalkitError (3) only where there is no such folder.
+def judge(paths: Sequence[Path], asked: Wanted) -> Judged:
+    """Check everything that lies at some paths: runs, results folders, folders of plain lm-eval.
 
-    The order: 1 the record, 2 who signed it, 3 its files, 4 its ids, 5 the plan, 6 the journal,
-    7 completeness and data, 8 samples and answers, 9 scores, 10 aggregates, 11 ranges, 12 health,
-    13 the engine and its segments, 14 whether it is the whole suite.
+    EvalkitError (3) where there is nothing.
     """
-    if not run.is_dir():
-        raise EvalkitError("there is no such run folder", where=str(run), code=Exit.MISSING)
-    folder = Folder(run)
-    read = identity.record(folder)
-    if read.record is None:
-        return Report([read.check], readable=not read.newer)
-    signed, standing = signers.check(folder, read.record, read.sha256, trusted or Trust())
-    engine = read.record["engine"]
-    caveat = "" if engine["bit_repeatable"] else f"not bit-repeatable ({shown(engine['name'])})"
-    checks = [read.check, *signed, *_Evidence(folder, read.record).checks()]
-    return Report(checks, caveat=caveat, standing=standing)
+    found = Judged()
+    for path in paths:
+        if path.is_dir() and several.is_results(path):
+            _results(path, asked, found)
+        elif path.is_dir() and (names := plain.results_in(path)):
+            for name in names:
+                found.reports[str(path / name)] = plain.verify(path, name, asked=asked.asked)
+        else:
+            found.reports[str(path)] = verify(path, asked)
+    return found
 
 
-def _guarded(name: str, make: Callable[[], Check | list[Check]]) -> list[Check]:
-    """A check whose broken input is its failure."""
-    try:
-        made = make()
-    except BROKEN as error:
-        return [Check(name, Status.FAIL, reason(error))]
-    return made if isinstance(made, list) else [made]
-
-
-def _broken(step: Callable[[], None]) -> str:
-    """Take a step; what broken input made of it, or nothing."""
-    try:
-        step()
-    except BROKEN as error:
-        return reason(error)
-    return ""
-
-
-class _Evidence:
-    """What a valid record's folder holds, read once."""
-
-    def __init__(self, folder: Folder, record: dict[str, Any]) -> None:
-        self.folder, self.record = folder, record
-        self.planning, self.answering = Findings("plan"), Findings("journal")
-        self.publishing = Findings("results")
-        self.plan = plans.read(folder, self.planning)
-        self.journal: journals.Journal | None = None
-        if self.plan is not None:
-            self.journal = journals.read(folder, record, self.plan, self.answering)
-        self.results = published.read(folder, self.publishing)
-        self.samples = sampled.Samples()
-        chat = record["suite"]["apply_chat_template"]
-        self.scores = Scores((self.results or {}).get("configs", {}), chat=bool(chat))
-        for document in sampled.documents(folder, self.samples):
-            for step in (self._note, self.scores.add):
-                if problem := _broken(partial(step, document)):
-                    self.samples.shape.add(f"{document.name}: {problem}")
-        self.samples.shape.add(_broken(self.scores.finish))
-
-    def _note(self, document: sampled.Document) -> None:
-        sampled.note(document, self.samples, self.journal)
-
-    def checks(self) -> list[Check]:
-        """Every check after the record's own, in order."""
-        record, samples, plan = self.record, self.samples, self.plan
-        lock, shipped = completeness.lock_of(self.folder, record, self.samples.order)
-        steps: list[tuple[str, Callable[[], Check | list[Check]]]] = [
-            ("files", lambda: identity.files(self.folder, record)),
-            ("ids", lambda: identity.ids(record, plan.body if plan else None)),
-            ("plan", self._plan),
-            ("journal", self._journal),
-            ("completeness", lambda: completeness.check(record, lock, shipped, samples)),
-            ("data", lambda: completeness.data(record, lock, samples)),
-            ("settings", lambda: completeness.settings(record)),
-            ("samples", lambda: samples.shape.check(f"{samples.lines:,} samples, hashes equal")),
-            ("answers", self._answers),
-            ("scores", lambda: self.scores.checks(lock["lm_eval"] if lock and shipped else None)),
-            ("results", self._aggregates),
-            ("ranges", lambda: aggregates.ranges(record, samples)),
-            ("health", lambda: health.health(record, plan, self.journal)),
-            ("engine", lambda: health.engine(record)),
-            ("segments", lambda: health.segments(record)),
-            ("whole", lambda: health.partial(record)),
-        ]
-        return [check for name, make in steps for check in _guarded(name, make)]
-
-    def _plan(self) -> Check:
-        if self.plan is None:
-            return self.planning.check("")
-        asked = {leaf: seen.requests for leaf, seen in self.samples.leaves.items()}
-        return plans.check(self.folder, self.plan, asked, self.planning)
-
-    def _journal(self) -> Check:
-        if self.plan is None or self.journal is None:
-            if self.answering.count:
-                return self.answering.check("")
-            return Check("journal", Status.SKIP, "the plan can't be read")
-        return self.answering.check(journals.passed(self.journal, self.plan))
-
-    def _answers(self) -> Check:
-        if self.journal is None:
-            return Check("answers", Status.SKIP, "the journal can't be read")
-        left = sum(
-            len(said.keys() - self.samples.leaves[leaf].requests)
-            for leaf, said in self.journal.said.items()
-            if leaf in self.samples.leaves
-        )
-        if left:
-            self.samples.answers.add(f"{left:,} answers in the journal are of no sample")
-        count = sum(map(len, self.journal.said.values()))
-        return self.samples.answers.check(f"{count:,} responses are the journal's")
-
-    def _aggregates(self) -> list[Check]:
-        if self.results is None:
-            return [self.publishing.check("")]
-        found = aggregates.Aggregates(self.record, self.results, self.samples).check()
-        return [*found, published.check(self.record, self.results)]
+def _results(path: Path, asked: Wanted, found: Judged) -> None:
+    """All runs of a results folder, and its log."""
+    runs = list(several.runs_in(path))
+    if not runs:
+        raise EvalkitError("no finished run lies here", where=str(path), code=Exit.MISSING)
+    for run in runs:
+        found.reports[str(run)] = verify(run, asked)
+    found.logs[str(path)] = log.check(path, several.logged(path, runs))

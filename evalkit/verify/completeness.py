@@ -35,6 +35,15 @@ def shipped(name: str, kind: str) -> Value | None:
     return None
 
 
+def locks() -> list[Value]:
+    """Every shipped lock."""
+    return [
+        yaml.safe_load(path.read_text("utf-8"))
+        for folder in SUITES
+        for path in sorted(folder.glob("*.lock.yaml"))
+    ]
+
+
 def lock_of(folder: Folder, record: Value, findings: Findings) -> tuple[Value | None, bool]:
     """The lock to judge by, and whether it is a shipped one; problems go into the findings."""
     wanted = shipped(record["suite"]["name"], "lock.yaml")

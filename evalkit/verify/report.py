@@ -9,7 +9,6 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from evalkit import canon
 from evalkit.errors import Exit
 
 FEW = 3  # problems told in words; the rest is counted
@@ -61,6 +60,10 @@ class Check:
 
     def __str__(self) -> str:
         return f"{self.status:4}  {self.name:<12}  {self.detail}"
+
+    def to_json(self) -> dict[str, str]:
+        """For programs."""
+        return {"name": self.name, "status": self.status.value, "detail": self.detail}
 
 
 @dataclass(slots=True)
@@ -161,15 +164,13 @@ class Report:
     def _detail(self, name: str) -> str:
         return next(c.detail for c in self.checks if c.name == name and c.status is Status.FAIL)
 
-    def to_json(self) -> str:
-        """The checks, the verdict and the exit code, as canonical JSON for programs."""
-        checks = [
-            {"name": check.name, "status": check.status.value, "detail": check.detail}
-            for check in self.checks
-        ]
-        return canon.dumps(
-            {"checks": checks, "verdict": self.verdict, "exit_code": int(self.exit_code)}
-        )
+    def to_json(self) -> dict[str, object]:
+        """The checks, the verdict and the exit code, for programs."""
+        return {
+            "checks": [check.to_json() for check in self.checks],
+            "verdict": self.verdict,
+            "exit_code": int(self.exit_code),
+        }
 
     def lines(self) -> list[str]:
         """A line a check, failures first, then the verdict."""

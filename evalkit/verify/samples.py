@@ -94,7 +94,7 @@ def documents(folder: Folder, found: Samples) -> Iterator[Document]:
     try:
         for number, raw in folder.gzip_lines(NAME):
             found.lines = number
-            sample = _parse(raw, number, found.shape)
+            sample = parsed(raw, f"line {number:,}", found.shape)
             if sample is None:
                 continue
             key = (sample["task"], sample["doc_id"])
@@ -115,15 +115,18 @@ def documents(folder: Folder, found: Samples) -> Iterator[Document]:
         yield current
 
 
-def _parse(raw: bytes, number: int, findings: Findings) -> Sample | None:
+def parsed(raw: bytes, where: str, findings: Findings, task: str | None = None) -> Sample | None:
+    """A line's sample where it has a sample's shape. `task`: of a line that does not name it."""
     try:
         sample = canon.loads(raw)
+        if task is not None:
+            sample["task"] = task
         problem = "" if raw.endswith(b"\n") else "is torn"
         problem = problem or _shape_problem(sample)
     except BROKEN as error:
         problem = reason(error)
     if problem:
-        findings.add(f"line {number:,}: {problem}")
+        findings.add(f"{where}: {problem}")
         return None
     return sample  # type: ignore[no-any-return]
 

@@ -1,0 +1,419 @@
+"""What verify is pointed at: several runs, a results folder and its log, plain lm-eval's folders;
+and what is asked of a record beyond being consistent."""
+
+import gzip
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import runs
+import support
+import yaml
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from runs import Run
+from support import ROOT, call
+
+from evalkit import attest, keys
+from evalkit.errors import EvalkitError, Exit
+from evalkit.harness import rescore
+from evalkit.verify import Deep, Judged, Report, Status, Trust, Wanted, judge, policy, verify
+
+LEADERBOARD = ROOT / "policies" / "leaderboard.yaml"
+
+
+@pytest.fixture(autouse=True)
+def without_lm_eval(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scoring again by lm-eval is the matter of test_verify.py, and of the deep tests here."""
+    if "demo" not in request.fixturenames:
+        monkeypatch.setattr(rescore, "installed", lambda: None)
+
+
+def failed(report: Report) -> dict[str, str]:
+    """The failing checks."""
+    return {check.name: check.detail for check in report.checks if check.status is Status.FAIL}
+
+
+def detail(report: Report, name: str, status: Status) -> str:
+    """What the check of that name and status says."""
+    return next(c.detail for c in report.checks if c.name == name and c.status is status)
+
+
+# a results folder and its log
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    """A results folder of two finished runs, as evalkit leaves it."""
+    support.finished(tmp_path)
+    folder = tmp_path / "results"
+    (run,) = (folder / "demo").glob("demo-*")
+    other = shutil.copytree(run, run.with_name(f"{run.name}.2"))
+    record = support.read(other)
+    record["execution"] = "0" * 32
+    support.write(other, record)
+    from evalkit import folder as folders
+    from evalkit.finish import log_finished
+
+    body = folders.read(other).body | {"execution": "0" * 32}
+    log_finished(folders.Run(other, body))
+    return folder
+
+
+def log_of(results: Path) -> tuple[Judged, str]:
+    """What is found, and what the log's check says."""
+    found = judge([results], Wanted())
+    return found, found.logs[str(results)].detail
+
+
+def test_a_results_folder_is_judged_with_its_log(results: Path) -> None:
+    found, said = log_of(results)
+    assert found.exit_code is Exit.OK and len(found.reports) == 2
+    assert said == ("2 lines, each bound to the one before; 2 records, each as its line says")
+    assert found.lines()[-1] == "2 CONSISTENT"
+
+
+def test_a_removed_record_is_named_by_its_line(results: Path) -> None:
+    shutil.rmtree(next((results / "demo").glob("*.2")))
+    found, said = log_of(results)
+    assert found.exit_code is Exit.FAILED
+    assert "1 records were removed: demo/demo-" in said and said.endswith(".2")
+    assert found.lines()[-1] == "1 CONSISTENT; the audit log is BROKEN"
+
+
+def test_an_altered_record_is_not_as_its_line_says(results: Path) -> None:
+    """Nothing else in the folder tells a model's name, and the record is not signed."""
+    run = next((results / "demo").glob("*.2"))
+    record = support.read(run)
+    record["model"]["reference"] = "a-better-model"
+    support.write(run, record)
+    found, said = log_of(results)
+    assert "1 records are not as their lines say: demo/demo-" in said
+    assert all(report.consistent for report in found.reports.values())
+
+
+def test_a_record_without_a_line_and_one_that_stands_twice_are_named(results: Path) -> None:
+    log = results / "audit.jsonl"
+    log.write_bytes(log.read_bytes().splitlines(keepends=True)[0])
+    assert "1 records have no line: demo/demo-" in log_of(results)[1]
+    run = next((results / "demo").glob("*.2"))
+    shutil.copytree(run, run.with_name("copy"))
+    assert "are one execution" in log_of(results)[1]
+
+
+def test_a_line_that_was_changed_breaks_the_chain(results: Path) -> None:
+    log = results / "audit.jsonl"
+    first, second = log.read_bytes().splitlines(keepends=True)
+    log.write_bytes(first.replace(b"finished", b"failed") + second)
+    assert "line 2 is not what was written after" in log_of(results)[1]
+
+
+@pytest.mark.parametrize("text", [b"", b"[", b"[" * 100_000 + b"\n", b"{}\n", b"\xff\n"])
+def test_a_log_that_is_none_is_a_failure_and_not_a_crash(results: Path, text: bytes) -> None:
+    (results / "audit.jsonl").write_bytes(text)
+    assert log_of(results)[0].exit_code is Exit.FAILED
+
+
+def test_a_linked_log_and_linked_runs_are_not_followed(results: Path, tmp_path: Path) -> None:
+    (results / "audit.jsonl").rename(tmp_path / "audit.jsonl")
+    (results / "audit.jsonl").symlink_to(tmp_path / "audit.jsonl")
+    (results / "linked").symlink_to(results / "demo")
+    found, said = log_of(results)
+    assert "symbolic link" in said and len(found.reports) == 2
+
+
+def test_runs_without_a_log_are_a_warning(results: Path) -> None:
+    (results / "audit.jsonl").unlink()
+    found, _ = log_of(results)
+    assert found.exit_code is Exit.OK
+    assert [check.status for check in found.logs.values()] == [Status.WARN]
+    shutil.rmtree(results / "demo")
+    (results / "audit.jsonl").write_text("")
+    with pytest.raises(EvalkitError, match="no finished run lies here"):
+        judge([results], Wanted())
+
+
+def test_several_runs_have_one_exit_code_and_one_json(tmp_path: Path) -> None:
+    good, bad = Run().write(tmp_path / "good"), Run().write(tmp_path / "bad")
+    (bad / "plan.json").write_text("{}")
+    ran = call("verify", good, bad, "--json")
+    assert ran.code == 1
+    told = json.loads(ran.out)
+    assert told["exit_code"] == 1 and told["verdict"] == "1 BROKEN, 1 CONSISTENT"
+    assert told["runs"][str(good)]["verdict"].startswith("CONSISTENT")
+    shown = call("verify", good, bad).out.splitlines()
+    assert shown[-1] == "1 BROKEN, 1 CONSISTENT"
+    assert any(line.startswith("  FAIL  files") for line in shown)
+    call("verify", tmp_path / "nowhere").refused(3, "no such run folder")
+
+
+# plain lm-eval
+
+
+def plain(run: Run, folder: Path) -> Path:
+    """The run as plain lm-eval would have left it: samples by task, and by filter in each."""
+    date = "2026-01-02T03-04-05.678901"
+    place = folder / "some__model"
+    place.mkdir(parents=True)
+    (place / f"results_{date}.json").write_text(json.dumps(run.results))
+    for leaf in run.configs:
+        mine = [sample for sample in run.samples if sample["task"] == leaf]
+        mine.sort(key=lambda sample: sample["filter"])
+        lines = [{k: v for k, v in sample.items() if k != "task"} for sample in mine]
+        text = "".join(json.dumps(line) + "\n" for line in lines)
+        (place / f"samples_{leaf}_{date}.jsonl").write_text(text)
+    return folder
+
+
+def judged(run: Run, folder: Path) -> Report:
+    """What is found in it."""
+    (report,) = judge([plain(run, folder)], Wanted()).reports.values()
+    return report
+
+
+def test_a_plain_results_folder_is_recomputed_as_far_as_it_goes(tmp_path: Path) -> None:
+    report = judged(Run(), tmp_path / "out")
+    assert failed(report) == {}
+    assert "4 tasks' samples are as many" in detail(report, "completeness", Status.PASS)
+    assert detail(report, "scores", Status.PASS).startswith("11 samples of 3 tasks")
+    assert "recomputed from the samples, equal" in detail(report, "aggregates", Status.PASS)
+    assert "the weights" in detail(report, "unknown", Status.SKIP)
+    assert "which model answered, and whether it did, can't be known" in report.verdict
+
+
+def drop(run: Run) -> None:
+    """A document that was answered wrong."""
+    run.samples.remove(next(s for s in run.samples if s.get("acc") == 0.0))
+
+
+def twice(run: Run) -> None:
+    """One that was answered right."""
+    run.samples.append(next(s for s in run.samples if s.get("acc") == 1.0))
+
+
+def raise_value(run: Run) -> None:
+    run.results["results"]["arc_challenge"]["acc,none"] = 0.99
+
+
+def raise_group(run: Run) -> None:
+    run.results["results"]["science"]["acc,none"] = 0.99
+
+
+def raise_sample(run: Run) -> None:
+    next(s for s in run.samples if s.get("acc") == 0.0)["acc"] = 1.0
+
+
+def change_doc(run: Run) -> None:
+    run.samples[0]["doc"] = run.samples[0]["doc"] | {"question": "easier?"}
+
+
+def collapse(run: Run) -> None:
+    """`- task: mmlu` with an override runs one subject, and is still called mmlu."""
+    for section in ("results", "configs", "versions", "n-shot", "n-samples", "higher_is_better"):
+        run.results[section]["mmlu"] = run.results[section].pop("mmlu_anatomy")
+    run.configs = run.results["configs"]
+    for sample in run.samples:
+        sample["task"] = "mmlu" if sample["task"] == "mmlu_anatomy" else sample["task"]
+    run.results["group_subtasks"] = {}
+    run.results["groups"] = {}
+    del run.results["results"]["science"]
+
+
+def thin_group(run: Run) -> None:
+    run.results["group_subtasks"]["mmlu"] = ["mmlu_anatomy"]
+    run.results["results"]["mmlu"] = {"alias": "mmlu"}
+
+
+def no_task(run: Run) -> None:
+    run.samples = [s for s in run.samples if s["task"] != "whole_texts"]
+    del run.configs["whole_texts"]
+
+
+@pytest.mark.parametrize(
+    ("change", "name", "words"),
+    [
+        (drop, "completeness", "stands where"),
+        (twice, "completeness", "stands twice for a filter"),
+        (raise_value, "aggregates", "arc_challenge acc,none is 0.99"),
+        (raise_group, "aggregates", "science acc,none is 0.99"),
+        (raise_sample, "scores", "acc is 1.0, should be 0.0"),
+        (change_doc, "samples", "is not what its doc_hash says"),
+        (collapse, "groups", "mmlu is a group and was run as one task (mmlu_anatomy)"),
+        (thin_group, "groups", "4 members of mmlu missing"),
+        (no_task, "completeness", "1 tasks without samples: whole_texts"),
+    ],
+)
+def test_what_is_wrong_with_a_plain_results_folder_is_found(
+    tmp_path: Path, change: Callable[[Run], None], name: str, words: str
+) -> None:
+    run = Run()
+    change(run)
+    found = failed(judged(run, tmp_path / "out"))
+    assert words in found.get(name, ""), found
+
+
+def test_a_plain_folder_without_samples_or_with_a_part_says_so(tmp_path: Path) -> None:
+    run = Run(limit=2)
+    report = judged(run, tmp_path / "out")
+    assert failed(report) == {} and "partial" in detail(report, "whole", Status.WARN)
+    for path in (tmp_path / "out").rglob("samples_*"):
+        path.unlink()
+    (report,) = judge([tmp_path / "out"], Wanted()).reports.values()
+    assert "--log_samples" in detail(report, "samples", Status.SKIP)
+
+
+def test_a_plain_folder_meets_no_policy_and_has_no_signer(tmp_path: Path) -> None:
+    folder = plain(Run(), tmp_path / "out")
+    (report,) = judge([folder], Wanted(policy={"name": "any"})).reports.values()
+    assert report.verdict.startswith("UNMET")
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", "[" * 100_000, '{"results": 1}'])
+def test_plain_results_that_are_none_are_a_failure_and_not_a_crash(
+    tmp_path: Path, text: str
+) -> None:
+    folder = plain(Run(), tmp_path / "out")
+    next(folder.rglob("results_*")).write_text(text)
+    (report,) = judge([folder], Wanted()).reports.values()
+    assert "not lm-eval's results" in failed(report)["results"]
+
+
+# a policy
+
+
+def holds(run: Run, path: Path, rules: dict[str, Any], *, by: str = "") -> str:
+    """What a policy finds wrong with a run; `by`: who signs it."""
+    folder = run.write(path / runs.sha256(json.dumps(rules))[:12])
+    key = keys.Private(Ed25519PrivateKey.generate())
+    if by:
+        attest.sign(folder, key)
+    trust = Trust({key.public: by}) if by else Trust()
+    report = verify(folder, Wanted(trust, policy={"name": "test"} | rules))
+    assert report.exit_code is (Exit.FAILED if failed(report) else Exit.OK)
+    return failed(report).get("policy", "")
+
+
+def test_a_policy_asks_more_than_being_consistent(tmp_path: Path) -> None:
+    run = Run()
+    assert holds(run, tmp_path, {}) == ""
+    assert holds(run, tmp_path, {"suites": ["core"]}) == "its suite is tiny"
+    assert "not the whole of a shipped suite" in holds(run, tmp_path, {"whole": True})
+    assert holds(run, tmp_path, {"clean_commit": True}) == ""
+    run.record["code"]["dirty"] = True
+    assert "unknown or changed" in holds(run, tmp_path / "dirty", {"clean_commit": True})
+    run.record["environment"]["image"] = {"unknown": "none"}
+    assert "its image is unknown" in holds(run, tmp_path, {"pinned_image": True})
+    run.record["environment"]["image"] = "evalkit:latest"
+    assert "has no digest" in holds(run, tmp_path / "tag", {"pinned_image": True})
+    run.record["environment"]["image"] = f"sha256:{'0' * 64}"
+    assert holds(run, tmp_path / "digest", {"pinned_image": True}) == ""
+    assert "its image is" in holds(run, tmp_path, {"pinned_image": ["evalkit@sha256:1"]})
+    assert holds(run, tmp_path, {"health": {"exact_ties": 0}}) == ""
+    run.record["health"]["answers_not_found"] = 2
+    assert "2 answers_not_found" in holds(run, tmp_path, {"health": {"answers_not_found": 1}})
+
+
+def test_a_policy_asks_for_signers_by_the_readers_names(tmp_path: Path) -> None:
+    run = Run()
+    assert "not signed by anybody" in holds(run, tmp_path / "a", {"signed": True})
+    assert holds(run, tmp_path / "b", {"signed": True}, by="alice") == ""
+    assert holds(run, tmp_path / "c", {"signed": ["alice"]}, by="alice") == ""
+    assert "not signed by bob" in holds(run, tmp_path / "d", {"signed": ["bob"]}, by="alice")
+    assert "not witnessed" in holds(run, tmp_path / "e", {"witnessed": True}, by="alice")
+    assert "not reproduced" in holds(run, tmp_path / "f", {"reproduced": True}, by="alice")
+
+
+def test_the_shipped_policy_is_one_and_names_what_a_demo_lacks(tmp_path: Path) -> None:
+    assert policy.read(LEADERBOARD)["name"] == "leaderboard"
+    ran = call("verify", Run().write(tmp_path / "run"), "--policy", LEADERBOARD)
+    assert ran.code == 1 and ran.out.splitlines()[-1].startswith("UNMET")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("name: a\nwhole: false", "not valid"),
+        ("name: a\nsurprise: 1", "not valid"),
+        ("[", "not readable YAML"),
+        ("name: a\nhealth: {nan_answers: 1}", "not valid"),
+    ],
+)
+def test_a_policy_that_is_none_is_refused(tmp_path: Path, text: str, words: str) -> None:
+    (tmp_path / "policy.yaml").write_text(text)
+    with pytest.raises(EvalkitError, match=words):
+        policy.read(tmp_path / "policy.yaml")
+
+
+# deeper, with the data and the model at hand
+
+
+@pytest.fixture
+def demo(tmp_path: Path) -> Path:
+    """A finished demo run."""
+    return support.finished(tmp_path)
+
+
+def deep(run: Path, model: str | None = "demo", suite: str | None = None) -> Report:
+    """What the deep checks find."""
+    return verify(run, Wanted(deep=Deep(model, suite, offline=True)))
+
+
+def reseal(run: Path, name: str, data: bytes, record: dict[str, Any]) -> None:
+    """Replace a file and its digest."""
+    (run / name).write_bytes(data)
+    record["files"][name] = {"size": len(data), "sha256": runs.sha256(data)}
+
+
+def test_plan_samples_and_results_are_made_again(demo: Path) -> None:
+    report = deep(demo)
+    assert failed(report) == {}
+    assert detail(report, "deep plan", Status.PASS).endswith("built again to the same ids")
+    assert "made again by lm-eval, equal" in detail(report, "deep scores", Status.PASS)
+    skipped = deep(demo, model=None)
+    assert "give --model" in detail(skipped, "deep plan", Status.SKIP)
+    assert "made again" in detail(skipped, "deep scores", Status.PASS)
+
+
+def test_a_prompt_that_is_not_the_tasks_is_found_with_the_data_alone(demo: Path) -> None:
+    """Its author has put every digest right; verify alone sees that it ends with the question."""
+    record = support.read(demo)
+    text = gzip.decompress((demo / "samples.jsonl.gz").read_bytes()).decode()
+    samples = [json.loads(line) for line in text.splitlines()]
+    mine = [sample for sample in samples if sample["task"] == "demo_cot_counting"]
+    for sample in mine:
+        argument = sample["arguments"]["gen_args_0"]
+        argument["arg_0"] = "You are very good at this.\n\n" + argument["arg_0"]
+        sample["prompt_hash"] = runs.sha256(argument["arg_0"])
+    record["tasks"]["demo_cot_counting"]["prompts"] = runs.digest(
+        [[sample["doc_id"], sample["prompt_hash"]] for sample in mine]
+    )
+    lines = "".join(json.dumps(sample, ensure_ascii=False) + "\n" for sample in samples)
+    reseal(demo, "samples.jsonl.gz", gzip.compress(lines.encode()), record)
+    support.write(demo, record)
+    assert failed(verify(demo)) == {}
+    assert set(failed(deep(demo, model=None))) == {"deep scores"}
+
+
+def test_another_model_is_not_the_recorded_one(demo: Path, tiny_model: Callable[..., Path]) -> None:
+    found = failed(deep(demo, str(tiny_model())))
+    assert "are not the recorded ones" in found["deep model"]
+    assert "the plan id" in found["deep plan"]
+
+
+def test_a_suite_of_the_readers_is_asked_for_by_its_file(demo: Path, tmp_path: Path) -> None:
+    record = support.read(demo)
+    record["suite"]["name"] = "mine"
+    support.write(demo, record)
+    lock = yaml.safe_load((demo / "lock.yaml").read_text())
+    reseal(demo, "lock.yaml", yaml.safe_dump(lock | {"suite": "mine"}).encode(), record)
+    support.write(demo, record)
+    assert "give --suite" in detail(deep(demo), "deep suite", Status.SKIP)
+    other = support.suite(tmp_path, "mine", ["demo_qa", "demo_endings"])
+    assert "tasks is" in failed(deep(demo, suite=str(other)))["deep suite"]
+
+
+def test_a_broken_record_is_not_looked_at_more_deeply(demo: Path) -> None:
+    (demo / "plan.json").write_text("{}")
+    assert "only a consistent record" in detail(deep(demo), "deep", Status.SKIP)
