@@ -13,6 +13,7 @@ from typing import Any
 
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError
+from jsonschema.validators import validator_for
 
 _PACKAGE = Path(__file__).parent
 _SHIPPED = [_PACKAGE / "schemas", _PACKAGE.parent / "schemas"]  # in a wheel, in a checkout
@@ -46,6 +47,11 @@ def check(name: str, value: Any) -> list[str]:
     except RecursionError:
         return ["$: nested too deep"]
     return [_line(error) for error in sorted(found, key=lambda error: list(map(str, error.path)))]
+
+
+def problems(shape: dict[str, Any], value: Any) -> list[str]:
+    """The same for a schema that is not one of ours, in the dialect that it names."""
+    return [_line(error) for error in validator_for(shape)(shape).iter_errors(value)]
 
 
 def _line(error: ValidationError) -> str:

@@ -49,6 +49,7 @@ for _command in (
     judging.sign_command,
     judging.compare_command,
     showing.report_command,
+    showing.export_command,
     running.status_command,
     running.lock_command,
     hosting.stage_command,

@@ -4,6 +4,11 @@ from pathlib import Path
 
 import click
 
+FORMATS = ("csv", "markdown", "latex", "every-eval-ever", "model-index", "lm-eval")
+runs_argument = click.argument(
+    "folders", metavar="RUN...", nargs=-1, required=True, type=click.Path(path_type=Path)
+)
+
 
 @click.command("report")
 @click.argument("folder", metavar="RUN", type=click.Path(path_type=Path))
@@ -22,3 +27,21 @@ def report_command(folder: Path, out: Path | None, samples: str, as_json: bool) 
     path = report.write(folder, out, everything=samples == "all")
     told = canon.dumps({"file": str(path), "bytes": path.stat().st_size})
     click.echo(told if as_json else str(path))
+
+
+@click.command("export")
+@runs_argument
+@click.option("--to", required=True, type=click.Choice(FORMATS), help="The format.")
+@click.option("--out", type=click.Path(path_type=Path), help="A file, for lm-eval a folder.")
+@click.option("--json", "as_json", is_flag=True, help="What was made as JSON.")
+def export_command(folders: tuple[Path, ...], to: str, out: Path | None, as_json: bool) -> None:
+    """Scores for other tools: CSV, Markdown, LaTeX, model cards, collections, lm-eval's own.
+
+    \b
+    evalkit export results/demo/demo-0123456789ab --to csv
+    evalkit export RUN1 RUN2 --to latex --out table.tex
+    """
+    from evalkit import canon, export
+
+    made = export.write(folders, to, out)
+    click.echo(canon.dumps({"format": to, "path" if out else "text": made}) if as_json else made)
