@@ -44,6 +44,7 @@ def enter() -> None:
             code=Exit.MISSING,
         )
     _take_secrets()
+    del os.environ[PREFIX]  # processes that this one starts have what it gives them
 
 
 def leaks(environment: Mapping[str, str], path: Iterable[str]) -> list[str]:

@@ -26,6 +26,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "requirements")]
 import setup  # noqa: E402  # requirements/setup.py
 
 import evalkit  # noqa: E402
+from evalkit import gpus  # noqa: E402
 
 IMAGE = os.environ.get("IMAGE") or f"evalkit:{evalkit.__version__}"
 DOCKER = os.environ.get("DOCKER") or "docker"
@@ -58,7 +59,7 @@ def git(*command: str) -> str:
 def build() -> None:
     """Build the image with LOCK's packages from the commit that is checked out."""
     wanted = os.environ.get("LOCK", "")
-    here = setup.pick_lock(setup.ask_gpus(), platform.machine())
+    here = gpus.pick_lock(gpus.ask_for_lock(), platform.machine())
     choice = setup.choose(wanted, {}) if wanted else here
     if choice.lock == "base":
         sys.exit("evalkit image: LOCK=base runs no model: choose cpu, cuda12 or cuda13")

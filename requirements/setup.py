@@ -21,7 +21,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 # 1. A Python that the locks are made for. An older one (from 3.6 on) gets this far and no further,
 # so what it can't parse must not stand anywhere in this file.
@@ -51,7 +51,6 @@ VENV = ROOT / ".venv"
 PYTHON = VENV / "bin" / "python"
 STAMP = VENV / "evalkit-setup.json"
 LOG = VENV / "evalkit-setup.log"
-LOCKS = ("base", "cpu", "cuda12", "cuda13")
 IMPORTS = {  # what a lock is for
     "base": "import click, cryptography, jsonschema, numpy, rich.progress, rich.table, yaml",
     "run": "import accelerate, datasets, jsonschema, lm_eval.evaluator, rich.progress, torch\n"
@@ -59,36 +58,17 @@ IMPORTS = {  # what a lock is for
 }
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 
-
-class Choice(NamedTuple):
-    """A lock, and why this one."""
-
-    lock: str
-    why: str
+# Of evalkit itself only modules that need the standard library alone.
+sys.path.append(str(ROOT))
+if TYPE_CHECKING:
+    from evalkit.gpus import Choice
 
 
-def pick_lock(gpus: str | None, machine: str) -> Choice:
-    """The lock for what `nvidia-smi` printed (driver, compute capability; None: there is none)."""
-    if gpus is None:
-        return Choice("cpu", "there is no nvidia-smi here")
-    rows = re.findall(r"^(\d+)\.[\d.]+,\s*(\d+)\.(\d+)\s*$", gpus, re.M)
-    if not rows:
-        said = (gpus.strip().splitlines() or ["nothing"])[0]
-        return Choice("cpu", f"nvidia-smi names no GPU, it says: {said}")
-    driver = min(int(row[0]) for row in rows)
-    capability = min((int(row[1]), int(row[2])) for row in rows)
-    found = f"driver {driver}, compute capability {capability[0]}.{capability[1]}"
-    if driver >= 580 and capability >= (7, 5):
-        return Choice("cuda13", found)
-    if driver < 525 or capability < (7, 0):
-        return Choice("cpu", f"{found}: too old for CUDA 12.8 (525 and 7.0)")
-    if machine != "x86_64":
-        return Choice("cpu", f"{found}: torch for CUDA 12.8 is for x86_64 only, not {machine}")
-    return Choice("cuda12", found)
+def choose(wanted: str, before: dict[str, Any]) -> "Choice":
+    """The lock asked for, else the one that `.venv` was set up with, else the light one where runs
+    are in an image, else the one that fits the GPUs."""
+    from evalkit.gpus import LOCKS, Choice, ask_for_lock, pick_lock
 
-
-def choose(wanted: str, before: dict[str, Any]) -> Choice:
-    """The lock asked for, else the one that `.venv` was set up with, else the fitting one."""
     if wanted and wanted not in LOCKS:
         raise SystemExit(f"evalkit set-up: LOCK={wanted}: choose one of {', '.join(LOCKS)}")
     if wanted == "cuda12" and platform.machine() != "x86_64":
@@ -100,7 +80,7 @@ def choose(wanted: str, before: dict[str, Any]) -> Choice:
     where = in_image()
     if where:
         return Choice("base", f"runs are {where}")
-    return pick_lock(ask_gpus(), platform.machine())
+    return pick_lock(ask_for_lock(), platform.machine())
 
 
 def in_image() -> str:
@@ -108,28 +88,14 @@ def in_image() -> str:
     wanted = os.environ.get("IN", "")
     if wanted:
         return "" if wanted == "none" else f"in {wanted}: IN says so"
-    sys.path.insert(0, str(ROOT))
     from evalkit.errors import EvalkitError
-    from evalkit.launch import runtimes  # standard library only
+    from evalkit.launch import runtimes
 
     try:
         place = runtimes.choose("", os.environ.get("IMAGE", ""))
     except EvalkitError:  # the command that follows says what is wrong with IMAGE
         return ""
     return place.words if place.runtime else ""
-
-
-def ask_gpus() -> str | None:
-    """What nvidia-smi says of each GPU's driver and compute capability; None without one."""
-    program = shutil.which("nvidia-smi")
-    if program is None:
-        return None
-    query = [program, "--query-gpu=driver_version,compute_cap", "--format=csv,noheader"]
-    try:
-        ran = subprocess.run(query, capture_output=True, text=True, timeout=60)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return str(error)
-    return ran.stdout + ran.stderr
 
 
 def digest(*paths: Path) -> str:

@@ -14,8 +14,9 @@ import pytest
 PACKAGE = Path(__file__).resolve().parent.parent / "evalkit"
 # Left to right: a module imports only those before it, also inside its functions. A package is one.
 ORDER = [
-    *("errors", "canon", "inside", "demo", "events", "stopping", "schema", "statistics", "request"),
-    *("hub", "fetched", "suite", "architecture", "model", "tokenizer", "tokenise", "batch", "trie"),
+    *("errors", "canon", "gpus", "inside", "demo", "events", "stopping", "schema", "statistics"),
+    *("request", "hub"),
+    *("fetched", "suite", "architecture", "model", "tokenizer", "tokenise", "batch", "trie"),
     *("packing", "sharing", "batching", "plan", "shards", "plan_cache", "journal", "answers"),
     *("keys", "attest", "lease", "auditlog", "stamp", "telemetry", "record", "choice", "engine"),
     *("harness",),
@@ -23,7 +24,7 @@ ORDER = [
     *("staged", "stage"),
     *("plain_results", "scored", "compare"),
     *("summary", "reading", "report", "export"),
-    "launch",
+    *("launch", "doctor"),
     "cli",
 ]
 # Who may import what is heavy, or ours to guard; tests/test_light.py holds when that happens.
@@ -41,7 +42,7 @@ DOORS = {
     "markupsafe": {"report"},
     "click": {"cli"},
     "rich": {"events", "summary"},
-    "subprocess": {"stamp", "child", "stage", "launch"},
+    "subprocess": {"stamp", "child", "stage", "launch", "gpus", "doctor"},
     "jsonschema": {"schema"},
     "cryptography": {"keys"},
     "pynvml": {"telemetry"},
@@ -49,14 +50,17 @@ DOORS = {
     "numpy": {"tokenise", "batch", "trie", "engine", "harness", "compare"},
 }
 # Who else than canon may write, and what: a lock that must be made exclusively, a traceback where
-# nothing can be trusted any more, files that other libraries save before canon's rename, a
-# container's scratch folder.
+# nothing can be trusted any more, files that other libraries save before canon's rename, the
+# scratch folder of a container, a mirror of
+# links, a file that tells a file server's clock.
 WRITERS = {
     "lease": {"os.open", "write"},
     "cli": {"mkstemp", "write"},
     "demo.model": {"TemporaryDirectory"},
     "folder": {"rmtree"},
     "plan_cache": {"rmtree"},
+    "harness.cache": {"mkdtemp", "mkdir", "symlink_to"},
+    "doctor.host": {"TemporaryFile"},
     "launch.start": {"mkdtemp", "rmtree"},
 }
 WRITING = {"mkstemp", "NamedTemporaryFile", "TemporaryDirectory", "TemporaryFile", "mkdtemp"}

@@ -13,6 +13,9 @@ from typing import Any
 
 import pytest
 
+from evalkit.gpus import LOCKS as OFFERED
+from evalkit.gpus import pick_lock
+
 ROOT = Path(__file__).resolve().parent.parent
 LOCKS = sorted((ROOT / "requirements").glob("*.lock"))
 MAKEFILE = (ROOT / "Makefile").read_text()
@@ -63,7 +66,7 @@ def pins(lock: Path) -> dict[str, set[str]]:
 def test_the_lock_follows_the_oldest_gpu(
     gpus: str | None, machine: str, lock: str, why: str
 ) -> None:
-    choice = setup.pick_lock(gpus, machine)
+    choice = pick_lock(gpus, machine)
     assert choice.lock == lock
     assert why in choice.why
     assert "\n" not in choice.why
@@ -72,7 +75,7 @@ def test_the_lock_follows_the_oldest_gpu(
 def test_a_lock_asked_for_wins_over_the_one_of_before_and_that_over_the_gpu(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(setup, "ask_gpus", lambda: "580.65.06, 9.0")
+    monkeypatch.setattr("evalkit.gpus.ask_for_lock", lambda: "580.65.06, 9.0")
     monkeypatch.setenv("IN", "none")
     assert setup.choose("base", {"lock": "cpu"}).lock == "base"
     assert setup.choose("", {"lock": "cpu"}).lock == "cpu"
@@ -182,7 +185,7 @@ def test_an_environment_that_is_made_anew_keeps_its_stamp_until_it_is_done(
 
 
 def test_every_lock_that_set_up_offers_is_there() -> None:
-    assert {path.stem for path in LOCKS} == {*setup.LOCKS, "build", "dev", "served"}
+    assert {path.stem for path in LOCKS} == {*OFFERED, "build", "dev", "served"}
 
 
 @each_lock

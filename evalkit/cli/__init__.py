@@ -54,6 +54,7 @@ for _command in (
     running.lock_command,
     hosting.stage_command,
     hosting.launch_command,
+    hosting.doctor_command,
 ):
     cli.add_command(_command)
 

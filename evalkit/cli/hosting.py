@@ -1,4 +1,4 @@
-"""The commands for where runs are: what is staged for them, and who runs them."""
+"""The commands for where runs are: what a host has, what is staged for it, what it runs in."""
 
 import os
 import sys
@@ -75,3 +75,20 @@ def launch_command(wanted: str, image: str, arguments: tuple[str, ...]) -> None:
     place = runtimes.choose(wanted, image)
     click.echo(f"evalkit: runs {place.words}", err=True)
     sys.exit(start.start(place, arguments))
+
+
+@click.command("doctor")
+@click.option("--model", help="A model whose size is compared with this host's memory.")
+@click.option("--out", type=click.Path(path_type=Path), default=Path("results"),
+              show_default=True, help="Where runs are kept.")  # fmt: skip
+def doctor_command(model: str | None, out: Path) -> None:
+    """Say what this host has and lacks for a run, and what to do about it.
+
+    \b
+    evalkit doctor --model meta-llama/Llama-3.1-8B
+    """
+    from evalkit import doctor
+
+    findings = doctor.examine(doctor.Host(), out, model)
+    click.echo("\n".join(map(str, findings)))
+    sys.exit(any(finding.status is doctor.Status.FAIL for finding in findings))

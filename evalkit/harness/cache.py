@@ -4,9 +4,15 @@ configuration and revision, which it serves again without a look at them.
 So each folder is sealed once the tasks are loaded: the sha256 of its files lies among them, goes
 wherever they are copied, and is checked before they are served again. A lock only knows the
 documents that are asked; few-shot examples come from these files too.
+
+A cache that can't be written to (staged, mounted read-only in an image) is served from a mirror of
+links, since `datasets` writes locks and rewritten documents beside what it reads.
 """
 
+import atexit
 import os
+import shutil
+import tempfile
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -26,6 +32,25 @@ def root() -> Path:
     import datasets.config
 
     return Path(datasets.config.HF_DATASETS_CACHE)
+
+
+def mirror() -> None:
+    """Where the cache can't be written to, have `datasets` use a temporary folder of links to its
+    files from now on; it goes with this process."""
+    import datasets.config
+
+    shared = root()
+    if not shared.is_dir() or os.access(shared, os.W_OK):
+        return
+    own = Path(tempfile.mkdtemp(prefix="evalkit-datasets-"))
+    atexit.register(shutil.rmtree, own, ignore_errors=True)
+    for name, _, files in os.walk(shared):
+        folder = own / Path(name).relative_to(shared)
+        folder.mkdir(exist_ok=True)
+        for file in files:
+            if not file.endswith(".lock"):
+                (folder / file).symlink_to(Path(name, file).absolute())
+    datasets.config.HF_DATASETS_CACHE = own
 
 
 def folder_of(dataset: str) -> Path:

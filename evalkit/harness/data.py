@@ -84,6 +84,7 @@ def pinned(pins: Pins) -> Iterator[None]:
     import datasets
     from datasets import load
 
+    cache.mirror()
     original, fallback = datasets.load_dataset, load.CachedDatasetModuleFactory
 
     def load_dataset(path: str, name: str | None = None, **kwargs: Any) -> Any:
