@@ -28,8 +28,8 @@ PYTHON   ?= python3
 
 # Values reach the commands through the environment and are quoted there, whatever is in them.
 export MODEL REVISION SUITE LIMIT OUT OFFLINE RUN LOCK DTYPE DEVICE SEED WORKERS GRACE
-export STAGE SQUASHFS
-export LEVEL THREADS PROFILE ADAPTER ENGINE ENGINE_ARGS IN IMAGE FROM FILE
+export STAGE SQUASHFS LEVEL THREADS PROFILE ADAPTER ENGINE ENGINE_ARGS IN IMAGE FROM FILE
+export OTHER
 EVALKIT := .venv/bin/evalkit
 # In the image where there is one, else on this host; IN says otherwise.
 LAUNCH   = $(EVALKIT) launch --in "$$IN" --image "$$IMAGE"
@@ -89,6 +89,9 @@ sif: ## make evalkit.sif of that image, or of FROM: an archive, or a registry's 
 
 image-load: ## take over an image from FILE: an archive (.tar) or a SIF
 	@$(PYTHON) image/make.py load
+
+image-inventory: ## every file of the image with its digest; OTHER=image lists what differs from that one
+	@$(PYTHON) image/inventory.py
 
 image-test: ## the image's own self-test, with every runtime that has the image
 	@$(PYTHON) image/make.py test

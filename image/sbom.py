@@ -11,7 +11,6 @@ import subprocess
 import sys
 import uuid
 from datetime import UTC, datetime
-from email.message import Message
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -41,12 +40,12 @@ def python_package(name: str, package: metadata.Distribution) -> dict[str, Any]:
     }
 
 
-def licences(told: Message) -> list[dict[str, Any]]:
+def licences(told: metadata.PackageMetadata) -> list[dict[str, Any]]:
     """What a package says of its licence, as far as it fits on a line."""
-    if told["License-Expression"]:
+    if "License-Expression" in told:
         return [{"expression": told["License-Expression"]}]
     names = [c.split(" :: ")[-1] for c in told.get_all("Classifier") or [] if c[:7] == "License"]
-    text = told["License"] or ""
+    text = (told.get_all("License") or [""])[0]
     names = names or ([text] if text and "\n" not in text and len(text) < 80 else [])
     return [{"license": {"name": name}} for name in sorted(set(names))]
 

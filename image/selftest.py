@@ -57,7 +57,7 @@ def compiler() -> str:
         source = Path(folder, "probe.c")
         source.write_text("#include <Python.h>\nint probe(void) { return Py_IsInitialized(); }\n")
         include = f"-I{sysconfig.get_paths()['include']}"
-        command = ["cc", "-shared", "-fPIC", include, "-o", f"{folder}/probe.so", source]
+        command = ["cc", "-shared", "-fPIC", include, "-o", f"{folder}/probe.so", str(source)]
         subprocess.run(command, check=True)
     version = subprocess.run(["cc", "-dumpfullversion"], capture_output=True, text=True)
     return f"cc {version.stdout.strip()} compiles against Python's headers"
