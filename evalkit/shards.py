@@ -14,6 +14,9 @@ from typing import Any
 from evalkit.errors import EvalkitError
 
 PARTS = 4  # of a shard, at least, so that shards of whole pieces come out about equal
+START_S = 60.0  # until a shard answers its first batch: the node, the image, the weights
+WORTH = 0.8  # of a shard's time that must go into batches
+MOST = 1024  # shards of a run
 Piece = list[int]  # batches that are worked through in this order
 
 
@@ -153,3 +156,17 @@ def deal(body: dict[str, Any], count: int) -> list[Piece]:
             shards[index].extend(part)
             heapq.heappush(loads, (load + costs.of(part), index))
     return [sorted(shard) for shard in shards]
+
+
+def default_count(body: dict[str, Any], tokens_per_second: float) -> int:
+    """The most shards that still spend `WORTH` of their time on batches: each pays for its start,
+    and all wait for the dearest (bench/scale.py shows what that comes to)."""
+    best, count = 1, 2
+    while count <= min(MOST, len(body["batches"])):
+        costs = Costs(body)
+        loads = [costs.of(shard) for shard in deal(body, count)]
+        busy = sum(loads) / tokens_per_second / count
+        if busy < WORTH * (START_S + max(loads) / tokens_per_second):
+            break
+        best, count = count, count * 2
+    return best

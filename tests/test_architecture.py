@@ -25,6 +25,7 @@ ORDER = [
     *("plain_results", "scored", "compare"),
     *("summary", "reading", "report", "export"),
     *("launch", "doctor"),
+    *("site", "submission", "script", "slurm", "container", "submit", "watch"),
     "cli",
 ]
 # Who may import what is heavy, or ours to guard; tests/test_light.py holds when that happens.
@@ -42,7 +43,7 @@ DOORS = {
     "markupsafe": {"report"},
     "click": {"cli"},
     "rich": {"events", "summary"},
-    "subprocess": {"stamp", "child", "stage", "launch", "gpus", "doctor"},
+    "subprocess": {"stamp", "child", "stage", "launch", "gpus", "doctor", "submit", "slurm"},
     "jsonschema": {"schema"},
     "cryptography": {"keys"},
     "pynvml": {"telemetry"},

@@ -55,6 +55,7 @@ for _command in (
     hosting.stage_command,
     hosting.launch_command,
     hosting.doctor_command,
+    hosting.submit_command,
 ):
     cli.add_command(_command)
 

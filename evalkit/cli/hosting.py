@@ -92,3 +92,77 @@ def doctor_command(model: str | None, out: Path) -> None:
     findings = doctor.examine(doctor.Host(), out, model)
     click.echo("\n".join(map(str, findings)))
     sys.exit(any(finding.status is doctor.Status.FAIL for finding in findings))
+
+
+def plan_options(command: Any) -> Any:
+    """The options that are `evalkit plan`'s, to be passed on to it."""
+    for option in reversed(
+        [
+            click.option("--revision", help="A Hub model's branch, tag or commit."),
+            click.option("--limit", help="Documents a task: a partial, marked run."),
+            click.option("--dtype", help="float32, bfloat16 or float16."),
+            click.option("--profile", help="native or precise."),
+            click.option("--level", help="A, B or C (default: probed)."),
+            click.option("--seed", help="Sets every seed."),
+            click.option("--threads", help="Threads within an operation."),
+        ]
+    ):
+        command = option(command)
+    return command
+
+
+def slurm_options(command: Any) -> Any:
+    """The options that are sbatch's; the site file has them as well."""
+    for name in ("partition", "account", "qos", "constraint", "gres", "time", "mem", "cpus"):
+        command = click.option(f"--{name}", help="As sbatch's (or the site file's).")(command)
+    return command
+
+
+@click.command("submit")
+@click.option("--model", "models", multiple=True, help="A Hub id or a folder; may be repeated.")
+@click.option("--suite", default="core", show_default=True, help="A name or a file.")
+@click.option("--out", type=click.Path(path_type=Path), default=Path("results"),
+              show_default=True, help="Where runs are kept.")  # fmt: skip
+@click.option("--stage", type=click.Path(path_type=Path), help="What `evalkit stage` made.")
+@click.option("--shards", type=click.IntRange(min=1), help="A run's parts (default: by its plan).")
+@click.option("--max-running", type=click.IntRange(min=1), help="Of them, at once.")
+@click.option("--sif", type=click.Path(path_type=Path, exists=True), help="Run in this image.")
+@click.option("--in", "inside", type=click.Choice(["none"]), help="none: in this environment.")
+@click.option("--site", type=click.Path(path_type=Path), help="A cluster's settings, a TOML file.")
+@click.option("--gpus-per-shard", type=click.IntRange(min=1), help="One model over so many.")
+@click.option("--grace", "grace_s", type=click.IntRange(min=1), default=120, show_default=True,
+              help="Seconds that a stopped shard has to end its batch.")  # fmt: skip
+@click.option("--tokens-per-second", type=float, help="Of a shard, where none is measured yet.")
+@click.option("--workers", type=click.IntRange(min=0), help="Processes of a shard.")
+@click.option("--dry-run", is_flag=True, help="Plan, write and show the scripts; send nothing.")
+@slurm_options
+@plan_options
+def submit_command(**given: Any) -> None:
+    """Run on a Slurm cluster: a job array of shards, and a job that writes the records.
+
+    \b
+    evalkit submit --model meta-llama/Llama-3.1-8B --suite core --stage staged --sif evalkit.sif
+    """
+    from evalkit import submit
+
+    sent = submit.submit(_wanted(given), lambda line: click.echo(line, err=True))
+    if given["dry_run"]:
+        click.echo((sent.folder / "array.sbatch").read_text())
+        click.echo((sent.folder / "finish.sbatch").read_text())
+    click.echo(str(sent.folder))
+
+
+def _wanted(given: dict[str, Any]) -> Any:
+    """The library's words for the command line's."""
+    from evalkit import site, submit
+
+    if not given["models"]:
+        raise EvalkitError("no model given", fix="evalkit submit --model MODEL --suite SUITE")
+    if (given["sif"] is None) == (given.pop("inside") is None):
+        raise EvalkitError("where is evalkit to run", fix="give --sif IMAGE, or --in none")
+    words = tuple((name, given.pop(name)) for name in site.SBATCH)
+    plan: list[str] = []
+    for name in ("revision", "limit", "dtype", "profile", "level", "seed", "threads"):
+        value = given.pop(name)
+        plan += [f"--{name}", value] if value is not None else []
+    return submit.Wanted(**given, words=words, plan=tuple(plan))

@@ -165,15 +165,22 @@ def finish_command(folder: Path, **given: Any) -> None:
 
 @click.command("status")
 @click.argument("folder", metavar="RUN", type=click.Path(path_type=Path))
-def status_command(folder: Path) -> None:
-    """Say how far a run is.
+@click.option("--watch", "watched", is_flag=True, help="Again and again, while Slurm has it.")
+def status_command(folder: Path, watched: bool) -> None:
+    """Say how far a run, or all that was submitted with it, is.
 
     \b
     evalkit status results/demo/demo-0123456789ab
+    evalkit status results/submissions/demo-0123456789ab --watch
     """
-    from evalkit import summary
+    import time
 
-    click.echo(summary.status(folder))
+    from evalkit import watch
+
+    if watched:
+        watch.follow(folder, click.echo, time.sleep)
+    else:
+        click.echo(watch.report(folder))
 
 
 @click.command("lock")
