@@ -20,10 +20,10 @@ def record(run: Path) -> dict[str, Any]:
             "there is no finished run here", where=str(run),
             fix="`evalkit status` says how far it is", code=Exit.MISSING,
         )  # fmt: skip
-    check, found, _ = identity.record(Folder(run))
-    if found is None:
-        raise EvalkitError(check.detail, where=str(run / "record.json"), code=Exit.FAILED)
-    return found
+    found = identity.record(Folder(run))
+    if found.record is None:
+        raise EvalkitError(found.check.detail, where=str(run / "record.json"), code=Exit.FAILED)
+    return found.record
 
 
 def samples(run: Path) -> Iterator[dict[str, Any]]:

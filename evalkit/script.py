@@ -6,6 +6,7 @@ failed, or says what is missing. Slurm's warning before the time limit, a preemp
 all end in the same: the batch in hand is kept if there is time, and the task starts again.
 """
 
+import re
 import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from pathlib import Path
 from evalkit.site import Site
 from evalkit.submission import Submission
 
+SCRATCH = "$scratch"  # the scripts' variable, as it stands in a command
 MARGIN_S = 60  # that Slurm's warning may come early, and for what follows the last batch
 MAX_RESTARTS = 50  # by preemption, time limit or dead nodes, of one task
 MAX_ROUNDS = 2  # in which shards that failed for another reason are sent again, elsewhere
@@ -27,8 +29,8 @@ TOLD = ("SLURM_JOB_ID", "SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID", "SLURM_REST
 class Recipe:
     """Everything that the scripts of a submission follow from. `evalkit`: the command, in or out of
     a container, `$scratch` being the task's temporary folder; `needed`: paths that a node must see;
-    `environment`: variables for evalkit, all of them; `image`: that it runs in a container, whose
-    launcher takes variables by the prefix `APPTAINERENV_`."""
+    `environment`: variables for evalkit, where its command does not say them; `image`: that it runs
+    in Apptainer, which takes Slurm's by the prefix `APPTAINERENV_`."""
 
     submission: Submission
     name: str
@@ -122,20 +124,21 @@ def _surroundings(recipe: Recipe) -> str:
     exports = "".join(
         f"export {name}={shlex.quote(value)}\n" for name, value in recipe.environment.items()
     )
-    names = " ".join((*recipe.environment, *TOLD))
-    words = [word if word.startswith('"$') else _quoted(word) for word in recipe.evalkit]
     return _SURROUNDINGS.format(
         leaked=LEAKED,
         exports=exports,
         load=f"module load {shlex.join(site.modules)}\n" if site.modules else "",
         scratch=site.scratch,
-        into=_INTO.format(names=names) if recipe.image else "",
-        command=" ".join(words),
+        into=_INTO.format(names=" ".join(TOLD)) if recipe.image else "",
+        command=" ".join(map(_quoted, recipe.evalkit)),
     )
 
 
 def _quoted(word: str) -> str:
-    """A word for bash; one with a comma in quotes, where shellcheck sees a mistyped list else."""
+    """A word for bash; one with a comma in quotes, where shellcheck sees a mistyped list else, and
+    one with the scratch folder in such that let it through."""
+    if SCRATCH in word:
+        return '"' + re.sub(r'(["`\\])', r"\\\1", word) + '"'
     return f"'{word}'" if "," in word and shlex.quote(word) == word else shlex.quote(word)
 
 
@@ -160,7 +163,7 @@ models=( # where a run's model lies, if its name does not say
 """
 
 _SURROUNDINGS = """
-# What other launchers leak is not ours; what we want is said here, and nothing else is passed on.
+# What other launchers leak is not ours; what we want is said here.
 unset {leaked}
 {exports}{load}
 scratch=$(mktemp -d "{scratch}/evalkit.XXXXXX") ||

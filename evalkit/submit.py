@@ -8,19 +8,27 @@ array. The same command again sends what is missing and not in the queue, and no
 
 import os
 import subprocess
+import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from evalkit import canon, container, folder, script, shards, slurm, staged, submission
+from evalkit import canon, child, folder, script, shards, slurm, staged, submission
 from evalkit import site as sites
 from evalkit.errors import EvalkitError, Exit
+from evalkit.launch import runtimes
+from evalkit.launch import work as works
+from evalkit.launch.command import Work, command_line
+from evalkit.launch.runtimes import Place
 from evalkit.plan import Plan
 from evalkit.script import Recipe
 from evalkit.site import Site
 from evalkit.submission import Member, Submission
 
 DEMO = "demo"
+PACKED = (".sqsh", ".squashfs", ".sqfs")  # a stage in one file, which only an image can see into
+NATIVE = Place(None, None, "on this host")
 Say = Callable[[str], None]
 
 
@@ -55,9 +63,9 @@ def submit(wanted: Wanted, say: Say) -> Submission:
     site = sites.read(wanted.site).with_words(dict(wanted.words))
     if wanted.gpus_per_shard:
         site = replace(site, gres=f"gpu:{wanted.gpus_per_shard}")
-    if wanted.stage is not None and wanted.stage.is_dir():
-        staged.check(wanted.stage)
-    members = tuple(_planned(wanted, site, model, say) for model in wanted.models)
+    _check_stage(wanted)
+    place = runtimes.choose("apptainer", os.fspath(wanted.sif)) if wanted.sif else NATIVE
+    members = tuple(_planned(wanted, place, model, say) for model in wanted.models)
     where = submission.place(wanted.out, Path(wanted.suite).stem, [each.run for each in members])
     before = submission.read(where) if (where / submission.NAME).is_file() else None
     count = wanted.shards or (before.shards if before else _default_shards(members[0], wanted))
@@ -71,11 +79,27 @@ def submit(wanted: Wanted, say: Say) -> Submission:
             fix=f"scancel {' '.join(array for array, _ in before.jobs)}, or leave --shards out",
         )
     todo = [task for task in submission.missing(sent) if task not in queued]
-    _write(recipe(wanted, site, sent), sent)
+    _write(recipe(wanted, site, sent, place), sent)
     if wanted.dry_run:
         say(f"not sent (--dry-run): sbatch --array={_array(todo, wanted)} {where}/array.sbatch")
         return sent
     return _send(sent, todo, len(queued), wanted, say)
+
+
+def _check_stage(wanted: Wanted) -> None:
+    """EvalkitError unless the stage is whole, as far as it can be seen from here."""
+    if wanted.stage is None:
+        return
+    if wanted.stage.suffix not in PACKED:
+        staged.check(wanted.stage)
+    elif not wanted.stage.is_file():
+        raise EvalkitError("there is no such stage", where=str(wanted.stage), code=Exit.MISSING)
+    elif wanted.sif is None:
+        raise EvalkitError(
+            "a stage in one file is seen in an image only",
+            where=str(wanted.stage),
+            fix="give --sif, or the stage's folder",
+        )
 
 
 def _array(tasks: list[int], wanted: Wanted) -> str:
@@ -103,52 +127,64 @@ def _send(sent: Submission, todo: list[int], queued: int, wanted: Wanted, say: S
     return sent
 
 
-def recipe(
-    wanted: Wanted, site: Site, sent: Submission, scratch: str = container.SCRATCH
-) -> Recipe:
-    """What the scripts follow from. `scratch`: the task's temporary folder."""
+def recipe(wanted: Wanted, site: Site, sent: Submission, place: Place) -> Recipe:
+    """What the scripts follow from. `place`: where evalkit runs on a node."""
     out, stage = wanted.out.absolute(), wanted.stage.absolute() if wanted.stage else None
-    home = _home(wanted)
     suite = Path(wanted.suite).absolute() if Path(wanted.suite).is_file() else None
-    read = [Path(member.model) for member in sent.members if member.model]
-    read += [suite.parent] if suite else []
-    read += [Path(bind) for bind in site.binds]
-    packed = stage is not None and stage.is_file()
-    read += [] if packed or (stage is None and not home.is_dir()) else [stage or home]
-    gpus = bool(site.gres)
+    seen = [Path(member.model) for member in sent.members if member.model]
+    seen += sorted(works.suite_files(suite)) if suite else []
+    seen += [Path(bind) for bind in site.binds]
+    packed = stage if stage is not None and stage.suffix in PACKED else None
+    seen += [] if packed else [stage or _home(wanted)]
+    image = [Path(place.image.reference)] if place.image else []
     environment = _environment(wanted)
-    command = container.native()
-    if wanted.sif:
-        into = {_mount(stage): stage} if packed and stage else {}
-        command = container.apptainer(
-            wanted.sif.absolute(),
-            written=[out],
-            read=read,
-            packed=into,
-            gpus=gpus,
-            scratch=scratch,
-        )
-        environment["EVALKIT_IMAGE"] = f"sha256:{canon.sha256_file(wanted.sif)}"
     return Recipe(
         submission=sent,
         name=f"evalkit-{Path(wanted.suite).stem}",
-        evalkit=command,
-        environment=environment,
-        needed=tuple(dict.fromkeys([out, *read, *([wanted.sif.absolute()] if wanted.sif else [])])),
+        evalkit=_command(place, out, seen, environment, packed, gpus=bool(site.gres)),
+        environment={} if place.image else environment,
+        needed=tuple(dict.fromkeys([out, *seen, *([packed] if packed else []), *image])),
         site=site,
         stage=_mount(stage) if stage else None,
         suite=str(suite) if suite else None,
-        image=wanted.sif is not None,
+        image=place.image is not None,
         grace_s=wanted.grace_s,
         device="auto" if (wanted.gpus_per_shard or 1) > 1 else None,
         workers=wanted.workers,
     )
 
 
-def _mount(stage: Path | None) -> Path:
+def _command(
+    place: Place, out: Path, seen: list[Path], environment: dict[str, str], packed: Path | None,
+    *, gpus: bool,
+) -> tuple[str, ...]:  # fmt: skip
+    """evalkit's command line on a node, up to its arguments: this environment's own, or in the
+    image, which sees these folders and no network."""
+    if place.runtime is None or place.image is None:
+        beside = Path(sys.executable).with_name("evalkit")
+        own = (os.fspath(beside),) if beside.is_file() else child.COMMAND[:-1]
+        return own
+    work = Work(
+        arguments=(),
+        folder=os.fspath(out),
+        scratch=script.SCRATCH,
+        user=f"{os.getuid()}:{os.getgid()}",
+        hostname="node",
+        readable=tuple(sorted({os.fspath(path) for path in seen})),
+        writable=(os.fspath(out),),
+        environment=tuple(environment.items()),
+        gpus=gpus,
+    )
+    words = command_line(place.runtime, place.image, work)
+    if packed:
+        mount = f"type=bind,source={packed},destination={_mount(packed)},image-src=/,ro"
+        words[2:2] = ["--mount", mount]
+    return tuple(words)
+
+
+def _mount(stage: Path) -> Path:
     """Where a stage is seen: a packed one, in the image, beside its file."""
-    assert stage is not None, "asked for one only"
-    return stage if not stage.is_file() else stage.with_suffix("")
+    return stage.with_suffix("") if stage.suffix in PACKED else stage
 
 
 def _home(wanted: Wanted) -> Path:
@@ -159,15 +195,14 @@ def _home(wanted: Wanted) -> Path:
 
 
 def _environment(wanted: Wanted) -> dict[str, str]:
-    """The variables that evalkit is told on a compute node, and for planning: all of them."""
+    """The variables that evalkit is told on a compute node, and for planning."""
+    home = _home(wanted)
     return {
-        "HF_HOME": str(_home(wanted)),
+        "HF_HUB_CACHE": str(home / "hub"),
+        "HF_DATASETS_CACHE": str(home / "datasets"),
         "XDG_CACHE_HOME": str(wanted.out.absolute() / submission.FOLDER / "cache"),
         "HF_HUB_OFFLINE": "1",
         "HF_DATASETS_OFFLINE": "1",
-        "HF_HUB_DISABLE_TELEMETRY": "1",
-        "PYTHONHASHSEED": "0",
-        "PYTHONNOUSERSITE": "1",
     }
 
 
@@ -178,24 +213,23 @@ def _write(made: Recipe, sent: Submission) -> None:
     sent.write()
 
 
-def _planned(wanted: Wanted, site: Site, model: str, say: Say) -> Member:
+def _planned(wanted: Wanted, place: Place, model: str, say: Say) -> Member:
     """Plan a run in a child process; EvalkitError with its exit code where that fails."""
     say(f"planning {model}")
     local = Path(model).absolute() if model != DEMO and Path(model).is_dir() else None
     member = Member(Path(), str(local) if local else None)
-    empty = Submission(Path(), (member,), 1)
-    here = os.environ.get("TMPDIR", "/tmp")
-    made = recipe(wanted, replace(site, gres=""), empty, scratch=here)
-    canon.make_folder(Path(made.environment["XDG_CACHE_HOME"]))
-    environment = {**os.environ, **made.environment}
-    environment |= {f"APPTAINERENV_{name}": value for name, value in made.environment.items()}
-    done = subprocess.run(
-        [*made.evalkit, "plan", "--offline", "--model", str(local or model),
-         "--suite", made.suite or wanted.suite, "--out", str(wanted.out.absolute()), *wanted.plan],
-        env=environment, stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
+    made = recipe(wanted, Site(), Submission(Path(), (member,), 1), place)
+    canon.make_folder(wanted.out / submission.FOLDER / "cache")
+    with tempfile.TemporaryDirectory(prefix="evalkit-scratch-") as scratch:
+        words = [word.replace(script.SCRATCH, scratch) for word in made.evalkit]
+        done = subprocess.run(
+            [*words, "plan", "--offline", "--model", str(local or model),
+             "--suite", made.suite or wanted.suite, "--out", str(wanted.out.absolute()),
+             *wanted.plan],
+            env={**os.environ, **made.environment}, stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
     if done.returncode or not done.stdout.strip():
-        code = Exit(done.returncode) if done.returncode in [*Exit] else Exit.BUG
+        code = Exit(done.returncode) if done.returncode in [*Exit] else Exit.MISSING
         raise EvalkitError(
             f"{model} can't be planned (exit code {done.returncode}; what is wrong stands above)",
             fix="what is not staged has to be: `evalkit stage`",

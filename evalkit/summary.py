@@ -94,7 +94,7 @@ def _by_suite(rows: list[tuple[int, str]], record: dict[str, Any]) -> list[tuple
 
 def top_level(record: dict[str, Any]) -> list[str]:
     """The names of the suite's own tasks and groups, in its order."""
-    return [name for depth, name in _rows(record) if depth == 0]
+    return [name for depth, name in rows(record) if depth == 0]
 
 
 def shots(record: dict[str, Any], name: str) -> str:

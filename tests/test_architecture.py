@@ -25,7 +25,7 @@ ORDER = [
     *("plain_results", "scored", "compare"),
     *("summary", "reading", "report", "export"),
     *("launch", "doctor"),
-    *("site", "submission", "script", "slurm", "container", "submit", "watch"),
+    *("site", "submission", "script", "slurm", "submit", "watch"),
     "cli",
 ]
 # Who may import what is heavy, or ours to guard; tests/test_light.py holds when that happens.
@@ -62,6 +62,7 @@ WRITERS = {
     "plan_cache": {"rmtree"},
     "harness.cache": {"mkdtemp", "mkdir", "symlink_to"},
     "doctor.host": {"TemporaryFile"},
+    "submit": {"TemporaryDirectory"},
     "launch.start": {"mkdtemp", "rmtree"},
 }
 WRITING = {"mkstemp", "NamedTemporaryFile", "TemporaryDirectory", "TemporaryFile", "mkdtemp"}

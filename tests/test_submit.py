@@ -13,8 +13,10 @@ import pytest
 import support
 from support import call
 
-from evalkit import canon, container, script, shards, site, submission, submit
+from evalkit import canon, script, shards, site, submission, submit
 from evalkit.errors import EvalkitError
+from evalkit.launch.command import Image, Runtime
+from evalkit.launch.runtimes import Place
 from evalkit.script import Recipe
 from evalkit.site import Site
 from evalkit.submission import Member, Submission
@@ -41,13 +43,19 @@ IMAGE = replace(
         (Member(OUT / "student/mine-1", "/shared/it's mine"), Member(OUT / "teacher/mine-2", None)),
         64,
     ),
-    evalkit=container.apptainer(
-        Path("/images/evalkit.sif"),
-        written=[OUT],
-        read=[Path("/shared/it's mine")],
-        packed={STAGE: Path("/shared/staged.sqsh")},
+    evalkit=submit._command(
+        Place(
+            Runtime("apptainer", "1.4.5", True),
+            Image("/images/evalkit.sif", "sha256:ab", "sif"),
+            "",
+        ),
+        OUT,
+        [Path("/shared/it's mine")],
+        {"HF_HUB_OFFLINE": "1"},
+        Path("/shared/staged.sqsh"),
         gpus=True,
     ),
+    environment={},
     site=replace(NATIVE.site, account="project", modules=("apptainer/1.4",), scratch="/local"),
     suite="/shared/suites/mine.yaml",
     image=True,
@@ -86,7 +94,7 @@ def test_a_token_and_other_variables_are_not_passed_on() -> None:
     text = script.array(IMAGE)
     assert "--export=NONE" in text and "--cleanenv" in text
     named = text.split("for name in ")[1].split(";")[0].split()
-    assert set(named) == {*IMAGE.environment, *script.TOLD}
+    assert set(named) == {*script.TOLD}
     assert "TOKEN" not in text
 
 

@@ -97,7 +97,7 @@ def _named(arguments: Sequence[str]) -> tuple[set[Path], set[Path]]:
         elif path.suffix == ".yaml" and command == "lock":
             writable.add(path.parent)  # the lock goes beside the suite
         else:
-            readable |= _suite(path) if word == options.get(SUITE) else _links(path)
+            readable |= suite_files(path) if word == options.get(SUITE) else _links(path)
     return readable, writable
 
 
@@ -113,7 +113,7 @@ def _options(arguments: Sequence[str]) -> dict[str, str]:
     return found | {name: value for name, _, value in written}
 
 
-def _suite(path: Path) -> set[Path]:
+def suite_files(path: Path) -> set[Path]:
     """A suite's file, its lock and its folder of tasks."""
     suite = suites.load(os.fspath(path))
     files = [path, suite.lock_path, *([suite.include_path] if suite.include_path else [])]
