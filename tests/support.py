@@ -130,7 +130,7 @@ def spawn(
 ) -> Ran:
     """Run a command line in a process of its own."""
     process = start(*arguments, before=before, env=env, cwd=cwd)
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=280)  # of a hang, not of its speed
     return Ran(process.returncode, out, err)
 
 
