@@ -104,7 +104,7 @@ test: setup-dev ## the default tests (everything but the oracle)
 	@.venv/bin/python -m pytest -n auto --maxprocesses=4 --dist=worksteal --durations=5
 
 test-faults: setup-dev ## processes killed, disks filled, files torn, hosts and Hubs that misbehave
-	@.venv/bin/python -m pytest -m "faults and not faults_full"
+	@.venv/bin/python -m pytest -n auto --maxprocesses=2 --dist=worksteal -m "faults and not faults_full"
 
 test-faults-full: setup-dev ## all of that, with a hundred kills; writes docs/faults.md
 	@EVALKIT_WRITE_TABLE=1 .venv/bin/python -m pytest -m "faults or faults_full" --timeout=3600
