@@ -50,6 +50,7 @@ for _command in (
     judging.compare_command,
     showing.report_command,
     showing.export_command,
+    judging.pack_command,
     running.status_command,
     running.lock_command,
     hosting.stage_command,

@@ -41,8 +41,8 @@ def verify_command(
 ) -> None:  # fmt: skip
     """Check a record against itself: no GPU, no network, no dataset, no model.
 
-    RUN is a run's folder, a results folder with all its runs and their log, or a folder that plain
-    lm-eval wrote.
+    RUN is a run's folder, a pack of one, a results folder with all its runs and their log, or a
+    folder that plain lm-eval wrote.
 
     \b
     evalkit verify results/demo/demo-0123456789ab
@@ -109,3 +109,17 @@ def compare_command(runs: tuple[Path, ...], gate: Path | None, as_json: bool, **
         judged = gates.check(found, policy)
         click.echo("\n".join(judged.lines()), err=as_json)
         sys.exit(judged.exit_code)
+
+
+@click.command("pack")
+@click.argument("folder", metavar="RUN", type=FILE)
+@click.option("--public", is_flag=True, help="Leave every text out: data that may not go on.")
+def pack_command(folder: Path, public: bool) -> None:
+    """Make one .tar.gz of a finished run, beside it: what verify needs, and nothing of this host.
+
+    \b
+    evalkit pack results/demo/demo-0123456789ab
+    """
+    from evalkit import pack
+
+    click.echo(str(pack.pack(folder, public=public)))

@@ -6,8 +6,10 @@ tracebacks. What cannot be checked here says so.
 """
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
+from evalkit import archive
 from evalkit.errors import EvalkitError, Exit
 from evalkit.verify import log, plain, several
 from evalkit.verify.deep import Deep
@@ -32,13 +34,15 @@ __all__ = [
 
 
 def judge(paths: Sequence[Path], asked: Wanted) -> Judged:
-    """Check everything that lies at some paths: runs, results folders, folders of plain lm-eval.
+    """Check all that lies at some paths: runs, packs, results folders, folders of plain lm-eval.
 
     EvalkitError (3) where there is nothing.
     """
     found = Judged()
     for path in paths:
-        if path.is_dir() and several.is_results(path):
+        if path.is_file():
+            found.reports[str(path)] = _pack(path, asked)
+        elif path.is_dir() and several.is_results(path):
             _results(path, asked, found)
         elif path.is_dir() and (names := plain.results_in(path)):
             for name in names:
@@ -46,6 +50,18 @@ def judge(paths: Sequence[Path], asked: Wanted) -> Judged:
         else:
             found.reports[str(path)] = verify(path, asked)
     return found
+
+
+def _pack(path: Path, asked: Wanted) -> Report:
+    """A pack's run; one that can't be unpacked is broken, as a run would be."""
+    with ExitStack() as stack:
+        try:
+            run = stack.enter_context(archive.unpacked(path))
+        except EvalkitError as error:
+            if error.code is not Exit.FAILED:
+                raise
+            return Report([Check("pack", Status.FAIL, error.what)])
+        return verify(run, asked)
 
 
 def _results(path: Path, asked: Wanted, found: Judged) -> None:

@@ -68,8 +68,8 @@ def scores(sample: Sample, config: dict[str, Any], *, chat: bool) -> dict[str, A
     sizes = [float(len(choice.encode())) for choice in choices]
     return {
         "acc": float(argmax(likelihoods) == gold),
-        "acc_norm": float(argmax(_divided(likelihoods, lengths)) == gold),
-        "acc_bytes": float(argmax(_divided(likelihoods, sizes)) == gold),
+        "acc_norm": float(argmax(divided(likelihoods, lengths)) == gold),
+        "acc_bytes": float(argmax(divided(likelihoods, sizes)) == gold),
     }
 
 
@@ -83,7 +83,7 @@ def _rolling(text: str, responses: list[str]) -> dict[str, Any]:
     }
 
 
-def _divided(values: Sequence[float], lengths: Sequence[float]) -> list[float]:
+def divided(values: Sequence[float], lengths: Sequence[float]) -> list[float]:
     """numpy's division: an empty choice gives -inf, or NaN for a log-likelihood of 0."""
     return [
         value / length if length else (value * float("inf"))

@@ -140,12 +140,13 @@ def data(record: Value, lock: Value | None, samples: Samples) -> list[Check]:
     if unlike or rows.keys() != record["suite"]["rows"].keys():
         findings.add(f"suite.rows is not the tasks' own: {few(unlike or set(rows))}")
     if lock is not None:
-        _datasets(record, lock, findings)
+        datasets(record, lock, findings)
     passed = "questions, prompts and datasets agree"
     return [findings.check(passed), _rows(record, lock, samples)]
 
 
-def _datasets(record: Value, lock: Value, findings: Findings) -> None:
+def datasets(record: Value, lock: Value, findings: Findings) -> None:
+    """Each dataset and each task's as the lock has it."""
     revisions = {repo: {"revision": entry["revision"]} for repo, entry in lock["datasets"].items()}
     if record["suite"]["datasets"] != revisions:
         where = _first_unlike(record["suite"]["datasets"], revisions)

@@ -19,6 +19,9 @@ from evalkit import canon
 from evalkit import suite as suites
 from evalkit.errors import EvalkitError, Exit
 from evalkit.suite import Suite
+from evalkit.verify import public, reattach
+from evalkit.verify.folder import BROKEN, Folder, reason
+from evalkit.verify.identity import Read
 from evalkit.verify.report import Check, Findings, Status, few, shown
 from evalkit.verify.samples import NAME
 
@@ -42,24 +45,28 @@ class Deep:
     offline: bool = False
 
 
-def checks(run: Path, record: Value, deep: Deep) -> list[Check]:
+def checks(folder: Folder, read: Read, deep: Deep) -> list[Check]:
     """The checks; what is not at hand is skipped with the reason."""
     found: list[Check] = []
     try:
-        for check in _checks(run, record, deep):
+        for check in _checks(folder, read, deep):
             found.append(check)
             if check.status is not Status.PASS and check.name == "deep suite":
                 break
     except EvalkitError as error:
         missing = error.code == Exit.MISSING
         found.append(Check("deep", Status.SKIP if missing else Status.FAIL, shown(error)))
+    except BROKEN as error:  # a public pack's answers, which nothing before held against a shape
+        found.append(Check("deep", Status.FAIL, reason(error)))
     return found
 
 
-def _checks(run: Path, record: Value, deep: Deep) -> Iterator[Check]:
+def _checks(folder: Folder, read: Read, deep: Deep) -> Iterator[Check]:
     """The order: 1 the suite, 2 its data, 3 the model, 4 the plan, 5 the samples and results."""
     from evalkit import model as models
 
+    record, run = read.record, folder.root
+    assert record is not None, "only a consistent record is looked at more deeply"
     name = deep.suite or record["suite"]["name"]
     if deep.suite is None and name not in suites.shipped():
         yield Check("deep suite", Status.SKIP, f"{shown(name)} is no shipped suite: give --suite")
@@ -77,7 +84,11 @@ def _checks(run: Path, record: Value, deep: Deep) -> Iterator[Check]:
     if suite.apply_chat_template and model is None:
         yield Check("deep scores", Status.SKIP, "no chat template at hand: give --model")
         return
-    yield _scores(run, record, loaded, model)
+    template = _template(model, suite)
+    if public.is_public(folder):
+        yield reattach.check(folder, record, read.sha256, loaded, template)
+    else:
+        yield _scores(run, record, loaded, template)
 
 
 def _suite(name: str, record: Value) -> Suite:
@@ -141,8 +152,11 @@ def _plan(run: Path, record: Value, loaded: "Loaded", model: "Model") -> Check:
     if policy.to_json() != engine["policy"]:
         return Check("deep plan", Status.SKIP, "planned by another batching policy than ours")
     tokenizer = Tokenizer(model)
-    written = canon.read_json(run / "plan.json")
+    path = run / "plan.json"
+    written = canon.read_json(path) if path.exists() else None  # a public pack has none
     if engine["name"] != "evalkit":  # whose own limit only its engine knows
+        if written is None:
+            return Check("deep plan", Status.SKIP, "the plan of another engine is not in the pack")
         tokenizer.max_length = written["max_length"]
     template = tokenizer.chat_template_for(loaded.suite.apply_chat_template)
     rope_limit = architecture.rope_limit(model.config)
@@ -156,13 +170,13 @@ def _plan(run: Path, record: Value, loaded: "Loaded", model: "Model") -> Check:
     )
     findings = Findings("deep plan")
     findings.add_unequal("the plan id", record["ids"]["plan"], body["ids"]["plan"])
-    if findings.count:
+    if findings.count and written:
         theirs, ours = ({b["id"] for b in plan["batches"]} for plan in (written, body))
         findings.add(f"{len(theirs - ours):,} of {len(theirs):,} batches are not ours")
     return findings.check(f"{len(body['batches']):,} batches, built again to the same ids")
 
 
-def _scores(run: Path, record: Value, loaded: "Loaded", model: "Model | None") -> Check:
+def _scores(run: Path, record: Value, loaded: "Loaded", template: Any) -> Check:
     """lm-eval's own samples and results from the pinned documents and the journal's answers."""
     from evalkit import journal
     from evalkit.answers import Answers
@@ -172,7 +186,7 @@ def _scores(run: Path, record: Value, loaded: "Loaded", model: "Model | None") -
     plan = Plan(run)
     prefer = record["preferred"]["segment"] if record["preferred"] else None
     done = journal.read(run / "journal", record["ids"]["run"], plan.entries, prefer)
-    scoring = score.Scoring(loaded, Answers(plan, done).of, _template(model, loaded.suite))
+    scoring = score.Scoring(loaded, Answers(plan, done).of, template)
     findings, count = Findings("deep scores"), 0
     with gzip.open(run / NAME, "rt", encoding="utf-8") as recorded:
         for line, sample in zip_longest(recorded, scoring.samples()):

@@ -58,7 +58,7 @@ def files(folder: Folder, record: dict[str, Any]) -> Check:
     listed: dict[str, dict[str, Any]] = record["files"]
     for name in sorted(listed):
         try:
-            findings.add(_file_problem(folder, name, listed[name]))
+            findings.add(file_problem(folder, name, listed[name]))
         except BROKEN as error:
             findings.add(reason(error))
     try:
@@ -74,7 +74,8 @@ def files(folder: Folder, record: dict[str, Any]) -> Check:
     return findings.check(f"{len(listed):,} files, {size / MiB:,.1f} MiB, digests equal")
 
 
-def _file_problem(folder: Folder, name: str, entry: dict[str, Any]) -> str:
+def file_problem(folder: Folder, name: str, entry: dict[str, Any]) -> str:
+    """How a file is not as the record lists it, or nothing."""
     if name in UNLISTED:
         return f"{name} must not be listed"
     path = folder.path(name)

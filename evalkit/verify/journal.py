@@ -162,7 +162,7 @@ class _Reader:
                 self.texts[leaf][request] = canon.dumps(answer)
                 self._note(leaf, request, str(total), nan=math.isnan(total))
         for leaf, texts in self.texts.items():
-            self.journal.digests[leaf] = _digest(leaf, texts)
+            self.journal.digests[leaf] = digest_of(leaf, texts)
         self.journal.settled = len(self.settled)
         return self.journal
 
@@ -178,8 +178,8 @@ def _checksum(line: dict[str, Any], answers: dict[str, str]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _digest(leaf: str, texts: dict[str, str]) -> str:
-    """canon.digest([[request id, answer], ...]), sorted by request id."""
+def digest_of(leaf: str, texts: dict[str, str]) -> str:
+    """canon.digest([[request id, answer], ...]), sorted by request id; `texts` are canonical."""
     ids = sorted((f"{leaf}/{request}", request) for request in texts)
     pairs = ",".join(f"[{quoted(name)},{texts[request]}]" for name, request in ids)
     return canon.digest_bytes(f"[{pairs}]".encode())

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from evalkit.errors import EvalkitError, Exit
-from evalkit.verify import aggregates, completeness, health, identity, signers
+from evalkit.verify import aggregates, completeness, health, identity, public, signers
 from evalkit.verify import deep as deeper
 from evalkit.verify import journal as journals
 from evalkit.verify import plan as plans
@@ -59,21 +59,27 @@ def verify(run: Path, wanted: Wanted = Wanted()) -> Report:
     read = identity.record(folder)
     if read.record is None:
         return Report([read.check], readable=not read.newer)
-    signed, standing = signers.check(folder, read.record, read.sha256, wanted.trust)
-    engine = read.record["engine"]
+    record = read.record
+    signed, standing = signers.check(folder, record, read.sha256, wanted.trust)
+    engine = record["engine"]
     caveat = "" if engine["bit_repeatable"] else f"not bit-repeatable ({shown(engine['name'])})"
-    checks = [read.check, *signed, *_Evidence(folder, read.record).checks()]
+    checks = [read.check, *signed]
+    if public.is_public(folder):
+        caveat = "; ".join(filter(None, [public.CAVEAT, caveat]))
+        checks += _guarded("public", lambda: public.Public(folder, record).checks())
+    else:
+        checks += _Evidence(folder, record).checks()
     if wanted.deep is not None:
-        checks += _deep(run, read.record, checks, wanted.deep)
+        checks += _deep(folder, read, checks, wanted.deep)
     if wanted.policy is not None:
-        checks.append(policies.check(wanted.policy, read.record, checks, standing))
+        checks.append(policies.check(wanted.policy, record, checks, standing))
     return Report(checks, caveat=caveat, standing=standing)
 
 
-def _deep(run: Path, record: dict[str, Any], made: list[Check], deep: Deep) -> list[Check]:
+def _deep(folder: Folder, read: identity.Read, made: list[Check], deep: Deep) -> list[Check]:
     if any(check.status is Status.FAIL for check in made if check.name not in UNMET):
         return [Check("deep", Status.SKIP, "only a consistent record is looked at more deeply")]
-    return deeper.checks(run, record, deep)
+    return deeper.checks(folder, read, deep)
 
 
 def _guarded(name: str, make: Callable[[], Check | list[Check]]) -> list[Check]:

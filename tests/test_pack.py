@@ -1,0 +1,366 @@
+"""A run as one file: the same for everybody, nothing of its host in it, and read as if meant to
+harm. A public pack holds no text and is verified all the same."""
+
+import gzip
+import io
+import json
+import os
+import shutil
+import struct
+import tarfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import runs
+import support
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from runs import Run
+from support import call
+
+from evalkit import archive, attest, canon, keys, pack
+from evalkit.errors import EvalkitError, Exit
+from evalkit.harness import rescore
+from evalkit.verify import Deep, Report, Status, Trust, Wanted, judge
+
+
+@pytest.fixture(autouse=True)
+def without_lm_eval(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scoring again is for the tests of a demo run."""
+    if "demo" not in request.fixturenames:
+        monkeypatch.setattr(rescore, "installed", lambda: None)
+
+
+@pytest.fixture
+def demo(tmp_path: Path) -> Path:
+    """A finished demo run."""
+    return support.finished(tmp_path)
+
+
+def judged(path: Path, wanted: Wanted | None = None) -> Report:
+    """What verify makes of a pack."""
+    (report,) = judge([path], wanted or Wanted()).reports.values()
+    return report
+
+
+def failed(report: Report) -> dict[str, str]:
+    """The failing checks."""
+    return {check.name: check.detail for check in report.checks if check.status is Status.FAIL}
+
+
+def members(path: Path) -> dict[str, bytes]:
+    """What is in a pack, by name without its folder."""
+    with tarfile.open(path) as tar:
+        found = {}
+        for member in tar.getmembers():
+            handle = tar.extractfile(member)
+            assert handle is not None
+            found[member.name.partition("/")[2]] = handle.read()
+    return found
+
+
+# a whole pack
+
+
+def test_a_pack_verifies_as_its_folder_does(demo: Path) -> None:
+    path = pack.pack(demo)
+    assert path == demo.with_name(f"{demo.name}.tar.gz")
+    assert members(path) == dict(_files(demo))
+    assert judged(path).lines() == judge([demo], Wanted()).lines()
+    assert "made again by lm-eval" in "\n".join(
+        judged(path, Wanted(deep=Deep(offline=True))).lines()
+    )
+
+
+def _files(run: Path) -> Iterator[tuple[str, bytes]]:
+    for path in sorted(run.rglob("*")):
+        if path.is_file():
+            yield path.relative_to(run).as_posix(), path.read_bytes()
+
+
+def test_the_same_run_packs_to_the_same_bytes_anywhere(demo: Path, tmp_path: Path) -> None:
+    other = shutil.copytree(demo, tmp_path / "elsewhere" / demo.name)
+    for path in other.rglob("*"):
+        os.utime(path, (1, 1))
+        path.chmod(0o755 if path.is_dir() else 0o644)
+    for public in (False, True):
+        one, two = pack.pack(demo, public=public), pack.pack(other, public=public)
+        assert one.read_bytes() == two.read_bytes()
+    with tarfile.open(pack.pack(demo)) as tar:
+        told = {(m.uid, m.gid, m.uname, m.gname, m.mtime, m.mode) for m in tar.getmembers()}
+    assert told == {(0, 0, "", "", 0, 0o644)}
+
+
+def test_a_signed_run_packs_with_its_signatures(tmp_path: Path) -> None:
+    run, key = Run().write(tmp_path / "run"), keys.Private(Ed25519PrivateKey.generate())
+    attest.sign(run, key)
+    trusted = Wanted(Trust({key.public: "alice"}, asked=True))
+    assert judged(pack.pack(run), trusted).verdict.startswith("SIGNED by alice")
+
+
+def test_what_is_not_as_the_record_lists_it_is_not_packed(tmp_path: Path) -> None:
+    run = Run().write(tmp_path / "run")
+    (run / "plan.json").write_text("{}")
+    for public in (False, True):
+        with pytest.raises(EvalkitError, match=r"plan\.json is not the file that record\.json"):
+            pack.pack(run, public=public)
+    (run / "record.json").unlink()
+    with pytest.raises(EvalkitError, match=r"there is no record\.json"):
+        pack.pack(run)
+    assert not list(tmp_path.glob("*.tar.gz"))
+
+
+def test_secrets_and_paths_of_this_machine_are_not_packed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", "/somewhere/jane")
+    monkeypatch.setenv("HF_TOKEN", "hf_planted123")
+    for planted, words in (("/somewhere/jane/x", "a path of"), ("hf_planted123", "of HF_TOKEN")):
+        run = Run()
+        run.extra["events/a.jsonl"] = json.dumps({"event": planted}).encode() + b"\n"
+        folder = run.write(tmp_path / words.replace(" ", ""))
+        with pytest.raises(EvalkitError, match=f"{words}.* stands? in events/a.jsonl"):
+            pack.pack(folder)
+        assert not folder.with_name(f"{folder.name}.tar.gz").exists()
+
+
+def test_texts_that_may_not_be_passed_on_are_packed_only_without_them(tmp_path: Path) -> None:
+    run = Run()
+    dataset = run.record["tasks"]["arc_challenge"]["dataset"]
+    dataset["redistributable"] = run.lock["datasets"][dataset["repo"]]["redistributable"] = False
+    folder = run.write(tmp_path / "run")
+    ran = call("pack", folder)
+    ran.refused(1, dataset["repo"], "may not be passed on", "--public")
+    path = Path(call("pack", folder, "--public").done().out.strip())
+    assert failed(judged(path)) == {}
+
+
+# a public one
+
+
+def sentences(value: Any) -> Iterator[str]:
+    """Every text in a value."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from sentences(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from sentences(item)
+
+
+def test_no_text_of_document_prompt_or_answer_is_in_a_public_pack(demo: Path) -> None:
+    packed = members(pack.pack(demo, public=True))
+    assert set(packed) == {"lock.yaml", "public.json", "public.jsonl.gz", "record.json"}
+    text = b"\n".join(gzip.decompress(d) if n.endswith("gz") else d for n, d in packed.items())
+    told: set[str] = set()
+    for raw in gzip.decompress((demo / "samples.jsonl.gz").read_bytes()).splitlines():
+        sample = json.loads(raw)
+        for key in ("doc", "arguments", "target", "resps"):
+            told |= {t for t in sentences(sample[key]) if len(t) > pack.SHORT and " " in t}
+        for key in ("doc_hash", "prompt_hash", "target_hash"):
+            told.add(sample[key])  # unsalted: they tell a short target
+    assert len(told) > 500
+    assert [each for each in told if each.encode() in text] == []
+    names = json.loads((demo / "results.json").read_text())["configs"]
+    shots = [t for t in sentences(names) if len(t) > 40 and t.encode() in text]
+    assert shots == []
+
+
+def test_a_public_pack_is_verified_and_its_texts_are_put_back(demo: Path) -> None:
+    key = keys.Private(Ed25519PrivateKey.generate())
+    attest.sign(demo, key)
+    path = pack.pack(demo, public=True)
+    trusted = Trust({key.public: "alice"}, asked=True)
+    report = judged(path, Wanted(trusted, Deep("demo", offline=True)))
+    assert failed(report) == {}
+    passed = {c.name: c.detail for c in report.checks if c.status is Status.PASS}
+    assert passed["answers"] == "648 answers are those that the record digests"
+    assert passed["aggregates"].startswith("20 values and standard errors recomputed")
+    assert passed["deep plan"].endswith("built again to the same ids")
+    assert passed["deep texts"].endswith("162 scored again")
+    assert report.verdict.startswith("SIGNED by alice")
+    assert report.verdict.endswith("a public pack: its texts are left out")
+
+
+@pytest.fixture
+def opened(tmp_path: Path) -> Path:
+    """An unpacked public pack of the small run."""
+    path = pack.pack(Run().write(tmp_path / "run"), public=True)
+    folder = tmp_path / "opened" / "run"
+    folder.mkdir(parents=True)
+    for name, data in members(path).items():
+        (folder / name).write_bytes(data)
+    return folder
+
+
+def test_an_untouched_public_pack_is_consistent(opened: Path) -> None:
+    assert failed(judged(opened)) == {}
+
+
+def first_score(lines: list[Any]) -> None:
+    wrong = next(line for line in lines if line["metrics"]["none"].get("acc") == 0.0)
+    wrong["metrics"]["none"]["acc"] = 1.0
+
+
+def swapped_scores(lines: list[Any]) -> None:
+    """The mean stays; now a score contradicts that by the same choice, or two choices are right."""
+    mine = [line for line in lines if line["task"] == "arc_challenge"]
+    values = [line["metrics"]["none"]["acc"] for line in mine]
+    for line, value in zip(mine, [*values[1:], values[0]], strict=True):
+        line["metrics"]["none"]["acc"] = value
+
+
+def first_answer(lines: list[Any]) -> None:
+    lines[0]["answers"][0][0][0] -= 1.0
+
+
+def drop(lines: list[Any]) -> None:
+    del lines[1]
+
+
+def double(lines: list[Any]) -> None:
+    lines.insert(1, lines[0])
+
+
+def extend(lines: list[Any]) -> None:
+    lines[0]["doc"] = {"question": "?"}
+
+
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [
+        (first_score, "aggregates"),
+        (swapped_scores, "scores"),
+        (first_answer, "answers"),
+        (drop, "completeness"),
+        (double, "completeness"),
+        (extend, "samples"),
+    ],
+)
+def test_a_changed_public_pack_is_broken(
+    opened: Path, change: Callable[[list[Any]], None], name: str
+) -> None:
+    path = opened / pack.LINES
+    lines = [json.loads(raw) for raw in gzip.decompress(path.read_bytes()).splitlines()]
+    change(lines)
+    path.write_bytes(gzip.compress(b"".join(canon.dumps(x).encode() + b"\n" for x in lines)))
+    assert name in failed(judged(opened))
+
+
+def test_a_whole_run_does_not_pass_for_a_public_pack(opened: Path, tmp_path: Path) -> None:
+    """Whose checks are fewer."""
+    run = tmp_path / "run"
+    for name in (pack.HEAD, pack.LINES):
+        shutil.copy(opened / name, run / name)
+    assert "files" in failed(judged(run))
+    shutil.rmtree(run / "journal")
+    assert "files" in failed(judged(run))
+
+
+@pytest.mark.parametrize("name", [pack.HEAD, pack.LINES])
+@pytest.mark.parametrize("data", [b"", b"[]", b"{}", gzip.compress(b"[]\n{}\n1\n"), b"[" * 100_000])
+def test_an_unreadable_public_pack_is_a_failure_and_not_a_crash(
+    opened: Path, name: str, data: bytes
+) -> None:
+    (opened / name).write_bytes(data)
+    assert failed(judged(opened))
+
+
+# packs that mean harm
+
+
+def tar(
+    path: Path, *entries: tuple[tarfile.TarInfo, bytes], form: int = tarfile.USTAR_FORMAT
+) -> Path:
+    """A .tar.gz of these entries."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=form) as made:
+        for info, data in entries:
+            info.size = len(data)
+            made.addfile(info, io.BytesIO(data))
+    path.write_bytes(gzip.compress(buffer.getvalue()))
+    return path
+
+
+def plain(name: str) -> tarfile.TarInfo:
+    return tarfile.TarInfo(name)
+
+
+def link(name: str, target: str, kind: bytes = tarfile.SYMTYPE) -> tarfile.TarInfo:
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname = kind, target
+    return info
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        plain("../out"),
+        plain("/etc/out"),
+        plain("run/../../out"),
+        plain("run//out"),
+        plain("out"),
+        plain("run/\x1b[2J"),
+        link("run/out", "/etc/passwd"),
+        link("run/out", "record.json", tarfile.LNKTYPE),
+        link("run/out", "", tarfile.DIRTYPE),
+        link("run/out", "", tarfile.FIFOTYPE),
+        link("run/out", "", tarfile.CHRTYPE),
+    ],
+    ids=lambda info: f"{info.name} {info.type!r}",
+)
+def test_an_entry_that_is_no_plain_file_of_its_folder_is_refused(
+    tmp_path: Path, entry: tarfile.TarInfo
+) -> None:
+    path = tar(tmp_path / "bad.tar.gz", (plain("run/record.json"), b"{}"), (entry, b""))
+    assert "not a pack of evalkit's" in failed(judged(path))["pack"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["bad.tar.gz"]
+
+
+def test_a_file_that_stands_twice_or_a_name_that_must_be_believed_first_is_refused(
+    tmp_path: Path,
+) -> None:
+    twice = tar(tmp_path / "a", (plain("run/a"), b"1"), (plain("run/a"), b"2"))
+    assert "stands twice" in failed(judged(twice))["pack"]
+    for form in (tarfile.PAX_FORMAT, tarfile.GNU_FORMAT):
+        long = tar(tmp_path / "b", (plain("run/" + "x" * 300), b"1"), form=form)
+        assert "no plain file" in failed(judged(long))["pack"]
+
+
+def test_a_torn_or_altered_or_endless_pack_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good = pack.pack(Run().write(tmp_path / "run")).read_bytes()
+    path = tmp_path / "bad"
+    texts = [b"", b"hello", good[:-1], good[: len(good) // 2], good + good, gzip.compress(b"")]
+    raw = bytearray(gzip.decompress(good))
+    raw[0] ^= 1
+    texts.append(gzip.compress(bytes(raw)))
+    texts.append(gzip.compress(gzip.decompress(good) + b"more"))
+    for text in texts:
+        path.write_bytes(text)
+        assert failed(judged(path)), text[:20]
+    monkeypatch.setattr(archive, "MAX_BYTES", 10_000)
+    path.write_bytes(good)
+    assert "more than a run" in failed(judged(path))["pack"]
+
+
+def test_a_negative_size_is_no_size(tmp_path: Path) -> None:
+    info = plain("run/a")
+    head = bytearray(info.tobuf(tarfile.USTAR_FORMAT))
+    head[124:136] = b"-0000000001\0"
+    head[148:156] = b" " * 8
+    head[148:156] = b"%06o\0 " % sum(head)
+    path = tmp_path / "bad"
+    path.write_bytes(gzip.compress(bytes(head) + bytes(1024)))
+    assert "a header is damaged" in failed(judged(path))["pack"]
+
+
+def test_packs_are_refused_with_the_exit_code_of_a_broken_record(tmp_path: Path) -> None:
+    (tmp_path / "bad.tar.gz").write_bytes(struct.pack("<I", 1))
+    ran = call("verify", tmp_path / "bad.tar.gz")
+    assert ran.code == Exit.FAILED and ran.out.splitlines()[-1].startswith("BROKEN")
+    assert runs.sha256("") and "Traceback" not in ran.err
