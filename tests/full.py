@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from evalkit import record, statistics
+from evalkit import canon, record, statistics
 from evalkit import suite as suites
 from evalkit.verify.samples import _hash, doc_hash
 
@@ -30,14 +30,18 @@ back little only round man year came show every good me give our under name"""
 
 
 def make(folder: Path, seed: int = 0) -> Path:
-    """Write the record into `folder`; the folder."""
+    """Write the record into `folder`; another seed gives other answers to the same questions."""
     folder.mkdir(parents=True)
     body = json.loads(EXAMPLE.read_text())
     lock = suites.read_lock(suites.FOLDER / "core.lock.yaml")
     values: dict[str, dict[str, list[float]]] = {}
     facts = record.write_samples(folder / "samples.jsonl.gz", _samples(lock, values, seed))
-    body["model"]["reference"] = "made-up/full-size"
+    body["model"]["reference"] = f"made-up/model-{seed}"
+    body["execution"] = f"{seed:032x}"
     body["tasks"] = {name: _task(name, lock, values[name], facts) for name in lock.tasks}
+    for name, task in body["tasks"].items():
+        task["questions"] = canon.digest(facts.questions[name])
+        task["prompts"] = canon.digest(facts.prompts[name])
     body["groups"] = {name: _group(name, lock, values) for name in lock.groups}
     suite = body["suite"]
     suite |= {"name": "core", "rows": {n: t.rows for n, t in lock.tasks.items()}}
@@ -54,15 +58,20 @@ def make(folder: Path, seed: int = 0) -> Path:
 def _samples(
     lock: suites.Lock, values: dict[str, dict[str, list[float]]], seed: int
 ) -> Iterator[dict[str, Any]]:
-    rng = random.Random(seed)
     for name, task in sorted(lock.tasks.items()):
-        skill = rng.uniform(-0.5, 2.5)
+        rng, answering = random.Random(name), random.Random(f"{seed} {name}")
+        skill = rng.uniform(-0.5, 2.5) + seed * rng.uniform(-0.3, 0.2)
         values[name] = {}
         shots = "\n\n".join(_text(rng, 90) for _ in range(3)) if name.startswith("bbh") else ""
         for doc_id in range(task.documents):
             doc = {"question": _text(rng, 45), "number": doc_id}
             kind = _chosen if not shots else _generated
-            sample = {"task": name, "doc_id": doc_id, "doc": doc, **kind(rng, doc, skill, shots)}
+            sample = {
+                "task": name,
+                "doc_id": doc_id,
+                "doc": doc,
+                **kind(rng, answering, doc, skill, shots),
+            }
             prompt = sample["arguments"]["gen_args_0"]["arg_0"]
             sample["doc_hash"], sample["prompt_hash"] = doc_hash(doc), _hash(prompt)
             sample["target_hash"] = _hash(sample["target"])
@@ -76,8 +85,10 @@ def _text(rng: random.Random, words: int) -> str:
     return " ".join(rng.choices(WORDS.split(), k=rng.randint(words // 2, words))).capitalize() + "."
 
 
-def _chosen(rng: random.Random, doc: dict[str, Any], skill: float, _: str) -> dict[str, Any]:
-    likelihoods = [rng.gauss(-4, 1.5) for _ in range(4)]
+def _chosen(
+    rng: random.Random, answering: random.Random, doc: dict[str, Any], skill: float, _: str
+) -> dict[str, Any]:
+    likelihoods = [rng.gauss(-4, 1.5) + answering.gauss(0, 0.3) for _ in range(4)]
     gold = rng.randrange(4)
     likelihoods[gold] += skill
     options = [_text(rng, 12) for _ in range(4)]
@@ -91,15 +102,19 @@ def _chosen(rng: random.Random, doc: dict[str, Any], skill: float, _: str) -> di
         "resps": [[answer] for answer in answers],
         "filtered_resps": answers,
         "filter": "none",
-        "scores": {"acc": right, "acc_norm": float(rng.random() < 0.6)},
+        "scores": {"acc": right, "acc_norm": right},
     }  # fmt: skip
 
 
-def _generated(rng: random.Random, doc: dict[str, Any], skill: float, shots: str) -> dict[str, Any]:
+def _generated(
+    rng: random.Random, answering: random.Random, doc: dict[str, Any], skill: float, shots: str
+) -> dict[str, Any]:
     target = rng.choice(["(A)", "(B)", "(C)"])
-    right = rng.random() < 1 / (1 + math.exp(-skill))
-    found = rng.random() < 0.97
-    text = _text(rng, 120) + (f" So the answer is {target if right else '(D)'}." if found else "")
+    right = answering.random() < 1 / (1 + math.exp(-skill))
+    found = answering.random() < 0.97
+    text = _text(answering, 120) + (
+        f" So the answer is {target if right else '(D)'}." if found else ""
+    )
     return {
         "target": target,
         "arguments": {"gen_args_0": {"arg_0": f"{shots}\n\nQ: {doc['question']}\nA: Let's think",

@@ -21,7 +21,7 @@ HOSTILE = f"{SCRIPT}\x1b[31mred\x1b[0m \u202ereversed\u202c \u2028 \ud800 {{{{7*
 
 def made(run: Path, **options: Any) -> str:
     """The report of a run, as text."""
-    return report.write(run, run.parent / "out.html", **options).read_text("utf-8")
+    return report.write([run], run.parent / "out.html", **options).read_text("utf-8")
 
 
 def index(html: str) -> Any:

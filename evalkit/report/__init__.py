@@ -5,25 +5,32 @@ each, follow the reader's light or dark, scale with the page and weigh a hundred
 plotting library draws. No GPU, no network, no lm-eval needed; nothing that a record brings is run.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from evalkit import canon
 from evalkit.errors import EvalkitError, Exit
-from evalkit.report import page, single, unfinished
+from evalkit.report import comparison, page, single, unfinished
 
 
-def write(run: Path, out: Path | None = None, *, everything: bool = False) -> Path:
-    """Write a run's report, by default as report.html into its folder; the file's path.
+def write(runs: Sequence[Path], out: Path | None = None, *, everything: bool = False) -> Path:
+    """Write the report of a run, by default as report.html into its folder, or of several compared,
+    by default as report.html where one stands; the file's path.
 
     `everything`: the texts of all samples, however large the file gets. EvalkitError (3) where
     there is no run.
     """
-    if not run.is_dir():
-        raise EvalkitError("there is no such run folder", where=str(run), code=Exit.MISSING)
-    if (run / "record.json").is_file():
+    for run in runs:
+        if not run.is_dir():
+            raise EvalkitError("there is no such run folder", where=str(run), code=Exit.MISSING)
+    run = runs[0]
+    if len(runs) > 1:
+        made = comparison.context(runs, everything=everything)
+        text = page.render("compare.html.j2", "report.js", made)
+    elif (run / "record.json").is_file():
         text = page.render("run.html.j2", "report.js", single.context(run, everything=everything))
     else:
         text = page.render("unfinished.html.j2", "report.js", unfinished.context(run))
-    path = out or run / "report.html"
+    path = out or (run / "report.html" if len(runs) == 1 else Path("report.html"))
     canon.write_atomic(path, text)
     return path

@@ -75,10 +75,10 @@ class Leaf:
         position = len(self.ids)
         self.ids.append(document.doc_id)
         self.scores.append(_number(sample.get(self.metric.split(",")[0])))
-        likelihoods = _likelihoods(sample["resps"])
+        values = likelihoods(sample["resps"])
         margin = None
-        if likelihoods is not None:
-            margin, more = self._note_choices(likelihoods)
+        if values is not None:
+            margin, more = self._note_choices(values)
             flags |= more
         else:
             self._targets[sample["target"]] += 1
@@ -86,7 +86,7 @@ class Leaf:
         self.margins.append(margin)
         if flags:
             self.flags[position] = flags
-        return _text(document, likelihoods)
+        return told(document, values)
 
     def _note_choices(self, likelihoods: list[float]) -> tuple[float | None, int]:
         if any(map(math.isnan, likelihoods)):
@@ -156,7 +156,7 @@ def _number(value: Any) -> float | None:
     return None
 
 
-def _likelihoods(responses: list[Any]) -> list[float] | None:
+def likelihoods(responses: list[Any]) -> list[float] | None:
     """Each choice's log-likelihood, or None for texts."""
     firsts = [repeats[0] for repeats in responses]
     if not all(isinstance(first, list) and len(first) == 2 for first in firsts):
@@ -181,7 +181,7 @@ def _flat(value: Any) -> Iterator[Any]:
         yield value
 
 
-def _text(document: samples.Document, likelihoods: list[float] | None) -> dict[str, Any]:
+def told(document: samples.Document, values: list[float] | None) -> dict[str, Any]:
     """What the report shows of a document."""
     sample = document.first
     arguments = list(sample["arguments"].values())
@@ -193,7 +193,7 @@ def _text(document: samples.Document, likelihoods: list[float] | None) -> dict[s
         "metrics": {f"{name},{s['filter']}": s[name] for s in document.samples
                     for name in s["metrics"]},
     }  # fmt: skip
-    if likelihoods is None:
+    if values is None:
         body["texts"] = [str(text) for text in _flat(sample["resps"])]
         body["found"] = {s["filter"]: list(_flat(s["filtered_resps"])) for s in document.samples}
     else:
