@@ -6,6 +6,7 @@ sees of it. This module says what a batch is and how its token ids are written; 
 is decided in `batching`.
 """
 
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -143,6 +144,18 @@ class Batch:
     def num_tokens(self) -> int:
         """Tokens of its rows, without padding."""
         return sum(len(row.tokens) for row in self.rows)
+
+    def tokens_of(self, target: BatchTarget) -> list[int]:
+        """The token ids before what a target scores last, or goes on from: the trunk's, then its
+        path's."""
+        row, end = self.rows[target.row], target.end
+        own: list[int] = []
+        while end >= 0:
+            branch = bisect_right(row.starts, end) - 1
+            own += row.tokens[row.starts[branch] : end + 1].tolist()[::-1]
+            end = row.parents[branch]
+        above = self.trunk.chain() if self.trunk else []
+        return [*(token for link in above for token in link.tokens.tolist()), *own[::-1]]
 
 
 def make_batch(

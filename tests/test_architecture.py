@@ -22,7 +22,7 @@ ORDER = [
     *("pack", "choice", "engine", "harness"),
     *("prepare", "folder", "worker", "child", "workers", "execute", "finish", "run", "verify"),
     *("staged", "stage"),
-    *("plain_results", "scored", "compare"),
+    *("plain_results", "scored", "compare", "audit"),
     *("summary", "reading", "report", "export"),
     *("launch", "doctor"),
     *("site", "submission", "script", "slurm", "submit", "watch"),
@@ -48,7 +48,7 @@ DOORS = {
     "cryptography": {"keys"},
     "pynvml": {"telemetry"},
     "yaml": {"suite", "harness", "verify", "export"},
-    "numpy": {"tokenise", "batch", "trie", "engine", "harness", "compare"},
+    "numpy": {"tokenise", "batch", "trie", "engine", "harness", "compare", "audit"},
 }
 # Who else than canon may write, and what: a lock that must be made exclusively, a traceback where
 # nothing can be trusted any more, files that other libraries save before canon's rename, the

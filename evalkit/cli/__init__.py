@@ -47,6 +47,7 @@ for _command in (
     running.finish_command,
     judging.verify_command,
     judging.sign_command,
+    judging.audit_command,
     judging.compare_command,
     showing.report_command,
     showing.export_command,

@@ -80,8 +80,7 @@ def sign_command(folder: Path | None, key: Path, new_key: bool) -> None:  # fmt:
     if new_key:
         click.echo(f"{key}.pub  {keys.make(key).fingerprint}", err=True)
     if folder is not None:
-        private = keys.private(key, lambda: click.prompt("Passphrase", hide_input=True, err=True))
-        click.echo(str(attest.sign(folder, private)))
+        click.echo(str(attest.sign(folder, _private(key))))
     elif not new_key:
         raise EvalkitError("no run given", fix="usage: evalkit sign RUN --key FILE")
 
@@ -123,3 +122,47 @@ def pack_command(folder: Path, public: bool) -> None:
     from evalkit import pack
 
     click.echo(str(pack.pack(folder, public=public)))
+
+
+def model_options(command: Any) -> Any:
+    """Where the model is that a record names, and what may be done with it."""
+    for option in (
+        click.option("--trust-remote-code", is_flag=True, help="Run the model's own code."),
+        click.option("--allow-pickle", is_flag=True, help="Load weights that can run code."),
+        click.option("--offline", is_flag=True, help="Ask no network for anything."),
+        click.option("--device", help="cpu, cuda, cuda:N, or auto."),
+        click.option("--adapter", type=FILE, help="The adapter's folder, if not as recorded."),
+        click.option("--model", help="The model's folder, where it is not the name recorded."),
+    ):
+        command = option(command)
+    return command
+
+
+@click.command("audit")
+@click.argument("folder", metavar="RUN", type=FILE)
+@click.option("--sample", "samples", default=300, show_default=True, help="Samples to replay.")
+@click.option("--seed", type=int, help="Of the draw (default: drawn now, and told).")
+@model_options
+@click.option("--key", type=FILE, help="Sign what is found, as a witness, in the run's folder.")
+def audit_command(folder: Path, key: Path | None, **given: Any) -> None:
+    """Replay some recorded answers on the model: are they its own? Nothing is generated.
+
+    \b
+    evalkit audit results/demo/demo-0123456789ab --sample 100
+    """
+    private = _private(key)
+    from evalkit import audit
+    from evalkit.events import Events
+
+    found = audit.audit(folder, audit.Asked(**given), Events(), private)
+    click.echo("\n".join(found.lines()))
+    sys.exit(found.exit_code)
+
+
+def _private(path: Path | None) -> Any:
+    """A private key, its passphrase asked for; None without a path."""
+    if path is None:
+        return None
+    from evalkit import keys
+
+    return keys.private(path, lambda: click.prompt("Passphrase", hide_input=True, err=True))

@@ -57,7 +57,7 @@ def forward(engine: "Engine", answer: Answered, padding: int = 0) -> Alone:
     tokens, count = answer.tokens, answer.count
     input_ids = torch.tensor([tokens[:-1] + tokens[:1] * padding], device=engine.device)
     logits = engine.model(input_ids=input_ids, use_cache=False).logits[0]
-    each, margins = _chances(logits[: len(tokens) - 1][-count:], tokens[-count:])
+    each, margins = chances(logits[: len(tokens) - 1][-count:], tokens[-count:])
     return Alone(each, margins, each, margins)
 
 
@@ -80,11 +80,11 @@ def stepwise(engine: "Engine", answer: Answered, padding: int = 0) -> Alone:
         max_new_tokens=len(chosen), do_sample=False, eos_token_id=[NEVER], pad_token_id=0,
         output_logits=True, return_dict_in_generate=True,
     )  # fmt: skip
-    steps, margins = _chances(torch.cat(made.logits), chosen)
+    steps, margins = chances(torch.cat(made.logits), chosen)
     return replace(whole, steps=steps, step_margins=margins)
 
 
-def _chances(logits: torch.Tensor, labels: list[int]) -> tuple[list[float], list[float]]:
+def chances(logits: torch.Tensor, labels: list[int]) -> tuple[list[float], list[float]]:
     """Of each label, its log-probability in logits [labels, vocabulary] and its margin."""
     table = torch.log_softmax(logits.float(), dim=-1)
     index = torch.tensor(labels, device=table.device)[:, None]

@@ -67,9 +67,7 @@ def advance(engine: "Engine", texts: list[Text], logits: torch.Tensor, settings:
     """
     logits = logits.float()
     if engine.processors:
-        logits = torch.stack(
-            [_processed(engine, *pair) for pair in zip(texts, logits, strict=True)]
-        )
+        logits = torch.stack([processed(engine, *pair) for pair in zip(texts, logits, strict=True)])
     top = logits.topk(2, dim=-1)
     table = torch.cat([top.values, torch.logsumexp(logits, dim=-1, keepdim=True)], dim=1)
     first = top.indices[:, 0].tolist()
@@ -81,7 +79,7 @@ def advance(engine: "Engine", texts: list[Text], logits: torch.Tensor, settings:
         text.tokens.append(token)
         text.logprobs.append(value - total)
         text.margins.append(value - (second if token == first[row] else best))
-    _see_stops(engine, texts, settings)
+    see_stops(engine, texts, settings)
 
 
 def processors(config: Any) -> Any:
@@ -106,10 +104,11 @@ def processors(config: Any) -> Any:
     return found
 
 
-def _processed(engine: "Engine", text: Text, logits: torch.Tensor) -> torch.Tensor:
+def processed(engine: "Engine", text: Text, logits: torch.Tensor) -> torch.Tensor:
+    """Logits [vocabulary] of a text's next token as the generation config leaves them."""
     before = torch.tensor([text.prompt + text.tokens], device=logits.device)
-    processed: torch.Tensor = engine.processors(before, logits[None])[0]
-    return processed
+    found: torch.Tensor = engine.processors(before, logits[None])[0]
+    return found
 
 
 def _sample(logits: torch.Tensor, settings: Settings, generator: torch.Generator) -> int:
@@ -130,7 +129,8 @@ def _sample(logits: torch.Tensor, settings: Settings, generator: torch.Generator
     return int(torch.multinomial(chances, 1, generator=generator))
 
 
-def _see_stops(engine: "Engine", texts: list[Text], settings: Settings) -> None:
+def see_stops(engine: "Engine", texts: list[Text], settings: Settings) -> None:
+    """Note of each text whether its last token ends it, and why."""
     longest = max((len(stop.encode()) for stop in settings.until), default=0)
     tails = [text.tokens[-(longest + TAIL_TOKENS) :] for text in texts]
     decoded = engine.tokenizer.decode(tails, skip_special_tokens=False) if longest else tails

@@ -29,7 +29,7 @@ def score(engine: "Engine", batch: Batch) -> dict[str, dict[str, Any]]:
     most probable one, and how many there are."""
     before = batch.trunk.length if batch.trunk else 0
     positions = [depths(row) + before for row in batch.rows]
-    paths = [_scored(batch.rows[t.row], t, positions[t.row]) for t in batch.targets]
+    paths = [scored_of(batch.rows[t.row], t, positions[t.row]) for t in batch.targets]
     found = _values(engine, batch, sorted({scored for path in paths for scored in path}))
     answers: dict[str, dict[str, Any]] = {}
     for target, path in zip(batch.targets, paths, strict=True):
@@ -43,7 +43,7 @@ def score(engine: "Engine", batch: Batch) -> dict[str, dict[str, Any]]:
     return answers
 
 
-def _scored(row: Row, target: BatchTarget, positions: npt.NDArray[np.int64]) -> list[Scored]:
+def scored_of(row: Row, target: BatchTarget, positions: npt.NDArray[np.int64]) -> list[Scored]:
     """Where a target is scored, in order, each with the token scored there. `positions`: of the
     row's tokens, the trunk counted."""
     path = path_end(row, target.end, int(positions[target.end]) - target.start + 1)
@@ -65,16 +65,17 @@ def _values(
         places = sorted({place for place, _ in inside})
         number = {place: index for index, place in enumerate(places)}
         moved = [(row - first, at) for row, at in places]
-        logits = _pass(engine, batch, batch.rows[first : first + rows], moved)
+        logits = forward(engine, batch, batch.rows[first : first + rows], moved)
         values = _logprobs(logits, [(number[place], label) for place, label in inside])
         found |= dict(zip(inside, values, strict=True))
     return found
 
 
-def _pass(
+def forward(
     engine: "Engine", batch: Batch, rows: tuple[Row, ...], places: list[Place]
 ) -> torch.Tensor:
-    """Logits [places, vocabulary] of one forward pass over some of a batch's rows."""
+    """Logits [places, vocabulary] of one forward pass over some of a batch's rows. `places`: (row,
+    token) pairs of those rows."""
     if engine.level == "A":
         prefix = trunk.prefix(engine, batch.trunk, batch.chunk)
         tree = Tree(rows, batch.width, prefix, engine)

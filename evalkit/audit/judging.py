@@ -1,0 +1,113 @@
+"""One drawn sample against its replay: is each recorded token what the model would have chosen, and
+is each recorded number the model's?
+
+A token must be the most probable one, or tied with it as far as the noise goes; a log-probability
+or log-likelihood must be within the noise of the replayed one; a text must be its tokens' and must
+end where it says it does. What an engine did not record is skipped and counted.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from evalkit import canon
+from evalkit.audit.drawing import Drawn, Name, answered
+from evalkit.audit.noise import Noise
+from evalkit.journal import Answer
+from evalkit.request import Request, Settings
+
+Retell = Callable[[list[int], Settings], tuple[str, str]]
+
+
+class Replayed(Protocol):
+    """What the engine replays of an answer."""
+
+    @property
+    def logprobs(self) -> list[float]:
+        """Each token's log-probability."""
+
+    @property
+    def margins(self) -> list[float]:
+        """Each token's lead over the best other one."""
+
+    @property
+    def total(self) -> float:
+        """The answer's log-likelihood."""
+
+
+@dataclass(slots=True)
+class Judged:
+    """What came of all samples: `errors`, recorded minus replayed log-probabilities, a token's
+    worth each, by sample; `skipped` answers that hold nothing to replay; `tokens` looked at."""
+
+    errors: dict[Name, list[float]] = field(default_factory=dict)
+    skipped: int = 0
+    tokens: int = 0
+    worst: float = 0.0  # of all deviations, in what is allowed
+
+
+def judge(
+    drawn: Drawn, replayed: Mapping[str, Replayed], noise: Noise, retell: Retell, found: Judged
+) -> None:
+    """Note what is wrong with a sample's answers, in words."""
+    for part, row in sorted(drawn.rows.items()):
+        request = row.targets[0].request
+        answer = drawn.answers.get(part)
+        if answer is None:
+            continue
+        if part not in replayed:
+            found.skipped += 1
+        elif request.kind == "generate_until":
+            _generation(drawn, request, answer, replayed[part], noise, retell, found)
+        else:
+            _likelihood(drawn, part, answer, replayed[part], noise, found)
+
+
+def _likelihood(
+    drawn: Drawn, part: str, answer: Answer, new: Replayed, noise: Noise, found: Judged
+) -> None:
+    count = len(new.logprobs)
+    off = canon.number(answer["loglikelihood"]) - new.total
+    found.tokens += count
+    found.errors.setdefault(drawn.name, []).append(off / count**0.5)
+    _hold(drawn, part, "its log-likelihood", off, noise.of_tokens(count), found)
+    lowest = min(new.margins)
+    if answer.get("is_greedy") is True and lowest < -noise.tie:
+        drawn.problems.append(f"{part}: recorded as the most probable text, {-lowest:.3g} behind")
+    if answer.get("is_greedy") is False and lowest > noise.tie:
+        drawn.problems.append(f"{part}: is the most probable text and not recorded as that")
+
+
+def _generation(
+    drawn: Drawn, request: Request, answer: Answer, new: Replayed, noise: Noise, retell: Retell,
+    found: Judged,
+) -> None:  # fmt: skip
+    settings, tokens, part = request.settings, answered(answer), request.id
+    assert settings is not None and tokens is not None, "what was replayed was generated"
+    found.tokens += len(tokens)
+    recorded = [canon.number(value) for value in answer["logprobs"]]
+    if len(recorded) != len(tokens):
+        drawn.problems.append(f"{part}: has not one log-probability for each token")
+        return
+    text, stop = retell(tokens, settings)
+    if text != answer["text"]:
+        drawn.problems.append(f"{part}: its text is not its tokens'")
+    if stop != answer["stop"]:
+        ends = stop or "nowhere there"
+        drawn.problems.append(f"{part}: recorded to end by {answer['stop']}, ends by {ends}")
+    for index, (old, now, margin) in enumerate(
+        zip(recorded, new.logprobs, new.margins, strict=True)
+    ):
+        found.errors.setdefault(drawn.name, []).append(old - now)
+        _hold(drawn, part, f"token {index}", old - now, noise.of_tokens(1), found)
+        if margin < -noise.tie and not settings.do_sample:
+            drawn.problems.append(f"{part}: token {index} is {-margin:.3g} behind the best one")
+
+
+def _hold(
+    drawn: Drawn, part: str, what: str, off: float, allowed: float, found: Judged
+) -> None:  # fmt: skip
+    """Note a deviation; a NaN is never within anything."""
+    found.worst = max(found.worst, abs(off) / allowed)
+    if not abs(off) <= allowed:
+        drawn.problems.append(f"{part}: {what} is off by {off:.3g}, {allowed:.3g} is noise")

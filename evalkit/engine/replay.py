@@ -1,0 +1,119 @@
+"""What a model gives for answers that are there already: each token's log-probability and margin,
+by teacher forcing.
+
+One forward pass over prompt and answer takes the place of a pass for each token, and a wrong token
+does not change what follows it. Sharing and packing are the plan's, so that the cost is that of its
+prompts. `noise` says how far such values may lie from others' that are as good.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from evalkit import canon
+from evalkit.batch import Batch, BatchTarget
+from evalkit.engine import alone, attention, decoding, rotary, scoring
+from evalkit.engine.alone import Answered
+from evalkit.engine.numerics import DTYPES
+from evalkit.engine.tree import depths
+from evalkit.request import Settings
+
+if TYPE_CHECKING:
+    from evalkit.engine.core import Engine
+
+
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    """Of each token of an answer, in order: its log-probability, and by how much its logit is ahead
+    of (negative: behind) the best of the others."""
+
+    logprobs: list[float]
+    margins: list[float]
+
+    @property
+    def total(self) -> float:
+        """The log-likelihood of the whole answer."""
+        return canon.total(self.logprobs)
+
+
+def replay(engine: "Engine", batch: Batch, *, generated: bool) -> dict[str, Replayed]:
+    """Every target of a scoring batch by part id. `generated`: what a generation config does to
+    logits was done to these answers'."""
+    with torch.inference_mode():
+        rotary.reset(engine.model)
+        rows = len(batch.rows)
+        if engine.device.type == "cpu":
+            rows = max(1, scoring.CPU_TOKENS // batch.width)
+        found: dict[str, Replayed] = {}
+        for first in range(0, len(batch.rows), rows):
+            targets = [t for t in batch.targets if first <= t.row < first + rows]
+            found |= _replayed(engine, batch, first, rows, targets, generated)
+    return found
+
+
+def _replayed(
+    engine: "Engine", batch: Batch, first: int, rows: int, targets: list[BatchTarget],
+    generated: bool,
+) -> dict[str, Replayed]:  # fmt: skip
+    """The targets of some rows, from one forward pass."""
+    before = batch.trunk.length if batch.trunk else 0
+    paths = []
+    for target in targets:
+        row = batch.rows[target.row]
+        paths.append(scoring.scored_of(row, target, depths(row) + before))
+    places = sorted({(row - first, at) for path in paths for (row, at), _ in path})
+    number = {place: index for index, place in enumerate(places)}
+    logits = scoring.forward(engine, batch, batch.rows[first : first + rows], places)
+    found = {}
+    for target, path in zip(targets, paths, strict=True):
+        index = [number[row - first, at] for (row, at), _ in path]
+        labels = [label for _, label in path]
+        values = logits[torch.tensor(index, device=logits.device)].float()  # [tokens, vocabulary]
+        if generated and engine.processors:
+            values = _processed(engine, [*batch.tokens_of(target), target.last], labels, values)
+        found[target.id] = Replayed(*alone.chances(values, labels))
+    return found
+
+
+def _processed(
+    engine: "Engine", tokens: list[int], labels: list[int], values: torch.Tensor
+) -> torch.Tensor:
+    prompt = tokens[: len(tokens) - len(labels)]
+    texts = [decoding.Text("", prompt, None, labels[:count]) for count in range(len(labels))]
+    pairs = zip(texts, values, strict=True)
+    return torch.stack([decoding.processed(engine, text, row) for text, row in pairs])
+
+
+def noise(engine: "Engine", batch: Batch, count: int) -> list[float]:
+    """How far replayed log-probabilities lie from the model's own, token by token, of `count`
+    targets: from those in float32 where it computes in less, else from each sequence's alone."""
+    low = engine.numerics.profile == "native" and DTYPES[engine.numerics.dtype] != torch.float32
+    quantised = getattr(engine.model.config, "quantization_config", None) is not None
+    replayed = replay(engine, batch, generated=False)
+    found = []
+    with torch.inference_mode(), attention.plain(engine):
+        rotary.reset(engine.model)
+        for target in batch.targets[:count]:
+            values = replayed[target.id].logprobs
+            answer = Answered([*batch.tokens_of(target), target.last], len(values), 0, False, [])
+            if low and not quantised:
+                with alone.float32(engine.model):
+                    own = alone.forward(engine, answer)
+            else:
+                own = alone.forward(engine, answer)
+            found += [a - b for a, b in zip(values, own.each, strict=True)]
+    return found
+
+
+def retold(engine: "Engine", tokens: list[int], settings: Settings) -> tuple[str, str]:
+    """The text that these generated tokens are, and why it ended with the last of them; the reason
+    is empty where it would not have ended there, or earlier."""
+    texts = [
+        decoding.Text("", [], None, tokens[:count], [0.0] * count, [0.0] * count)
+        for count in range(1, len(tokens) + 1)
+    ]
+    decoding.see_stops(engine, texts, settings)
+    too_late = any(text.stop for text in texts[:-1])
+    text: str = decoding.answer(engine, texts[-1], settings)["text"]
+    return text, "" if too_late else texts[-1].stop
