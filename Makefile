@@ -28,7 +28,7 @@ PYTHON   ?= python3
 
 # Values reach the commands through the environment and are quoted there, whatever is in them.
 export MODEL REVISION SUITE LIMIT OUT OFFLINE RUN LOCK DTYPE DEVICE SEED WORKERS GRACE
-export STAGE SQUASHFS LEVEL THREADS PROFILE ADAPTER ENGINE ENGINE_ARGS IN IMAGE FROM FILE
+export STAGE SQUASHFS SIF SHARDS TIME PARTITION LEVEL THREADS PROFILE ADAPTER ENGINE ENGINE_ARGS IN IMAGE FROM FILE
 export OTHER
 EVALKIT := .venv/bin/evalkit
 # In the image where there is one, else on this host; IN says otherwise.
@@ -74,6 +74,12 @@ stage: setup ## fetch all that MODEL on SUITE needs without network into STAGE; 
 	@$(EVALKIT) stage $${MODEL:+--model "$$MODEL"} $${REVISION:+--revision "$$REVISION"} \
 		--suite "$$SUITE" --to "$$STAGE" $${SQUASHFS:+--squashfs "$$SQUASHFS"}
 
+submit: setup ## send MODEL on SUITE to Slurm, with the STAGE; in SIF, or IN=none; SHARDS, TIME, PARTITION
+	@$(EVALKIT) submit $${MODEL:+--model "$$MODEL"} --suite "$$SUITE" --out "$$OUT" \
+		--stage "$$STAGE" $${LIMIT:+--limit "$$LIMIT"} $${SIF:+--sif "$$SIF"} $${IN:+--in "$$IN"} \
+		$${SHARDS:+--shards "$$SHARDS"} $${TIME:+--time "$$TIME"} \
+		$${PARTITION:+--partition "$$PARTITION"}
+
 suite-lock: setup ## write the lock of SUITE: dataset revisions, rows, counts, licences
 	@$(LAUNCH) lock "$$SUITE" $(offline)
 
@@ -109,6 +115,12 @@ test-faults: setup-dev ## processes killed, disks filled, files torn, hosts and 
 test-faults-full: setup-dev ## all of that, with a hundred kills; writes docs/faults.md
 	@EVALKIT_WRITE_TABLE=1 .venv/bin/python -m pytest -m "faults or faults_full" --timeout=3600
 
+test-cluster: setup-dev ## runs on a real Slurm cluster in evalkit.sif: preempted, cut off, sent again
+	@.venv/bin/python -m pytest tests/cluster -m "cluster and not cluster_full" --timeout=900
+
+test-cluster-full: setup-dev ## the same in the environment of this checkout as well
+	@.venv/bin/python -m pytest tests/cluster -m cluster --timeout=900
+
 oracle: setup-dev ## the tests that compare with lm-eval's own runs
 	@.venv/bin/python -m pytest -m oracle --timeout=900
 
@@ -126,6 +138,9 @@ bench-gpu: setup-dev ## the engine on one GPU, on random weights of Llama-3.1-8B
 
 bench-large: setup-dev ## a million requests without a model: time and memory of each phase, an hour
 	@.venv/bin/python -m bench.large
+
+bench-scale: setup-dev ## core's batches replayed on 1 to 1,024 shards; writes docs/cluster.md's tables
+	@.venv/bin/python -m bench.scale
 
 lint: setup-dev ## ruff, its formatter in check mode, and mypy
 	@.venv/bin/ruff check

@@ -60,11 +60,12 @@ def spread(values: Sequence[float], digits: int = 1) -> str:
     return f"{middle} ({min(values):.{digits}f} to {max(values):.{digits}f})"
 
 
-def publish(name: str, text: str, figures: dict[str, Any]) -> None:
+def publish(name: str, text: str, figures: dict[str, Any], page: Path | None = None) -> None:
     """Put a command's text into the docs between its markers, and its figures beside it."""
     opening, closing = f"<!-- made by make {name} -->", f"<!-- end of make {name} -->"
-    doc = DOC.read_text("utf-8")
+    page = page or DOC
+    doc = page.read_text("utf-8")
     before, rest = doc.split(opening)
     after = rest.split(closing)[1]
-    canon.write_atomic(DOC, f"{before}{opening}\n\n{text}\n\n{closing}{after}")
+    canon.write_atomic(page, f"{before}{opening}\n\n{text}\n\n{closing}{after}")
     canon.write_atomic(FIGURES / f"{name}.json", json.dumps(figures, indent=1) + "\n")

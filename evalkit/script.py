@@ -269,6 +269,8 @@ for index in "${{!runs[@]}}"; do
 done
 
 # 3. All of them side by side.
-[ "${{#runs[@]}}" -gt 1 ] && "${{evalkit[@]}}" status "$submission"
+if [ "$code" = 0 ] && [ "${{#runs[@]}}" -gt 1 ]; then
+    "${{evalkit[@]}}" compare "${{runs[@]}}" || code=$?
+fi
 exit "$code"
 """

@@ -1,4 +1,4 @@
-"""How far what was submitted is: shards, what Slurm says of them, and at the end the scores.
+"""How far what was submitted is: shards, and what Slurm says of them.
 
 Seen from the journals and the logs; Slurm adds what is still in its queue, and where there is no
 Slurm (a compute node, another machine) nothing else is missing.
@@ -6,9 +6,8 @@ Slurm (a compute node, another machine) nothing else is missing.
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
-from evalkit import canon, folder, slurm, submission, summary
+from evalkit import folder, slurm, submission, summary
 from evalkit.submission import Member, Progress, Submission
 
 POLL_S = 15.0
@@ -50,10 +49,6 @@ def _submission(found: Submission) -> Iterator[str]:
         yield f"{name}: {summary.status(member.run)}"
         if not folder.read(member.run).finished:
             yield from _shards(found, member, queue)
-    if all(folder.read(member.run).finished for member in found.members):
-        yield from _scores(
-            [canon.read_json(member.run / "record.json") for member in found.members]
-        )
 
 
 def _shards(found: Submission, member: Member, queue: dict[int, slurm.Queued]) -> Iterator[str]:
@@ -98,22 +93,3 @@ def _last_line(log: Path) -> str:
 def _time(seconds: float) -> str:
     hours, rest = divmod(round(seconds), 3600)
     return f"{hours} h {rest // 60} min" if hours else f"{rest // 60} min {rest % 60} s"
-
-
-def _scores(records: list[dict[str, Any]]) -> Iterator[str]:
-    """One table of all runs: a row a top-level task's metric, a column a model."""
-    names = [record["model"]["reference"] for record in records]
-    rows: dict[tuple[str, str], list[str]] = {}
-    for column, record in enumerate(records):
-        for name in summary.top_level(record):
-            result = record["groups"].get(name) or record["tasks"][name]
-            for metric, value in sorted(result["metrics"].items()):
-                row = rows.setdefault((name, metric.removesuffix(",none")), [""] * len(records))
-                row[column] = f"{canon.number(value['value']):.4f}"
-    widths = [max(len(name), 8) for name in names]
-    label = max((len(f"{task} {metric}") for task, metric in rows), default=0)
-    yield " " * label + "".join(f"  {n:>{w}}" for n, w in zip(names, widths, strict=True))
-    for (task, metric), cells in rows.items():
-        yield f"{task + ' ' + metric:<{label}}" + "".join(
-            f"  {cell:>{width}}" for cell, width in zip(cells, widths, strict=True)
-        )

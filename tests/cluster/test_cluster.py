@@ -1,0 +1,162 @@
+"""Runs on a real Slurm cluster with no network: whatever happens to their jobs, the answers are
+those of a run that never saw a cluster."""
+
+import shutil
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+import support
+from cluster import MODELS, Cluster, User, slurm
+
+from evalkit import canon
+from evalkit.verify import verify
+
+pytestmark = pytest.mark.cluster
+
+
+def check(cluster: Cluster, alone: dict[str, str], models: int = 1) -> None:
+    """Each model's record is there, verifies, has the same answers and says where it ran."""
+    records = cluster.records()
+    assert set(records) == set(MODELS[:models]), cluster.logs()
+    for name, record in records.items():
+        assert record["ids"]["answers"] == alone[name]
+        told = [segment["slurm"] for segment in record["segments"] if segment["batches"]]
+        assert all("SLURM_ARRAY_TASK_ID" in ids for ids in told), told
+        place = "apptainer" if "--sif" in cluster.inside else "none"
+        assert record["environment"]["runtime"] == place
+    for path in cluster.out.glob("*/*/record.json"):
+        assert verify(path.parent).consistent
+
+
+def restarts(cluster: Cluster) -> int:
+    """How often a task was started again, by its log."""
+    return cluster.logs().count(", start 2") + cluster.logs().count(", start 3")
+
+
+def test_three_models_survive_being_preempted_twice(
+    cluster: Cluster, alone: dict[str, str]
+) -> None:
+    """One submission, one array of six tasks, one table at the end."""
+    folder = cluster.submit("--shards", "2", models=3).folder
+    for _ in range(2):
+        before = cluster.answered()
+        cluster.wait(lambda before=before: cluster.answered() > before and cluster.running() == 2)
+        cluster.preempt()
+    cluster.wait()
+    check(cluster, alone, models=3)
+    assert restarts(cluster) >= 2
+    table = (folder / "logs" / "finish.log").read_text().splitlines()
+    assert any(all(name in line for name in MODELS) for line in table)
+    assert any(line.startswith("arc_challenge acc ") for line in table)
+
+
+def test_a_dead_node_and_another_number_of_shards_change_nothing(
+    cluster: Cluster, alone: dict[str, str]
+) -> None:
+    """A slurmd is killed and comes back; then the jobs are cancelled and sent again, cut anew."""
+    folder = cluster.submit("--shards", "6").folder
+    cluster.wait(lambda: cluster.answered() > 0 and cluster.running() == 2)
+    slurm("kill-node", "n2")
+    try:
+        time.sleep(15)
+    finally:
+        slurm("start-node", "n2")
+    cluster.wait(lambda: cluster.answered() > 2)
+    cluster.submit("--shards", "4", code=2)
+    subprocess.run(["scancel", "-u", "evaluser"], check=True)
+    cluster.wait()
+    assert not cluster.records()
+    again = cluster.submit("--shards", "4")
+    assert again.folder == folder
+    cluster.wait()
+    check(cluster, alone)
+    assert "nothing to send: finished" in cluster.submit("--shards", "4").err
+
+
+def test_a_time_limit_shorter_than_a_shard_is_lived_with(cluster: Cluster) -> None:
+    """Slurm warns, the batch in hand is kept, the task goes back into the queue, and on."""
+    cluster.submit("--shards", "1", "--limit", "100", "--time", "2")
+    cluster.wait()
+    (record,) = cluster.records().values()
+    assert "the time limit is near" in cluster.logs()
+    stretches = [segment for segment in record["segments"] if segment["batches"]]
+    assert len(stretches) > 1
+    assert "CANCELLED" not in cluster.logs().replace("DUE TO JOB REQUEUE", "").replace(
+        "CANCELLED AT", ""
+    )
+
+
+def test_what_a_node_lacks_stops_it_before_work_is_wasted(cluster: Cluster, user: User) -> None:
+    """Each in one clear line, tried on the other node too, and the finishing job says it."""
+    stage = user.home / "spoilt"
+    shutil.copytree(cluster.stage, stage, symlinks=True)
+    subprocess.run(["chown", "-R", "evaluser", stage], check=True)
+    folder = cluster.submit("--shards", "1", "--dry-run", stage=stage).folder
+    weights = next(stage.rglob("model.safetensors")).resolve()
+    data = weights.read_bytes()
+    lines = {}
+    for name, spoil in {
+        "altered": lambda: weights.write_bytes(data[:-1]),
+        "missing": lambda: stage.rename(stage.with_name("elsewhere")),
+    }.items():
+        spoil()
+        lines[name] = _said(cluster, folder)
+    stage.with_name("elsewhere").rename(stage)
+    weights.write_bytes(data)
+    (run,) = cluster.out.glob("*/small*/")
+    run.chmod(0o500)
+    lines["unwritable"] = _said(cluster, folder)
+    run.chmod(0o700)
+    lines["scratch"] = _said(cluster, folder, _tiny_scratch(folder, user))
+    assert "model.safetensors in the stage is not what was staged" in lines["altered"]
+    assert "can't be seen on this node" in lines["missing"]
+    assert "the run's folder can't be written to" in lines["unwritable"]
+    assert "scratch is full" in lines["scratch"]
+    assert not cluster.answered()
+    canon.read_json(folder / "submission.json")
+    shutil.rmtree(stage)
+
+
+def _said(cluster: Cluster, folder: Path, script: Path | None = None) -> str:
+    """What a task said that was sent by hand, as a user might, and how it ended."""
+    log = folder / "logs" / "0.log"
+    log.unlink(missing_ok=True)
+    cluster.user.command("sbatch", "--array=0", script or folder / "array.sbatch")
+    cluster.wait()
+    said = log.read_text()
+    assert "failed with exit code" in said and "loading" not in said
+    return said
+
+
+def _tiny_scratch(folder: Path, user: User) -> Path:
+    """The array's script where the scratch folder lies on a disk of one megabyte."""
+    small = user.home / "small"
+    small.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m,mode=777", "tmpfs", small], check=True)
+    text = (folder / "array.sbatch").read_text().replace("${TMPDIR:-/tmp}", str(small))
+    path = folder / "small.sbatch"
+    path.write_text(text)
+    path.chmod(0o644)
+    return path
+
+
+def test_a_shard_that_fails_is_sent_again_elsewhere_twice(cluster: Cluster) -> None:
+    """A model that is altered fails on one node, on the other, and once more; then it is said."""
+    folder = cluster.submit("--shards", "2", "--dry-run").folder
+    weights = [path.resolve() for path in cluster.stage.rglob("model.safetensors")]
+    assert weights
+    text = (folder / "array.sbatch").read_text()
+    (folder / "array.sbatch").write_text(text.replace("needed=(", "needed=(\n    /not/there"))
+    job = cluster.user.command("sbatch", "--parsable", "--array=0-1", folder / "array.sbatch")
+    after = f"--dependency=afterany:{job.out.strip()}"
+    cluster.user.command("sbatch", after, folder / "finish.sbatch")
+    cluster.wait()
+    log = (folder / "logs" / "0.log").read_text()
+    assert log.count("/not/there can't be seen on this node") == 3
+    finish = (folder / "logs" / "finish.log").read_text()
+    assert finish.count("are sent again") == 2
+    assert "batches have no answer yet" in finish and "failed with exit code 3" in finish
+    assert not cluster.records()
+    support.call("status", folder).done()
