@@ -115,6 +115,9 @@ test-faults: setup-dev ## processes killed, disks filled, files torn, hosts and 
 test-faults-full: setup-dev ## all of that, with a hundred kills; writes docs/faults.md
 	@EVALKIT_WRITE_TABLE=1 .venv/bin/python -m pytest -m "faults or faults_full" --timeout=3600
 
+test-image: setup-dev ## the image built, run in every runtime, attacked from inside: 15 minutes
+	@.venv/bin/python -m pytest -m image --timeout=900 tests/container
+
 test-cluster: setup-dev ## runs on a real Slurm cluster in evalkit.sif: preempted, cut off, sent again
 	@.venv/bin/python -m pytest tests/cluster -m "cluster and not cluster_full" --timeout=900
 

@@ -93,8 +93,8 @@ def _docker(runtime: Runtime, image: Image, work: Work) -> list[str]:
 def _apptainer(runtime: Runtime, image: Image, work: Work) -> list[str]:
     """Apptainer's words: it runs as the caller by itself, and shares the host's places and
     environment unless told not to."""
-    command = ["apptainer", "run", "--containall", "--cleanenv", "--no-home", "--no-privs"]
-    command += ["--no-mount", "bind-paths,tmp"]
+    command = ["apptainer", "--quiet", "run", "--containall", "--cleanenv", "--no-home"]
+    command += ["--no-privs", "--no-mount", "bind-paths,tmp"]
     command += [] if work.online else ["--net", "--network", "none"]
     command += ["--nv"] if work.gpus else []
     command += _mounts(work, "ro")
