@@ -135,7 +135,7 @@ def main() -> None:
                     "computed twice",
                 ],
                 wide,
-            ),  # fmt: skip
+            ),
             "",
             f"More shards than nodes, {NODES} nodes, foul:",
             "",

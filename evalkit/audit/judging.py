@@ -1,5 +1,5 @@
-"""One drawn sample against its replay: is each recorded token what the model would have chosen, and
-is each recorded number the model's?
+"""Holds one drawn sample against its replay: whether each recorded token is what the model would
+have chosen, and each recorded number the model's.
 
 A token must be the most probable one, or tied with it as far as the noise goes; a log-probability
 or log-likelihood must be within the noise of the replayed one; a text must be its tokens' and must

@@ -99,8 +99,8 @@ def base() -> str:
 
 @pytest.fixture(scope="session")
 def staged(hub: Any, room: Path, tiny: Path) -> Path:
-    """A folder with a suite of two real tasks, its lock and the Hub's cache, all of it fetched: what
-    a login node leaves for nodes without a network."""
+    """A folder with a suite of two real tasks, its lock and the Hub's cache, all of it fetched:
+    what a login node leaves for nodes without a network."""
     folder = room / "staged"
     folder.mkdir()
     home = folder / "hf"
