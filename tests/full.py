@@ -48,8 +48,9 @@ def make(folder: Path, seed: int = 0) -> Path:
     suite["tasks"] = [{"task": n, "num_fewshot": None}
                       for n in ("mmlu", "hellaswag", "arc_challenge", "bbh")]  # fmt: skip
     suite["datasets"] = {n: {"revision": d.revision} for n, d in lock.datasets.items()}
-    body["answers"] = dict.fromkeys(lock.tasks, "sha256:" + "0" * 64)
+    body["answers"] = dict.fromkeys(lock.tasks, f"sha256:{seed:064x}")
     body["health"] |= {"answers_not_found": facts.not_found, "cut_generations": 0}
+    body["ids"]["answers"] = canon.digest(body["answers"])
     body["files"] = record.list_files(folder)
     record.write(folder, body)
     return folder

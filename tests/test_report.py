@@ -5,6 +5,7 @@ import gzip
 import hashlib
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -181,3 +182,49 @@ def test_hidden_characters_are_spelled_out_and_markup_is_escaped() -> None:
     assert str(page.visible("a\u200bb<c>")) == 'a<span class="hidden">U+200B</span>b&lt;c&gt;'
     assert "more characters" in str(page.visible("x" * 5_000))
     assert leaves.CLOSE_CALL in leaves.FLAGS
+
+
+def test_two_runs_compared_show_every_flip_with_both_answers(tmp_path: Path) -> None:
+    run = support.finished(tmp_path)
+    other = tmp_path / "other"
+    shutil.copytree(run, other)
+
+    def flip(sample: Any) -> bytes:
+        if sample["task"] == "demo_qa" and sample["doc_id"] < 4:
+            sample["acc"] = sample["acc_norm"] = 1.0 - sample["acc_norm"]
+        return json.dumps(sample).encode()
+
+    change_samples(other, flip)
+    record = support.read(other)
+    values = [json.loads(line) for line in
+              gzip.decompress((other / "samples.jsonl.gz").read_bytes()).splitlines()]  # fmt: skip
+    for metric in ("acc", "acc_norm"):
+        scores = [sample[metric] for sample in values if sample["task"] == "demo_qa"]
+        record["tasks"]["demo_qa"]["metrics"][f"{metric},none"]["value"] = sum(scores) / len(scores)
+    support.write(other, record)
+    out = tmp_path / "compared.html"
+    assert call("report", run, other, "--out", out).done().out == f"{out}\n"
+    html = out.read_text("utf-8")
+    (columns,) = index(html)["leaves"]
+    assert columns["name"] == "demo_qa" and columns["ids"] == [0, 1, 2, 3]
+    told = kept_texts(html)
+    assert [[side["label"] for side in text["sides"]] for text in told] == [["A", "B"]] * 4
+    assert all(side["choices"] for text in told for side in text["sides"])
+    assert "demo_letters" in html and "B against A" in html and html.count("<script>") == 1
+
+
+def test_a_site_lists_every_record_and_links_its_report(tmp_path: Path) -> None:
+    run = support.finished(tmp_path)
+    broken = shutil.copytree(run, run.parent / "broken")
+    (broken / "record.json").write_text("{}")
+    out = tmp_path / "public"
+    ran = call("report", "--site", tmp_path / "results", "--out", out).done()
+    assert ran.out == f"{out / 'index.html'}\n"
+    html = (out / "index.html").read_text("utf-8")
+    links = re.findall(r'<th scope="row"><a href="([^"]+)"', html)
+    assert sorted(links) == sorted(f"demo/{name}/report.html" for name in ("broken", run.name))
+    assert all((out / link).is_file() for link in links)
+    assert "BROKEN" in html and "CONSISTENT" in html and html.count("<script>") == 1
+    call("report", "--site", tmp_path / "results").refused(2, "usage: evalkit report")
+    call("report", "--site", out, "--out", out).refused(3, "no record is below it")
+    call("report").refused(2, "usage: evalkit report")

@@ -11,23 +11,26 @@ runs_argument = click.argument(
 
 
 @click.command("report")
-@runs_argument
+@click.argument("folders", metavar="RUN...", nargs=-1, type=click.Path(path_type=Path))
+@click.option("--site", type=click.Path(path_type=Path), metavar="RESULTS",
+              help="All records below a folder and an index, into --out.")  # fmt: skip
 @click.option("--out", type=click.Path(path_type=Path), help="The file (default: in the run).")
 @click.option("--samples", type=click.Choice(["some", "all"]), default="some", show_default=True,
               help="Whose texts: a selection within 5 MB, or everybody's.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="The file and its size as JSON.")
 def report_command(
-    folders: tuple[Path, ...], out: Path | None, samples: str, as_json: bool
+    folders: tuple[Path, ...], site: Path | None, out: Path | None, samples: str, as_json: bool
 ) -> None:
     """Write one HTML file about a run, or about several compared, to open, mail or print.
 
     \b
     evalkit report results/demo/demo-0123456789ab
     evalkit report RUN1 RUN2 --out compared.html
+    evalkit report --site results/ --out public/
     """
     from evalkit import canon, report
 
-    path = report.write(folders, out, everything=samples == "all")
+    path = report.make(folders, site, out, everything=samples == "all")
     told = canon.dumps({"file": str(path), "bytes": path.stat().st_size})
     click.echo(told if as_json else str(path))
 

@@ -10,7 +10,17 @@ from pathlib import Path
 
 from evalkit import canon
 from evalkit.errors import EvalkitError, Exit
-from evalkit.report import comparison, page, single, unfinished
+from evalkit.report import comparison, page, single, site, unfinished
+
+
+def make(runs: Sequence[Path], results: Path | None, out: Path | None, *, everything: bool) -> Path:
+    """Write the report of the runs, or the index of a results folder into the folder `out`."""
+    if bool(runs) == bool(results) or (results and not out):
+        fix = "usage: evalkit report RUN..., or evalkit report --site RESULTS --out FOLDER"
+        raise EvalkitError("give either runs or --site with --out", fix=fix)
+    if results and out:
+        return site.write(results, out, everything=everything)
+    return write(runs, out, everything=everything)
 
 
 def write(runs: Sequence[Path], out: Path | None = None, *, everything: bool = False) -> Path:
