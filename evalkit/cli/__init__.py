@@ -51,6 +51,7 @@ for _command in (
     judging.compare_command,
     showing.report_command,
     showing.export_command,
+    showing.check_table_command,
     judging.pack_command,
     running.status_command,
     running.lock_command,

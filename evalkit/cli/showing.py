@@ -1,5 +1,6 @@
 """The commands that let people and other tools look at results."""
 
+import sys
 from pathlib import Path
 
 import click
@@ -51,3 +52,20 @@ def export_command(folders: tuple[Path, ...], to: str, out: Path | None, as_json
 
     made = export.write(folders, to, out)
     click.echo(canon.dumps({"format": to, "path" if out else "text": made}) if as_json else made)
+
+
+@click.command("check-table")
+@click.argument("paper", metavar="PAPER.tex", type=click.Path(path_type=Path))
+@runs_argument
+@click.option("--json", "as_json", is_flag=True, help="Every number's outcome as JSON.")
+def check_table_command(paper: Path, folders: tuple[Path, ...], as_json: bool) -> None:
+    """Hold a paper's tables against the records that they name.
+
+    \b
+    evalkit check-table paper.tex results/demo/demo-0123456789ab
+    """
+    from evalkit import canon, table_check
+
+    found = table_check.check(paper, folders)
+    click.echo(canon.dumps(found.to_json()) if as_json else "\n".join(found.lines()))
+    sys.exit(found.exit_code)
