@@ -55,26 +55,22 @@ def replay(dealt: Sequence[Sequence[float]], nodes: int, weather: Weather, seed:
     source = random.Random(seed)
     free = [(0.0, source.random() < weather.slow) for _ in range(nodes)]
     heapq.heapify(free)
+    failing = [source.random() < weather.failing for _ in dealt]
     busy = lost = 0.0
-    failed = [batches for batches in dealt if source.random() < weather.failing]
-    rest = [batches for batches in dealt if not any(batches is each for each in failed)]
     for again in (False, True):
-        for batches in failed if again else [*failed, *rest]:
+        for batches, fails in zip(dealt, failing, strict=True):
+            if again and not fails:
+                continue
             start, is_slow = heapq.heappop(free)
-            if not again and any(batches is each for each in failed):
-                took = shards.START_S
-            else:
-                factor = weather.slowness if is_slow else 1.0
+            factor = weather.slowness if is_slow else 1.0
+            took, wasted = shards.START_S, 0.0
+            if again or not fails:
                 took, wasted = _shard([each * factor for each in batches], weather, source)
-                lost += wasted
-            busy += took
+            busy, lost = busy + took, lost + wasted
             heapq.heappush(free, (start + took, is_slow))
-        if not again and failed:  # the finishing job sends them when the array has ended
-            last = max(time for time, _ in free)
-            free = [(last, is_slow) for _, is_slow in free]
-            heapq.heapify(free)
-        if not failed:
-            break
+        if any(failing) and not again:  # the finishing job sends them when the array has ended
+            ended = max(time for time, _ in free)
+            free = [(ended, is_slow) for _, is_slow in free]
     return Outcome(max(time for time, _ in free), busy, lost)
 
 
@@ -83,11 +79,11 @@ def _shard(
 ) -> tuple[float, float]:
     """How long a shard takes with its restarts, and how much of that is lost batches."""
     took, lost = shards.START_S, 0.0
-    left = source.expovariate(1 / weather.preempted_each_s)
+    left = weather.preempted_each_s * source.expovariate(1.0)
     for seconds in batches:
         while left < seconds:  # preempted in this batch
             took, lost = took + left + weather.requeue_s + shards.START_S, lost + left
-            left = source.expovariate(1 / weather.preempted_each_s)
+            left = weather.preempted_each_s * source.expovariate(1.0)
         took, left = took + seconds, left - seconds
     return took, lost
 

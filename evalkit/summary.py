@@ -92,11 +92,6 @@ def _by_suite(rows: list[tuple[int, str]], record: dict[str, Any]) -> list[tuple
     return [row for block in blocks for row in block]
 
 
-def top_level(record: dict[str, Any]) -> list[str]:
-    """The names of the suite's own tasks and groups, in its order."""
-    return [name for depth, name in rows(record) if depth == 0]
-
-
 def shots(record: dict[str, Any], name: str) -> str:
     """A task's shots, or a group's where all its leaf tasks agree."""
     if name in record["tasks"]:

@@ -69,20 +69,26 @@ class Worker:
         self.probed = _probe(self.engine) if not engine_of(run).foreign else None
         ids = run.body["ids"]
         self._writer = journal.Writer(run.folder / "journal", ids["run"], self.segment)
+        self.lanes = [self.engine] if engine_of(run).foreign else _lanes(self.engine)
+        self._lock = threading.Lock()  # lanes read and write one at a time
 
-    def answer(self, batch: str) -> int | None:
+    def answer(self, batch: str, lane: Any = None) -> int | None:
         """Answer one batch, on the disk when this returns; how many tokens that took, None where
-        the engine does not tell.
+        the engine does not tell. `lane`: one of `lanes`, each of which a thread may have.
 
         Raises EvalkitError where the batch can't be computed or written, and (0) where the run has
         its record meanwhile: nothing may be added to what that lists.
         """
-        answers = self.engine.execute(self._plan.batch(batch))
+        engine = lane or self.lanes[0]
+        with self._lock:
+            read = self._plan.batch(batch)
+        answers = engine.execute(read)
         if self._run.finished:
             what = "another process has finished this run meanwhile"
             raise EvalkitError(what, where=str(self._run.folder), code=Exit.OK)
-        self._writer.append(batch, answers, split=self.engine.last_split)
-        return self._computed.by(batch, answers)
+        with self._lock:
+            self._writer.append(batch, answers, split=engine.last_split)
+            return self._computed.by(batch, answers)
 
     def close(self) -> None:
         """Close the journal and log that this stretch is over."""
@@ -119,6 +125,14 @@ def _load(run: Run, plan: Plan, model: Model, place: Place) -> Any:
         chosen, model, tokenizer, numerics=inputs["numerics"], device=place.device,
         adapter=place.adapter, max_length=plan.body["max_length"],
     )  # fmt: skip
+
+
+def _lanes(engine: Any) -> list[Any]:
+    """An engine for each device that the model lies on; the engine itself where that is one."""
+    from evalkit.engine import pipeline
+
+    first = pipeline.first_layers(engine.model)
+    return pipeline.lanes(engine, pipeline.Stages(first)) if len(first) > 1 else [engine]
 
 
 def _probe(engine: Any) -> dict[str, Any]:
@@ -253,12 +267,30 @@ def _serve(parent: _Parent) -> None:
     worker = Worker(run, plan, model, place, parent.log)
     beats = hasattr(worker.engine, "on_step")  # a class of lm-eval's does not
     if beats:
-        worker.engine.on_step(parent.count)
+        for lane in worker.lanes:
+            lane.on_step(parent.count)
         parent.beat()
-    parent.say(ready=True, beats=beats, probed=worker.probed, peak=stamp.peak_memory_bytes())
-    names = list(plan.entries)
-    while (told := parent.told.get()) and not parent.is_last:
-        index = told["batch"]
-        tokens = worker.answer(names[index])
-        parent.say(done=index, tokens=tokens, peak=stamp.peak_memory_bytes())
+    peak = stamp.peak_memory_bytes()
+    lanes = len(worker.lanes)
+    parent.say(ready=True, beats=beats, probed=worker.probed, peak=peak, lanes=lanes)
+    _answer(worker, list(plan.entries), parent)
     worker.close()
+
+
+def _answer(worker: Worker, names: list[str], parent: _Parent) -> None:
+    """Answer what the parent says, until it says that there is no more; in each lane a batch."""
+
+    def following() -> int | None:
+        told = parent.told.get()
+        return told["batch"] if told and not parent.is_last else None
+
+    def one(index: int, lane: Any) -> None:
+        tokens = worker.answer(names[index], lane)
+        parent.say(done=index, tokens=tokens, peak=stamp.peak_memory_bytes())
+
+    if len(worker.lanes) > 1:
+        from evalkit.engine import pipeline
+
+        return pipeline.spread(worker.lanes, following, one, parent.end)
+    while (index := following()) is not None:
+        one(index, worker.engine)

@@ -27,7 +27,7 @@ from evalkit.worker import Place
 RESTARTS = 3  # of one worker; and so many deaths of workers in one batch leave it out
 WATCHDOG_S = 1800.0  # without one forward pass in a batch: a worker hangs
 LOADING_S = 4 * 3600.0  # until it is ready: weights may lie far away
-AHEAD = 2  # batches that a worker knows of: the one that it computes and the next
+AHEAD = 1  # batches that a worker knows of besides those that it computes
 POLL_S = 0.2
 
 
@@ -41,6 +41,7 @@ class _Worker:
     child: Child | None = None
     sent: deque[int] = field(default_factory=deque)
     piece: deque[int] = field(default_factory=deque)
+    lanes: int = 1  # batches that it computes at once
     is_ready: bool = False
     beats: bool = False
     ending: bool = False
@@ -114,7 +115,7 @@ class Workers:
         return any(one.child for one in self._workers)
 
     def _feed(self, one: _Worker, child: Child, stop: Stop) -> None:
-        while len(one.sent) < AHEAD and not stop.asked:
+        while len(one.sent) < one.lanes + AHEAD and not stop.asked:
             if not one.piece:
                 one.piece.extend(self._next_piece())
             if not one.piece:
@@ -179,7 +180,7 @@ class Workers:
         elif "ready" in message:
             if not any(other.is_ready for other in self._workers):
                 worker.log_probed(self._run, self._events, message["probed"])
-            one.is_ready, one.beats = True, message["beats"]
+            one.is_ready, one.beats, one.lanes = True, message["beats"], message["lanes"]
             self._ready()
         elif "done" in message:
             self._done(one, message["done"], message["tokens"])

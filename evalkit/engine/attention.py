@@ -7,6 +7,7 @@ is active while the model runs; the model's own masks and caches are not used.
 """
 
 import math
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -48,17 +49,26 @@ class View(Protocol):
 
 
 Part = tuple[torch.Tensor, torch.Tensor]  # output [..., tokens, size], log-sum-exp [..., tokens]
-_active: list[View] = []
+
+
+class _Active(threading.local):
+    """The views of the forward passes that this thread is in, the innermost last."""
+
+    def __init__(self) -> None:
+        self.views: list[View] = []
+
+
+_active = _Active()
 
 
 @contextmanager
 def viewing(view: View) -> Iterator[None]:
     """Let the model's attention layers use `view` until the end of the block."""
-    _active.append(view)
+    _active.views.append(view)
     try:
         yield
     finally:
-        _active.pop()
+        _active.views.pop()
 
 
 def forward(
@@ -77,7 +87,7 @@ def forward(
         for name, given in others.items()
         if given is not None and given is not False and name not in _PASSED_OVER
     )
-    if unknown or attention_mask is not None or dropout or not _active:
+    if unknown or attention_mask is not None or dropout or not _active.views:
         what = ", ".join(unknown) or "a mask or dropout of its own"
         raise EvalkitError(
             f"this model's attention uses {what}, which sharing prefixes can't honour",
@@ -86,7 +96,7 @@ def forward(
         )
     scale = scaling if scaling is not None else 1 / math.sqrt(query.shape[-1])
     scores = Scores(float(scale), softcap, sliding_window, s_aux)
-    output = _active[-1].attend(module.layer_idx, query, key, value, scores)
+    output = _active.views[-1].attend(module.layer_idx, query, key, value, scores)
     return output.transpose(1, 2).contiguous(), None
 
 

@@ -160,7 +160,7 @@ class Cluster:
 
     def records(self) -> dict[str, Any]:
         """Each run's record, by its model."""
-        found = [json.loads(path.read_text()) for path in self.out.glob("*/*/record.json")]
+        found = [json.loads(path.read_text()) for path in self.out.glob("someone__*/*/record.json")]
         return {record["model"]["reference"]: record for record in found}
 
 

@@ -3,14 +3,13 @@ those of a run that never saw a cluster."""
 
 import shutil
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
 import support
 from cluster import MODELS, Cluster, User, slurm
 
-from evalkit import canon
+from evalkit import canon, submission
 from evalkit.verify import verify
 
 pytestmark = pytest.mark.cluster
@@ -24,9 +23,9 @@ def check(cluster: Cluster, alone: dict[str, str], models: int = 1) -> None:
         assert record["ids"]["answers"] == alone[name]
         told = [segment["slurm"] for segment in record["segments"] if segment["batches"]]
         assert all("SLURM_ARRAY_TASK_ID" in ids for ids in told), told
-        place = "apptainer" if "--sif" in cluster.inside else "none"
-        assert record["environment"]["runtime"] == place
-    for path in cluster.out.glob("*/*/record.json"):
+        if "--sif" in cluster.inside:
+            assert record["environment"]["runtime"] == "apptainer"
+    for path in cluster.out.glob("someone__*/*/record.json"):
         assert verify(path.parent).consistent
 
 
@@ -47,9 +46,8 @@ def test_three_models_survive_being_preempted_twice(
     cluster.wait()
     check(cluster, alone, models=3)
     assert restarts(cluster) >= 2
-    table = (folder / "logs" / "finish.log").read_text().splitlines()
-    assert any(all(name in line for name in MODELS) for line in table)
-    assert any(line.startswith("arc_challenge acc ") for line in table)
+    compared = (folder / "logs" / "finish.log").read_text()
+    assert all(name in compared for name in MODELS) and "McNemar" in compared
 
 
 def test_a_dead_node_and_another_number_of_shards_change_nothing(
@@ -57,14 +55,17 @@ def test_a_dead_node_and_another_number_of_shards_change_nothing(
 ) -> None:
     """A slurmd is killed and comes back; then the jobs are cancelled and sent again, cut anew."""
     folder = cluster.submit("--shards", "6").folder
+    (array, _), *_ = submission.read(folder).jobs
+    subprocess.run(["scontrol", "hold", array], check=True)
+    cluster.submit("--shards", "4", code=2)
+    subprocess.run(["scontrol", "release", array], check=True)
     cluster.wait(lambda: cluster.answered() > 0 and cluster.running() == 2)
     slurm("kill-node", "n2")
     try:
-        time.sleep(15)
+        cluster.wait(lambda: cluster.running() < 2 or restarts(cluster) > 0)
     finally:
         slurm("start-node", "n2")
-    cluster.wait(lambda: cluster.answered() > 2)
-    cluster.submit("--shards", "4", code=2)
+    cluster.wait(lambda: restarts(cluster) > 0)
     subprocess.run(["scancel", "-u", "evaluser"], check=True)
     cluster.wait()
     assert not cluster.records()
@@ -105,7 +106,7 @@ def test_what_a_node_lacks_stops_it_before_work_is_wasted(cluster: Cluster, user
         lines[name] = _said(cluster, folder)
     stage.with_name("elsewhere").rename(stage)
     weights.write_bytes(data)
-    (run,) = cluster.out.glob("*/small*/")
+    (run,) = cluster.out.glob("someone__*/small*")
     run.chmod(0o500)
     lines["unwritable"] = _said(cluster, folder)
     run.chmod(0o700)
