@@ -96,6 +96,9 @@ sif: ## make evalkit.sif of that image, or of FROM: an archive, or a registry's 
 image-load: ## take over an image from FILE: an archive (.tar) or a SIF
 	@$(PYTHON) image/make.py load
 
+release: ## archive, sign and push the image (docs/release.md)
+	@$(PYTHON) image/release.py
+
 image-inventory: ## every file of the image with its digest; OTHER=image lists what differs from that one
 	@$(PYTHON) image/inventory.py
 

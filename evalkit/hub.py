@@ -260,7 +260,8 @@ def licence_in(card: Path) -> str:
 
 def _not_fetched(error: Exception, asked: str) -> tuple[str, str]:
     """What went wrong with a model that is asked for, and what to do."""
-    folder = os.environ.get("HF_HOME", "~/.cache/huggingface")
+    home = os.environ.get("HF_HOME", "~/.cache/huggingface")
+    folder = os.environ.get("HF_HUB_CACHE", home)
     if FULL in str(error):
         return f"the disk is full ({folder})", "free space and try again"
     if status(error) is not None:

@@ -74,6 +74,7 @@ def test_a_machine_on_which_all_is_well_passes(tmp_path: Path) -> None:
         ("driver", {"gpus": "535.1, 9.0"}, "PASS", "driver 535, .* the lock to use is cuda12"),
         ("installed", {"gpus": "535.1, 9.0"}, "FAIL", "make setup LOCK=cuda12"),
         ("installed", {"lock": "cpu"}, "WARN", "a host with a GPU: make setup LOCK=cuda13"),
+        ("installed", {"gpus": None}, "WARN", "cuda13 lock, and no GPU here: runs are on the CPU"),
         ("installed", {"lock": "base"}, "PASS", "base lock"),
         ("installed", {"lock": None}, "WARN", "make setup"),
         ("memory", {"weights": 100 * GB}, "WARN", "needs about 120.0 GB: .*DEVICE=auto"),

@@ -5,6 +5,7 @@ score as lm-eval's own do is held in tests/oracle.
 """
 
 import json
+import os
 import re
 from collections.abc import Callable
 from functools import cache
@@ -513,3 +514,29 @@ def test_prompts_without_bos_and_with_two_are_counted(both: Any) -> None:
         tokenizer,
     )
     assert (made.missing_bos, made.double_bos) == (0, 1)
+
+
+def test_a_cache_that_can_not_be_written_to_is_served_from_a_mirror_of_links(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`datasets` writes locks and rewritten documents beside what it reads: a staged cache that
+    was mounted read-only could not be used."""
+    import datasets.config
+
+    from evalkit.harness import cache
+
+    shared = tmp_path / "org___name" / "default"
+    shared.mkdir(parents=True)
+    (shared / "test.arrow").write_text("rows")
+    (shared / "builder.lock").write_text("")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
+    cache.mirror()
+    assert cache.root() == tmp_path  # it can be written to
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    cache.mirror()
+    assert cache.root() != tmp_path
+    mirrored = cache.root() / "org___name" / "default"
+    assert (mirrored / "test.arrow").read_text() == "rows"
+    assert not (mirrored / "builder.lock").exists()
+    (mirrored / "cache-1.arrow").write_text("rewritten")
+    assert sorted(path.name for path in shared.iterdir()) == ["builder.lock", "test.arrow"]

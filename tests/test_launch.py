@@ -187,6 +187,14 @@ def test_a_suites_lock_and_tasks_come_along_and_nothing_beside_them(home: Path) 
     assert named == {"hub", "mine.lock.yaml", "mine.yaml", "model", "tasks"}
 
 
+def test_the_lock_of_a_shipped_suite_is_this_checkouts(home: Path) -> None:
+    """The image's own copy could not be written to."""
+    found = work(home, "lock", "core", "--offline")
+    shipped = Path(runtimes.__file__).resolve().parents[2] / "suites"
+    assert found.arguments == ("lock", f"{shipped}/core.yaml", "--offline")
+    assert found.writable == (f"{shipped}",)
+
+
 def test_a_run_can_be_written_to_by_what_goes_on_with_it_only(home: Path) -> None:
     run, results = home / "results" / "demo" / "demo-1", f"{home}/results"
     run.mkdir(parents=True)

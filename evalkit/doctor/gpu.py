@@ -39,6 +39,11 @@ def installed(host: Host) -> Finding:
         return passed("installed", "base lock: it judges records and starts images")
     if lock == fitting:
         return passed("installed", f"{lock} lock")
+    if host.gpus() is None:
+        return warned(
+            "installed", f"{lock} lock, and no GPU here: runs are on the CPU",
+            "LOCK=cpu is smaller, and as good for that",
+        )  # fmt: skip
     if lock == "cpu":
         return warned("installed", "cpu lock, on a host with a GPU", f"make setup LOCK={fitting}")
     return failed(

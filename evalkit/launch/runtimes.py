@@ -90,7 +90,8 @@ def image(name: str, reference: str) -> tuple[Image, str]:
         raise Unusable(f"it has no image {reference}") from None
     revision = ((told.get("Config") or {}).get("Labels") or {}).get(REVISION, "")
     for pushed in told.get("RepoDigests") or []:
-        return Image(reference, pushed.partition("@")[2], "manifest"), revision
+        if not pushed.startswith("localhost/"):  # podman's word for what came from no registry
+            return Image(reference, pushed.partition("@")[2], "manifest"), revision
     digest = told["Id"].removeprefix("sha256:")
     return Image(reference, f"sha256:{digest}", "config"), revision
 

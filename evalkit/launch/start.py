@@ -39,6 +39,7 @@ def start(place: Place, arguments: Sequence[str]) -> int:
         if secrets:
             hidden = (SECRETS, f"{SCRATCH}/secrets.json")
             canon.write_json(scratch / "secrets.json", secrets)
+            (scratch / "secrets.json").chmod(0o600)
             work = replace(work, environment=(*work.environment, hidden))
         code = _attend(command_line(place.runtime, place.image, work))
     finally:

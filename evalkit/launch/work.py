@@ -36,6 +36,8 @@ def of(arguments: Sequence[str], environment: Mapping[str, str], scratch: Path) 
 
     EvalkitError where a folder lies at a place that the image has for its own.
     """
+    if arguments[0] == "lock":
+        arguments = [arguments[0], *map(_shipped, arguments[1:])]
     online = is_online(arguments, environment)
     readable, writable = _named(arguments)
     variables = [(name, environment[name]) for name in PASSED if name in environment]
@@ -99,6 +101,12 @@ def _named(arguments: Sequence[str]) -> tuple[set[Path], set[Path]]:
         else:
             readable |= suite_files(path) if word == options.get(SUITE) else _links(path)
     return readable, writable
+
+
+def _shipped(word: str) -> str:
+    """A shipped suite's name as its file in this checkout: the image's own copy stays as it is."""
+    path = suites.FOLDER / f"{word}.yaml"
+    return os.fspath(path) if path.is_file() else word
 
 
 def _absolute(path: str | Path) -> Path:

@@ -1,7 +1,9 @@
 """The image, built once for all of these tests and run in every way that this host has."""
 
 import os
+import resource
 import shutil
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,9 +13,11 @@ import places
 import pytest
 import support
 import yaml
-from places import BASE, TAG, USER, Place, run
+from places import TAG, USER, Place, run
 
 from evalkit import suite as suites
+
+LIMITS = (resource.RLIMIT_NOFILE, resource.RLIMIT_NPROC)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -82,19 +86,27 @@ def apptainer(sif: Path) -> Place:
 
 
 @pytest.fixture(scope="session")
-def podman(archive: Path) -> Iterator[Place]:
-    """The image in Podman; skips where that can't run."""
+def podman(archive: Path, room: Path) -> Iterator[Place]:
+    """The image in Podman, whose defaults are set to what this host allows; skips where it can't
+    run even so."""
     if shutil.which("podman") is None:
         pytest.skip("there is no podman here")
-    run("podman", "load", "--input", archive)
-    yield places.found("podman", f"docker.io/library/{TAG}")
-    run("podman", "rmi", f"docker.io/library/{TAG}")
-
-
-@pytest.fixture(scope="session")
-def base() -> str:
-    """The base image's name."""
-    return BASE
+    files, processes = (resource.getrlimit(kind)[0] for kind in LIMITS)
+    (room / "containers.conf").write_text(
+        f'[containers]\ndefault_ulimits = ["nofile={files}:{files}", '
+        f'"nproc={processes}:{processes}"]\n[engine]\nruntime = "runc"\n'
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CONTAINERS_CONF", os.fspath(room / "containers.conf"))
+        run("podman", "load", "--input", archive)
+        tried = subprocess.run(
+            ["podman", "run", "--rm", "--network", "none", TAG, "--version"],
+            capture_output=True, text=True,
+        )  # fmt: skip
+        if tried.returncode:
+            pytest.skip(f"podman can't run here: {tried.stderr.strip().splitlines()[-1]}")
+        yield places.found("podman", TAG)
+        run("podman", "rmi", TAG)
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import support
 
-from evalkit import stamp
 from evalkit.launch import runtimes
 from evalkit.launch import work as works
 from evalkit.launch.command import Image, Runtime, Work, command_line
@@ -100,7 +99,7 @@ class Place:
             work = works.of(arguments, {**os.environ, **environment}, scratch)
             for path in (scratch, *map(Path, work.writable)):
                 shutil.chown(path, *ids(self.user))
-            return run(*change(self.words(work)), **environment)
+            return run(*change(self.words(work)), code=code, **environment)
         finally:
             os.chdir(before)
             shutil.rmtree(scratch)
@@ -125,7 +124,5 @@ def ids(user: str) -> tuple[int, int]:
 
 def found(name: str, reference: str, user: str = "root") -> Place:
     """A place, from what the launcher finds of its runtime and image on this host."""
-    image, revision = runtimes.image(name, reference)
-    commit = stamp.code()["commit"]
-    assert revision == commit, f"the image is of {revision}, this checkout of {commit}"
+    image, _ = runtimes.image(name, reference)
     return Place(f"{name}-{user}", runtimes.runtime(name), image, user)

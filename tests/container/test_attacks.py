@@ -85,7 +85,7 @@ def test_nothing_of_the_host_can_be_reached_or_changed(
     said = "|".join([str(home), str(tiny), str(results), str(listener)])
     site = home / ".local" / "lib" / "python3.11" / "site-packages"
     planted = {"HOME": str(home), "PYTHONPATH": str(site), "HF_TOKEN": "hf_planted", "TZ": said}
-    planted |= {"APPTAINERENV_NOTHING": "x", "LD_LIBRARY_PATH": str(site)}
+    planted |= {"HF_HOME": str(home), "APPTAINERENV_NOTHING": "x", "LD_LIBRARY_PATH": str(site)}
     program = ATTACKS.replace("HOST", socket.gethostbyname(socket.gethostname()))
     words = ("eval", "--model", str(tiny), "--out", "results", "--offline")
     got: dict[str, Any] = json.loads(place.python(folder, program, *words, **planted))

@@ -17,6 +17,7 @@ def answers(place: Place, folder: Path, *options: str, **environment: str) -> st
     """The answers id of an evaluation; its record is verified on the host by the light install."""
     folder.mkdir()
     folder.chmod(0o777)
+    environment = {"HF_HOME": str(folder / "none"), **environment}
     out = place.evalkit(folder, "eval", *options, "--out", "results", "--offline", **environment)
     run = folder / out.splitlines()[-1]
     assert run.stat().st_uid == (folder / "results").stat().st_uid
