@@ -61,6 +61,10 @@ eval: setup ## evaluate MODEL (with REVISION) on SUITE; the record goes under OU
 	@$(words) $(LAUNCH) eval $${MODEL:+--model "$$MODEL"} $${REVISION:+--revision "$$REVISION"} \
 		--suite "$$SUITE" $(common)
 
+validate: setup ## evaluate MODEL on SUITE and hold its scores against published ones
+	@$(words) run=$$($(LAUNCH) eval $${MODEL:+--model "$$MODEL"} $${REVISION:+--revision "$$REVISION"} \
+		--suite "$$SUITE" $(common)) && $(EVALKIT) validate "$$run"
+
 verify: setup ## check everything that the record in RUN says
 	@$(LAUNCH) verify $${RUN:+"$$RUN"}
 
@@ -126,6 +130,9 @@ test-cluster: setup-dev ## runs on a real Slurm cluster in evalkit.sif: preempte
 
 test-cluster-full: setup-dev ## the same in the environment of this checkout as well
 	@.venv/bin/python -m pytest tests/cluster -m cluster --timeout=900
+
+test-trust: setup-dev ## whole runs reproduced, audited, forged
+	@.venv/bin/python -m pytest -m trust
 
 oracle: setup-dev ## the tests that compare with lm-eval's own runs
 	@.venv/bin/python -m pytest -m oracle --timeout=900

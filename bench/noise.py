@@ -22,7 +22,7 @@ from bench.tables import machine, on, table
 from evalkit import audit, canon, scored
 from evalkit import model as models
 from evalkit import plan as plans
-from evalkit.audit import drawing, noise
+from evalkit.audit import drawing, noise, replaying
 from evalkit.audit.drawing import Drawn
 from evalkit.events import Events
 
@@ -116,7 +116,7 @@ class Bench:
         failed, errors = [], []
         engine = engine or self.engine
         fresh = [Drawn(s.name, s.rows, {p: answers[p] for p in s.rows}) for s in self.drawn]
-        result = audit.replay(engine, fresh, self.plan, self.model, self.events)
+        result = replaying.replay(engine, fresh, self.plan, self.model, self.events)
         for sample in fresh:
             failed.append(bool(sample.problems))
             errors.append(result.judged.errors.get(sample.name, []))

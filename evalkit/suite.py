@@ -17,6 +17,7 @@ from evalkit.errors import EvalkitError, Exit, one_of
 PACKAGE = Path(__file__).parent
 _SHIPPED = [PACKAGE / "suites", PACKAGE.parent / "suites"]  # in a wheel, in a checkout
 FOLDER = next((folder for folder in _SHIPPED if folder.is_dir()), _SHIPPED[0])
+PUBLISHED = "published.yaml"  # beside the suites, and none
 SEEDS = {"random": 0, "numpy": 1234, "torch": 1234, "fewshot": 1234}  # lm-eval's defaults
 
 
@@ -113,7 +114,8 @@ def _plain(item: LockedTask | LockedDataset) -> dict[str, Any]:
     return {name: getattr(item, name) for name in item.__slots__}
 
 
-def _read_yaml(path: Path, kind: str) -> dict[str, Any]:
+def read_yaml(path: Path, kind: str) -> dict[str, Any]:
+    """A YAML file of ours that holds a mapping; EvalkitError where it is none. `kind`: in words."""
     try:
         value = yaml.safe_load(path.read_text("utf-8"))
     except FileNotFoundError:
@@ -129,7 +131,8 @@ def _read_yaml(path: Path, kind: str) -> dict[str, Any]:
 def shipped() -> list[str]:
     """The names of the suites that come with evalkit."""
     found = FOLDER.glob("*.yaml")
-    return sorted(path.stem for path in found if not path.name.endswith(".lock.yaml"))
+    others = (".lock.yaml", PUBLISHED)
+    return sorted(path.stem for path in found if not path.name.endswith(others))
 
 
 def find(name: str) -> Path:
@@ -150,7 +153,7 @@ def find(name: str) -> Path:
 def load(name: str, *, limit: int | None = None, seed: int | None = None) -> Suite:
     """Read and check a suite; `limit` and `seed` are the command line's and win over the file."""
     path = find(name)
-    raw = _read_yaml(path, "suite")
+    raw = read_yaml(path, "suite")
     known = schema.load("suite")["properties"]
     for key in raw:
         if key not in known:
@@ -187,7 +190,7 @@ def _include_path(value: str | None, suite: Path) -> Path | None:
 
 def read_lock(path: Path) -> Lock:
     """Read and check a lock file."""
-    raw = _read_yaml(path, "lock")
+    raw = read_yaml(path, "lock")
     problems = schema.check("lock", raw)
     if problems:
         raise EvalkitError(f"the lock is not valid: {problems[0]}", where=str(path))

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from evalkit import canon, execute, lease, plan
+from evalkit import canon, execute, lease, plan, published
 from evalkit.errors import EvalkitError, Exit
 
 
@@ -32,6 +32,8 @@ def show(folder: Path, console: Console) -> int:
     console.print(f"health    {_health(record['health'])}", markup=False)
     for note in notes(record):
         console.print(f"note      {note}", markup=False)
+    for match in published.matches(record):
+        console.print(f"published {match}", markup=False)
     if record["model"]["reference"] == "demo" and record["suite"]["name"] == "demo":
         _show_chance(record, console)
     console.print(f"record    {folder / 'record.json'}", markup=False)
@@ -46,7 +48,8 @@ def _scores(record: dict[str, Any]) -> Table:
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     for name in ("task", "shots", "metric"):
         table.add_column(name, overflow="fold")
-    for name in ("score", "± stderr", "documents"):
+    others = _published(record)
+    for name in ("score", "± stderr", "documents", *(["published"] if others else [])):
         table.add_column(name, justify="right", no_wrap=True)
     for depth, name in rows(record):
         result = record["groups"].get(name) or record["tasks"][name]
@@ -59,8 +62,19 @@ def _scores(record: dict[str, Any]) -> Table:
                 f"{canon.number(value['value']):.4f}",
                 f"{canon.number(stderr):.4f}" if stderr is not None else "",
                 f"{result['n']:,}" if not index else "",
+                *([others.get((name, metric.partition(",")[0]), "")] if others else []),
             )
     return table
+
+
+def _published(record: dict[str, Any]) -> dict[tuple[str, str], str]:
+    """What others published of the same model, by task and metric; a figure of another protocol is
+    marked as unlike."""
+    found: dict[tuple[str, str], str] = {}
+    for match in published.matches(record):
+        mark = "≠ " if match.differs else ""
+        found.setdefault((match.row.task, match.row.metric), f"{mark}{match.row.value:.4f}")
+    return found
 
 
 def rows(record: dict[str, Any]) -> list[tuple[int, str]]:

@@ -15,6 +15,12 @@ Plant = Callable[[str, dict[str, Any]], None]
 def planted(folder: Path, plant: Plant) -> Path:
     """A finished demo run whose answers `plant` has changed, each given with its request id."""
     run = support.executed(folder)
+    _plant(run, plant)
+    support.call("finish", run).done()
+    return run
+
+
+def _plant(run: Path, plant: Plant) -> None:
     for path in sorted((run / "journal").glob("*.jsonl")):
         lines = []
         for line in path.read_text().splitlines():
@@ -24,5 +30,3 @@ def planted(folder: Path, plant: Plant) -> Path:
             body["sha256"] = journal.checksum(body)
             lines.append(canon.dumps(body) + "\n")
         path.write_text("".join(lines))
-    support.call("finish", run).done()
-    return run

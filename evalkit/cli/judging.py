@@ -166,3 +166,58 @@ def _private(path: Path | None) -> Any:
     from evalkit import keys
 
     return keys.private(path, lambda: click.prompt("Passphrase", hide_input=True, err=True))
+
+
+@click.command("reproduce")
+@click.argument("where", metavar="RUN")
+@click.option(
+    "--out",
+    type=FILE,
+    default=Path("reproduced"),
+    show_default=True,
+    help="Where the second execution is kept.",
+)
+@click.option("--plan", "only_plan", is_flag=True, help="Say what would be done, and differ.")
+@click.option("--sample", type=click.IntRange(min=1), help="Only so many batches of its plan.")
+@click.option("--seed", default=0, show_default=True, help="Of the sample.")
+@click.option("--suite", help="The suite's file, where it is not the name recorded.")
+@click.option("--dtype", help="Other than recorded.")
+@click.option("--profile", help="Other than recorded.")
+@click.option("--level", help="Other than recorded.")
+@click.option("--threads", type=int, help="Other than recorded.")
+@click.option("--workers", type=click.IntRange(min=0), help="Processes, as for eval.")
+@model_options
+@click.option("--key", type=FILE, help="Sign the verdict, for the original's record.")
+def reproduce_command(
+    where: str, only_plan: bool, key: Path | None, out: Path, sample: int | None, seed: int,
+    workers: int | None, **given: Any,
+) -> None:  # fmt: skip
+    """Run a record's suite again, apart from it, and say how much came out the same.
+
+    RUN is a run's folder, a pack of one, or the address of a pack.
+
+    \b
+    evalkit reproduce results/demo/demo-0123456789ab
+    """
+    private = _private(key)
+    from evalkit.reproduce import command
+
+    wanted = command.Wanted(out, given, workers, sample, seed)
+    found = command.run(where, wanted, sys.argv, private, only_plan=only_plan)
+    click.echo("\n".join(found.lines))
+    sys.exit(found.exit_code)
+
+
+@click.command("validate")
+@click.argument("folder", metavar="RUN", type=FILE)
+def validate_command(folder: Path) -> None:
+    """Hold a run's scores against published ones of the same model and protocol.
+
+    \b
+    evalkit validate results/EleutherAI--pythia-70m/core-0123456789ab
+    """
+    from evalkit import published
+
+    lines, code = published.check(folder)
+    click.echo("\n".join(lines))
+    sys.exit(code)

@@ -1,0 +1,48 @@
+"""Some whole batches of the original's plan, answered again.
+
+Such a sample can still be equal to the last bit, because a batch is a pure function. The plan's
+token ids are taken as they are, so nothing is said of whether they are the benchmark's prompts; a
+whole reproduction plans for itself.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from evalkit import journal, plan
+from evalkit.audit import drawing, loading, replaying
+from evalkit.audit.loading import Asked
+from evalkit.audit.noise import Noise, measure
+from evalkit.events import Events
+from evalkit.model import Model
+from evalkit.reproduce.answers import Apart, apart
+from evalkit.reproduce.verdicts import Verdict
+
+
+def again(
+    folder: Path, record: dict[str, Any], model: Model, asked: Asked, events: Events, seed: int
+) -> tuple[Verdict, Apart, int]:
+    """Answer `asked.samples` batches again; the verdict, how far the answers are apart, and how
+    many batches there are. Texts and choices are not scored, so that there is no ANSWERS and no
+    REPRODUCED here."""
+    planned = plan.Plan(folder)
+    engine, _ = loading.engine_for(record, model, planned, asked)
+    done = journal.read(folder / "journal", record["ids"]["run"], planned.entries)
+    digest = drawing.digest(folder)
+    names = [(batch, 0) for batch in planned.entries]
+    chosen = [batch for batch, _ in drawing.draw(names, digest, seed, asked.samples)]
+    pairs: list[tuple[str, Any, Any]] = []
+    with events.phase("reproduce", len(chosen), "batches") as phase:
+        for batch in chosen:
+            before = done.batches[batch].answers()
+            after = engine.execute(planned.batch(batch))
+            pairs += [(part, before.get(part), answer) for part, answer in after.items()]
+            phase.advance(1)
+    found = apart(pairs, measure([]))
+    if not found.unequal:
+        return Verdict.BITWISE, found, len(planned)
+    found = apart(pairs, _noise(folder, model, asked))
+    return (Verdict.DIFFERENT if found.beyond else Verdict.NUMERICS), found, len(planned)
+
+
+def _noise(folder: Path, model: Model, asked: Asked) -> Noise:
+    return replaying.noise_of(folder, model, asked)
