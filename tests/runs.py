@@ -569,7 +569,7 @@ class Run:
                 "adapter": None,
                 "quantization": None,
                 "config": digest({}),
-                "tokenizer": digest([]),
+                "tokenizer": digest(self.plan["tokenizer"]),
                 "chat_template": None,
                 "parameters": 1000,
                 "dtype": "float32",

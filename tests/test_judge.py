@@ -15,11 +15,24 @@ import yaml
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from runs import Run
 from support import ROOT, call
+from test_verify import changed, scalars
 
 from evalkit import attest, keys
 from evalkit.errors import EvalkitError, Exit
 from evalkit.harness import rescore
-from evalkit.verify import Deep, Judged, Report, Status, Trust, Wanted, judge, policy, verify
+from evalkit.verify import (
+    Deep,
+    Judged,
+    Report,
+    Status,
+    Trust,
+    Wanted,
+    identity,
+    judge,
+    policy,
+    verify,
+)
+from evalkit.verify.folder import Folder
 
 LEADERBOARD = ROOT / "policies" / "leaderboard.yaml"
 
@@ -301,6 +314,7 @@ def test_a_policy_asks_more_than_being_consistent(tmp_path: Path) -> None:
     assert holds(run, tmp_path, {"suites": ["core"]}) == "its suite is tiny"
     assert "not the whole of a shipped suite" in holds(run, tmp_path, {"whole": True})
     assert holds(run, tmp_path, {"clean_commit": True}) == ""
+    assert "recomputed here (rescoring)" in holds(run, tmp_path, {"recomputed": True})  # no lm-eval
     run.record["code"]["dirty"] = True
     assert "unknown or changed" in holds(run, tmp_path / "dirty", {"clean_commit": True})
     run.record["environment"]["image"] = {"unknown": "none"}
@@ -394,6 +408,23 @@ def test_a_prompt_that_is_not_the_tasks_is_found_with_the_data_alone(demo: Path)
     support.write(demo, record)
     assert failed(verify(demo)) == {}
     assert set(failed(deep(demo, model=None))) == {"deep scores"}
+
+
+def test_run_json_decided_what_the_record_says(demo: Path) -> None:
+    """Its digest put right, nothing else in the folder would tell."""
+    record, good = support.read(demo), support.read(demo, "run.json")
+    assert identity.planned(Folder(demo), record) == []
+    unnoticed = set()
+    for where in scalars(good):
+        body = json.loads(json.dumps(good))
+        parent = body
+        for step in where[:-1]:
+            parent = parent[step]
+        parent[where[-1]] = changed(parent[where[-1]])
+        (demo / "run.json").write_text(json.dumps(body))
+        if not identity.planned(Folder(demo), record):
+            unnoticed.add(where[0])
+    assert unnoticed == {"created", "schema", "unique_tokens"}
 
 
 def test_another_model_is_not_the_recorded_one(demo: Path, tiny_model: Callable[..., Path]) -> None:

@@ -310,7 +310,7 @@ def changed(value: Any) -> Any:
 # What only a signature can vouch for: nothing else in the folder says it.
 AUTHORS_WORD = {"execution", "created", "command", "phases", "code", "segments", "alias"}
 AUTHORS_WORD |= {"reference", "size", "parameters", "trust_remote_code", "stderr_method"}
-MODEL_WORD = {"revision", "config", "tokenizer", "chat_template", "dtype"}
+MODEL_WORD = {"revision", "config", "chat_template", "dtype"}
 ENVIRONMENT = {
     "packages",
     "image",
@@ -323,7 +323,6 @@ ENVIRONMENT = {
     "cpu",
     "gpu",
 }
-COUNTS = {"answers_not_found", "exact_ties"}
 
 
 def vouched(path: tuple[Any, ...]) -> bool:
@@ -332,8 +331,6 @@ def vouched(path: tuple[Any, ...]) -> bool:
         return path[1] not in AUTHORS_WORD | MODEL_WORD and path[-1] != "size"
     if path[0] == "environment":
         return path[1] not in ENVIRONMENT
-    if path[0] == "health":
-        return path[1] not in COUNTS
     return path[0] not in AUTHORS_WORD and path[-1] != "stderr_method"
 
 
@@ -875,7 +872,8 @@ def test_an_altered_harness_fails_and_an_unknown_one_warns(tmp_path: Path) -> No
 
 
 def test_counts_that_the_folder_can_tell_are_told(tmp_path: Path) -> None:
-    for name in ("cut_generations", "empty_generations", "truncated_prompts", "double_bos"):
+    names = ("cut_generations", "empty_generations", "truncated_prompts", "double_bos")
+    for name in (*names, "answers_not_found", "exact_ties"):
         run = Run()
         run.record["health"][name] = 1
         assert failed(verify(run.write(tmp_path / name))) == {"health"}, name
@@ -886,7 +884,7 @@ def test_what_should_be_zero_is_a_warning_with_its_count(tmp_path: Path) -> None
         return answer | {"stop": "length"} if "text" in answer else answer
 
     run = Run(answer=cut)
-    run.record["health"] |= {"cut_generations": 3, "answers_not_found": 2, "split_batches": 1}
+    run.record["health"] |= {"cut_generations": 3, "split_batches": 1}
     run.lines[0] = runs.seal(run.lines[0] | {"split": 2})
     report = judged(run, tmp_path)
     assert failed(report) == set()

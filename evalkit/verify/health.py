@@ -8,6 +8,7 @@ from evalkit import canon
 from evalkit.verify.journal import Journal
 from evalkit.verify.plan import Plan
 from evalkit.verify.report import Check, Findings, Status, few, shown
+from evalkit.verify.samples import Samples
 
 _WARNED = {
     "truncated_prompts": "prompts cut on the left",
@@ -22,7 +23,9 @@ _WARNED = {
 Value = dict[str, Any]
 
 
-def health(record: Value, plan: Plan | None, journal: Journal | None) -> list[Check]:
+def health(
+    record: Value, plan: Plan | None, journal: Journal | None, samples: Samples | None = None
+) -> list[Check]:
     """NaN answers and a harness that isn't the released one fail; the rest warns."""
     findings = Findings("health")
     counts = record["health"]
@@ -33,13 +36,21 @@ def health(record: Value, plan: Plan | None, journal: Journal | None) -> list[Ch
     if intact is False:
         findings.add("lm-eval's installed files were not the released ones")
     _recount(counts, plan, journal, findings)
+    if samples is not None and samples.readable and not findings.count:
+        ties = sum(
+            count
+            for leaf, count in samples.ties.items()
+            if record["tasks"].get(leaf, {}).get("output_type") == "multiple_choice"
+        )
+        findings.add_unequal("answers_not_found", counts["answers_not_found"], samples.not_found)
+        findings.add_unequal("exact_ties", counts["exact_ties"], ties)
     warnings = [_warning(counts[key], text) for key, text in _WARNED.items() if counts[key]]
     if isinstance(intact, dict):
         warnings.append(f"whether lm-eval was intact is unknown ({shown(intact['unknown'])})")
-    ties = f"; {counts['exact_ties']:,} exact ties" if counts["exact_ties"] else ""
+    told = f"; {counts['exact_ties']:,} exact ties" if counts["exact_ties"] else ""
     if findings.count or not warnings:
-        return [findings.check(f"no NaN, cut or empty answers{ties}")]
-    return [Check("health", Status.WARN, "; ".join(warnings) + ties)]
+        return [findings.check(f"no NaN, cut or empty answers{told}")]
+    return [Check("health", Status.WARN, "; ".join(warnings) + told)]
 
 
 def _warning(count: int | dict[str, str], text: str) -> str:

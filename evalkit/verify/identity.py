@@ -91,8 +91,7 @@ def ids(record: dict[str, Any], plan: dict[str, Any] | None) -> Check:
     """The suite, plan, run and answers ids, each recomputed from what it covers."""
     findings = Findings("ids")
     wanted = record["ids"]
-    suite = {k: v for k, v in record["suite"].items() if k not in ("name", "partial")}
-    findings.add_unequal("the suite id", wanted["suite"], canon.digest(suite))
+    findings.add_unequal("the suite id", wanted["suite"], canon.digest(_asked(record)))
     findings.add_unequal("the run id", wanted["run"], canon.digest(_run(record)))
     findings.add_unequal("the answers id", wanted["answers"], canon.digest(record["answers"]))
     if plan is None:
@@ -102,11 +101,41 @@ def ids(record: dict[str, Any], plan: dict[str, Any] | None) -> Check:
         findings.add_unequal(f"plan.json's {key} id", wanted[key], plan["ids"][key])
     for key in ("level", "policy"):
         findings.add_unequal(f"plan.json's {key}", record["engine"][key], plan[key])
+    findings.add_unequal(
+        "the tokenizer's digest", record["model"]["tokenizer"], canon.digest(plan["tokenizer"])
+    )
     files = {name: entry["sha256"] for name, entry in record["model"]["files"].items()}
     unlike = {n for n, sha in plan["tokenizer"].items() if files.get(n, sha) != sha}
     if unlike:
         findings.add(f"the plan's tokenizer files are not the model's: {few(unlike)}")
     return findings.check("suite, plan, run and answers follow from what they cover")
+
+
+def planned(folder: Folder, record: dict[str, Any]) -> list[Check]:
+    """run.json, what was decided before the run began, says what the record says."""
+    if "run.json" not in record["files"]:
+        return []
+    body, findings = folder.json("run.json", MAX_RECORD), Findings("run")
+    inputs = body["inputs"]
+    wanted = {
+        "execution": (record["execution"], body["execution"]),
+        "ids": ({k: v for k, v in record["ids"].items() if k != "answers"}, body["ids"]),
+        "suite": (record["suite"], body["suite"]),
+        "model": (record["model"], body["model"]),
+        "config": (record["command"]["config"], body["options"]),
+        "inputs": (
+            _run(record) | {"plan": None, "suite": _asked(record)},
+            inputs | {"plan": None},
+        ),
+    }
+    for name, (recorded, found) in wanted.items():
+        if recorded != found:
+            findings.add(f"run.json's {name} is not the record's")
+    return [findings.check("run.json decided what the record says")] if findings.count else []
+
+
+def _asked(record: dict[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in record["suite"].items() if k not in ("name", "partial")}
 
 
 def _run(record: dict[str, Any]) -> dict[str, Any]:

@@ -36,20 +36,21 @@ def verify(root: Path, name: str, *, asked: bool) -> Report:
     """Check one results file and its samples. `asked`: for a signer or by a policy, which such a
     folder can't meet."""
     folder, findings = Folder(root), Findings("results")
+    checks: list[Check] = []
     try:
         results = folder.json(name, MAX_RESULTS)
         record = _record(results)
+        version = shown(results.get("lm_eval_version"))
+        told = f"lm-eval {version}, {len(record['tasks']):,} leaf tasks"
+        checks = [Check("results", Status.PASS, told), *_groups(record, results)]
+        checks += _Evidence(folder, name, results, record).checks()
     except BROKEN as error:
         findings.add(f"not lm-eval's results: {reason(error)}")
-        return Report([findings.check("")], caveat=CAVEAT)
-    told = f"lm-eval {shown(results.get('lm_eval_version'))}, {len(record['tasks']):,} leaf tasks"
-    checks = [Check("results", Status.PASS, told), *_groups(record, results)]
-    checks += _Evidence(folder, name, results, record).checks()
+        checks.append(findings.check(""))
     checks.append(Check("unknown", Status.SKIP, UNKNOWN))
     if asked:
-        checks.append(
-            Check("policy", Status.FAIL, "plain lm-eval signs nothing and meets no policy")
-        )
+        why = "a plain lm-eval folder is signed by nobody and meets no policy"
+        checks.append(Check("policy", Status.FAIL, why))
     return Report(checks, caveat=CAVEAT)
 
 

@@ -54,6 +54,7 @@ def _rules(
     return {
         "suites": lambda names: "" if suite in names else f"its suite is {shown(suite)}",
         "whole": lambda _: _whole(checks),
+        "recomputed": lambda _: _recomputed(checks),
         "clean_commit": lambda _: "" if _clean(code) else "evalkit's commit is unknown or changed",
         "pinned_image": lambda images: _image(record["environment"]["image"], images),
         "bit_repeatable": lambda _: (
@@ -74,6 +75,12 @@ def _whole(checks: Collection[Check]) -> str:
     if any(check.name == "settings" for check in checks):
         return "it was not asked as the shipped suite asks"
     return ""
+
+
+def _recomputed(checks: Collection[Check]) -> str:
+    skipped = {check.name for check in checks if check.status is Status.SKIP}
+    left = skipped & {"answers", "scores", "rescoring", "aggregates"}
+    return f"not all of its scores could be recomputed here ({few(left)})" if left else ""
 
 
 def _clean(code: Value) -> bool:

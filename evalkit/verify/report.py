@@ -168,6 +168,9 @@ class Report:
         """The checks, the verdict and the exit code, for programs."""
         return {
             "checks": [check.to_json() for check in self.checks],
+            "signed_by": sorted(self.standing.authors),
+            "witnessed_by": sorted(self.standing.witnesses),
+            "reproduced_by": sorted(self.standing.reproducers),
             "verdict": self.verdict,
             "exit_code": int(self.exit_code),
         }

@@ -131,6 +131,7 @@ class _Evidence:
         steps: list[tuple[str, Callable[[], Check | list[Check]]]] = [
             ("files", lambda: identity.files(self.folder, record)),
             ("ids", lambda: identity.ids(record, plan.body if plan else None)),
+            ("run", lambda: identity.planned(self.folder, record)),
             ("plan", self._plan),
             ("journal", self._journal),
             ("completeness", lambda: completeness.check(record, lock, shipped, samples)),
@@ -141,7 +142,7 @@ class _Evidence:
             ("scores", lambda: self.scores.checks(lock["lm_eval"] if lock and shipped else None)),
             ("results", self._aggregates),
             ("ranges", lambda: aggregates.ranges(record, samples)),
-            ("health", lambda: health.health(record, plan, self.journal)),
+            ("health", lambda: health.health(record, plan, self.journal, samples)),
             ("engine", lambda: health.engine(record)),
             ("segments", lambda: health.segments(record)),
             ("whole", lambda: health.partial(record)),

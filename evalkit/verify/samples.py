@@ -7,7 +7,7 @@ digests, metric values, request names.
 
 import hashlib
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from json.encoder import encode_basestring as quoted  # canonical JSON of a string
@@ -85,6 +85,8 @@ class Samples:
     answers: Findings = field(default_factory=lambda: Findings("answers"))
     readable: bool = True
     lines: int = 0
+    not_found: int = 0  # lines in which a filter found no answer
+    ties: Counter[str] = field(default_factory=Counter)  # leaf -> documents whose best is not alone
 
 
 def documents(folder: Folder, found: Samples) -> Iterator[Document]:
@@ -174,6 +176,7 @@ def note(document: Document, found: Samples, journal: Journal | None) -> None:
     leaf.questions.append(f"[{number},{','.join(map(quoted, hashes))}]")
     leaf.prompts.append(f"[{number},{quoted(sample['prompt_hash'])}]")
     _note_answers(document, leaf, found, journal)
+    _note_health(document, found)
     for each in document.samples:
         for metric in each["metrics"]:
             leaf.values[metric, each["filter"]].append(each[metric])
@@ -207,6 +210,17 @@ def _note_hashes(document: Document, findings: Findings) -> None:
     for name, digest in hashes.items():
         if sample[name] != digest:
             findings.add(f"{document.name} is not what its {name} says")
+
+
+def _note_health(document: Document, found: Samples) -> None:
+    """What the record's health section counts of the samples."""
+    for sample in document.samples:
+        # lm-eval's regex filters answer "[invalid]" where they find nothing
+        found.not_found += '"[invalid]"' in json.dumps(sample["filtered_resps"])
+    responses = [response for repeats in document.first["resps"] for response in repeats]
+    if all(isinstance(response, list) for response in responses):
+        values = [float(response[0]) for response in responses]
+        found.ties[document.leaf] += values.count(max(values)) > 1
 
 
 def _note_answers(document: Document, leaf: Leaf, found: Samples, journal: Journal | None) -> None:
