@@ -131,8 +131,11 @@ test-cluster: setup-dev ## runs on a real Slurm cluster in evalkit.sif: preempte
 test-cluster-full: setup-dev ## the same in the environment of this checkout as well
 	@.venv/bin/python -m pytest tests/cluster -m cluster --timeout=900
 
-test-trust: setup-dev ## whole runs reproduced, audited, forged
-	@.venv/bin/python -m pytest -m trust
+test-trust: setup-dev ## records changed and fuzzed: what is noticed, and that nothing else happens
+	@.venv/bin/python -m pytest -m "trust and not trust_full"
+
+test-trust-full: setup-dev ## the same with 20,000 fuzzed records; writes docs/tamper.md
+	@EVALKIT_WRITE_TABLE=1 .venv/bin/python -m pytest -m "trust or trust_full" --timeout=3600
 
 oracle: setup-dev ## the tests that compare with lm-eval's own runs
 	@.venv/bin/python -m pytest -m oracle --timeout=900

@@ -157,12 +157,16 @@ def _tokens(folder: Folder, plan: Plan, findings: Findings) -> None:
     whole = hashlib.sha256()
     offset = 0
     try:
-        with folder.path("plan.tokens").open("rb") as handle:
+        path = folder.path("plan.tokens")
+        size = path.stat().st_size
+        with path.open("rb") as handle:
             for index, entry in enumerate(trunks.entries + plan.body["batches"]):
                 is_trunk = index < len(trunks.entries)
                 name = f"{'trunk' if is_trunk else 'batch'} {entry['id'][:19]}"
                 if entry["offset"] != offset:
                     raise broken(f"plan.tokens: {name} does not start at the end of the one before")
+                if entry["size"] > size - offset:  # a read would reserve what is claimed
+                    raise broken(f"plan.tokens: {name} reaches beyond the file's end")
                 data = handle.read(entry["size"])
                 whole.update(data)
                 offset += len(data)

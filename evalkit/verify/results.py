@@ -64,6 +64,8 @@ def _common(name: str, entry: Value, results: Value, findings: Findings) -> None
     published = results["results"][name]
     findings.add(_unlike(name, entry, published))
     findings.add_unequal(f"{shown(name)}: version", entry["version"], results["versions"].get(name))
+    for key, wanted in (("name", name), ("sample_len", entry["n"])):
+        findings.add_unequal(f"{shown(name)}: {key}", wanted, published.get(key, wanted))
     findings.add_unequal(f"{shown(name)}: alias", entry["alias"], published.get("alias", name))
     ways = results["higher_is_better"].get(name) or {}
     for key, metric in entry["metrics"].items():
