@@ -215,8 +215,8 @@ rm -f "$scratch/probe"
 told=
 "${{evalkit[@]}}" execute "$run" ${{model:+--model "$model"}} --shard "$shard" {words} &
 payload=$!
-trap 'told=USR1; new=1; say "the time limit is near"; kill -USR1 "$payload"' USR1
-trap 'told=TERM; new=1; say "told to stop"; kill -TERM "$payload"' TERM
+trap 'told=USR1; new=1; say "the time limit is near"; kill -USR1 "$payload" 2>/dev/null' USR1
+trap 'told=TERM; new=1; say "told to stop"; kill -TERM "$payload" 2>/dev/null' TERM
 while new=; wait "$payload"; code=$?; [ -n "$new" ]; do :; done
 
 # 4. Done, to be started again, or failed.
@@ -232,7 +232,9 @@ elif [ "$restarts" -ge {max_restarts} ]; then
     say "stopped, and started {max_restarts} times before: given up; submit again to go on"
 else
     say "stopped; it is put back into the queue"
-    scontrol requeue "$me" && sleep 60
+    trap - USR1 TERM
+    rm -rf "$scratch"
+    scontrol requeue "$me" && sleep 60 # Slurm ends the script meanwhile
 fi
 exit "$code"
 """

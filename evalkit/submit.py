@@ -28,7 +28,7 @@ from evalkit.submission import Member, Submission
 
 DEMO = "demo"
 PACKED = (".sqsh", ".squashfs", ".sqfs")  # a stage in one file, which only an image can see into
-NATIVE = Place(None, None, "on this host")
+NATIVE = Place(None, None, "in this environment")
 Say = Callable[[str], None]
 
 
@@ -65,6 +65,7 @@ def submit(wanted: Wanted, say: Say) -> Submission:
         site = replace(site, gres=f"gpu:{wanted.gpus_per_shard}")
     _check_stage(wanted)
     place = runtimes.choose("apptainer", os.fspath(wanted.sif)) if wanted.sif else NATIVE
+    say(f"runs {place.words}")
     members = tuple(_planned(wanted, place, model, say) for model in wanted.models)
     where = submission.place(wanted.out, Path(wanted.suite).stem, [each.run for each in members])
     before = submission.read(where) if (where / submission.NAME).is_file() else None

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,13 @@ from bench import (
     report,
     report_gpu,
     report_large,
+    scale,
     sides,
     tables,
 )
 from bench.baseline import Scored
 from bench.passes import Pass
-from evalkit import canon
+from evalkit import canon, shards
 from evalkit import suite as suites
 from evalkit.request import Request, Settings
 
@@ -203,3 +205,16 @@ def test_the_docs_show_the_committed_figures(name: str, text: Callable[..., str]
         assert between == text(canon.read_json(path))
     else:
         assert "|" not in between
+
+
+def test_shards_are_replayed_with_their_starts_restarts_and_failures() -> None:
+    """Two shards of two batches of 100 s, on one node or two."""
+    dealt, start = [[100.0, 100.0]] * 2, shards.START_S
+    fair = scale.replay(dealt, 2, scale.FAIR, 0)
+    assert (fair.wall_s, fair.busy_s, fair.lost_s) == (200 + start, 400 + 2 * start, 0)
+    assert scale.replay(dealt, 1, scale.FAIR, 0).wall_s == 400 + 2 * start
+    fails = scale.replay(dealt, 2, replace(scale.FAIR, failing=1.0), 0)
+    assert fails.wall_s == start + 200 + start  # at once, then again
+    stopped = scale.replay(dealt, 2, replace(scale.FAIR, preempted_each_s=300.0), 0)
+    assert stopped.lost_s > 0
+    assert stopped.busy_s > fair.busy_s + stopped.lost_s

@@ -24,6 +24,7 @@ MACHINE = Path(__file__).resolve().parents[3] / "shared" / "machine"
 USER, RUNUSER = "evaluser", shutil.which("runuser") or "runuser"
 PYTHON = Path("/usr/bin/python3")  # one that this user may start: the tests' own may be root's
 SIF = support.ROOT / "evalkit.sif"
+IMAGE = "evalkit-tests:image"
 HURRY_S = 2.0
 TASKS = "[arc_challenge, mmlu_anatomy, bbh_cot_fewshot_navigate]"
 MODELS = ("someone/student", "someone/pupil", "someone/teacher")
@@ -50,6 +51,22 @@ def slurm(*words: str) -> str:
     """What `slurm.sh` says to these words."""
     script = ["bash", str(MACHINE / "slurm.sh"), *words]
     return subprocess.run(script, check=True, capture_output=True, text=True).stdout
+
+
+def image_of_tests(made: Path) -> bool:
+    """Make a SIF of the image that the container tests have built; whether there is one."""
+    docker = "/usr/bin/docker"
+    if subprocess.run([docker, "image", "inspect", IMAGE], capture_output=True).returncode:
+        return False
+    archive = made.with_suffix(".tar")
+    subprocess.run([docker, "save", "--output", archive, IMAGE], check=True)
+    quick = ("--mksquashfs-args", "-comp gzip -Xcompression-level 1")
+    build = ["apptainer", "build", "--notest", "--build-arg", f"FROM={archive}", *quick]
+    build += [str(made), str(support.ROOT / "apptainer.def")]
+    subprocess.run(build, check=True, capture_output=True)
+    archive.unlink()
+    shutil.chown(made, USER)
+    return True
 
 
 @dataclass(frozen=True)
