@@ -122,6 +122,11 @@ test-faults: setup-dev ## processes killed, disks filled, files torn, hosts and 
 test-faults-full: setup-dev ## all of that, with a hundred kills; writes docs/faults.md
 	@EVALKIT_WRITE_TABLE=1 .venv/bin/python -m pytest -m "faults or faults_full" --timeout=3600
 
+test-browser: setup-dev ## reports in a real browser: Debian's chromium, Playwright, axe-core
+	@.venv/bin/python -m pip install --quiet -r tests/browser/requirements.txt
+	@npm ci --silent --no-fund --no-audit --prefix tests/browser
+	@.venv/bin/python -m pytest -m browser tests/browser
+
 test-image: setup-dev ## the image built, run in every runtime, attacked from inside: 15 minutes
 	@.venv/bin/python -m pytest -m image --timeout=900 tests/container
 
