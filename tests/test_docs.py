@@ -50,3 +50,28 @@ def test_every_file_named_in_the_docs_exists() -> None:
         for name in re.findall(r"`((?:tests|evalkit|schemas|bench|suites|docs)/[\w./-]+)`",
                                doc.read_text("utf-8")):  # fmt: skip
             assert (ROOT / name).exists(), f"{doc.name} names {name}"
+
+
+def test_every_evalkit_command_in_the_docs_is_one_and_takes_what_it_is_given() -> None:
+    from evalkit import cli
+
+    for doc in DOCS:
+        text = doc.read_text("utf-8").replace("\\\n", " ")
+        for line in re.findall(r"^\s*\$ evalkit (.*)$", text, re.M):
+            name, *words = line.split(" #")[0].split()
+            command = cli.cli.commands[name]
+            known = {option for param in command.params for option in param.opts}
+            given = {word.split("=")[0] for word in words if word.startswith("--")}
+            assert given <= known | {"--help", "--version"}, f"{doc.name}: evalkit {line}"
+
+
+def test_the_reviewers_page_is_true(tmp_path: Path) -> None:
+    """Its table and its count, by the commands that it shows."""
+    from support import call
+
+    text = (ROOT / "docs/reviewers.md").read_text("utf-8")
+    run = re.search(r"evalkit export (\S+) --to latex", text)
+    assert run
+    paper = tmp_path / "table.tex"
+    call("export", ROOT / run[1], "--to", "latex", "--out", paper).done()
+    assert call("check-table", paper, ROOT / run[1]).done().out.strip() in text
