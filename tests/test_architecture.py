@@ -23,7 +23,7 @@ ORDER = [
     *("prepare", "folder", "worker", "child", "workers", "execute", "finish", "run", "verify"),
     *("staged", "stage"),
     *("plain_results", "scored", "compare", "audit", "reproduce", "published"),
-    *("summary", "reading", "report", "export", "notebook", "table_check"),
+    *("summary", "reading", "report", "export", "notebook", "table_check", "imported"),
     *("launch", "doctor"),
     *("site", "submission", "script", "slurm", "submit", "watch"),
     "cli",

@@ -54,6 +54,7 @@ for _command in (
     showing.report_command,
     showing.export_command,
     showing.check_table_command,
+    showing.import_command,
     judging.pack_command,
     running.status_command,
     running.lock_command,

@@ -69,3 +69,20 @@ def check_table_command(paper: Path, folders: tuple[Path, ...], as_json: bool) -
     found = table_check.check(paper, folders)
     click.echo(canon.dumps(found.to_json()) if as_json else "\n".join(found.lines()))
     sys.exit(found.exit_code)
+
+
+@click.command("import")
+@click.argument("source", metavar="DIR", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), default=Path("results"), show_default=True,
+              help="Where runs are kept.")  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="The folder as JSON.")
+def import_command(source: Path, out: Path, as_json: bool) -> None:
+    """Bring in results that lm-eval wrote, of any version, marked as imported.
+
+    \b
+    evalkit import lm_eval_results/my-model
+    """
+    from evalkit import canon, imported
+
+    folder = imported.bring_in(source, out)
+    click.echo(canon.dumps({"folder": str(folder)}) if as_json else str(folder))

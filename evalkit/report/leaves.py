@@ -8,7 +8,7 @@ bounded, shape-checked, nothing in them followed or run.
 
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -108,10 +108,21 @@ def read(
     folder: Folder, record: dict[str, Any], cut: dict[str, set[int]], texts: Texts
 ) -> tuple[list[Leaf], int]:
     """Every leaf task of a valid record, and how many documents could not be read."""
-    found: dict[str, Leaf] = {}
     seen = samples.Samples()
+    found, bad = of_documents(samples.documents(folder, seen), record, cut, texts)
+    return found, bad + seen.shape.count + seen.order.count
+
+
+def of_documents(
+    documents: Iterable[samples.Document],
+    record: dict[str, Any],
+    cut: dict[str, set[int]],
+    texts: Texts,
+) -> tuple[list[Leaf], int]:
+    """The same of documents that come one leaf task after another."""
+    found: dict[str, Leaf] = {}
     bad = 0
-    for document in samples.documents(folder, seen):
+    for document in documents:
         task = record["tasks"].get(document.leaf)
         if task is None:
             bad += 1
@@ -130,7 +141,7 @@ def read(
         flagged = leaf.flags.get(len(leaf.ids) - 1, 0) & ~CLOSE_CALL
         texts.offer(leaf.margins[-1], bool(flagged), text)
     _close(found, texts)
-    return list(found.values()), bad + seen.shape.count + seen.order.count
+    return list(found.values()), bad
 
 
 def _close(found: dict[str, Leaf], texts: Texts) -> None:

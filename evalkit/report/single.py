@@ -49,19 +49,35 @@ def context(run: Path, *, everything: bool = False) -> dict[str, Any]:
         return base | {"title": run.name}
     kept = texts.Texts(len(record["tasks"]), everything=everything)
     found, unread = leaves.read(folder, record, _cut(folder), kept)
+    base = shown(run.name, judged, record, found, everything=everything)
+    families = scores.families(record, {leaf.name: leaf for leaf in found})
+    more = {"notes": summary.notes(record), "work": _work(folder, record, families)}
+    return base | more | {"unread": unread, "whole": True}
+
+
+def shown(
+    name: str,
+    judged: Report,
+    record: dict[str, Any],
+    found: list[leaves.Leaf],
+    *,
+    everything: bool,
+) -> dict[str, Any]:
+    """What follows from scores and samples alone."""
     by_name = {leaf.name: leaf for leaf in found}
     groups = scores.families(record, by_name)
-    return base | {
+    return {
+        "folder": name,
+        "report": judged,
+        "tone": tone(judged),
+        "record": record,
         "title": f"{record['model']['reference']} on {record['suite']['name']}",
-        "notes": summary.notes(record),
         "headline": scores.headline(record, by_name),
         "families": groups,
         "confidence": [seen for family in groups if (seen := _confidence(family))],
         "health": HEALTH,
-        "work": _work(folder, record, groups),
         "documents": sum(task["n"] for task in record["tasks"].values()),
         "expected": sum(task["documents"] for task in record["tasks"].values()),
-        "unread": unread,
         "index": index(groups),
         "leaves": [leaf for family in groups for leaf in family.leaves],
         "num_texts": sum(leaf.num_texts for leaf in found),
