@@ -45,6 +45,19 @@ def test_each_commands_help_has_an_example_and_says_what_options_do(command: str
         assert not isinstance(option, click.Option) or option.help, option.name
 
 
+@pytest.mark.parametrize("command", [name for name in COMMANDS if name != "launch"])
+def test_each_command_tells_programs_in_json_and_begins_its_help_with_an_example(
+    command: str,
+) -> None:
+    """`launch` prints what the command it starts prints."""
+    assert any("--json" in option.opts for option in cli.cli.commands[command].params)
+    shown = call(command, "--help").done().out.splitlines()
+    first = next(
+        index for index, line in enumerate(shown) if line.startswith(f"  evalkit {command}")
+    )
+    assert first < 8
+
+
 def test_the_version_is_the_packages() -> None:
     assert evalkit.__version__ in call("--version").done().out
 
@@ -166,6 +179,28 @@ def test_verify_as_json_is_all_that_stands_on_stdout(tmp_path: Path) -> None:
     (folder / "results.json").write_text("{}")
     ran = call("verify", "--json", folder)
     assert ran.code == json.loads(ran.out)["exit_code"] == 1
+
+
+def test_what_a_command_tells_in_json_is_what_it_prints(tmp_path: Path) -> None:
+    folder = support.finished(tmp_path)
+    out = ("--out", tmp_path / "results")
+    for arguments in (["eval", *DEMO, *out], ["plan", *DEMO, *out], ["execute", folder],
+                      ["finish", folder]):  # fmt: skip
+        ran = call(*arguments, "--json").done()
+        assert json.loads(ran.out)["folder"] == str(folder)
+    lines = json.loads(call("status", folder, "--json").done().out)["lines"]
+    assert "\n".join(lines) + "\n" == call("status", folder).done().out
+
+
+def test_no_colour_where_it_is_not_wanted(tmp_path: Path) -> None:
+    """Neither into a pipe nor, in a terminal, with NO_COLOR."""
+    from evalkit.events import Events
+
+    assert "\x1b" not in call("verify", support.finished(tmp_path)).done().out
+    assert Events().console.color_system is None
+    ran = spawn("--help", env={"NO_COLOR": "1"}, before="from rich.console import Console;"
+                "assert Console(force_terminal=True).no_color")  # fmt: skip
+    ran.done()
 
 
 def test_status_says_how_far_a_run_is(tmp_path: Path) -> None:

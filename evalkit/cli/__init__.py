@@ -101,4 +101,5 @@ def _bug() -> NoReturn:
 
 
 def _say(line: str) -> None:
-    click.echo(click.style(line, fg="red") if sys.stderr.isatty() else line, err=True)
+    colour = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
+    click.echo(click.style(line, fg="red") if colour else line, err=True)

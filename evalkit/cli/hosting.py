@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from evalkit.cli.telling import json_option, tell
 from evalkit.errors import EvalkitError
 
 IN = "docker, podman, apptainer or none (default: the first that works and has the image)."
@@ -23,7 +24,10 @@ IN = "docker, podman, apptainer or none (default: the first that works and has t
 @click.option("--trust-remote-code", is_flag=True, help="Fetch the model's own code.")
 @click.option("--check", is_flag=True, help="Only hold what is staged against its manifest.")
 @click.option("--full", is_flag=True, help="With --check: read every file again.")
-def stage_command(squashfs: Path | None, check: bool, full: bool, **given: Any) -> None:
+@json_option
+def stage_command(
+    squashfs: Path | None, check: bool, full: bool, as_json: bool, **given: Any
+) -> None:
     """Fetch once what runs without network need: models and datasets at pinned revisions.
 
     \b
@@ -31,21 +35,24 @@ def stage_command(squashfs: Path | None, check: bool, full: bool, **given: Any) 
     evalkit stage --to staged --check
     """
     if check:
-        return _check(given["to"], full)
+        return _check(given["to"], full, as_json)
     if not given["models"]:
         raise EvalkitError("no model given", fix="evalkit stage --model MODEL --to FOLDER")
-    _fetch(squashfs, given)
+    folder = _fetch(squashfs, given)
+    tell(as_json, folder, folder=str(folder))
 
 
-def _check(folder: Path, full: bool) -> None:
+def _check(folder: Path, full: bool, as_json: bool) -> None:
     from evalkit import staged
 
     found = staged.check(folder, full=full)
     read = "all of it read" if full else f"{found.read:,} read"
     click.echo(f"stage ok: {found.files:,} files, {found.size:,} bytes, {read}", err=True)
+    if as_json:
+        tell(as_json, "", files=found.files, bytes=found.size, read=found.read)
 
 
-def _fetch(squashfs: Path | None, given: dict[str, Any]) -> None:
+def _fetch(squashfs: Path | None, given: dict[str, Any]) -> Path:
     from evalkit import staged
 
     for name, value in staged.fetching(given["to"]).items():
@@ -57,7 +64,7 @@ def _fetch(squashfs: Path | None, given: dict[str, Any]) -> None:
     manifest = stage.stage(stage.Wanted(**given), events)
     if squashfs:
         stage.pack(given["to"], squashfs, events)
-    click.echo(str(manifest.parent))
+    return manifest.parent
 
 
 @click.command("launch", context_settings={"allow_interspersed_args": False})
@@ -81,7 +88,8 @@ def launch_command(wanted: str, image: str, arguments: tuple[str, ...]) -> None:
 @click.option("--model", help="A model whose size is compared with this host's memory.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("results"),
               show_default=True, help="Where runs are kept.")  # fmt: skip
-def doctor_command(model: str | None, out: Path) -> None:
+@json_option
+def doctor_command(model: str | None, out: Path, as_json: bool) -> None:
     """Say what this host has and lacks for a run, and what to do about it.
 
     \b
@@ -90,7 +98,8 @@ def doctor_command(model: str | None, out: Path) -> None:
     from evalkit import doctor
 
     findings = doctor.examine(doctor.Host(), out, model)
-    click.echo("\n".join(map(str, findings)))
+    told = [{"name": f.name, "status": f.status, "found": f.found, "fix": f.fix} for f in findings]
+    tell(as_json, "\n".join(map(str, findings)), findings=told)
     sys.exit(any(finding.status is doctor.Status.FAIL for finding in findings))
 
 
@@ -137,7 +146,8 @@ def slurm_options(command: Any) -> Any:
 @click.option("--dry-run", is_flag=True, help="Plan, write and show the scripts; send nothing.")
 @slurm_options
 @plan_options
-def submit_command(**given: Any) -> None:
+@json_option
+def submit_command(as_json: bool, **given: Any) -> None:
     """Run on a Slurm cluster: a job array of shards, and a job that writes the records.
 
     \b
@@ -146,10 +156,10 @@ def submit_command(**given: Any) -> None:
     from evalkit import submit
 
     sent = submit.submit(_wanted(given), lambda line: click.echo(line, err=True))
-    if given["dry_run"]:
+    if given["dry_run"] and not as_json:
         click.echo((sent.folder / "array.sbatch").read_text())
         click.echo((sent.folder / "finish.sbatch").read_text())
-    click.echo(str(sent.folder))
+    tell(as_json, sent.folder, folder=str(sent.folder))
 
 
 def _wanted(given: dict[str, Any]) -> Any:

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from evalkit.cli.telling import json_option, tell
 from evalkit.errors import EvalkitError
 
 FILE = click.Path(path_type=Path)
@@ -68,7 +69,8 @@ def verify_command(
     help="Your private ed25519 key, OpenSSH's form or PEM.",
 )
 @click.option("--new-key", is_flag=True, help="Make that key first, and FILE.pub for others.")
-def sign_command(folder: Path | None, key: Path, new_key: bool) -> None:  # fmt: skip
+@json_option
+def sign_command(folder: Path | None, key: Path, new_key: bool, as_json: bool) -> None:  # fmt: skip
     """Sign a record, and every file that it lists, in its attestation.json.
 
     \b
@@ -80,7 +82,8 @@ def sign_command(folder: Path | None, key: Path, new_key: bool) -> None:  # fmt:
     if new_key:
         click.echo(f"{key}.pub  {keys.make(key).fingerprint}", err=True)
     if folder is not None:
-        click.echo(str(attest.sign(folder, _private(key))))
+        path = attest.sign(folder, _private(key))
+        tell(as_json, path, file=str(path))
     elif not new_key:
         raise EvalkitError("no run given", fix="usage: evalkit sign RUN --key FILE")
 
@@ -113,7 +116,8 @@ def compare_command(runs: tuple[Path, ...], gate: Path | None, as_json: bool, **
 @click.command("pack")
 @click.argument("folder", metavar="RUN", type=FILE)
 @click.option("--public", is_flag=True, help="Leave every text out: data that may not go on.")
-def pack_command(folder: Path, public: bool) -> None:
+@json_option
+def pack_command(folder: Path, public: bool, as_json: bool) -> None:
     """Make one .tar.gz of a finished run, beside it: what verify needs, and nothing of this host.
 
     \b
@@ -121,7 +125,8 @@ def pack_command(folder: Path, public: bool) -> None:
     """
     from evalkit import pack
 
-    click.echo(str(pack.pack(folder, public=public)))
+    path = pack.pack(folder, public=public)
+    tell(as_json, path, file=str(path))
 
 
 def model_options(command: Any) -> Any:
@@ -144,7 +149,8 @@ def model_options(command: Any) -> Any:
 @click.option("--seed", type=int, help="Of the draw (default: drawn now, and told).")
 @model_options
 @click.option("--key", type=FILE, help="Sign what is found, as a witness, in the run's folder.")
-def audit_command(folder: Path, key: Path | None, **given: Any) -> None:
+@json_option
+def audit_command(folder: Path, key: Path | None, as_json: bool, **given: Any) -> None:
     """Replay some recorded answers on the model: are they its own? Nothing is generated.
 
     \b
@@ -155,7 +161,8 @@ def audit_command(folder: Path, key: Path | None, **given: Any) -> None:
     from evalkit.events import Events
 
     found = audit.audit(folder, audit.Asked(**given), Events(), private)
-    click.echo("\n".join(found.lines()))
+    lines = found.lines()
+    tell(as_json, "\n".join(lines), lines=lines, exit_code=int(found.exit_code))
     sys.exit(found.exit_code)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from evalkit import stopping
+from evalkit.cli.telling import json_option, tell
 from evalkit.errors import EvalkitError
 
 DEVICES = "cpu, cuda (a worker on each GPU), cuda:N, or auto (one model over all GPUs)."
@@ -75,7 +76,8 @@ def options_from(given: dict[str, Any]) -> Any:
 @click.command("eval")
 @run_options
 @means_options
-def eval_command(workers: int | None, grace_s: float, **given: Any) -> None:
+@json_option
+def eval_command(workers: int | None, grace_s: float, as_json: bool, **given: Any) -> None:
     """Evaluate a model on a suite: plan, execute, score, record, verify.
 
     \b
@@ -88,13 +90,14 @@ def eval_command(workers: int | None, grace_s: float, **given: Any) -> None:
     events = Events()
     folder = run.evaluate(options, events, sys.argv, workers=workers, grace_s=grace_s)
     code = summary.show(folder, events.console)
-    click.echo(str(folder))
+    tell(as_json, folder, folder=str(folder), exit_code=code)
     sys.exit(code)
 
 
 @click.command("plan")
 @run_options
-def plan_command(**given: Any) -> None:
+@json_option
+def plan_command(as_json: bool, **given: Any) -> None:
     """Only plan a run: everything but the model's weights is needed.
 
     \b
@@ -107,7 +110,7 @@ def plan_command(**given: Any) -> None:
     events = Events()
     folder = run.plan_only(options, events)
     summary.show_plan(folder, events.console)
-    click.echo(str(folder))
+    tell(as_json, folder, folder=str(folder))
 
 
 @click.command("execute")
@@ -118,7 +121,8 @@ def plan_command(**given: Any) -> None:
 @click.option("--offline", is_flag=True, help="Ask no network for anything.")
 @click.option("--shard", metavar="K/N", help="One of N parts (default: a Slurm array's task's).")
 @means_options
-def execute_command(folder: Path, shard: str | None, **given: Any) -> None:
+@json_option
+def execute_command(folder: Path, shard: str | None, as_json: bool, **given: Any) -> None:
     """Answer a planned run's batches; needs the run's folder and the model only.
 
     \b
@@ -130,7 +134,7 @@ def execute_command(folder: Path, shard: str | None, **given: Any) -> None:
 
     part = shards.parse(shard) if shard else shards.of_array(os.environ)
     run.execute_only(folder, Events(), shard=part, **given)
-    click.echo(str(folder))
+    tell(as_json, folder, folder=str(folder))
 
 
 @click.command("worker", hidden=True)
@@ -147,7 +151,8 @@ def worker_command() -> None:
 @click.option("--model", help="The model's folder, where it is not the name in the run.")
 @click.option("--offline", is_flag=True, help="Ask no network for anything.")
 @click.option("--prefer", metavar="SEGMENT", help="Whose answers count where two are unequal.")
-def finish_command(folder: Path, **given: Any) -> None:
+@json_option
+def finish_command(folder: Path, as_json: bool, **given: Any) -> None:
     """Score an executed run and write its record.
 
     \b
@@ -159,14 +164,15 @@ def finish_command(folder: Path, **given: Any) -> None:
     events = Events()
     run.finish_only(folder, events, sys.argv, **given)
     code = summary.show(folder, events.console)
-    click.echo(str(folder))
+    tell(as_json, folder, folder=str(folder), exit_code=code)
     sys.exit(code)
 
 
 @click.command("status")
 @click.argument("folder", metavar="RUN", type=click.Path(path_type=Path))
 @click.option("--watch", "watched", is_flag=True, help="Again and again, while Slurm has it.")
-def status_command(folder: Path, watched: bool) -> None:
+@json_option
+def status_command(folder: Path, watched: bool, as_json: bool) -> None:
     """Say how far a run, or all that was submitted with it, is.
 
     \b
@@ -180,14 +186,16 @@ def status_command(folder: Path, watched: bool) -> None:
     if watched:
         watch.follow(folder, click.echo, time.sleep)
     else:
-        click.echo(watch.report(folder))
+        told = watch.report(folder)
+        tell(as_json, told, lines=told.splitlines())
 
 
 @click.command("lock")
 @click.argument("suite", metavar="SUITE")
 @click.option("--update", is_flag=True, help="Move pinned datasets to their current revisions.")
 @click.option("--offline", is_flag=True, help="Ask no network for anything.")
-def lock_command(suite: str, update: bool, offline: bool) -> None:
+@json_option
+def lock_command(suite: str, update: bool, offline: bool, as_json: bool) -> None:
     """Make or refresh a suite's lock: dataset revisions, leaf tasks, counts, rows, licences.
 
     \b
@@ -197,4 +205,5 @@ def lock_command(suite: str, update: bool, offline: bool) -> None:
         os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
     from evalkit.harness import locking
 
-    click.echo(str(locking.write_lock(suite, update=update, offline=offline)))
+    path = locking.write_lock(suite, update=update, offline=offline)
+    tell(as_json, path, file=str(path))

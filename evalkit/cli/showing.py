@@ -5,6 +5,8 @@ from pathlib import Path
 
 import click
 
+from evalkit.cli.telling import json_option, tell
+
 FORMATS = ("csv", "markdown", "latex", "every-eval-ever", "model-index", "lm-eval")
 runs_argument = click.argument(
     "folders", metavar="RUN...", nargs=-1, required=True, type=click.Path(path_type=Path)
@@ -18,7 +20,7 @@ runs_argument = click.argument(
 @click.option("--out", type=click.Path(path_type=Path), help="The file (default: in the run).")
 @click.option("--samples", type=click.Choice(["some", "all"]), default="some", show_default=True,
               help="Whose texts: a selection within 5 MB, or everybody's.")  # fmt: skip
-@click.option("--json", "as_json", is_flag=True, help="The file and its size as JSON.")
+@json_option
 def report_command(
     folders: tuple[Path, ...], site: Path | None, out: Path | None, samples: str, as_json: bool
 ) -> None:
@@ -29,18 +31,17 @@ def report_command(
     evalkit report RUN1 RUN2 --out compared.html
     evalkit report --site results/ --out public/
     """
-    from evalkit import canon, report
+    from evalkit import report
 
     path = report.make(folders, site, out, everything=samples == "all")
-    told = canon.dumps({"file": str(path), "bytes": path.stat().st_size})
-    click.echo(told if as_json else str(path))
+    tell(as_json, path, file=str(path), bytes=path.stat().st_size)
 
 
 @click.command("export")
 @runs_argument
 @click.option("--to", required=True, type=click.Choice(FORMATS), help="The format.")
 @click.option("--out", type=click.Path(path_type=Path), help="A file, for lm-eval a folder.")
-@click.option("--json", "as_json", is_flag=True, help="What was made as JSON.")
+@json_option
 def export_command(folders: tuple[Path, ...], to: str, out: Path | None, as_json: bool) -> None:
     """Scores for other tools: CSV, Markdown, LaTeX, model cards, collections, lm-eval's own.
 
@@ -48,26 +49,26 @@ def export_command(folders: tuple[Path, ...], to: str, out: Path | None, as_json
     evalkit export results/demo/demo-0123456789ab --to csv
     evalkit export RUN1 RUN2 --to latex --out table.tex
     """
-    from evalkit import canon, export
+    from evalkit import export
 
     made = export.write(folders, to, out)
-    click.echo(canon.dumps({"format": to, "path" if out else "text": made}) if as_json else made)
+    tell(as_json, made, format=to, **{"path" if out else "text": made})
 
 
 @click.command("check-table")
 @click.argument("paper", metavar="PAPER.tex", type=click.Path(path_type=Path))
 @runs_argument
-@click.option("--json", "as_json", is_flag=True, help="Every number's outcome as JSON.")
+@json_option
 def check_table_command(paper: Path, folders: tuple[Path, ...], as_json: bool) -> None:
     """Hold a paper's tables against the records that they name.
 
     \b
     evalkit check-table paper.tex results/demo/demo-0123456789ab
     """
-    from evalkit import canon, table_check
+    from evalkit import table_check
 
     found = table_check.check(paper, folders)
-    click.echo(canon.dumps(found.to_json()) if as_json else "\n".join(found.lines()))
+    tell(as_json, "\n".join(found.lines()), **found.to_json())
     sys.exit(found.exit_code)
 
 
@@ -75,14 +76,14 @@ def check_table_command(paper: Path, folders: tuple[Path, ...], as_json: bool) -
 @click.argument("source", metavar="DIR", type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), default=Path("results"), show_default=True,
               help="Where runs are kept.")  # fmt: skip
-@click.option("--json", "as_json", is_flag=True, help="The folder as JSON.")
+@json_option
 def import_command(source: Path, out: Path, as_json: bool) -> None:
     """Bring in results that lm-eval wrote, of any version, marked as imported.
 
     \b
     evalkit import lm_eval_results/my-model
     """
-    from evalkit import canon, imported
+    from evalkit import imported
 
     folder = imported.bring_in(source, out)
-    click.echo(canon.dumps({"folder": str(folder)}) if as_json else str(folder))
+    tell(as_json, folder, folder=str(folder))

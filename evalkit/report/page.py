@@ -59,10 +59,11 @@ def percent(value: float) -> str:
     return f"{100 * value:.1f}"
 
 
-def moment(text: str) -> str:
+def moment(text: str) -> Markup:
     """A record's time to the minute, UTC."""
     when = datetime.fromisoformat(text)
-    return f"{when:%Y-%m-%d %H:%M} UTC"
+    shown = f"{when:%Y-%m-%d %H:%M} UTC"
+    return Markup('<time datetime="{}">{}</time>').format(text, shown)
 
 
 def seconds(value: float) -> str:
