@@ -1,4 +1,4 @@
-"""`check-table`: are the numbers of a LaTeX table the records' numbers?
+"""`check-table`: holds the numbers of a LaTeX table against the records that it names.
 
 A table is checked where a comment in it names records, as `evalkit export --to latex` writes them:
 `% evalkit: sha256:...`, any of a record's ids, or 12 or more of its hex digits; at the end of a row
