@@ -18,9 +18,8 @@ from evalkit import archive, canon, journal, schema
 from evalkit.answers import Answers
 from evalkit.errors import EvalkitError, Exit
 from evalkit.plan import Plan
+from evalkit.salted import HEAD, LINES, SCHEMA, hidden
 
-SCHEMA = "evalkit/public/1"
-HEAD, LINES = "public.json", "public.jsonl.gz"
 DETACHED = ("attestation.json", "report.html")
 SHORT = 16  # characters: what a filter makes of an answer stays if it is no longer, "(A)" say
 _SECRET = ("TOKEN", "SECRET", "PASSWORD", "API_KEY", "CREDENTIAL")  # in a variable's name
@@ -180,12 +179,6 @@ def _documents(run: Path) -> Iterator[list[Value]]:
             waiting.append(sample)
     if waiting:
         yield waiting
-
-
-def hidden(salt: str, value: Any) -> str:
-    """sha256 (hex) that tells whether somebody who has a text has the same one, and of no other
-    pack whether it holds it too. `salt`: the sha256 of record.json."""
-    return canon.digest([salt, value])[7:]
 
 
 def _lengths(choice: str) -> list[int]:

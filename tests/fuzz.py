@@ -27,7 +27,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from runs import Run
 from test_verify import scalars
 
-from evalkit import archive, attest, auditlog, keys, pack
+from evalkit import archive, attest, auditlog, keys, pack, salted
 from evalkit.errors import EvalkitError
 from evalkit.harness import rescore
 from evalkit.verify import Wanted, judge
@@ -193,7 +193,7 @@ def run_case(rng: random.Random, seeds: Path, place: Path) -> list[Path]:
 def public_case(rng: random.Random, seeds: Path, place: Path) -> list[Path]:
     """A public pack's folder likewise."""
     folder = tamper.copied(seeds / "public", place / "public")
-    name = rng.choice([pack.HEAD, pack.LINES, pack.LINES, "record.json", "lock.yaml"])
+    name = rng.choice([salted.HEAD, salted.LINES, salted.LINES, "record.json", "lock.yaml"])
     (folder / name).write_bytes(changed(rng, name, (folder / name).read_bytes()))
     return [folder]
 

@@ -19,7 +19,7 @@ ORDER = [
     *("fetched", "suite", "architecture", "model", "tokenizer", "tokenise", "batch", "trie"),
     *("packing", "sharing", "batching", "plan", "shards", "plan_cache", "journal", "answers"),
     *("keys", "attest", "lease", "auditlog", "stamp", "telemetry", "record"),
-    *("pack", "choice", "engine", "harness"),
+    *("salted", "pack", "choice", "engine", "harness"),
     *("prepare", "folder", "worker", "child", "workers", "execute", "finish", "run", "verify"),
     *("staged", "stage"),
     *("plain_results", "scored", "compare", "audit", "reproduce", "published"),

@@ -54,6 +54,22 @@ def detail(report: Report, name: str, status: Status) -> str:
     return next(c.detail for c in report.checks if c.name == name and c.status is status)
 
 
+def rewritten(run: Path, change: Callable[[Any], None]) -> dict[str, Any]:
+    """Change run.json and the record alike, and put the digest right; the record."""
+    record, body = support.read(run), support.read(run, "run.json")
+    change(record)
+    change(body)
+    reseal(run, "run.json", json.dumps(body).encode(), record)
+    support.write(run, record)
+    return record
+
+
+def reseal(run: Path, name: str, data: bytes, record: dict[str, Any]) -> None:
+    """Replace a file, and its digest in a record that is yet to be written."""
+    (run / name).write_bytes(data)
+    record["files"][name] = {"size": len(data), "sha256": runs.sha256(data)}
+
+
 # a results folder and its log
 
 
@@ -64,14 +80,11 @@ def results(tmp_path: Path) -> Path:
     folder = tmp_path / "results"
     (run,) = (folder / "demo").glob("demo-*")
     other = shutil.copytree(run, run.with_name(f"{run.name}.2"))
-    record = support.read(other)
-    record["execution"] = "0" * 32
-    support.write(other, record)
+    rewritten(other, lambda body: body.update(execution="0" * 32))
     from evalkit import folder as folders
     from evalkit.finish import log_finished
 
-    body = folders.read(other).body | {"execution": "0" * 32}
-    log_finished(folders.Run(other, body))
+    log_finished(folders.read(other))
     return folder
 
 
@@ -99,9 +112,7 @@ def test_a_removed_record_is_named_by_its_line(results: Path) -> None:
 def test_an_altered_record_is_not_as_its_line_says(results: Path) -> None:
     """Nothing else in the folder tells a model's name, and the record is not signed."""
     run = next((results / "demo").glob("*.2"))
-    record = support.read(run)
-    record["model"]["reference"] = "a-better-model"
-    support.write(run, record)
+    rewritten(run, lambda body: body["model"].update(reference="a-better-model"))
     found, said = log_of(results)
     assert "1 records are not as their lines say: demo/demo-" in said
     assert all(report.consistent for report in found.reports.values())
@@ -374,12 +385,6 @@ def deep(run: Path, model: str | None = "demo", suite: str | None = None) -> Rep
     return verify(run, Wanted(deep=Deep(model, suite, offline=True)))
 
 
-def reseal(run: Path, name: str, data: bytes, record: dict[str, Any]) -> None:
-    """Replace a file and its digest."""
-    (run / name).write_bytes(data)
-    record["files"][name] = {"size": len(data), "sha256": runs.sha256(data)}
-
-
 def test_plan_samples_and_results_are_made_again(demo: Path) -> None:
     report = deep(demo)
     assert failed(report) == {}
@@ -434,9 +439,7 @@ def test_another_model_is_not_the_recorded_one(demo: Path, tiny_model: Callable[
 
 
 def test_a_suite_of_the_readers_is_asked_for_by_its_file(demo: Path, tmp_path: Path) -> None:
-    record = support.read(demo)
-    record["suite"]["name"] = "mine"
-    support.write(demo, record)
+    record = rewritten(demo, lambda body: body["suite"].update(name="mine"))
     lock = yaml.safe_load((demo / "lock.yaml").read_text())
     reseal(demo, "lock.yaml", yaml.safe_dump(lock | {"suite": "mine"}).encode(), record)
     support.write(demo, record)

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from runs import Run
 from support import call
 
-from evalkit import archive, attest, canon, keys, pack
+from evalkit import archive, attest, canon, keys, pack, salted
 from evalkit.errors import EvalkitError, Exit
 from evalkit.harness import rescore
 from evalkit.verify import Deep, Report, Status, Trust, Wanted, judge
@@ -243,7 +243,7 @@ def extend(lines: list[Any]) -> None:
 def test_a_changed_public_pack_is_broken(
     opened: Path, change: Callable[[list[Any]], None], name: str
 ) -> None:
-    path = opened / pack.LINES
+    path = opened / salted.LINES
     lines = [json.loads(raw) for raw in gzip.decompress(path.read_bytes()).splitlines()]
     change(lines)
     path.write_bytes(gzip.compress(b"".join(canon.dumps(x).encode() + b"\n" for x in lines)))
@@ -253,14 +253,14 @@ def test_a_changed_public_pack_is_broken(
 def test_a_whole_run_does_not_pass_for_a_public_pack(opened: Path, tmp_path: Path) -> None:
     """Whose checks are fewer."""
     run = tmp_path / "run"
-    for name in (pack.HEAD, pack.LINES):
+    for name in (salted.HEAD, salted.LINES):
         shutil.copy(opened / name, run / name)
     assert "files" in failed(judged(run))
     shutil.rmtree(run / "journal")
     assert "files" in failed(judged(run))
 
 
-@pytest.mark.parametrize("name", [pack.HEAD, pack.LINES])
+@pytest.mark.parametrize("name", [salted.HEAD, salted.LINES])
 @pytest.mark.parametrize("data", [b"", b"[]", b"{}", gzip.compress(b"[]\n{}\n1\n"), b"[" * 100_000])
 def test_an_unreadable_public_pack_is_a_failure_and_not_a_crash(
     opened: Path, name: str, data: bytes

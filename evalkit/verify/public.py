@@ -11,8 +11,8 @@ from collections import defaultdict
 from typing import Any
 
 from evalkit import canon
-from evalkit.pack import HEAD, LINES
-from evalkit.pack import SCHEMA as PUBLIC
+from evalkit.salted import HEAD, LINES
+from evalkit.salted import SCHEMA as PUBLIC
 from evalkit.verify import aggregates, choices, completeness, health, identity
 from evalkit.verify import journal as journals
 from evalkit.verify.folder import BROKEN, Folder, MiB, reason

@@ -9,7 +9,7 @@ from itertools import groupby, zip_longest
 from typing import TYPE_CHECKING, Any
 
 from evalkit import canon
-from evalkit.pack import LINES, hidden
+from evalkit.salted import LINES, hidden
 from evalkit.verify.folder import Folder
 from evalkit.verify.report import Check, Findings, shown
 
