@@ -330,11 +330,12 @@ def test_a_policy_asks_more_than_being_consistent(tmp_path: Path) -> None:
     assert "unknown or changed" in holds(run, tmp_path / "dirty", {"clean_commit": True})
     run.record["environment"]["image"] = {"unknown": "none"}
     assert "its image is unknown" in holds(run, tmp_path, {"pinned_image": True})
-    run.record["environment"]["image"] = "evalkit:latest"
-    assert "has no digest" in holds(run, tmp_path / "tag", {"pinned_image": True})
-    run.record["environment"]["image"] = f"sha256:{'0' * 64}"
+    digests = [f"sha256:{number * 64}" for number in "01"]
+    told = {"of": "sif", "runtime": "apptainer 1.4.0", "asserted_by": "launcher"}
+    run.record["environment"]["image"] = told | {"digest": digests[0]}
     assert holds(run, tmp_path / "digest", {"pinned_image": True}) == ""
-    assert "its image is" in holds(run, tmp_path, {"pinned_image": ["evalkit@sha256:1"]})
+    assert holds(run, tmp_path / "one", {"pinned_image": digests}) == ""
+    assert "its image is sha256:0" in holds(run, tmp_path, {"pinned_image": digests[1:]})
     assert holds(run, tmp_path, {"health": {"exact_ties": 0}}) == ""
     run.record["health"]["answers_not_found"] = 2
     assert "2 answers_not_found" in holds(run, tmp_path, {"health": {"answers_not_found": 1}})
