@@ -247,8 +247,9 @@ prompt and its recorded answer, no decoding. A recorded token must be the most p
 near-tie, a log-probability the replayed one, a text its tokens', all within the noise of the
 numerics. That noise is measured on the model at hand: how far its log-probabilities lie from those
 in float32, or, where it computes in float32, from each sequence's alone. One log-probability may be
-off by {tokens:g} times that scale; the root mean square of all of them by {whole:g} times. Both
-numbers are what the first table calls for, on a small model; the scale is every model's own.
+off by {tokens:g} times that scale; the root mean square of all of them by {whole:g} times.
+Both numbers leave room above what the first table needs, for other hardware; the scale is every
+model's own.
 
 {cost}
 
@@ -267,7 +268,9 @@ Likewise for answers that are not what the record says:
 
 What can't be told from rounding is not caught: a computation in more precision than the record
 says, or weights that differ by less than bf16 rounds. A single altered sample among many is caught
-only when it is drawn: N samples find a share of 3/N of altered ones with 95% probability.
+only when it is drawn: N samples find a share of 3/N of altered ones with 95% probability. On like
+hardware and software `evalkit reproduce RUN --sample N` is sharper: whole batches must come out
+equal to the last bit.
 """
 
 

@@ -47,6 +47,7 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     yield forged.planted(tmp_path_factory.mktemp("planted"), _plant)
 
 
+@pytest.mark.trust
 def test_an_honest_run_passes_and_a_witness_can_say_so(tmp_path: Path) -> None:
     run = support.finished(tmp_path)
     key = tmp_path / "key"
@@ -59,6 +60,7 @@ def test_an_honest_run_passes_and_a_witness_can_say_so(tmp_path: Path) -> None:
     assert shown.splitlines()[-1].startswith("WITNESSED by")
 
 
+@pytest.mark.trust
 def test_every_planted_answer_is_named_in_a_record_that_verifies(planted: Path) -> None:
     assert verify(planted).consistent
     found = audit.audit(planted, audit.Asked(samples=210, seed=0), Events())

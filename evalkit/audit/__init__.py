@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from evalkit import attest, plan, scored
+from evalkit import archive, attest, plan, scored
 from evalkit.audit import drawing, loading, replaying
 from evalkit.audit import noise as noises
 from evalkit.audit.drawing import Drawn
@@ -114,6 +114,12 @@ def audit(folder: Path, asked: Asked, events: Events, key: Private | None = None
     """
     if asked.samples < 1:
         raise EvalkitError("--sample must be at least 1")
+    if folder.is_file():
+        if key is not None:
+            what = "a pack can't be signed in, only the run's folder"
+            raise EvalkitError(what, where=str(folder), fix="unpack it first")
+        with archive.unpacked(folder) as run_folder:
+            return audit(run_folder, asked, events)
     report = verify(folder)
     if not report.consistent:
         raise EvalkitError(

@@ -58,7 +58,7 @@ class Prepared:
         executed = self.record["phases"].get("execute", {}).get("seconds")
         took = f", {executed:.1f} s then" if isinstance(executed, int | float) else ""
         return [
-            *([f"differs   {each}" for each in self.differences] or ["differs   nothing recorded"]),
+            *differing.told(self.differences),
             f"original  {model} on {self.record['suite']['name']}, run"
             f" {self.record['ids']['run'][7:19]}",
             f"to do     {sum(task['n'] for task in tasks.values()):,} documents of {len(tasks):,}"

@@ -5,7 +5,7 @@ different answers. A cause is a guess from what was recorded, and said to be one
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,6 +38,12 @@ class Difference:
     def kind(self) -> str:
         """Its word in `CAUSES`."""
         return self.name.partition(".")[0]
+
+    @property
+    def computes(self) -> bool:
+        """Whether it could change an answer: of software only what computes them."""
+        name = self.name.partition(".")[2]
+        return self.kind != "packages" or name == "python" or name in COMPUTING
 
     def __str__(self) -> str:
         return f"{shown(self.name)}: {_short(self.before)} -> {_short(self.after)}"
@@ -104,15 +110,17 @@ def _unlike(name: str, before: Any, after: Any) -> Iterator[tuple[str, Any, Any]
         yield name, before, after
 
 
-def _computes(difference: Difference) -> bool:
-    """Whether it could change an answer: a package only if it computes."""
-    kind, _, name = difference.name.partition(".")
-    return kind != "packages" or name == "python" or name in COMPUTING
+def told(differences: Sequence[Difference]) -> list[str]:
+    """A line each; packages that compute no answer are counted."""
+    found = [f"differs   {each}" for each in differences if each.computes]
+    if idle := len(differences) - len(found):
+        found.append(f"differs   {idle:,} of what computes no answer: packages, the system")
+    return found or ["differs   nothing recorded"]
 
 
 def cause(differences: list[Difference], *, plain: str) -> str:
     """The likely cause of different answers, in a line; `plain` where nothing recorded differs."""
-    decisive = [each for each in differences if _computes(each)]
+    decisive = [each for each in differences if each.computes]
     if not decisive:
         return plain
     first = decisive[0]

@@ -9,11 +9,11 @@ from evalkit.compare import Pair
 from evalkit.compare.text import p_value, table
 from evalkit.errors import Exit
 from evalkit.reproduce.answers import Apart
-from evalkit.reproduce.differences import Difference
+from evalkit.reproduce.differences import Difference, told
 from evalkit.reproduce.verdicts import MEANING, Equivalence, Verdict
 from evalkit.verify.report import shown
 
-FEW = 6  # differences and flips in words
+FEW = 6  # flips in words
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +61,7 @@ class Outcome:
 
     def lines(self) -> list[str]:
         """What a person reads; the verdict is the last line."""
-        found = [f"differs   {each}" for each in self.differences[:FEW]]
-        if len(self.differences) > FEW:
-            found.append(f"differs   {len(self.differences) - FEW:,} more")
+        found = told(self.differences)
         if self.sample:
             found.append(f"sample    {self.sample}")
         found += self._answers()
