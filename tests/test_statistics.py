@@ -207,3 +207,15 @@ def test_the_detectable_difference_is_found_four_times_of_five() -> None:
     assert sum(p < statistics.ALPHA for p in found if p is not None) / 2000 == pytest.approx(
         statistics.POWER, abs=0.03
     )
+
+
+def test_equal_runs_are_called_different_one_time_in_twenty() -> None:
+    """A small share of `python -m bench.calibration`, whose tables are in docs/statistics.md."""
+    import numpy as np
+
+    from bench import calibration
+
+    world = calibration.World("bbh", [250] * 27)
+    source = np.random.default_rng(0)
+    called = [calibration.tested(*world.runs(0.0, source))[0] for _ in range(400)]
+    assert sum(p < statistics.ALPHA for p in called) / 400 == pytest.approx(0.05, abs=0.03)

@@ -53,8 +53,8 @@ def kept(teacher: Scored, student: Scored, row: Row, seed: int) -> Kept:
     empty = Kept(row.task, row.metric, None, None, None, row.chance, len(table), seed)
     if error is None or above[0] <= 2 * error:
         return empty
-    shares = _shares(table, seed)
-    low, high = np.quantile(shares, [statistics.ALPHA / 2, 1 - statistics.ALPHA / 2])
+    drawn = shares(table, seed)
+    low, high = np.quantile(drawn, [statistics.ALPHA / 2, 1 - statistics.ALPHA / 2])
     share = float(above[1] / above[0])
     return Kept(row.task, row.metric, share, float(low), float(high), row.chance, len(table), seed)
 
@@ -66,7 +66,7 @@ def _above(sums: Any) -> Any:
     return (total[..., 1:3] - total[..., 3:4]) / total[..., 0:1]
 
 
-def _shares(table: Any, seed: int) -> Any:
+def shares(table: Any, seed: int) -> Any:
     """The shares kept of DRAWS draws of as many clusters, with replacement. A draw in which the
     teacher is not above chance has no share, and counts as keeping without bound."""
     source, count = np.random.default_rng(seed), len(table)
