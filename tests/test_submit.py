@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import support
-from support import call
+from support import call, spawn
 
 from evalkit import canon, script, shards, site, submission, submit
 from evalkit.errors import EvalkitError
@@ -165,8 +165,12 @@ def test_what_is_answered_is_not_sent_again(tmp_path: Path) -> None:
 
 
 def test_submitting_plans_and_shows_what_it_would_send(tmp_path: Path) -> None:
+    """The process itself imports nothing heavy: a login node may have the light install only."""
+    tell = "import atexit, sys; atexit.register(lambda: print(*sys.modules, file=sys.stderr))"
     options = (*support.DEMO, "--out", tmp_path, "--in", "none", "--shards", "3", "--dry-run")
-    ran = call("submit", *options, "--partition", "gpu", "--max-running", "2").done()
+    words = ("--partition", "gpu", "--max-running", "2")
+    ran = spawn("submit", *options, *words, before=tell).done()
+    assert not set(ran.err.splitlines()[-1].split()) & {"torch", "lm_eval", "transformers"}
     assert "sbatch --array=0-2%2 " in ran.err
     assert "#SBATCH --partition=gpu" in ran.out
     status = call("status", ran.folder).done()

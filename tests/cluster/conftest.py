@@ -4,6 +4,7 @@ import itertools
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 import hub as stand_in
@@ -59,17 +60,19 @@ def _stage(user: User, url: str) -> None:
 
 
 @pytest.fixture(scope="session")
-def alone(user: User) -> dict[str, str]:
-    """The answers ids of native runs, without Slurm and without shards, by model."""
-    out, found = user.home / "alone", {}
-    for name in MODELS:
+def alone(user: User) -> Callable[[str], str]:
+    """The answers id of a model's native run, without Slurm and without shards."""
+
+    @cache
+    def answers(name: str) -> str:
+        out = user.home / "alone"
         user.evalkit(
             "eval", "--model", name, "--suite", user.home / "suite/small.yaml", "--limit", "12",
             "--out", out, "--offline", "--workers", "1", HF_HOME=f"{user.home}/staged/hf",
         )  # fmt: skip
-    for name, record in Cluster(user, (), out).records().items():
-        found[name] = record["ids"]["answers"]
-    return found
+        return str(Cluster(user, (), out).records()[name]["ids"]["answers"])
+
+    return answers
 
 
 @pytest.fixture(scope="session")

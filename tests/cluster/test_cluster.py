@@ -3,6 +3,7 @@ those of a run that never saw a cluster."""
 
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,12 +16,12 @@ from evalkit.verify import verify
 pytestmark = pytest.mark.cluster
 
 
-def check(cluster: Cluster, alone: dict[str, str], models: int = 1) -> None:
+def check(cluster: Cluster, alone: Callable[[str], str], models: int = 1) -> None:
     """Each model's record is there, verifies, has the same answers and says where it ran."""
     records = cluster.records()
     assert set(records) == set(MODELS[:models]), cluster.logs()
     for name, record in records.items():
-        assert record["ids"]["answers"] == alone[name]
+        assert record["ids"]["answers"] == alone(name)
         told = [segment["slurm"] for segment in record["segments"] if segment["batches"]]
         assert all("SLURM_ARRAY_TASK_ID" in ids for ids in told), told
         if "--sif" in cluster.inside:
@@ -35,7 +36,7 @@ def restarts(cluster: Cluster) -> int:
 
 
 def test_three_models_survive_being_preempted_twice(
-    cluster: Cluster, alone: dict[str, str]
+    cluster: Cluster, alone: Callable[[str], str]
 ) -> None:
     """One submission, one array of six tasks, one table at the end."""
     folder = cluster.submit("--shards", "2", models=3).folder
@@ -51,7 +52,7 @@ def test_three_models_survive_being_preempted_twice(
 
 
 def test_a_dead_node_and_another_number_of_shards_change_nothing(
-    cluster: Cluster, alone: dict[str, str]
+    cluster: Cluster, alone: Callable[[str], str]
 ) -> None:
     """A slurmd is killed and comes back; then the jobs are cancelled and sent again, cut anew."""
     folder = cluster.submit("--shards", "6").folder
