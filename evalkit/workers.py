@@ -180,7 +180,7 @@ class Workers:
         elif "ready" in message:
             if not any(other.is_ready for other in self._workers):
                 worker.log_probed(self._run, self._events, message["probed"])
-            one.is_ready, one.beats, one.lanes = True, message["beats"], message["lanes"]
+            one.is_ready, one.beats, one.lanes = True, message["beats"], message.get("lanes", 1)
             self._ready()
         elif "done" in message:
             self._done(one, message["done"], message["tokens"])
