@@ -112,3 +112,12 @@ def test_a_real_light_install_verifies_a_record(tmp_path: Path) -> None:
     )  # fmt: skip
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert ran.stdout.splitlines()[-1].startswith("CONSISTENT")
+
+
+@pytest.mark.parametrize("command", ["report", "export"])
+def test_results_are_looked_at_without_the_heavy_packages(command: str, tmp_path: Path) -> None:
+    """And without a network: a report needs the record alone."""
+    folder = support.finished(tmp_path)
+    more = ("--to", "csv") if command == "export" else ()
+    ran = spawn(command, folder, *more, before=ABSENT.format(names=HEAVY) + NO_NETWORK).done()
+    assert ran.out.strip()

@@ -13,7 +13,7 @@ import pytest
 import support
 from support import call
 
-from evalkit import report, statistics
+from evalkit import published, report, statistics
 from evalkit.report import leaves, page, plots, texts
 
 SCRIPT = '</script><script>alert(1)</script><img src=x onerror="alert(2)">'
@@ -228,3 +228,18 @@ def test_a_site_lists_every_record_and_links_its_report(tmp_path: Path) -> None:
     call("report", "--site", tmp_path / "results").refused(2, "usage: evalkit report")
     call("report", "--site", out, "--out", out).refused(3, "no record is below it")
     call("report").refused(2, "usage: evalkit report")
+
+
+def test_a_published_figure_stands_beside_the_score_with_its_protocol(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def row(metric: str, value: float, differs: str | None) -> published.Published:
+        return published.Published(
+            "demo", "demo_qa", metric, 0, value, 0.01, "a harness", differs, "a paper, table 1"
+        )
+
+    rows = (row("acc", 0.34, None), row("acc_norm", 0.9123, "the answer is read from a text"))
+    monkeypatch.setattr(published, "rows", lambda: rows)
+    html = made(support.finished(tmp_path))
+    assert "the same, within two standard errors" in html and html.count('class="published"') == 1
+    assert "another: the answer is read from a text" in html and "0.9123" in html

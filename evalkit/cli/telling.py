@@ -7,7 +7,7 @@ import click
 json_option = click.option("--json", "as_json", is_flag=True, help="The result as JSON on stdout.")
 
 
-def tell(as_json: bool, text: object, **fields: Any) -> None:
+def tell(as_json: bool, text: object, /, **fields: Any) -> None:
     """Print a result as text, or as one JSON object of `fields`."""
     from evalkit import canon
 

@@ -25,6 +25,8 @@ def context(folder: Path, *, everything: bool = False) -> dict[str, Any]:
         "unread": unread,
         "notes": [f"{origin}: which model answered, and whether it did, can't be known"],
         "whole": False,
+        "published": [],
+        "marks": {},
     }
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from evalkit import canon, summary
+from evalkit import canon, published, summary
 from evalkit.report import leaves, plots, scores, texts
 from evalkit.verify import Report, Status, identity, verify
 from evalkit.verify.folder import BROKEN, Folder
@@ -52,6 +52,10 @@ def context(run: Path, *, everything: bool = False) -> dict[str, Any]:
     base = shown(run.name, judged, record, found, everything=everything)
     families = scores.families(record, {leaf.name: leaf for leaf in found})
     more = {"notes": summary.notes(record), "work": _work(folder, record, families)}
+    matches = published.matches(record)
+    same = [match for match in matches if not match.differs]
+    marks = {(match.row.task, match.row.metric): match.row.value for match in same}
+    more |= {"published": matches, "marks": marks}
     return base | more | {"unread": unread, "whole": True}
 
 
