@@ -13,7 +13,7 @@ import pytest
 import support
 from support import call
 
-from evalkit import published, report, statistics
+from evalkit import attest, keys, published, report, statistics
 from evalkit.report import leaves, page, plots, texts
 
 SCRIPT = '</script><script>alert(1)</script><img src=x onerror="alert(2)">'
@@ -243,3 +243,15 @@ def test_a_published_figure_stands_beside_the_score_with_its_protocol(
     html = made(support.finished(tmp_path))
     assert "the same, within two standard errors" in html and html.count('class="published"') == 1
     assert "another: the answer is read from a text" in html and "0.9123" in html
+
+
+def test_what_signers_and_witnesses_found_is_shown(tmp_path: Path) -> None:
+    run = support.finished(tmp_path)
+    author, witness = keys.make(tmp_path / "author"), keys.make(tmp_path / "witness")
+    attest.sign(run, keys.private(tmp_path / "author", lambda: ""))
+    claim = {"verdict": "NUMERICS", "cause": "<b>other</b> numerics", "samples": 210, "failed": 0}
+    private = keys.private(tmp_path / "witness", lambda: "")
+    attest.sign(run, private, attest.REPRODUCTION, claim)
+    html = made(run)
+    assert author.fingerprint in html and witness.fingerprint in html
+    assert "NUMERICS" in html and "&lt;b&gt;other&lt;/b&gt; numerics" in html

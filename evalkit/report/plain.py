@@ -26,6 +26,7 @@ def context(folder: Path, *, everything: bool = False) -> dict[str, Any]:
         "notes": [f"{origin}: which model answered, and whether it did, can't be known"],
         "whole": False,
         "published": [],
+        "said": [],
         "marks": {},
     }
 
