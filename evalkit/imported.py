@@ -1,8 +1,9 @@
 """`import`: results that lm-eval wrote, of whichever version, as a folder that `verify`, `compare`
 and `report` read.
 
-Older versions name neither a sample's filter nor its metrics, nor a group's size; both follow from
-the results, and are put where lm-eval 0.4.13 has them. Nothing else is changed and nothing guessed.
+Older versions name neither a sample's filter nor its metrics, nor a group's size, and sometimes not
+the model; all that follows from the results, the model's name from the folder's, and is put where
+lm-eval 0.4.13 has it. Nothing else is changed and nothing guessed.
 The folder stays lm-eval's word, in lm-eval's form: `imported.json` marks it, holds the digests of
 the files that it was made from, and names what no such folder can say.
 """
@@ -42,7 +43,8 @@ def bring_in(source: Path, out: Path) -> Path:
     canon.make_folder(folder)
     for leaf, path in sorted(found.samples().items()):
         canon.write_atomic(folder / path.name, _lines(found, leaf, path))
-    body = json.dumps(_results(found.body), indent=2, ensure_ascii=False)
+    made = _results(found.body) | {"model_name": found.name}
+    body = json.dumps(made, indent=2, ensure_ascii=False)
     canon.write_atomic(folder / names[0], body.encode("utf-8", "backslashreplace"))
     version = found.body.get("lm_eval_version")
     told = {

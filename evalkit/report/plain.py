@@ -46,11 +46,17 @@ def _record(name: str, body: dict[str, Any]) -> dict[str, Any]:
             "n": body["results"].get(group, {}).get("sample_len", 0), "subtasks": below,
         } for group, below in groups.items() if group not in counts},
         "suite": {"name": "lm-eval", "tasks": [{"task": each} for each in members],
-                  "limit": (body.get("config") or {}).get("limit"),
+                  "limit": _limit(body),
                   "partial": any(c["effective"] < c["original"] for c in counts.values())},
         "model": {"reference": name},
         "created": None,
     }  # fmt: skip
+
+
+def _limit(body: dict[str, Any]) -> int | None:
+    """Documents a leaf task; None where there was no limit, or it was a share."""
+    limit = (body.get("config") or {}).get("limit")
+    return int(limit) if isinstance(limit, (int, float)) and limit >= 1 else None
 
 
 def _entry(body: dict[str, Any], name: str) -> dict[str, Any]:

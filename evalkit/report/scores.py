@@ -116,7 +116,7 @@ def _interval(
 ) -> tuple[float | None, float | None]:
     if leaf is not None and leaf.binary and leaf.metric == metric and count and 0 <= value <= 1:
         return statistics.wilson(value, count)
-    if stderr is None or stderr != stderr:
+    if not stderr or stderr != stderr:  # none, or 0: that says nothing of how far off it may be
         return None, None
     return value - statistics.Z95 * stderr, value + statistics.Z95 * stderr
 
