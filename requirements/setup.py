@@ -49,6 +49,8 @@ ROOT = Path(__file__).resolve().parent.parent
 HERE = ROOT / "requirements"
 VENV = ROOT / ".venv"
 PYTHON = VENV / "bin" / "python"
+# Not the Python that runs this: with an activated .venv that is the one which is made anew.
+BASE = getattr(sys, "_base_executable", sys.executable)
 STAMP = VENV / "evalkit-setup.json"
 LOG = VENV / "evalkit-setup.log"
 IMPORTS = {  # what a lock is for
@@ -147,7 +149,7 @@ def make_environment() -> None:
     for child in VENV.iterdir():
         if child != STAMP:
             shutil.rmtree(child) if child.is_dir() and not child.is_symlink() else child.unlink()
-    subprocess.run([sys.executable, "-m", "venv", VENV], check=True)
+    subprocess.run([BASE, "-m", "venv", VENV], check=True)
 
 
 def install(part: str, lock: str) -> None:

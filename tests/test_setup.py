@@ -181,6 +181,19 @@ def test_an_environment_that_is_made_anew_keeps_its_stamp_until_it_is_done(
     assert json.loads(setup.STAMP.read_text())["lock"] == "cpu"
 
 
+def test_an_environment_can_be_made_anew_by_its_own_python(tmp_path: Path) -> None:
+    """With an activated .venv, `python3` is in the folder that set-up empties first."""
+    own = tmp_path / ".venv"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", own], check=True)
+    code = (
+        f"import runpy; s = runpy.run_path({os.fspath(ROOT / 'requirements' / 'setup.py')!r});"
+        f"make = s['make_environment']; make.__globals__['VENV'] = s['Path']({os.fspath(own)!r});"
+        "make()"
+    )
+    subprocess.run([own / "bin" / "python", "-c", code], check=True)
+    subprocess.run([own / "bin" / "python", "-m", "pip", "--version"], check=True)
+
+
 # The locks
 
 
