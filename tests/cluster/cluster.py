@@ -161,6 +161,10 @@ class Cluster:
         """How many shards are running."""
         return len(_ask("squeue", "-h", "-r", "-u", USER, "-t", "R").splitlines())
 
+    def is_down(self, node: str) -> bool:
+        """Whether Slurm has noticed that a node is dead, and put its tasks back into the queue."""
+        return _ask("sinfo", "-h", "-N", "-n", node, "-p", "main", "-o", "%T").startswith("down")
+
     def preempt(self) -> None:
         """Let a job of more importance take both nodes for a moment."""
         job = _ask("sbatch", "--parsable", "-p", "urgent", "-N2", "-o", "/dev/null",
