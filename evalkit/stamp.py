@@ -121,7 +121,7 @@ def _container() -> str:
     """The container runtime, as it shows from inside."""
     if os.environ.get("APPTAINER_CONTAINER"):
         return "apptainer"
-    if Path("/run/.containerenv").exists():
+    if os.environ.get("container") == "podman":  # noqa: SIM112  # that is how podman writes it
         return "podman"
     if Path("/.dockerenv").exists():
         return "docker"

@@ -80,6 +80,9 @@ def _docker(runtime: Runtime, image: Image, work: Work) -> list[str]:
     command = [runtime.name, "run", "--rm", "--read-only", "--cap-drop", "ALL"]
     command += ["--security-opt", "no-new-privileges", "--user", user]
     command += ["--userns", "keep-id"] if runtime.rootless and podman else []
+    command += (
+        ["--read-only-tmpfs=false"] if podman else []
+    )  # else /tmp and others can be written to
     command += ["--hostname", work.hostname]
     command += [] if work.online else ["--network", "none"]
     command += gpus if work.gpus else ()
