@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from evalkit import compare, scored
+from evalkit import compare, plain_results
 from evalkit.compare import Flip, Pair, Row
 from evalkit.report import leaves, texts
-from evalkit.verify.folder import BROKEN
+from evalkit.verify import samples
+from evalkit.verify.folder import BROKEN, Folder
 
 FLIPS = {"lost": "right before, wrong after", "gained": "wrong before, right after",
          "moved": "another score"}  # fmt: skip
@@ -146,7 +147,11 @@ def _texts(sides: list[tuple[str, Told]], flips: list[Flip], kept: texts.Texts) 
 
 def _told(run: Path, wanted: set[Key]) -> Iterator[tuple[Key, dict[str, Any]]]:
     """The texts of the wanted documents, from one pass over a run's samples."""
-    for document in scored.read(run).read():
+    if (run / "record.json").is_file():
+        found = samples.documents(Folder(run), samples.Samples())
+    else:
+        found = plain_results.find(run).documents()
+    for document in found:
         key = (document.leaf, document.doc_id)
         if key in wanted:
             try:
