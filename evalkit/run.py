@@ -24,7 +24,7 @@ from evalkit import plan as planning
 from evalkit.errors import EvalkitError, Exit
 from evalkit.events import Events
 from evalkit.folder import Run
-from evalkit.harness import data, requests, tasks
+from evalkit.harness import requests, tasks
 from evalkit.harness.tasks import Loaded
 from evalkit.model import Model
 from evalkit.plan_cache import Planned
@@ -166,16 +166,8 @@ def load(job: Job, events: Events) -> Loaded:
 
 def load_suite(suite: Suite, lock: Lock, events: Events, *, offline: bool) -> Loaded:
     """Load a suite's tasks with their pinned data, and hold them against the lock."""
-    pins = data.Pins(
-        {name: dataset.revision for name, dataset in lock.datasets.items()},
-        include_path=suite.include_path,
-        offline=offline,
-    )
     with events.phase("load", len(lock.tasks), "datasets") as phase:
-        pins.served = lambda: phase.advance(1)
-        loaded = tasks.load(suite, pins)
-        tasks.check_lock(loaded, lock)
-    return loaded
+        return tasks.load_locked(suite, lock, offline=offline, served=lambda: phase.advance(1))
 
 
 def finish(

@@ -9,7 +9,7 @@ import hashlib
 import json
 import logging
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -51,6 +51,20 @@ class Loaded:
     groups: dict[str, list[str]]
     task_dict: dict[str, Any]
     top_level: dict[str, list[str]]  # suite member -> its leaf tasks
+
+
+def load_locked(
+    suite: Suite, lock: Lock, *, offline: bool, served: Callable[[], None] = lambda: None
+) -> Loaded:
+    """Load every task of the suite with the data that its lock pins, and hold it against the lock;
+    `served` is called for each dataset."""
+    revisions = {name: dataset.revision for name, dataset in lock.datasets.items()}
+    pins = data.Pins(
+        revisions, include_path=suite.include_path, offline=offline, served=served
+    )  # fmt: skip
+    loaded = load(suite, pins)
+    check_lock(loaded, lock)
+    return loaded
 
 
 def load(suite: Suite, pins: data.Pins) -> Loaded:

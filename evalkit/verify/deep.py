@@ -64,6 +64,7 @@ def checks(folder: Folder, read: Read, deep: Deep) -> list[Check]:
 def _checks(folder: Folder, read: Read, deep: Deep) -> Iterator[Check]:
     """The order: 1 the suite, 2 its data, 3 the model, 4 the plan, 5 the samples and results."""
     from evalkit import model as models
+    from evalkit.harness import tasks
 
     record, run = read.record, folder.root
     assert record is not None, "only a consistent record is looked at more deeply"
@@ -73,7 +74,7 @@ def _checks(folder: Folder, read: Read, deep: Deep) -> Iterator[Check]:
         return
     suite = _suite(name, record)
     yield _asked(suite, record)
-    loaded = load(suite, offline=deep.offline)
+    loaded = tasks.load_locked(suite, suites.lock_of(suite), offline=deep.offline)
     yield Check("deep data", Status.PASS, f"{len(loaded.leaves):,} leaf tasks' rows as locked")
     model = models.resolve(deep.model, offline=deep.offline) if deep.model else None
     if model is None:
@@ -108,18 +109,6 @@ def _asked(suite: Suite, record: Value) -> Check:
         if record["suite"][key] != value:
             findings.add(f"{key} is {shown(record['suite'][key])}, the suite says {shown(value)}")
     return findings.check("asked as the suite's own files ask, every one of them")
-
-
-def load(suite: Suite, *, offline: bool) -> "Loaded":
-    """The suite's tasks with their pinned data, held against its lock."""
-    from evalkit.harness import data, tasks
-
-    lock = suites.lock_of(suite)
-    revisions = {name: dataset.revision for name, dataset in lock.datasets.items()}
-    pins = data.Pins(revisions, include_path=suite.include_path, offline=offline)
-    loaded = tasks.load(suite, pins)
-    tasks.check_lock(loaded, lock)
-    return loaded
 
 
 def _model(model: "Model", record: Value) -> Check:
