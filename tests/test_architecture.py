@@ -24,8 +24,7 @@ ORDER = [
     *("staged", "stage"),
     *("plain_results", "scored", "compare", "audit", "reproduce", "published"),
     *("summary", "reading", "report", "export", "notebook", "table_check", "imported"),
-    *("launch", "doctor"),
-    *("site", "submission", "script", "slurm", "submit", "watch"),
+    *("launch", "doctor", "cluster"),
     "cli",
 ]
 # Who may import what is heavy, or ours to guard; tests/test_light.py holds when that happens.
@@ -44,7 +43,7 @@ DOORS = {
     "pandas": {"notebook"},
     "click": {"cli"},
     "rich": {"events", "summary"},
-    "subprocess": {"stamp", "child", "stage", "launch", "gpus", "doctor", "submit", "slurm"},
+    "subprocess": {"stamp", "child", "stage", "launch", "gpus", "doctor", "cluster"},
     "jsonschema": {"schema"},
     "cryptography": {"keys"},
     "pynvml": {"telemetry"},
@@ -65,7 +64,7 @@ WRITERS = {
     "plan_cache": {"rmtree"},
     "harness.cache": {"mkdtemp", "mkdir", "symlink_to"},
     "doctor.host": {"TemporaryFile"},
-    "submit": {"TemporaryDirectory"},
+    "cluster.submit": {"TemporaryDirectory"},
     "launch.start": {"mkdtemp", "rmtree"},
 }
 WRITING = {"mkstemp", "NamedTemporaryFile", "TemporaryDirectory", "TemporaryFile", "mkdtemp"}

@@ -13,13 +13,14 @@ import pytest
 import support
 from support import call, spawn
 
-from evalkit import canon, script, shards, site, submission, submit
+from evalkit import canon, shards
+from evalkit.cluster import script, site, submission, submit
+from evalkit.cluster.script import Recipe
+from evalkit.cluster.site import Site
+from evalkit.cluster.submission import Member, Submission
 from evalkit.errors import EvalkitError
 from evalkit.launch.command import Image, Runtime
 from evalkit.launch.runtimes import Place
-from evalkit.script import Recipe
-from evalkit.site import Site
-from evalkit.submission import Member, Submission
 
 GOLDEN = Path(__file__).parent / "golden"
 OUT = Path("/shared/us er/results")

@@ -153,7 +153,7 @@ def submit_command(as_json: bool, **given: Any) -> None:
     \b
     evalkit submit --model meta-llama/Llama-3.1-8B --suite core --stage staged --sif evalkit.sif
     """
-    from evalkit import submit
+    from evalkit.cluster import submit
 
     sent = submit.submit(_wanted(given), lambda line: click.echo(line, err=True))
     if given["dry_run"] and not as_json:
@@ -164,7 +164,7 @@ def submit_command(as_json: bool, **given: Any) -> None:
 
 def _wanted(given: dict[str, Any]) -> Any:
     """The library's words for the command line's."""
-    from evalkit import site, submit
+    from evalkit.cluster import site, submit
 
     if not given["models"]:
         raise EvalkitError("no model given", fix="evalkit submit --model MODEL --suite SUITE")

@@ -181,7 +181,7 @@ def status_command(folder: Path, watched: bool, as_json: bool) -> None:
     """
     import time
 
-    from evalkit import watch
+    from evalkit.cluster import watch
 
     if watched:
         watch.follow(folder, click.echo, time.sleep)

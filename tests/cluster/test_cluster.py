@@ -10,7 +10,8 @@ import pytest
 import support
 from cluster import MODELS, Cluster, User, slurm
 
-from evalkit import canon, submission
+from evalkit import canon
+from evalkit.cluster import submission
 from evalkit.verify import verify
 
 pytestmark = pytest.mark.cluster

@@ -7,8 +7,9 @@ Slurm (a compute node, another machine) nothing else is missing.
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from evalkit import folder, slurm, submission, summary
-from evalkit.submission import Member, Progress, Submission
+from evalkit import folder, summary
+from evalkit.cluster import slurm, submission
+from evalkit.cluster.submission import Member, Progress, Submission
 
 POLL_S = 15.0
 TAIL = 2000  # bytes of a log that are looked at for its last line

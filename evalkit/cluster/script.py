@@ -12,8 +12,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from evalkit.site import Site
-from evalkit.submission import Submission
+from evalkit.cluster.site import Site
+from evalkit.cluster.submission import Submission
 
 SCRATCH = "$scratch"  # the scripts' variable, as it stands in a command
 MARGIN_S = 60  # that Slurm's warning may come early, and for what follows the last batch

@@ -9,8 +9,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from evalkit.cluster.submission import from_ranges
 from evalkit.errors import EvalkitError, Exit
-from evalkit.submission import from_ranges
 
 TIMEOUT_S = 60.0
 

@@ -14,17 +14,18 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from evalkit import canon, child, folder, script, shards, slurm, staged, submission
-from evalkit import site as sites
+from evalkit import canon, child, folder, shards, staged
+from evalkit.cluster import script, slurm, submission
+from evalkit.cluster import site as sites
+from evalkit.cluster.script import Recipe
+from evalkit.cluster.site import Site
+from evalkit.cluster.submission import Member, Submission
 from evalkit.errors import EvalkitError, Exit
 from evalkit.launch import runtimes
 from evalkit.launch import work as works
 from evalkit.launch.command import Work, command_line
 from evalkit.launch.runtimes import Place
 from evalkit.plan import Plan
-from evalkit.script import Recipe
-from evalkit.site import Site
-from evalkit.submission import Member, Submission
 
 DEMO = "demo"
 PACKED = (".sqsh", ".squashfs", ".sqfs")  # a stage in one file, which only an image can see into
