@@ -1,5 +1,5 @@
 # evalkit's image: exactly one lock's packages, evalkit, and a C compiler for Triton. `make image`
-# builds it from the commit that is checked out; image/build.py says with which arguments.
+# builds it from the commit that is checked out; image/make.py says with which arguments.
 
 # The base, by digest; it stands here and nowhere else. CUDA's user space comes with the wheels.
 ARG BASE_IMAGE=nvidia/cuda:13.0.3-base-ubuntu24.04@sha256:7c7413a56200486f71f181cad9310f6fd31b6bb21816ade15fc9c1e1e927a5c1

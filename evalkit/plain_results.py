@@ -14,7 +14,8 @@ from typing import Any
 
 from evalkit.errors import EvalkitError, Exit
 from evalkit.verify.folder import Folder, MiB
-from evalkit.verify.samples import FIELDS, Document
+from evalkit.verify.older import Completing
+from evalkit.verify.samples import Document
 
 MAX_RESULTS = 256 * MiB
 _TIME = re.compile(r"results_(.+)\.json")
@@ -37,8 +38,9 @@ class PlainResults:
         """Every leaf task's documents by doc_id, each with a sample a filter."""
         for leaf, path in sorted(self.samples().items()):
             by_id: dict[int, list[dict[str, Any]]] = {}
+            older = Completing(self.body, leaf)
             for number, raw in Folder(self.folder).lines(path.name):
-                sample = _sample(leaf, raw, f"{path.name} line {number:,}")
+                sample = _sample(older, raw, f"{path.name} line {number:,}")
                 by_id.setdefault(sample["doc_id"], []).append(sample)
             for doc_id in sorted(by_id):
                 yield Document(leaf, doc_id, by_id[doc_id])
@@ -90,19 +92,15 @@ def _results(data: bytes, path: Path) -> dict[str, Any]:
     return dict(body)
 
 
-def _sample(leaf: str, raw: bytes, where: str) -> dict[str, Any]:
-    """A line with what a record's samples hold; an older lm-eval names no metrics."""
+def _sample(older: Completing, raw: bytes, where: str) -> dict[str, Any]:
+    """A line with what a record's samples hold."""
     try:
-        sample = json.loads(raw)
-        sample.setdefault("filter", "none")
-        sample.setdefault("metrics", [
-            name for name, value in sample.items()
-            if name not in FIELDS and isinstance(value, int | float)
-        ])  # fmt: skip
-    except (ValueError, AttributeError, RecursionError) as error:
-        raise EvalkitError(f"a sample can't be read: {error}", where=where) from None
-    missing = [n for n in ("doc_id", "doc_hash", "target_hash", "prompt_hash", "resps")
-               if n not in sample]  # fmt: skip
+        sample: dict[str, Any] = json.loads(raw)
+        older.complete(sample)
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        what = f"a sample can't be read: {type(error).__name__}: {error}"
+        raise EvalkitError(what, where=where) from None
+    missing = [n for n in ("doc_hash", "target_hash", "prompt_hash", "resps") if n not in sample]
     if missing or not isinstance(sample["doc_id"], int):
         raise EvalkitError(f"a sample has no usable {', '.join(missing) or 'doc_id'}", where=where)
-    return {**sample, "task": leaf}
+    return sample

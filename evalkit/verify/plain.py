@@ -14,6 +14,7 @@ from typing import Any
 from evalkit.verify import aggregates, completeness
 from evalkit.verify import samples as sampled
 from evalkit.verify.folder import BROKEN, Folder, MiB, broken, reason
+from evalkit.verify.older import Completing, with_sizes
 from evalkit.verify.report import Check, Findings, Report, Status, difference, few, shown
 from evalkit.verify.samples import Document, Sample, Samples
 from evalkit.verify.scores import Scores
@@ -39,7 +40,7 @@ def verify(root: Path, name: str, *, asked: bool) -> Report:
     checks: list[Check] = []
     try:
         results = folder.json(name, MAX_RESULTS)
-        record = _record(results)
+        record = _record(with_sizes(results))
         version = shown(results.get("lm_eval_version"))
         told = f"lm-eval {version}, {len(record['tasks']):,} leaf tasks"
         checks = [Check("results", Status.PASS, told), *_groups(record, results)]
@@ -141,13 +142,14 @@ class _Evidence:
         """Each kept task's documents, a document's filters together."""
         for leaf in self.kept:
             found: dict[int, list[Sample]] = {}
+            older = Completing(self.results, leaf)
             try:
                 if self.folder.path(self._file(leaf)).stat().st_size > MAX_TASK:
                     raise broken(f"more than {MAX_TASK // MiB:,} MiB of samples")
                 for number, raw in self.folder.lines(self._file(leaf)):
                     self.samples.lines += 1
                     where = f"{shown(leaf)} line {number:,}"
-                    sample = sampled.parsed(raw, where, self.samples.shape, leaf)
+                    sample = sampled.parsed(raw, where, self.samples.shape, older.complete)
                     if sample is not None:
                         found.setdefault(sample["doc_id"], []).append(sample)
             except BROKEN as error:

@@ -8,7 +8,7 @@ digests, metric values, request names.
 import hashlib
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from json.encoder import encode_basestring as quoted  # canonical JSON of a string
 from typing import Any
@@ -117,12 +117,13 @@ def documents(folder: Folder, found: Samples) -> Iterator[Document]:
         yield current
 
 
-def parsed(raw: bytes, where: str, findings: Findings, task: str | None = None) -> Sample | None:
-    """A line's sample where it has a sample's shape. `task`: of a line that does not name it."""
+def parsed(
+    raw: bytes, where: str, findings: Findings, complete: Callable[[Sample], None] = lambda _: None
+) -> Sample | None:
+    """A line's sample where it has a sample's shape, once `complete` has had it."""
     try:
         sample = canon.loads(raw)
-        if task is not None:
-            sample["task"] = task
+        complete(sample)
         problem = "" if raw.endswith(b"\n") else "is torn"
         problem = problem or _shape_problem(sample)
     except BROKEN as error:
