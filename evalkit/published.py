@@ -5,7 +5,7 @@ otherwise; two numbers of one name are no comparison by themselves. `check` hold
 the rows whose protocol is its own, within their standard errors. Nothing is fetched.
 """
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -112,9 +112,36 @@ def _shots(record: dict[str, Any], name: str, above: tuple[str, ...] = ()) -> se
     return {n for child in children for n in _shots(record, child, (*above, name))}
 
 
-def check(folder: Path) -> tuple[list[str], Exit]:
-    """A line for each published figure of a finished run's model, and the exit code: 1 where one of
-    the same protocol is not met.
+@dataclass(frozen=True, slots=True)
+class Validation:
+    """A run's scores beside the published ones of its protocol, at least one, and of others."""
+
+    same: tuple[Match, ...]
+    others: tuple[Match, ...]
+
+    @property
+    def exit_code(self) -> Exit:
+        """1 where one of the same protocol is not met."""
+        return Exit.OK if all(match.within for match in self.same) else Exit.FAILED
+
+    def lines(self) -> list[str]:
+        """A line for each."""
+        found = [
+            f"{'PASS' if match.within else 'FAIL'}  {match.score:.4f} here, published {match}"
+            for match in self.same
+        ]
+        return found + [f"NOTE  published {match}" for match in self.others]
+
+    def to_json(self) -> list[dict[str, Any]]:
+        """The same for programs."""
+        return [
+            {**asdict(match), "within": match.within if not match.differs else None}
+            for match in (*self.same, *self.others)
+        ]
+
+
+def check(folder: Path) -> Validation:
+    """Hold a finished run against every published figure of its model.
 
     Raises EvalkitError (2) where there is none of the same protocol.
     """
@@ -122,16 +149,11 @@ def check(folder: Path) -> tuple[list[str], Exit]:
     if problems := schema.check("record", record):
         raise EvalkitError(f"record.json is not a record: {problems[0]}", where=str(folder))
     found = matches(record)
-    same = [match for match in found if not match.differs]
+    same = tuple(match for match in found if not match.differs)
     if not same:
         raise EvalkitError(
             f"no published figure of '{record['model']['reference']}' has this run's protocol",
             where=suites.PUBLISHED,
             fix="add one with its source" + (f"; there is {found[0]}" if found else ""),
         )
-    lines = [
-        f"{'PASS' if match.within else 'FAIL'}  {match.score:.4f} here, published {match}"
-        for match in same
-    ]
-    lines += [f"NOTE  published {match}" for match in found if match.differs]
-    return lines, Exit.OK if all(match.within for match in same) else Exit.FAILED
+    return Validation(same, tuple(match for match in found if match.differs))

@@ -27,7 +27,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from runs import Run
 from test_verify import scalars
 
-from evalkit import archive, attest, auditlog, keys, pack, salted
+from evalkit import archive, attest, auditlog, keys, pack, salted, stamp
 from evalkit.errors import EvalkitError
 from evalkit.harness import rescore
 from evalkit.verify import Wanted, judge
@@ -284,7 +284,7 @@ def main(first: int, count: int, folder: Path) -> None:
         slowest = max(slowest, taken)
         verdicts[_word(text)] += 1
         shutil.rmtree(folder / "case", ignore_errors=True)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    peak = stamp.peak_memory_bytes()
     print(json.dumps({"cases": count, "verdicts": verdicts, "slowest": slowest, "peak": peak}))
 
 

@@ -456,9 +456,13 @@ def test_a_torn_cache_costs_time_only(
 
 @pytest.mark.parametrize("command", ["execute", "finish", "status", "verify"])
 def test_a_run_that_is_none(tmp_path: Path, command: str) -> None:
+    call(command, tmp_path / "none").refused(3, str(tmp_path / "none"))
     (tmp_path / "file").touch()
-    for place in (tmp_path / "none", tmp_path / "file"):
-        call(command, place).refused(3, str(place))
+    ran = call(command, tmp_path / "file")
+    if command != "verify":
+        ran.refused(3, str(tmp_path / "file"))
+    else:  # which takes packs as well
+        assert ran.code == 1 and "not a pack" in ran.out and "BROKEN" in ran.out
 
 
 def test_a_folder_that_is_no_run(tmp_path: Path) -> None:

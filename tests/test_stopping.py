@@ -15,6 +15,9 @@ def handlers() -> Iterator[None]:
     """The signals' handlers, put back."""
     numbers = (*stopping.SIGNALS, signal.SIGALRM)
     before = {number: signal.getsignal(number) for number in numbers}
+    for number in stopping.SIGNALS:  # a test run in the background has some of them ignored
+        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
@@ -26,7 +29,6 @@ def send(number: int) -> None:
 
 @pytest.mark.parametrize("number", stopping.SIGNALS)
 def test_every_signal_ends_what_can_be_done_again(number: int) -> None:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     stopping.at_once()
     with pytest.raises(KeyboardInterrupt):
         send(number)
@@ -34,7 +36,6 @@ def test_every_signal_ends_what_can_be_done_again(number: int) -> None:
 
 @pytest.mark.parametrize("number", stopping.SIGNALS)
 def test_a_deferred_signal_only_marks_that_it_came(number: int) -> None:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     told: list[str] = []
     with stopping.deferred(20.0, lambda: told.append("now")) as stop:
         assert not stop.asked
@@ -46,7 +47,6 @@ def test_a_deferred_signal_only_marks_that_it_came(number: int) -> None:
 
 
 def test_the_second_interrupt_ends_it_at_once_and_a_second_termination_does_not() -> None:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     with pytest.raises(KeyboardInterrupt), stopping.deferred(20.0, lambda: None):
         send(signal.SIGUSR1)
         send(signal.SIGTERM)

@@ -161,8 +161,7 @@ def audit_command(folder: Path, key: Path | None, as_json: bool, **given: Any) -
     from evalkit.events import Events
 
     found = audit.audit(folder, audit.Asked(**given), Events(), private)
-    lines = found.lines()
-    tell(as_json, "\n".join(lines), lines=lines, exit_code=int(found.exit_code))
+    tell(as_json, "\n".join(found.lines()), **found.claim, problems=found.problems)
     sys.exit(found.exit_code)
 
 
@@ -195,9 +194,10 @@ def _private(path: Path | None) -> Any:
 @click.option("--workers", type=click.IntRange(min=0), help="Processes, as for eval.")
 @model_options
 @click.option("--key", type=FILE, help="Sign the verdict, for the original's record.")
+@json_option
 def reproduce_command(
     where: str, only_plan: bool, key: Path | None, out: Path, sample: int | None, seed: int,
-    workers: int | None, **given: Any,
+    workers: int | None, as_json: bool, **given: Any,
 ) -> None:  # fmt: skip
     """Run a record's suite again, apart from it, and say how much came out the same.
 
@@ -211,13 +211,14 @@ def reproduce_command(
 
     wanted = command.Wanted(out, given, workers, sample, seed)
     found = command.run(where, wanted, sys.argv, private, only_plan=only_plan)
-    click.echo("\n".join(found.lines))
+    tell(as_json, "\n".join(found.lines), **found.found)
     sys.exit(found.exit_code)
 
 
 @click.command("validate")
 @click.argument("folder", metavar="RUN", type=FILE)
-def validate_command(folder: Path) -> None:
+@json_option
+def validate_command(folder: Path, as_json: bool) -> None:
     """Hold a run's scores against published ones of the same model and protocol.
 
     \b
@@ -225,6 +226,6 @@ def validate_command(folder: Path) -> None:
     """
     from evalkit import published
 
-    lines, code = published.check(folder)
-    click.echo("\n".join(lines))
-    sys.exit(code)
+    found = published.check(folder)
+    tell(as_json, "\n".join(found.lines()), figures=found.to_json())
+    sys.exit(found.exit_code)

@@ -4,14 +4,17 @@ A statement about an original that came packed is kept beside the reproductions.
 """
 
 import os
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from evalkit import attest, canon
 from evalkit.errors import Exit
 from evalkit.events import Events
 from evalkit.keys import Private
 from evalkit.reproduce import Wanted, prepared, reproduce
+from evalkit.reproduce.differences import Difference
 from evalkit.reproduce.obtain import obtained
 
 __all__ = ["Said", "Wanted", "run"]
@@ -19,9 +22,10 @@ __all__ = ["Said", "Wanted", "run"]
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """What there is to print, and the exit code."""
+    """What there is to print, for people and for programs, and the exit code."""
 
     lines: list[str]
+    found: dict[str, Any]
     exit_code: Exit
 
 
@@ -33,7 +37,8 @@ def run(
         os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
     with obtained(where) as original:
         if only_plan:
-            return Said(prepared(original, wanted).lines(), Exit.OK)
+            planned = prepared(original, wanted)
+            return Said(planned.lines(), {"differences": _told(planned.differences)}, Exit.OK)
         outcome = reproduce(original, wanted, Events(), argv, key)
         lines = [f"again     {outcome.made}"] if outcome.made else []
         if key is not None and original != Path(where):
@@ -41,4 +46,13 @@ def run(
             canon.make_folder(wanted.out)
             canon.write_atomic(kept, (original / attest.NAME).read_bytes())
             lines.append(f"signed    {kept}: to be put into the original as {attest.NAME}")
-        return Said([*lines, *outcome.lines()], outcome.exit_code)
+        found = {
+            **outcome.claim,
+            "differences": _told(outcome.differences),
+            "made": str(outcome.made) if outcome.made else None,
+        }
+        return Said([*lines, *outcome.lines()], found, outcome.exit_code)
+
+
+def _told(differences: Sequence[Difference]) -> list[dict[str, Any]]:
+    return [asdict(difference) for difference in differences]
