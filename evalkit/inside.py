@@ -47,6 +47,14 @@ def enter() -> None:
     del os.environ[PREFIX]  # processes that this one starts have what it gives them
 
 
+def is_gone() -> bool:
+    """Whether this was started in an image that is not there any more."""
+    try:
+        return PREFIX in os.environ and not Path(os.environ[PREFIX]).is_dir()
+    except OSError:  # its file system's process is dead
+        return True
+
+
 def leaks(environment: Mapping[str, str], path: Iterable[str]) -> list[str]:
     """What is in Python's way that is not the image's, in words; `path` is sys.path."""
     own = OWN | {"PYTHONPYCACHEPREFIX": f"{environment[PREFIX]}/bytecode"}

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from support import call
 
-from evalkit import stamp
+from evalkit import inside, stamp
 from evalkit.errors import EvalkitError
 from evalkit.launch import runtimes, start
 from evalkit.launch import work as works
@@ -270,3 +270,17 @@ def test_an_unknown_place_is_refused_with_the_places() -> None:
     ran = call("launch", "--in", "dokcer", "status", "x")
     assert "docker" in ran.refused(2, "unknown place 'dokcer'")
     assert PLACES[-1] == "none"
+
+
+@pytest.mark.parametrize("error", [OSError(107, "not connected"), ModuleNotFoundError(name="json")])
+def test_an_image_that_goes_away_under_a_run_stops_it_and_is_no_bug(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rootless Apptainer's image is a process of its own, which a preemption may end first."""
+
+    def fail() -> None:
+        raise error
+
+    monkeypatch.setenv(inside.PREFIX, str(tmp_path / "opt"))
+    monkeypatch.setattr(inside, "enter", fail)
+    call("status", tmp_path).refused(75, "its image went away")

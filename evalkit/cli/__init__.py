@@ -77,6 +77,7 @@ def main() -> None:
         _say(f"evalkit: {error}")
         sys.exit(error.code)
     except ModuleNotFoundError as error:
+        _end_without_image()
         if (error.name or "").split(".")[0] == "evalkit":
             _bug()
         _say(f"evalkit: {error.name} is not in this light install: run `make setup LOCK=cpu`")
@@ -88,7 +89,17 @@ def main() -> None:
         _say("evalkit: stopped; what is done is kept, and the same command continues it")
         sys.exit(Exit.STOPPED)
     except Exception:  # the one place where a bug is turned into a line and a file
+        _end_without_image()
         _bug()
+
+
+def _end_without_image() -> None:
+    """What fails because the image went away is no bug: a container that is stopped may lose its
+    file system before its processes."""
+    if inside.is_gone():
+        _say("evalkit: its image went away under it; what is done is kept, and the same command"
+             " continues it")  # fmt: skip
+        sys.exit(Exit.STOPPED)
 
 
 def _bug() -> NoReturn:
