@@ -185,3 +185,10 @@ def test_what_submit_is_not_told_is_one_line(tmp_path: Path) -> None:
     call("submit", "--model", "demo").refused(2, "--sif IMAGE, or --in none")
     options = ("--model", "demo", "--in", "none", "--site", tmp_path / "none.toml")
     call("submit", *options).refused(3, "can't read the site file")
+
+
+def test_a_stretch_that_mostly_started_up_tells_no_speed(tmp_path: Path) -> None:
+    """A node that died after its first batch made the longest look ten times as long, and what was
+    missing was refused."""
+    run = support.finished(tmp_path)
+    assert submission.speeds(run) and submit._speed(run) is None

@@ -130,8 +130,9 @@ def progress(run: Path, count: int) -> Progress:
     )
 
 
-def speeds(run: Path) -> list[float]:
-    """Tokens a second that each of a run's writers has answered, from its start on."""
+def speeds(run: Path, least_s: float = 0.0) -> list[float]:
+    """Tokens a second that each of a run's writers has answered, from its start on; of those that
+    worked for `least_s` at least."""
     found, plan = folder.read(run), Plan(run)
     costs = {entry["id"]: entry["cost"] for entry in plan.body["batches"]}
     speeds = []
@@ -140,7 +141,7 @@ def speeds(run: Path) -> list[float]:
         seconds = path.stat().st_mtime - started.timestamp()
         told = [line for _, _, line in journal.lines(path) if line]
         tokens = sum(costs.get(line["batch"], 0) for line in told if line["run"] == _id(found))
-        if tokens and seconds > 0:
+        if tokens and seconds > least_s:
             speeds.append(tokens / seconds)
     return speeds
 

@@ -28,6 +28,7 @@ from evalkit.launch.runtimes import Place
 from evalkit.plan import Plan
 
 DEMO = "demo"
+LONG_S = 10 * shards.START_S  # what worked less than that has mostly been starting up
 PACKED = (".sqsh", ".squashfs", ".sqfs")  # a stage in one file, which only an image can see into
 NATIVE = Place(None, None, "in this environment")
 Say = Callable[[str], None]
@@ -254,7 +255,7 @@ def _guessed(run: Path) -> float:
 
 def _speed(run: Path) -> float | None:
     """Tokens a second of one worker, by what a run's segments have answered; None before that."""
-    found = submission.speeds(run)
+    found = submission.speeds(run, LONG_S)
     return sum(found) / len(found) if found else None
 
 

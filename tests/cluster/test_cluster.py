@@ -79,7 +79,8 @@ def test_a_dead_node_and_another_number_of_shards_change_nothing(
 
 def test_a_time_limit_shorter_than_a_shard_is_lived_with(cluster: Cluster) -> None:
     """Slurm warns, the batch in hand is kept, the task goes back into the queue, and on."""
-    cluster.submit("--shards", "1", "--limit", "250", "--time", "4", "--grace", "60")
+    many = ("--limit", "250", "--level", "C")  # level C computes every prompt whole
+    cluster.submit("--shards", "1", *many, "--time", "3", "--grace", "30")
     cluster.wait()
     (record,) = cluster.records().values()
     assert "the time limit is near" in cluster.logs()
