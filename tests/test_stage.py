@@ -140,7 +140,8 @@ def test_staging_that_is_cut_off_goes_on(hub: stand_in.Hub, suite: Path, tmp_pat
     process = start("stage", *options)
     deadline = time.monotonic() + 60
     while not list((tmp_path / "hf").rglob("*.arrow")):
-        assert time.monotonic() < deadline and process.poll() is None
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     process.communicate()

@@ -77,12 +77,15 @@ def test_a_dead_node_and_another_number_of_shards_change_nothing(
     assert "nothing to send: finished" in cluster.submit("--shards", "4").err
 
 
+@pytest.mark.cluster_full
 def test_a_time_limit_shorter_than_a_shard_is_lived_with(cluster: Cluster) -> None:
     """Slurm warns, the batch in hand is kept, the task goes back into the queue, and on."""
     many = ("--limit", "250", "--level", "C")  # level C computes every prompt whole
     cluster.submit("--shards", "1", *many, "--time", "3", "--grace", "30")
     cluster.wait()
-    (record,) = cluster.records().values()
+    records = cluster.records()
+    assert len(records) == 1, cluster.logs()
+    (record,) = records.values()
     assert "the time limit is near" in cluster.logs()
     stretches = [segment for segment in record["segments"] if segment["batches"]]
     assert len(stretches) > 1

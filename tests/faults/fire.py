@@ -245,9 +245,9 @@ SLOW = """
 import time
 from evalkit import worker
 answer = worker.Worker.answer
-def slow(self, batch):
+def slow(self, batch, *lane):
     time.sleep({seconds})
-    return answer(self, batch)
+    return answer(self, batch, *lane)
 worker.Worker.answer = slow
 """
 

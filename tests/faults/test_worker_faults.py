@@ -25,11 +25,11 @@ POISONED = """
 import os
 from evalkit import worker
 answer = worker.Worker.answer
-def poisoned(self, batch):
+def poisoned(self, batch, *lane):
     if batch.startswith({batch!r}):
         print("a line of a library's", flush=True)
         os.kill(os.getpid(), 9)
-    return answer(self, batch)
+    return answer(self, batch, *lane)
 worker.Worker.answer = poisoned
 """
 # A device on which no forward pass of more than so many rows fits.
@@ -155,9 +155,7 @@ def test_workers_end_when_their_parent_is_killed(runs: Fire, tmp_path: Path) -> 
 def test_a_bug_in_a_worker_is_told_and_does_not_end_in_a_traceback_on_the_screen(
     runs: Fire, tmp_path: Path
 ) -> None:
-    buggy = (
-        "from evalkit import worker\ndef broken(self, batch): raise RuntimeError('CUDA error')\n"
-    )
+    buggy = "from evalkit import worker\ndef broken(self, batch, *lane): raise RuntimeError('CUDA error')\n"
     env = fire.inject(tmp_path / "bug", buggy + "worker.Worker.answer = broken")
     ran = support.spawn(*runs.command(tmp_path / "out"), env=env)
     ran.refused(75, "workers died too often")
@@ -210,10 +208,10 @@ LOUD = """
 import os
 from evalkit import worker
 answer = worker.Worker.answer
-def loud(self, batch):
+def loud(self, batch, *lane):
     print("loud")
     os.write(1, b"louder\\n")
-    return answer(self, batch)
+    return answer(self, batch, *lane)
 worker.Worker.answer = loud
 """
 
