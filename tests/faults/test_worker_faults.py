@@ -155,7 +155,7 @@ def test_workers_end_when_their_parent_is_killed(runs: Fire, tmp_path: Path) -> 
 def test_a_bug_in_a_worker_is_told_and_does_not_end_in_a_traceback_on_the_screen(
     runs: Fire, tmp_path: Path
 ) -> None:
-    buggy = "from evalkit import worker\ndef broken(self, batch, *lane): raise RuntimeError('CUDA error')\n"
+    buggy = "from evalkit import worker\ndef broken(*_): raise RuntimeError('CUDA error')\n"
     env = fire.inject(tmp_path / "bug", buggy + "worker.Worker.answer = broken")
     ran = support.spawn(*runs.command(tmp_path / "out"), env=env)
     ran.refused(75, "workers died too often")
