@@ -133,7 +133,7 @@ test-image: setup-dev ## the image built, run in every runtime, attacked from in
 test-cluster: setup-dev ## runs on a real Slurm cluster in evalkit.sif: preempted, cut off, sent again
 	@.venv/bin/python -m pytest tests/cluster -m "cluster and not cluster_full" --timeout=900
 
-test-cluster-full: setup-dev ## the same in the environment of this checkout as well
+test-cluster-full: setup-dev ## the same and a time limit shorter than a shard, with an image and without
 	@.venv/bin/python -m pytest tests/cluster -m cluster --timeout=900
 
 test-trust: setup-dev ## records changed and fuzzed: what is noticed, and that nothing else happens
