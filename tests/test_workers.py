@@ -20,7 +20,8 @@ def test_two_workers_give_the_answers_of_one_process(tmp_path: Path) -> None:
     ran = support.spawn("eval", *DEMO, "--workers", "2", "--out", tmp_path).done()
     record = support.read(ran.folder)
     assert record["answers"] == support.demo_answers()
-    assert len(record["segments"]) == 2
+    # on a busy machine the first may have answered everything before the second is ready
+    assert sum(segment["batches"] for segment in record["segments"]) == 8
     assert record["command"]["argv"][-4:-2] == ["--workers", "2"]
     assert "workers" not in record["command"]["config"], "they change nothing of a run"
     assert ran.out.splitlines() == [str(ran.folder)]
