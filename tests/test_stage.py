@@ -134,6 +134,7 @@ def test_a_run_needs_the_stage_only(staged: tuple[Path, str], suite: Path, tmp_p
 
 
 @pytest.mark.faults
+@pytest.mark.usefixtures("staged")  # which puts the model on the Hub
 def test_staging_that_is_cut_off_goes_on(hub: stand_in.Hub, suite: Path, tmp_path: Path) -> None:
     """Killed while it fetches, the same command fetches the rest: no file twice."""
     options = ("--model", MODEL, "--suite", suite, "--to", tmp_path)
