@@ -10,7 +10,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,6 +23,22 @@ BUSY = (408, 425, 429, 500, 502, 503, 504)  # answers that may be others a littl
 WAITS_S = (1, 4, 10)  # before each further try
 LONGEST_WAIT_S = 300  # that it may ask for: the Hub counts requests in windows of five minutes
 FULL = os.strerror(errno.ENOSPC)
+OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}  # read when it is first imported
+
+
+def go_offline() -> None:
+    """From now on nothing asks the network; before anything of the Hub's is imported."""
+    os.environ |= OFFLINE
+
+
+def home(environment: Mapping[str, str]) -> Path:
+    """The client's folder, with its caches and its token."""
+    return Path(environment.get("HF_HOME") or Path.home() / ".cache" / "huggingface")
+
+
+def token_path(environment: Mapping[str, str]) -> Path:
+    """Where the client keeps a token, if there is one."""
+    return Path(environment.get("HF_TOKEN_PATH") or home(environment) / "token")
 
 
 def _client() -> Any:
@@ -260,8 +276,8 @@ def licence_in(card: Path) -> str:
 
 def _not_fetched(error: Exception, asked: str) -> tuple[str, str]:
     """What went wrong with a model that is asked for, and what to do."""
-    home = os.environ.get("HF_HOME", "~/.cache/huggingface")
-    folder = os.environ.get("HF_HUB_CACHE", home)
+    place = os.environ.get("HF_HOME", "~/.cache/huggingface")
+    folder = os.environ.get("HF_HUB_CACHE", place)
     if FULL in str(error):
         return f"the disk is full ({folder})", "free space and try again"
     if status(error) is not None:

@@ -144,6 +144,14 @@ def read(folder: Path, run: str, batches: Container[str], prefer: str | None = N
     return found
 
 
+def of_record(run: Path, record: dict[str, Any], batches: Container[str]) -> Journal:
+    """What a finished run's record was made of: where segments are unequal, the answers of the one
+    that the record prefers."""
+    preferred = record["preferred"]
+    prefer = preferred["segment"] if preferred else None
+    return read(run / "journal", record["ids"]["run"], batches, prefer)
+
+
 def _segments(folder: Path) -> list[Path]:
     """The journal's files by name: a folder's own order means nothing."""
     return sorted(folder.glob("*.jsonl"))

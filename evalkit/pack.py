@@ -134,8 +134,7 @@ def _lines(run: Path, record: Value, configs: dict[str, Value]) -> Iterator[Valu
     """A line a document, in the samples' order."""
     salt = canon.sha256_file(run / "record.json")
     plan = Plan(run)
-    prefer = record["preferred"]["segment"] if record["preferred"] else None
-    done = journal.read(run / "journal", record["ids"]["run"], plan.entries, prefer)
+    done = journal.of_record(run, record, plan.entries)
     answers, leaf = Answers(plan, done), ""
     said: dict[str, Value] = {}
     for samples in _documents(run):

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import evalkit
-from evalkit import canon, schema
+from evalkit import canon, hub, schema
 from evalkit.errors import EvalkitError, Exit
 from evalkit.events import now
 
@@ -45,13 +45,12 @@ def fetching(folder: Path) -> dict[str, str | None]:
 
     The token stays where it is, and so does what the client keeps for itself.
     """
-    before = Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface")
     others = ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_DATASETS_CACHE", "TRANSFORMERS_CACHE")
     return {
         **dict.fromkeys(others),
         "HF_HOME": os.fspath(home(folder)),
-        "HF_TOKEN_PATH": os.environ.get("HF_TOKEN_PATH") or os.fspath(before / "token"),
-        "HF_XET_CACHE": os.environ.get("HF_XET_CACHE") or os.fspath(before / "xet"),
+        "HF_TOKEN_PATH": os.fspath(hub.token_path(os.environ)),
+        "HF_XET_CACHE": os.environ.get("HF_XET_CACHE") or os.fspath(hub.home(os.environ) / "xet"),
         "TQDM_DISABLE": "1",  # what comes is shown otherwise
     }
 

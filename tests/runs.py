@@ -240,6 +240,16 @@ class Run:
         self.lines = [self.line(batch) for batch in self.plan["batches"]]
         self.extra: dict[str, bytes] = {"events/a.jsonl": b'{"event":"start"}\n'}
 
+    def aggregate(self) -> None:
+        """Make every aggregate anew from the samples, as whoever changed one would."""
+        rebuilt = self._results()
+        self.results |= {key: rebuilt[key] for key in ("results", "groups")}
+        for leaf in self.configs:
+            self.record["tasks"][leaf]["metrics"] = _record_metrics(self.results["results"][leaf])
+        for name in self.groups:
+            metrics = _record_metrics(self.results["groups"][name])
+            self.record["groups"][name]["metrics"] = metrics
+
     # what is asked
 
     def prompts(self, leaf: str, doc: Value) -> list[tuple[Any, ...]]:

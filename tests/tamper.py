@@ -310,20 +310,9 @@ def other_gold() -> Run:
     rows = f"sha256:{runs.sha256(''.join(s['doc_hash'] for s in mine))}"
     run.record["tasks"][leaf]["dataset"]["rows"] = run.record["suite"]["rows"][leaf] = rows
     run.lock["tasks"][leaf]["rows"] = rows
-    aggregated(run)
+    run.aggregate()
     _identified(run)
     return run
-
-
-def aggregated(run: Run) -> None:
-    """Every aggregate of a run's samples, made anew."""
-    rebuilt = run._results()
-    run.results |= {key: rebuilt[key] for key in ("results", "groups")}
-    for leaf in run.configs:
-        run.record["tasks"][leaf]["metrics"] = runs._record_metrics(run.results["results"][leaf])
-    for name in run.groups:
-        metrics = runs._record_metrics(run.results["groups"][name])
-        run.record["groups"][name]["metrics"] = metrics
 
 
 def own_config() -> Run:

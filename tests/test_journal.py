@@ -57,6 +57,21 @@ def test_values_that_are_not_finite_come_back_as_their_words(tmp_path: Path) -> 
     assert answer["loglikelihood"] == "nan"
 
 
+def test_a_record_says_whose_answers_count_where_segments_are_unequal(tmp_path: Path) -> None:
+    """Whoever reads a finished run's journal reads what its record was made of: an audit refused a
+    record that was settled."""
+    write(tmp_path / "journal", BATCHES, "one")
+    other = journal.Writer(tmp_path / "journal", RUN, "two")
+    told = {"task/1/0/0": {"loglikelihood": -9.0, "is_greedy": True, "num_tokens": 1}}
+    other.append(BATCHES[1], told)
+    other.close()
+    record: dict[str, Any] = {"ids": {"run": RUN}, "preferred": {"segment": "two", "batches": 1}}
+    found = journal.of_record(tmp_path, record, set(BATCHES))
+    assert found.answers([BATCHES[1]]) == told
+    with pytest.raises(EvalkitError, match="unequal"):
+        journal.of_record(tmp_path, record | {"preferred": None}, set(BATCHES))
+
+
 @pytest.mark.parametrize("cut", [1, 2, 40, 300])
 def test_a_torn_last_line_loses_only_its_batch(tmp_path: Path, cut: int) -> None:
     path = write(tmp_path, BATCHES)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from support import call
 
-from evalkit import inside, stamp
+from evalkit import hub, inside, stamp
 from evalkit.errors import EvalkitError
 from evalkit.launch import runtimes, start
 from evalkit.launch import work as works
@@ -154,7 +154,7 @@ def test_the_hubs_cache_can_be_written_to_for_a_download_only(home: Path) -> Non
     }
 
 
-@pytest.mark.parametrize("variable", works.OFFLINE)
+@pytest.mark.parametrize("variable", hub.OFFLINE)
 def test_an_offline_host_stays_offline(
     home: Path, variable: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -723,13 +723,7 @@ def set_score(run: Run, metric: str, value: float) -> None:
     """Give one sample a score, and put every aggregate right that follows from it."""
     sample = next(s for s in run.samples if s.get(metric, value) != value)
     sample[metric] = value
-    rebuilt = run._results()
-    run.results |= {key: rebuilt[key] for key in ("results", "groups")}
-    for leaf in run.configs:
-        run.record["tasks"][leaf]["metrics"] = runs._record_metrics(run.results["results"][leaf])
-    for name in run.groups:
-        metrics = runs._record_metrics(run.results["groups"][name])
-        run.record["groups"][name]["metrics"] = metrics
+    run.aggregate()
 
 
 @pytest.mark.parametrize("metric", ["acc", "acc_norm"])

@@ -21,7 +21,7 @@ from evalkit.audit.noise import Noise
 from evalkit.errors import EvalkitError, Exit
 from evalkit.events import Events
 from evalkit.keys import Private
-from evalkit.verify import verify
+from evalkit.verify import require_consistent
 from evalkit.verify.report import shown
 
 __all__ = ["Asked", "Audit", "audit"]
@@ -120,12 +120,7 @@ def audit(folder: Path, asked: Asked, events: Events, key: Private | None = None
             raise EvalkitError(what, where=str(folder), fix="unpack it first")
         with archive.unpacked(folder) as run_folder:
             return audit(run_folder, asked, events)
-    report = verify(folder)
-    if not report.consistent:
-        raise EvalkitError(
-            f"the record contradicts itself, so there is nothing to audit: {report.verdict}",
-            where=str(folder), fix="see evalkit verify", code=Exit.FAILED,
-        )  # fmt: skip
+    require_consistent(folder, "audit")
     run = scored.read(folder)
     assert run.record is not None, "verify has read it"
     model = loading.model_of(run.record, asked)

@@ -56,7 +56,7 @@ def gather(
     assert run.record is not None, "an audit is of a record"
     found = {name: Drawn(name) for name in chosen}
     batches = _batches(plan, found)
-    done = journal.read(folder / "journal", run.record["ids"]["run"], plan.entries)
+    done = journal.of_record(folder, run.record, plan.entries)
     for document in run.read():
         name = (document.leaf, document.doc_id)
         if name in found:

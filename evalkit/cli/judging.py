@@ -1,12 +1,12 @@
 """The commands that look at what runs left, and judge it."""
 
-import os
 import sys
 from pathlib import Path
 from typing import Any
 
 import click
 
+from evalkit import hub
 from evalkit.cli.telling import json_option, tell
 from evalkit.errors import EvalkitError
 
@@ -52,7 +52,7 @@ def verify_command(
     from evalkit.verify import Deep, judge, wanted
 
     if offline:
-        os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
+        hub.go_offline()
     deeper = Deep(model, suite, offline) if deep or model or suite else None
     found = judge(paths, wanted(**asked, deep=deeper))
     click.echo(found.to_json() if as_json else "\n".join(found.lines()))

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from evalkit import stopping
+from evalkit import hub, stopping
 from evalkit.cli.telling import json_option, tell
 from evalkit.errors import EvalkitError
 
@@ -69,7 +69,7 @@ def options_from(given: dict[str, Any]) -> Any:
             "no model given", fix=f"usage: make eval MODEL=<hub id or folder>, e.g. {MODEL_EXAMPLE}"
         )
     if given["offline"]:
-        os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
+        hub.go_offline()
     return Options(**given)
 
 
@@ -202,7 +202,7 @@ def lock_command(suite: str, update: bool, offline: bool, as_json: bool) -> None
     evalkit lock my-suite.yaml
     """
     if offline:
-        os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
+        hub.go_offline()
     from evalkit.harness import locking
 
     path = locking.write_lock(suite, update=update, offline=offline)

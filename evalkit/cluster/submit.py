@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from evalkit import canon, child, folder, shards, staged
+from evalkit import canon, child, folder, hub, shards, staged
 from evalkit.cluster import script, slurm, submission
 from evalkit.cluster import site as sites
 from evalkit.cluster.script import Recipe
@@ -193,8 +193,7 @@ def _mount(stage: Path) -> Path:
 def _home(wanted: Wanted) -> Path:
     if wanted.stage is not None:
         return staged.home(_mount(wanted.stage))
-    told = os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface"
-    return Path(told).absolute()
+    return hub.home(os.environ).absolute()
 
 
 def _environment(wanted: Wanted) -> dict[str, str]:
@@ -204,8 +203,7 @@ def _environment(wanted: Wanted) -> dict[str, str]:
         "HF_HUB_CACHE": str(home / "hub"),
         "HF_DATASETS_CACHE": str(home / "datasets"),
         "XDG_CACHE_HOME": str(wanted.out.absolute() / submission.FOLDER / "cache"),
-        "HF_HUB_OFFLINE": "1",
-        "HF_DATASETS_OFFLINE": "1",
+        **hub.OFFLINE,
     }
 
 

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from evalkit import hub
 from evalkit.doctor.finding import Finding, failed, passed, warned
 from evalkit.doctor.host import Host
 from evalkit.inside import STEERING
@@ -57,8 +58,7 @@ def cache(host: Host) -> Finding:
 
 def token(host: Host) -> Finding:
     """Whether there is a token for gated models; it is not shown."""
-    home = host.environment.get("HF_HOME") or Path.home() / ".cache" / "huggingface"
-    place = Path(host.environment.get("HF_TOKEN_PATH") or Path(home) / "token")
+    place = hub.token_path(host.environment)
     if host.environment.get("HF_TOKEN"):
         return passed("token", "HF_TOKEN is set")
     if place.is_file():

@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from evalkit import canon, stopping
+from evalkit import canon, hub, stopping
 from evalkit.errors import EvalkitError, Exit
 from evalkit.inside import SECRETS
 from evalkit.launch import work as works
@@ -55,8 +55,7 @@ def start(place: Place, arguments: Sequence[str]) -> int:
 def found_secrets(environment: Mapping[str, str]) -> dict[str, str]:
     """What a download may need that nobody else may see; the Hub's token also from its file."""
     found = {name: environment[name] for name in TOLD if environment.get(name)}
-    home = environment.get("HF_HOME") or Path.home() / ".cache" / "huggingface"
-    token = Path(environment.get("HF_TOKEN_PATH") or Path(home) / "token")
+    token = hub.token_path(environment)
     if "HF_TOKEN" not in found and token.is_file():
         found["HF_TOKEN"] = token.read_text().strip()
     return found

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 
-from evalkit import canon
+from evalkit import canon, hub
 from evalkit import suite as suites
 from evalkit.errors import EvalkitError
 from evalkit.launch.command import SCRATCH, Work
@@ -20,7 +20,6 @@ from evalkit.launch.command import SCRATCH, Work
 OUT, SUITE = "--out", "--suite"
 MAKING = ("eval", "plan")  # they make runs in a results folder
 JUDGING = ("verify", "status", "compare", "report", "doctor")  # they ask no network for anything
-OFFLINE = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE")
 # What is handed on under its own name where it is set. No value of these is a secret.
 PASSED = ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "NO_COLOR", "COLUMNS", "TERM", "TZ",
           "SLURM_JOB_ID", "SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_MIN",
@@ -42,7 +41,7 @@ def of(arguments: Sequence[str], environment: Mapping[str, str], scratch: Path) 
     readable, writable = _named(arguments)
     variables = [(name, environment[name]) for name in PASSED if name in environment]
     if not online:
-        variables += [(name, "1") for name in OFFLINE]
+        variables += hub.OFFLINE.items()
     for name, folder in caches(environment).items():
         if online:
             canon.make_folder(folder)
@@ -68,13 +67,15 @@ def of(arguments: Sequence[str], environment: Mapping[str, str], scratch: Path) 
 
 def is_online(arguments: Sequence[str], environment: Mapping[str, str]) -> bool:
     """Whether a command line may have to download something."""
-    said = any(environment.get(name, "0").lower() in ("1", "true", "yes", "on") for name in OFFLINE)
+    said = any(
+        environment.get(name, "0").lower() in ("1", "true", "yes", "on") for name in hub.OFFLINE
+    )
     return not (said or "--offline" in arguments or arguments[0] in JUDGING)
 
 
 def caches(environment: Mapping[str, str]) -> dict[str, Path]:
     """The Hub's caches on this host, by the variables that name them."""
-    home = Path(environment.get("HF_HOME") or Path.home() / ".cache" / "huggingface")
+    home = hub.home(environment)
     return {
         name: _absolute(environment.get(name) or home / folder)
         for name, folder in (("HF_HUB_CACHE", "hub"), ("HF_DATASETS_CACHE", "datasets"))

@@ -11,6 +11,7 @@ from pathlib import Path
 from evalkit import canon
 from evalkit.errors import EvalkitError, Exit
 from evalkit.report import comparison, page, plain, single, site, unfinished
+from evalkit.verify.plain import results_in
 
 
 def make(runs: Sequence[Path], results: Path | None, out: Path | None, *, everything: bool) -> Path:
@@ -39,7 +40,7 @@ def write(runs: Sequence[Path], out: Path | None = None, *, everything: bool = F
         text = page.render("compare.html.j2", "report.js", made)
     elif (run / "record.json").is_file():
         text = page.render("run.html.j2", "report.js", single.context(run, everything=everything))
-    elif any(run.glob("results_*.json")) or any(run.glob("*/results_*.json")):
+    elif results_in(run):
         made = plain.context(run, everything=everything)
         text = page.render("run.html.j2", "report.js", made)
     else:

@@ -43,20 +43,20 @@ def context(run: Path, *, everything: bool = False) -> dict[str, Any]:
     """What the template `run.html.j2` shows."""
     judged = verify(run)
     folder = Folder(run)
-    record = identity.record(folder).record
+    read = identity.record(folder)
+    record = read.record
     base = {"folder": run.name, "report": judged, "tone": tone(judged), "record": record}
     if record is None:
         return base | {"title": run.name}
     kept = texts.Texts(len(record["tasks"]), everything=everything)
     found, unread = leaves.read(folder, record, _cut(folder), kept)
-    base = shown(run.name, judged, record, found, everything=everything)
-    families = scores.families(record, {leaf.name: leaf for leaf in found})
-    more = {"notes": summary.notes(record), "work": _work(folder, record, families)}
+    whole = shown(run.name, judged, record, found, everything=everything)
+    more = {"notes": summary.notes(record), "work": _work(folder, whole["families"])}
     matches = published.matches(record)
     same = [match for match in matches if not match.differs]
     marks = {(match.row.task, match.row.metric): match.row.value for match in same}
-    more |= {"published": matches, "marks": marks, "said": _said(folder)}
-    return base | more | {"unread": unread, "whole": True}
+    more |= {"published": matches, "marks": marks, "said": _said(folder, read.sha256)}
+    return whole | more | {"unread": unread, "whole": True}
 
 
 def shown(
@@ -98,9 +98,10 @@ def tone(judged: Report) -> str:
     return "warn" if warned else "fine"
 
 
-def _said(folder: Folder) -> list[dict[str, Any]]:
-    """What the record's signers say they found, each statement whose signatures are valid. Whose
-    keys these are is the reader's to know: verify's verdict goes by that, this list does not."""
+def _said(folder: Folder, record: str) -> list[dict[str, Any]]:
+    """What those who signed the record (`record`: its sha256) say they found, each statement whose
+    signatures are valid. Whose keys these are is the reader's to know: verify's verdict goes by
+    that, this list does not."""
     kinds = {
         attest.EVALUATION: "author",
         attest.AUDIT: "audit",
@@ -108,8 +109,7 @@ def _said(folder: Folder) -> list[dict[str, Any]]:
     }
     try:
         data = folder.read(attest.NAME, attest.MAX_BYTES)
-        record = canon.digest_bytes(folder.read("record.json", identity.MAX_RECORD))
-        statements = attest.read(data, record.removeprefix("sha256:")).statements
+        statements = attest.read(data, record).statements
     except BROKEN:
         return []
     return [
@@ -156,9 +156,7 @@ def _confidence(family: scores.Family) -> Confidence | None:
     )
 
 
-def _work(
-    folder: Folder, record: dict[str, Any], groups: list[scores.Family]
-) -> list[tuple[str, int]]:
+def _work(folder: Folder, groups: list[scores.Family]) -> list[tuple[str, int]]:
     """Tokens computed for each member of the suite, from the plan; nothing where it can't be
     read."""
     costs: dict[str, int] = {}

@@ -14,7 +14,7 @@ from evalkit import attest, canon, compare, journal, keys, plan, prepare, run, s
 from evalkit.answers import Answers
 from evalkit.audit import Asked, replaying
 from evalkit.audit.noise import Noise, measure
-from evalkit.errors import EvalkitError, Exit
+from evalkit.errors import EvalkitError
 from evalkit.events import Events
 from evalkit.prepare import Job, Options
 from evalkit.reproduce import differences as differing
@@ -23,7 +23,7 @@ from evalkit.reproduce.answers import Apart, apart, matched
 from evalkit.reproduce.differences import Difference
 from evalkit.reproduce.outcome import Outcome, unfit
 from evalkit.reproduce.verdicts import Verdict
-from evalkit.verify import verify
+from evalkit.verify import require_consistent
 
 __all__ = ["Outcome", "Wanted", "prepared", "reproduce"]
 
@@ -71,12 +71,7 @@ def prepared(original: Path, wanted: Wanted) -> Prepared:
 
     Raises EvalkitError (1) for a record that contradicts itself.
     """
-    report = verify(original)
-    if not report.consistent:
-        raise EvalkitError(
-            f"the record contradicts itself, so there is nothing to reproduce: {report.verdict}",
-            where=str(original), fix="see evalkit verify", code=Exit.FAILED,
-        )  # fmt: skip
+    require_consistent(original, "reproduce")
     record = canon.read_json(original / "record.json")
     job = prepare.prepare(_options(record, wanted))
     if original.resolve().is_relative_to(job.folder.resolve()):
@@ -227,17 +222,9 @@ def _apart(ready: Prepared, made: Path) -> Apart:
     """How far the two executions' answers are apart, with the wider of their numerics' noises."""
     sides = []
     for place in (ready.original, made):
-        ids = canon.read_json(place / "record.json")["ids"]
-        planned = plan.Plan(place)
-        done = journal.read(place / "journal", ids["run"], planned.entries, _preferred(place))
-        sides.append(Answers(planned, done))
+        record, planned = canon.read_json(place / "record.json"), plan.Plan(place)
+        sides.append(Answers(planned, journal.of_record(place, record, planned.entries)))
     return apart(matched(sides[0], sides[1], ready.record["tasks"]), _noise(ready, made))
-
-
-def _preferred(place: Path) -> str | None:
-    """Whose answers count where segments are unequal, as the record says."""
-    preferred = canon.read_json(place / "record.json")["preferred"]
-    return str(preferred["segment"]) if preferred else None
 
 
 def _noise(ready: Prepared, made: Path) -> Noise:

@@ -3,13 +3,12 @@
 A statement about an original that came packed is kept beside the reproductions.
 """
 
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from evalkit import attest, canon
+from evalkit import attest, canon, hub
 from evalkit.errors import Exit
 from evalkit.events import Events
 from evalkit.keys import Private
@@ -34,7 +33,7 @@ def run(
 ) -> Said:
     """Reproduce the run that `where` names: a folder, a pack, or a pack's address."""
     if wanted.given.get("offline"):
-        os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
+        hub.go_offline()
     with obtained(where) as original:
         if only_plan:
             planned = prepared(original, wanted)

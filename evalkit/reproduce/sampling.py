@@ -11,7 +11,7 @@ from typing import Any
 from evalkit import journal, plan
 from evalkit.audit import drawing, loading, replaying
 from evalkit.audit.loading import Asked
-from evalkit.audit.noise import Noise, measure
+from evalkit.audit.noise import measure
 from evalkit.events import Events
 from evalkit.model import Model
 from evalkit.reproduce.answers import Apart, apart
@@ -26,7 +26,7 @@ def again(
     REPRODUCED here."""
     planned = plan.Plan(folder)
     engine, _ = loading.engine_for(record, model, planned, asked)
-    done = journal.read(folder / "journal", record["ids"]["run"], planned.entries)
+    done = journal.of_record(folder, record, planned.entries)
     digest = drawing.digest(folder)
     names = [(batch, 0) for batch in planned.entries]
     chosen = [batch for batch, _ in drawing.draw(names, digest, seed, asked.samples)]
@@ -40,9 +40,5 @@ def again(
     found = apart(pairs, measure([]))
     if not found.unequal:
         return Verdict.BITWISE, found, len(planned)
-    found = apart(pairs, _noise(folder, model, asked))
+    found = apart(pairs, replaying.noise_of(folder, model, asked))
     return (Verdict.DIFFERENT if found.beyond else Verdict.NUMERICS), found, len(planned)
-
-
-def _noise(folder: Path, model: Model, asked: Asked) -> Noise:
-    return replaying.noise_of(folder, model, asked)

@@ -14,7 +14,7 @@ from evalkit.errors import EvalkitError, Exit
 from evalkit.verify import log, plain, several
 from evalkit.verify.deep import Deep
 from evalkit.verify.report import Check, Report, Status
-from evalkit.verify.run import Wanted, verify, wanted
+from evalkit.verify.run import Wanted, require_consistent, verify, wanted
 from evalkit.verify.several import Judged
 from evalkit.verify.signers import Trust, trust
 
@@ -27,6 +27,7 @@ __all__ = [
     "Trust",
     "Wanted",
     "judge",
+    "require_consistent",
     "trust",
     "verify",
     "wanted",

@@ -173,8 +173,7 @@ def _scores(run: Path, record: Value, loaded: "Loaded", template: Any) -> Check:
     from evalkit.plan import Plan
 
     plan = Plan(run)
-    prefer = record["preferred"]["segment"] if record["preferred"] else None
-    done = journal.read(run / "journal", record["ids"]["run"], plan.entries, prefer)
+    done = journal.of_record(run, record, plan.entries)
     scoring = score.Scoring(loaded, Answers(plan, done).of, template)
     findings, count = Findings("deep scores"), 0
     with gzip.open(run / NAME, "rt", encoding="utf-8") as recorded:

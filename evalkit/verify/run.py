@@ -76,6 +76,17 @@ def verify(run: Path, wanted: Wanted = Wanted()) -> Report:
     return Report(checks, caveat=caveat, standing=standing)
 
 
+def require_consistent(run: Path, purpose: str) -> None:
+    """EvalkitError (1) for a record that contradicts itself; `purpose`: what there is then nothing
+    to do, a verb."""
+    report = verify(run)
+    if not report.consistent:
+        raise EvalkitError(
+            f"the record contradicts itself, so there is nothing to {purpose}: {report.verdict}",
+            where=str(run), fix="see evalkit verify", code=Exit.FAILED,
+        )  # fmt: skip
+
+
 def _deep(folder: Folder, read: identity.Read, made: list[Check], deep: Deep) -> list[Check]:
     if any(check.status is Status.FAIL for check in made if check.name not in UNMET):
         return [Check("deep", Status.SKIP, "only a consistent record is looked at more deeply")]
