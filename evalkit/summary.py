@@ -106,11 +106,25 @@ def _by_suite(rows: list[tuple[int, str]], record: dict[str, Any]) -> list[tuple
     return [row for block in blocks for row in block]
 
 
+def below(record: dict[str, Any], name: str) -> list[str]:
+    """The leaf tasks of a task or group, each once; a group inside itself is passed over."""
+    found: dict[str, None] = {}
+    pending, seen = [name], set()
+    while pending:
+        each = pending.pop(0)
+        if each in seen:
+            continue
+        seen.add(each)
+        if each in record["tasks"]:
+            found[each] = None
+        else:
+            pending = [*record["groups"].get(each, {"subtasks": []})["subtasks"], *pending]
+    return list(found)
+
+
 def shots(record: dict[str, Any], name: str) -> str:
     """A task's shots, or a group's where all its leaf tasks agree."""
-    if name in record["tasks"]:
-        return str(record["tasks"][name]["num_fewshot"])
-    found = {shots(record, child) for child in record["groups"][name]["subtasks"]}
+    found = {str(record["tasks"][leaf]["num_fewshot"]) for leaf in below(record, name)}
     return found.pop() if len(found) == 1 else "mixed"
 
 

@@ -118,3 +118,13 @@ def test_an_export_as_json_or_into_a_file_is_the_same_text(run: Path, tmp_path: 
     out = tmp_path / "scores.csv"
     assert call("export", run, "--to", "csv", "--out", out).done().out == f"{out}\n"
     assert out.read_text() == told["text"] + "\n" == exported(run, "csv")
+
+
+def test_a_group_that_is_inside_itself_is_exported_all_the_same(run: Path) -> None:
+    """A stranger's record may say so; its shots were looked for without end."""
+    record = support.read(run)
+    record["groups"]["demo_cot"]["subtasks"] += ["demo_letters"]
+    record["groups"]["demo_letters"]["subtasks"] += ["demo_letters", "demo_cot"]
+    record["groups"]["all"] = record["groups"]["demo_cot"] | {"subtasks": ["demo_cot"]}
+    shots = {row.task: row.shots for row in export.rows(record)}
+    assert shots["all"] == "mixed" and shots["demo_cot_calendar"] == "3"

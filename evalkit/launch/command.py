@@ -80,9 +80,8 @@ def _docker(runtime: Runtime, image: Image, work: Work) -> list[str]:
     command = [runtime.name, "run", "--rm", "--read-only", "--cap-drop", "ALL"]
     command += ["--security-opt", "no-new-privileges", "--user", user]
     command += ["--userns", "keep-id"] if runtime.rootless and podman else []
-    command += (
-        ["--read-only-tmpfs=false"] if podman else []
-    )  # else /tmp and others can be written to
+    # else podman lets /tmp and other places of the image be written to
+    command += ["--read-only-tmpfs=false"] if podman else []
     command += ["--hostname", work.hostname]
     command += [] if work.online else ["--network", "none"]
     command += gpus if work.gpus else ()

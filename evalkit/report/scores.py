@@ -53,22 +53,6 @@ class Family:
         return first[:alike].rfind("_") + 1
 
 
-def below(record: dict[str, Any], name: str) -> list[str]:
-    """The leaf tasks of a task or group, each once; a group inside itself is passed over."""
-    found: dict[str, None] = {}
-    pending, seen = [name], set()
-    while pending:
-        each = pending.pop(0)
-        if each in seen:
-            continue
-        seen.add(each)
-        if each in record["tasks"]:
-            found[each] = None
-        else:
-            pending = [*record["groups"].get(each, {"subtasks": []})["subtasks"], *pending]
-    return list(found)
-
-
 def headline(record: dict[str, Any], leaves: dict[str, Leaf]) -> list[Score]:
     """The suite's members with all their metrics, a group's subgroups below it."""
     return [
@@ -82,7 +66,7 @@ def families(record: dict[str, Any], leaves: dict[str, Leaf]) -> list[Family]:
     """The suite's members, in order, with their leaf tasks from best to worst."""
     found = []
     for depth, name in summary.rows(record):
-        members = [leaf for leaf in below(record, name) if leaf in leaves]
+        members = [leaf for leaf in summary.below(record, name) if leaf in leaves]
         if depth or not members:
             continue
         scores = [next(iter(_scores(record, leaf, 0, leaves)), None) for leaf in members]
@@ -93,8 +77,7 @@ def families(record: dict[str, Any], leaves: dict[str, Leaf]) -> list[Family]:
 
 def _scores(record: dict[str, Any], name: str, depth: int, leaves: dict[str, Leaf]) -> list[Score]:
     result = record["groups"].get(name) or record["tasks"][name]
-    members = below(record, name)
-    shots = {str(record["tasks"][leaf]["num_fewshot"]) for leaf in members}
+    members = summary.below(record, name)
     found = []
     for index, (metric, entry) in enumerate(sorted(result["metrics"].items())):
         value = canon.number(entry["value"])
@@ -103,7 +86,7 @@ def _scores(record: dict[str, Any], name: str, depth: int, leaves: dict[str, Lea
         low, high = _interval(value, stderr, result["n"], leaves.get(name), metric)
         found.append(
             Score(
-                name, depth, result["alias"], "".join(shots) if len(shots) == 1 else "mixed",
+                name, depth, result["alias"], summary.shots(record, name),
                 metric.removesuffix(",none"), value, stderr, low, high,
                 _chance(members, leaves) if share else None, share, result["n"], not index,
             )

@@ -31,13 +31,10 @@ class Texts:
         self.everything = everything
         self._left, self._leaves = ROOM, max(num_leaves, 1)
         self._kept: list[bytes] = []
-        self._begin(1)
+        self.begin(1)
 
     def begin(self, count: int) -> None:
         """Begin a leaf task of `count` documents."""
-        self._begin(count)
-
-    def _begin(self, count: int) -> None:
         self._stride, self._seen = max(1, -(-count // CANDIDATES)), 0
         self._kept = []
         self._spread: list[tuple[int, bytes]] = []
