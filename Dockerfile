@@ -26,6 +26,8 @@ ENV PATH=/opt/evalkit/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbi
     HF_HOME=/var/cache/evalkit/huggingface HF_HUB_DISABLE_TELEMETRY=1 \
     USER=evalkit LANG=C.UTF-8 \
     NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
+# Not /: there Python 3.11 with a bytecode tree can't import torch 2.10's made-up modules.
+WORKDIR /var/cache/evalkit
 
 FROM base AS build
 ARG LOCK=cuda13
@@ -49,7 +51,6 @@ RUN /opt/evalkit/bin/python /opt/evalkit/image/bytecode.py \
 FROM base
 COPY --from=build /opt/evalkit /opt/evalkit
 USER 10001:10001
-WORKDIR /var/cache/evalkit
 # The commit is known to whoever builds, not in here.
 ARG COMMIT=
 ENV EVALKIT_COMMIT=${COMMIT}

@@ -87,7 +87,7 @@ def demo() -> str:
     with tempfile.TemporaryDirectory() as folder:
         command = ["evalkit", "eval", "--model", "demo", "--suite", "demo", "--limit", "4"]
         command += ["--out", folder, "--workers", "1", "--device", "cpu", "--offline"]
-        ran = subprocess.run(command, capture_output=True, text=True)
+        ran = subprocess.run(command, capture_output=True, text=True, cwd=folder)
         assert ran.returncode == 0, ran.stderr.strip().splitlines()[-1:]
         record = json.loads(Path(ran.stdout.splitlines()[-1], "record.json").read_text())
     assert record["environment"]["harness_intact"] is True, "lm-eval was changed"

@@ -210,6 +210,14 @@ def test_a_place_that_the_image_has_for_its_own_is_refused(place: str) -> None:
         works._check(Path(place))
 
 
+def test_no_image_is_started_from_the_root_folder(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir("/")
+    with pytest.raises(EvalkitError, match="from the folder /"):
+        work(home, "eval", "--model", "demo", "--suite", "demo", "--out", f"{home}/results")
+
+
 # Which place is taken
 
 
