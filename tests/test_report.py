@@ -13,7 +13,7 @@ import pytest
 import support
 from support import call
 
-from evalkit import attest, keys, published, report, statistics
+from evalkit import attest, canon, keys, published, report, statistics
 from evalkit.report import leaves, page, plots, texts
 
 SCRIPT = '</script><script>alert(1)</script><img src=x onerror="alert(2)">'
@@ -255,3 +255,24 @@ def test_what_signers_and_witnesses_found_is_shown(tmp_path: Path) -> None:
     html = made(run)
     assert author.fingerprint in html and witness.fingerprint in html
     assert "NUMERICS" in html and "&lt;b&gt;other&lt;/b&gt; numerics" in html
+
+
+def test_a_signed_reproduction_is_shown_where_both_are_compared(tmp_path: Path) -> None:
+    run = support.finished(tmp_path)
+    again, other = tmp_path / "again", tmp_path / "other"
+    for copy in (again, other):
+        shutil.copytree(run, copy)
+        support.write(copy, support.read(copy) | {"execution": copy.name.encode().hex().zfill(32)})
+    keys.make(tmp_path / "key")
+    claim = {
+        "verdict": "NUMERICS",
+        "cause": "another <i>thread</i> count",
+        "record": canon.sha256_file(again / "record.json"),
+    }
+    attest.sign(run, keys.private(tmp_path / "key", lambda: ""), attest.REPRODUCTION, claim)
+    out = tmp_path / "compared.html"
+    call("report", run, again, "--out", out).done()
+    html = out.read_text("utf-8")
+    assert "B reproduces A" in html and "another &lt;i&gt;thread&lt;/i&gt; count" in html
+    call("report", run, other, "--out", out).done()
+    assert "reproduces" not in out.read_text("utf-8")

@@ -11,7 +11,7 @@ from typing import Any
 
 from evalkit import compare, plain_results
 from evalkit.compare import Flip, Pair, Row
-from evalkit.report import leaves, texts
+from evalkit.report import leaves, statements, texts
 from evalkit.verify import samples
 from evalkit.verify.folder import BROKEN, Folder
 
@@ -36,11 +36,13 @@ class Change:
 @dataclass(frozen=True, slots=True)
 class Drawn:
     """A pair as the template shows it: its headline and group rows, then its leaf tasks from most
-    lost to most gained."""
+    lost to most gained; `said`: what was signed on the first run about the other as its
+    reproduction."""
 
     pair: Pair
     rows: list[Change]
     leaves: list[Change]
+    said: list[dict[str, Any]]
 
 
 def context(runs: Sequence[Path], *, everything: bool = False) -> dict[str, Any]:
@@ -78,7 +80,8 @@ def _drawn(pair: Pair) -> Drawn:
     tops = [row for row in pair.rows if row.top or row.is_group]
     rest = [row for row in pair.rows if not row.is_group and row.headline and not row.nats]
     rest.sort(key=lambda row: row.difference.value)
-    return Drawn(pair, _changes(tops), _changes(rest) if len(rest) > 1 else [])
+    said = statements.reproductions(Path(pair.before.path), Path(pair.after.path))
+    return Drawn(pair, _changes(tops), _changes(rest) if len(rest) > 1 else [], said)
 
 
 def _changes(rows: list[Row]) -> list[Change]:

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from evalkit import attest, canon, published, summary
-from evalkit.report import leaves, plots, scores, texts
+from evalkit import canon, published, summary
+from evalkit.report import leaves, plots, scores, statements, texts
 from evalkit.verify import Report, Status, identity, verify
 from evalkit.verify.folder import BROKEN, Folder
 from evalkit.verify.plan import MAX_PLAN
@@ -55,7 +55,7 @@ def context(run: Path, *, everything: bool = False) -> dict[str, Any]:
     matches = published.matches(record)
     same = [match for match in matches if not match.differs]
     marks = {(match.row.task, match.row.metric): match.row.value for match in same}
-    more |= {"published": matches, "marks": marks, "said": _said(folder, read.sha256)}
+    more |= {"published": matches, "marks": marks, "said": statements.said(folder, read.sha256)}
     return whole | more | {"unread": unread, "whole": True}
 
 
@@ -96,30 +96,6 @@ def tone(judged: Report) -> str:
         return "broken"
     warned = any(check.status is Status.WARN for check in judged.checks)
     return "warn" if warned else "fine"
-
-
-def _said(folder: Folder, record: str) -> list[dict[str, Any]]:
-    """What those who signed the record (`record`: its sha256) say they found, each statement whose
-    signatures are valid. Whose keys these are is the reader's to know: verify's verdict goes by
-    that, this list does not."""
-    kinds = {
-        attest.EVALUATION: "author",
-        attest.AUDIT: "audit",
-        attest.REPRODUCTION: "reproduction",
-    }
-    try:
-        data = folder.read(attest.NAME, attest.MAX_BYTES)
-        statements = attest.read(data, record).statements
-    except BROKEN:
-        return []
-    return [
-        {
-            "kind": kinds.get(statement.kind, "author"),
-            "signers": [signer.fingerprint for signer in statement.signers],
-            "claim": statement.claim,
-        }
-        for statement in statements
-    ]
 
 
 def _cut(folder: Folder) -> dict[str, set[int]]:
