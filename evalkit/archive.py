@@ -11,13 +11,14 @@ import struct
 import tarfile
 import zlib
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from evalkit import canon
 from evalkit.errors import EvalkitError, Exit
 
+SUFFIX = ".tar.gz"
 MAX_FILES = 20_000
 MAX_BYTES = 16 << 30  # unpacked
 BLOCK = 1 << 20
@@ -56,6 +57,18 @@ def unpacked(path: Path) -> Iterator[Path]:
             what = f"not a pack of evalkit's: {error or type(error).__name__}"
             raise EvalkitError(what, where=str(path), code=Exit.FAILED) from None
         yield Path(place) / top
+
+
+@contextmanager
+def opened(paths: Iterable[Path]) -> Iterator[list[Path]]:
+    """The same paths with each pack among them unpacked, until the block ends."""
+    with ExitStack() as stack:
+        yield [stack.enter_context(unpacked(path)) if is_pack(path) else path for path in paths]
+
+
+def is_pack(path: Path) -> bool:
+    """Whether a path is a file named as packs are."""
+    return path.name.endswith(SUFFIX) and path.is_file()
 
 
 def _unpack(stream: gzip.GzipFile, place: Path) -> str:

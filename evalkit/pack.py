@@ -46,7 +46,7 @@ def pack(run: Path, *, public: bool = False) -> Path:
         fix = "give --public, which leaves all texts out"
         raise EvalkitError(what, where=str(run), fix=fix, code=Exit.FAILED)
     files = _public(run, record) if public else _whole(run, record)
-    path = run.with_name(f"{run.name}{'.public' if public else ''}.tar.gz")
+    path = run.with_name(f"{run.name}{'.public' if public else ''}{archive.SUFFIX}")
     canon.write_atomic(path, archive.packed(run.name, _harmless(files)))
     return path
 

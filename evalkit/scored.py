@@ -15,7 +15,7 @@ from typing import Any
 
 from evalkit import canon, plain_results, statistics
 from evalkit.errors import EvalkitError, Exit
-from evalkit.verify import identity
+from evalkit.verify import identity, public
 from evalkit.verify.folder import BROKEN, Folder, reason
 from evalkit.verify.report import shown
 from evalkit.verify.samples import Document, Samples, documents
@@ -86,6 +86,11 @@ def read(path: Path) -> Scored:
 
     Raises EvalkitError where it is none of these, or its samples can't be read.
     """
+    if public.is_public(Folder(path)):
+        raise EvalkitError(
+            "a public pack leaves out the samples that this needs", where=path.name,
+            fix="use the run itself, or a pack made without --public",
+        )  # fmt: skip
     if (path / "record.json").is_file():
         return _read_record(path)
     found = plain_results.find(path)

@@ -15,7 +15,7 @@ import support
 from support import call
 
 from evalkit import statistics
-from evalkit.compare import Comparison, Row, compare, gate, text
+from evalkit.compare import Comparison, Row, compare, gate, letters, text
 from evalkit.errors import EvalkitError
 
 (EXAMPLE,) = (support.ROOT / "results" / "example").glob("demo-*")
@@ -323,3 +323,9 @@ def test_the_policy_of_the_docs_is_one(tmp_path: Path) -> None:
     (policy,) = [part.split("```")[0] for part in page.split("```yaml\n")[1:]]
     (tmp_path / "gate.yaml").write_text(policy)
     assert gate.read(tmp_path / "gate.yaml")
+
+
+def test_a_hundred_sides_have_a_hundred_letters() -> None:
+    found = [letters(index) for index in range(100)]
+    assert found[:2] + found[25:28] + found[52:53] == ["A", "B", "Z", "AA", "AB", "BA"]
+    assert len(set(found)) == 100

@@ -276,3 +276,24 @@ def test_a_signed_reproduction_is_shown_where_both_are_compared(tmp_path: Path) 
     assert "B reproduces A" in html and "another &lt;i&gt;thread&lt;/i&gt; count" in html
     call("report", run, other, "--out", out).done()
     assert "reproduces" not in out.read_text("utf-8")
+
+
+def test_packs_are_read_where_runs_are(tmp_path: Path) -> None:
+    run = support.finished(tmp_path)
+    packs = [Path(call("pack", run, *how).done().out.strip()) for how in ((), ("--public",))]
+    shown = Path(call("report", packs[0]).done().out.strip())
+    assert shown == run.with_name(f"{run.name}.html") and kept_texts(shown.read_text("utf-8"))
+    hidden = Path(call("report", packs[1]).done().out.strip())
+    assert hidden != shown and "a public pack" in hidden.read_text("utf-8")
+    assert (
+        call("export", "--to", "csv", *packs[:1]).done().out
+        == call("export", "--to", "csv", run).done().out
+    )
+    told = call("compare", packs[0], run).done().out
+    assert (
+        f"- A: demo (evalkit record, run {support.read(run)['ids']['run'][7:19]}), {packs[0]}\n"
+        in told
+    )
+    call("compare", run, packs[1]).refused(2, "a public pack leaves out the samples")
+    packs[0].write_bytes(packs[0].read_bytes()[:500])
+    call("report", packs[0]).refused(1, "not a pack of evalkit's")

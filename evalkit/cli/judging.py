@@ -100,12 +100,13 @@ def compare_command(runs: tuple[Path, ...], gate: Path | None, as_json: bool, **
     \b
     evalkit compare results/demo/demo-0123456789ab lm_eval_results/other-model
     """
-    from evalkit import compare
+    from evalkit import archive, compare
     from evalkit.compare import gate as gates
     from evalkit.compare import text
 
     policy = gates.read(gate) if gate else None
-    found = compare.compare(runs, **how)
+    with archive.opened(runs) as folders:
+        found = compare.compare(folders, names=list(map(str, runs)), **how)
     click.echo(text.to_json(found) if as_json else text.markdown(found))
     if policy is not None:
         judged = gates.check(found, policy)

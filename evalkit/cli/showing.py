@@ -24,16 +24,19 @@ runs_argument = click.argument(
 def report_command(
     folders: tuple[Path, ...], site: Path | None, out: Path | None, samples: str, as_json: bool
 ) -> None:
-    """Write one HTML file about a run, or about several compared, to open, mail or print.
+    """Write one HTML file about a run or a pack, or several compared, to open, mail or print.
 
     \b
     evalkit report results/demo/demo-0123456789ab
     evalkit report RUN1 RUN2 --out compared.html
     evalkit report --site results/ --out public/
     """
-    from evalkit import report
+    from evalkit import archive, report
 
-    path = report.make(folders, site, out, everything=samples == "all")
+    if len(folders) == 1 and out is None and archive.is_pack(folders[0]):
+        out = folders[0].with_name(folders[0].name.removesuffix(archive.SUFFIX) + ".html")
+    with archive.opened(folders) as runs:
+        path = report.make(runs, site, out, everything=samples == "all")
     tell(as_json, path, file=str(path), bytes=path.stat().st_size)
 
 
@@ -49,9 +52,10 @@ def export_command(folders: tuple[Path, ...], to: str, out: Path | None, as_json
     evalkit export results/demo/demo-0123456789ab --to csv
     evalkit export RUN1 RUN2 --to latex --out table.tex
     """
-    from evalkit import export
+    from evalkit import archive, export
 
-    made = export.write(folders, to, out)
+    with archive.opened(folders) as runs:
+        made = export.write(runs, to, out)
     tell(as_json, made, format=to, **{"path" if out else "text": made})
 
 
@@ -65,9 +69,10 @@ def check_table_command(paper: Path, folders: tuple[Path, ...], as_json: bool) -
     \b
     evalkit check-table paper.tex results/demo/demo-0123456789ab
     """
-    from evalkit import table_check
+    from evalkit import archive, table_check
 
-    found = table_check.check(paper, folders)
+    with archive.opened(folders) as runs:
+        found = table_check.check(paper, runs)
     tell(as_json, "\n".join(found.lines()), **found.to_json())
     sys.exit(found.exit_code)
 

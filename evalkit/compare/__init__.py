@@ -70,28 +70,38 @@ class Comparison:
     seed: int
 
 
-def compare(paths: Sequence[Path], *, teacher: bool = False, seed: int = 0) -> Comparison:
+def compare(
+    paths: Sequence[Path], *, names: Sequence[str] = (), teacher: bool = False, seed: int = 0
+) -> Comparison:
     """Hold the first run against each of the others.
 
-    `teacher`: the first is a teacher and the others its students, of which is said how much they
-    kept; `seed` fixes the bootstrap's draws. Raises EvalkitError where a run can't be read or no
-    task can be paired.
+    `names`: what to call the paths by, where not by themselves; `teacher`: the first is a teacher
+    and the others its students, of which is said how much they kept; `seed` fixes the bootstrap's
+    draws. Raises EvalkitError where a run can't be read or no task can be paired.
     """
     if len(paths) < 2:
         raise EvalkitError("two runs are needed", fix="usage: evalkit compare A B [C ...]")
     runs = [scored.read(path) for path in paths]
-    sides = [_side(chr(ord("A") + index % 26), run) for index, run in enumerate(runs)]
+    called = names or list(map(str, paths))
+    sides = [_side(letters(index), name, run)
+             for index, (name, run) in enumerate(zip(called, runs, strict=True))]  # fmt: skip
     made = [_pair(runs[0], run, sides[0], side, teacher, seed)
             for run, side in zip(runs[1:], sides[1:], strict=True)]  # fmt: skip
     pairs, tests = _adjusted(made)
     return Comparison(tuple(sides), tuple(pairs), tests, teacher, seed)
 
 
-def _side(label: str, run: Scored) -> Side:
+def letters(index: int) -> str:
+    """What the index-th side goes by: A to Z, then AA to ZZ and so on."""
+    before, last = divmod(index, 26)
+    return (letters(before - 1) if before else "") + chr(ord("A") + last)
+
+
+def _side(label: str, path: str, run: Scored) -> Side:
     if run.record is None:
-        return Side(label, str(run.path), run.name, "lm-eval results", {}, "")
+        return Side(label, path, run.name, "lm-eval results", {}, "")
     return Side(
-        label, str(run.path), run.name, "evalkit record",
+        label, path, run.name, "evalkit record",
         dict(run.record["ids"]), run.record["execution"],
     )  # fmt: skip
 

@@ -48,6 +48,7 @@ class Drawn:
 def context(runs: Sequence[Path], *, everything: bool = False) -> dict[str, Any]:
     """What the template `compare.html.j2` shows."""
     found = compare.compare(runs, teacher=True)
+    folders = {side.label: run for side, run in zip(found.sides, runs, strict=True)}
     by_leaf = [
         (pair, task, [flip for flip in pair.flips if flip.task == task])
         for pair in found.pairs
@@ -55,7 +56,7 @@ def context(runs: Sequence[Path], *, everything: bool = False) -> dict[str, Any]
     ]
     kept = texts.Texts(len(by_leaf), everything=everything)
     wanted = {(flip.task, flip.doc_id) for pair in found.pairs for flip in pair.flips}
-    told = {side.label: dict(_told(Path(side.path), wanted)) for side in found.sides}
+    told = {label: dict(_told(run, wanted)) for label, run in folders.items()}
     columns, packed = [], []
     for pair, task, flips in by_leaf:
         sides = [(side.label, told[side.label]) for side in (pair.before, pair.after)]
@@ -66,7 +67,7 @@ def context(runs: Sequence[Path], *, everything: bool = False) -> dict[str, Any]
     return {
         "title": f"{names} compared",
         "comparison": found,
-        "pairs": [_drawn(pair) for pair in found.pairs],
+        "pairs": [_drawn(pair, folders) for pair in found.pairs],
         "index": {"flags": {}, "flips": FLIPS, "leaves": columns},
         "packed": packed,
         "documents": sum(leaf["count"] for leaf in columns),
@@ -76,11 +77,11 @@ def context(runs: Sequence[Path], *, everything: bool = False) -> dict[str, Any]
     }
 
 
-def _drawn(pair: Pair) -> Drawn:
+def _drawn(pair: Pair, folders: dict[str, Path]) -> Drawn:
     tops = [row for row in pair.rows if row.top or row.is_group]
     rest = [row for row in pair.rows if not row.is_group and row.headline and not row.nats]
     rest.sort(key=lambda row: row.difference.value)
-    said = statements.reproductions(Path(pair.before.path), Path(pair.after.path))
+    said = statements.reproductions(folders[pair.before.label], folders[pair.after.label])
     return Drawn(pair, _changes(tops), _changes(rest) if len(rest) > 1 else [], said)
 
 
