@@ -148,6 +148,12 @@ def test_a_linked_log_and_linked_runs_are_not_followed(results: Path, tmp_path: 
     assert "symbolic link" in said and len(found.reports) == 2
 
 
+def test_one_models_runs_are_sent_to_the_log_one_folder_up(results: Path) -> None:
+    found, said = log_of(results / "demo")
+    assert found.exit_code is Exit.OK and said.endswith("holds them against it")
+    assert f"`evalkit verify {results}`" in said
+
+
 def test_runs_without_a_log_are_a_warning(results: Path) -> None:
     (results / "audit.jsonl").unlink()
     found, _ = log_of(results)

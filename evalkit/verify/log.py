@@ -11,7 +11,7 @@ from typing import Any
 
 from evalkit import auditlog, canon
 from evalkit.verify.folder import BROKEN, Folder, MiB, reason
-from evalkit.verify.report import Check, Findings, Status, few
+from evalkit.verify.report import Check, Findings, Status, few, shown
 
 MAX_LOG = 256 * MiB
 
@@ -29,7 +29,11 @@ def check(results: Path, records: Mapping[str, Logged]) -> Check:
     """Whether the log is whole and names every record of the folder, as it is; by their names."""
     folder, findings = Folder(results), Findings("log")
     if not folder.holds(auditlog.NAME):
-        return Check("log", Status.WARN, f"there is no {auditlog.NAME} beside the records")
+        above = results.absolute().parent
+        told = f"there is no {auditlog.NAME} beside the records"
+        if (above / auditlog.NAME).is_file():
+            told += f", but one folder up: `evalkit verify {shown(above)}` holds them against it"
+        return Check("log", Status.WARN, told)
     try:
         lines = folder.read(auditlog.NAME, MAX_LOG).splitlines()
         broken = auditlog.broken_at(folder.path(auditlog.NAME))
