@@ -33,7 +33,7 @@ class Policy:
     max_tokens: int = 16384
     row_tokens: int = 256
     max_tree: int = 1024
-    min_trunk: int = 16
+    min_trunk: int = 8
     chunk: int = 512
     max_rows: int = 64
     max_scored: int = 2048

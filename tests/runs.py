@@ -162,7 +162,7 @@ POLICY = {
     "max_tokens": 16384,
     "row_tokens": 256,
     "max_tree": 1024,
-    "min_trunk": 16,
+    "min_trunk": 8,
     "chunk": 512,
     "max_rows": 2,
     "max_scored": 2048,

@@ -61,8 +61,7 @@ class Tree:
         window = scores.window if scores.window and scores.window < self._longest else None
         causal = self._chains and window is None
         mask = None if causal else self._own_mask(window, query)
-        own = (attention.repeat_heads(key, heads), attention.repeat_heads(value, heads))
-        parts = [attention.attend(query, *own, scores, mask, causal=causal)]
+        parts = [attention.attend(query, key, value, scores, mask, causal=causal)]
         if self._prefix.length:
             trunk_key, trunk_value = self._prefix.layers[layer]
             folded = attention.fold_rows(query, trunk_key.shape[1])
