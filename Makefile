@@ -123,7 +123,7 @@ test-faults-full: setup-dev ## all of that, with a hundred kills; writes docs/fa
 	@EVALKIT_WRITE_TABLE=1 .venv/bin/python -m pytest -m "faults or faults_full" --timeout=3600
 
 test-browser: setup-dev ## reports in a real browser: Debian's chromium, Playwright, axe-core
-	@.venv/bin/python -m pip install --quiet -r tests/browser/requirements.txt
+	@.venv/bin/python -m pip install --quiet --require-hashes -r requirements/browser.lock
 	@npm ci --silent --no-fund --no-audit --prefix tests/browser
 	@.venv/bin/python -m pytest -m browser tests/browser
 

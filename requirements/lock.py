@@ -27,6 +27,7 @@ SOURCES = {  # in this order: each one's versions bind those after it
     "base": ["pyproject.toml"],
     "build": ["requirements/build.in"],
     "dev": ["requirements/dev.in"],
+    "browser": ["requirements/browser.in"],
 }
 SERVED = ["requirements/served.in", "--overrides", "requirements/served-overrides.txt"]
 # What differs from one torch build to the next; nvidia-ml-py only asks a driver, if there is one.
