@@ -3,7 +3,8 @@ those of a run that never saw a cluster."""
 
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -113,7 +114,8 @@ def test_what_a_node_lacks_stops_it_before_work_is_wasted(cluster: Cluster, user
     run.chmod(0o500)
     lines["unwritable"] = _said(cluster, folder)
     run.chmod(0o700)
-    lines["scratch"] = _said(cluster, folder, _tiny_scratch(folder, user))
+    with _tiny_scratch(folder, user) as script:
+        lines["scratch"] = _said(cluster, folder, script)
     assert "model.safetensors in the stage is not what was staged" in lines["altered"]
     assert "can't be seen on this node" in lines["missing"]
     assert "the run's folder can't be written to" in lines["unwritable"]
@@ -134,16 +136,21 @@ def _said(cluster: Cluster, folder: Path, script: Path | None = None) -> str:
     return said
 
 
-def _tiny_scratch(folder: Path, user: User) -> Path:
+@contextmanager
+def _tiny_scratch(folder: Path, user: User) -> Iterator[Path]:
     """The array's script where the scratch folder lies on a disk of one megabyte."""
     small = user.home / "small"
     small.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m,mode=777", "tmpfs", small], check=True)
-    text = (folder / "array.sbatch").read_text().replace("${TMPDIR:-/tmp}", str(small))
-    path = folder / "small.sbatch"
-    path.write_text(text)
-    path.chmod(0o644)
-    return path
+    try:
+        text = (folder / "array.sbatch").read_text().replace("${TMPDIR:-/tmp}", str(small))
+        path = folder / "small.sbatch"
+        path.write_text(text)
+        path.chmod(0o644)
+        yield path
+    finally:
+        subprocess.run(["umount", "--lazy", small], check=True)
+        small.rmdir()
 
 
 def test_a_shard_that_fails_is_sent_again_elsewhere_twice(cluster: Cluster) -> None:
