@@ -52,6 +52,7 @@ def ends(runs: Fire, out: Path) -> int:
     return len(folders)
 
 
+@pytest.mark.timeout(900)  # ten kills and the rest of each run: minutes on a busy machine
 def test_a_run_killed_at_random_instants_has_the_uninterrupted_runs_answers(
     runs: Fire, tmp_path: Path, tell: Tell
 ) -> None:
