@@ -198,7 +198,7 @@ def test_an_environment_can_be_made_anew_by_its_own_python(tmp_path: Path) -> No
 
 
 def test_every_lock_that_set_up_offers_is_there() -> None:
-    assert {path.stem for path in LOCKS} == {*OFFERED, "build", "dev", "served"}
+    assert {path.stem for path in LOCKS} == {*OFFERED, "build", "dev", "browser", "served"}
 
 
 @each_lock
@@ -206,7 +206,7 @@ def test_a_lock_says_how_it_is_made_and_pins_everything_by_hash(lock: Path) -> N
     text = lock.read_text()
     assert text.startswith("# Made by `make lock` ")
     blocks = locking.blocks(text)
-    assert len(blocks) > 5
+    assert len(blocks) > 1
     for block in blocks:
         first, *hashes = block.split(" \\\n")
         assert re.fullmatch(r"[a-z0-9.-]+==[^\s;]+( ; .+)?", first), first
