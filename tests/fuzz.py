@@ -146,7 +146,7 @@ def changed(rng: random.Random, name: str, data: bytes) -> bytes:
         return bytes_changed(rng, data)
     if rng.random() < 0.15:
         text = bytes_changed(rng, gzip.decompress(data) if packed else data)
-        return gzip.compress(text, 1) if packed else text
+        return gzip.compress(text, 1, mtime=0) if packed else text
     values = tamper.values(name, data)
     if not values:
         return bytes_changed(rng, data)
@@ -202,7 +202,7 @@ def pack_case(rng: random.Random, seeds: Path, place: Path) -> list[Path]:
     """A pack with bytes otherwise, of the archive or of what is packed."""
     data = (seeds / "run.tar.gz").read_bytes()
     inner = bytes_changed(rng, gzip.decompress(data))
-    made = bytes_changed(rng, data) if rng.random() < 0.3 else gzip.compress(inner, 1)
+    made = bytes_changed(rng, data) if rng.random() < 0.3 else gzip.compress(inner, 1, mtime=0)
     place.mkdir(exist_ok=True)
     (place / "pack").write_bytes(made)
     return [place / "pack"]

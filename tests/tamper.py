@@ -191,7 +191,7 @@ def _lines(name: str, data: bytes) -> dict[str, bytes]:
         "its lines reversed": lines[::-1],
     }
     joined = {what: b"".join(kept) for what, kept in made.items()}
-    return {what: gzip.compress(text) if packed else text for what, text in joined.items()}
+    return {what: gzip.compress(text, mtime=0) if packed else text for what, text in joined.items()}
 
 
 def _dropping(name: str, *, careful: bool) -> Callable[[Path], None]:

@@ -810,7 +810,13 @@ def test_values_that_no_run_has_are_out_of_range(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    [b"", b"not gzip", gzip.compress(b'{"task": 1}\n'), gzip.compress(b"[]\n" * 5), b"\x1f\x8b"],
+    [
+        b"",
+        b"not gzip",
+        gzip.compress(b'{"task": 1}\n', mtime=0),
+        gzip.compress(b"[]\n" * 5, mtime=0),
+        b"\x1f\x8b",
+    ],
     ids=["empty", "not gzip", "wrong types", "lists", "torn"],
 )
 def test_unreadable_samples_are_failures_and_not_a_crash(tmp_path: Path, text: bytes) -> None:
