@@ -3,8 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from evalkit import attest
-from evalkit.verify import identity
+from evalkit import attest, canon
 from evalkit.verify.folder import BROKEN, Folder
 
 KINDS = {attest.EVALUATION: "author", attest.AUDIT: "audit", attest.REPRODUCTION: "reproduction"}
@@ -30,9 +29,11 @@ def said(folder: Folder, record: str) -> list[dict[str, Any]]:
 
 def reproductions(original: Path, again: Path) -> list[dict[str, Any]]:
     """The statements on a run's record that another execution, in the folder `again`, is its
-    reproduction."""
-    ours, theirs = (identity.record(Folder(run)).sha256 for run in (original, again))
-    if not (ours and theirs):
+    reproduction; none where either is no record but lm-eval's own results. Records that are there
+    have been read before, as `compare` does."""
+    records = [run / "record.json" for run in (original, again)]
+    if not all(record.is_file() for record in records):
         return []
+    ours, theirs = map(canon.sha256_file, records)
     found = said(Folder(original), ours)
     return [each for each in found if each["claim"].get("record") == theirs]
