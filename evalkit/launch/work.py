@@ -35,6 +35,9 @@ def of(arguments: Sequence[str], environment: Mapping[str, str], scratch: Path) 
 
     EvalkitError where a folder lies at a place that the image has for its own, and in the folder /.
     """
+    if Path.cwd() == Path("/"):
+        # with a bytecode tree, Python 3.11 can't import torch 2.10's made-up modules there
+        raise EvalkitError("an image can't be started from the folder /", fix="cd to another one")
     if arguments[0] == "lock":
         arguments = [arguments[0], *map(_shipped, arguments[1:])]
     online = is_online(arguments, environment)
@@ -50,9 +53,6 @@ def of(arguments: Sequence[str], environment: Mapping[str, str], scratch: Path) 
             variables.append((name, os.fspath(folder)))
     for path in sorted(readable | writable):
         _check(path)
-    if Path.cwd() == Path("/"):
-        # with a bytecode tree, Python 3.11 can't import torch 2.10's made-up modules there
-        raise EvalkitError("an image can't be started from the folder /", fix="cd to another one")
     return Work(
         arguments=tuple(arguments),
         folder=os.fspath(Path.cwd()),
