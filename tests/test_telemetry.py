@@ -599,6 +599,7 @@ def test_sampling_takes_one_percent_of_the_time_at_most(tmp_path: Path) -> None:
     meter, fast = Slow(tmp_path), tmp_path / "fast.jsonl"
     with telemetry.Telemetry(fast, meter, 0.02):
         wait_until(lambda: fast.exists() and fast.read_text().count("\n") > 2)
+    assert len(lines(fast)) > 2
     meter.seconds = 0.03
     with telemetry.Telemetry(tmp_path / "slow.jsonl", meter, 0.02):
         time.sleep(0.5)
