@@ -13,51 +13,25 @@ import random
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from bench import data
-from bench.tables import machine, on, table
+from bench.report_noise import Outcome, page
 from evalkit import audit, canon, scored
 from evalkit import model as models
 from evalkit import plan as plans
-from evalkit.audit import drawing, noise, replaying
+from evalkit.audit import drawing, replaying
 from evalkit.audit.drawing import Drawn
 from evalkit.events import Events
 
 DOC = data.ROOT / "docs" / "audit.md"
 LIMIT, AUDITED = 20, 100  # of `core`: documents a task, samples
-SAMPLES, DRAWS = 160, 2000  # of the demo's 210
-COUNTS = (1, 3, 10, 30, 100)
+SAMPLES = 160  # of the demo's 210
 SEED = 0
 ALTERED = (0.01, 0.05)
 CHANGED = 0.02  # of a layer's weights, relative to their own spread
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """A variant's audit: which samples failed, each sample's errors, and the noise model."""
-
-    name: str
-    honest: bool
-    failed: list[bool]
-    errors: list[list[float]]
-    noise: noise.Noise
-
-    def caught(self, count: int, source: random.Random) -> float:
-        """How often an audit of `count` samples fails."""
-        found = 0
-        for _ in range(DRAWS):
-            drawn = source.sample(range(len(self.failed)), min(count, len(self.failed)))
-            spread = noise.rms([error for index in drawn for error in self.errors[index]])
-            found += any(self.failed[index] for index in drawn) or spread > self.noise.whole
-        return found / DRAWS
-
-    @property
-    def spread(self) -> float:
-        """How far recorded and replayed values are apart, in scales of the noise."""
-        return noise.rms([e for errors in self.errors for e in errors]) / self.noise.scale
 
 
 def talker() -> Path:
@@ -219,61 +193,6 @@ def altered(bench: Bench, answers: dict[str, Any], share: float) -> dict[str, An
     return found
 
 
-def page(outcomes: list[Outcome], cost: str) -> str:
-    """docs/audit.md."""
-    source = random.Random(SEED)
-    tables = {}
-    for honest in (True, False):
-        rows = [
-            [o.name, f"{o.spread:.2f}", f"{sum(o.failed) / len(o.failed):.1%}",
-             *[f"{o.caught(count, source):.1%}" for count in COUNTS]]
-            for o in outcomes if o.honest is honest
-        ]  # fmt: skip
-        tables[honest] = table(
-            ["answered by", "apart, scales", "samples failed", *[f"N = {n}" for n in COUNTS]], rows
-        )
-    return PAGE.format(
-        on=on(machine()), samples=SAMPLES, draws=DRAWS, cost=cost,
-        alarms=tables[True], caught=tables[False], tokens=noise.TOKENS, whole=noise.WHOLE,
-    )  # fmt: skip
-
-
-PAGE = """# What an audit catches
-
-Written by `python -m bench.noise`. {on}
-
-`evalkit audit RUN --sample N` replays N recorded samples on the model: one forward pass over each
-prompt and its recorded answer, no decoding. A recorded token must be the most probable one or a
-near-tie, a log-probability the replayed one, a text its tokens', all within the noise of the
-numerics. That noise is measured on the model at hand: how far its log-probabilities lie from those
-in float32, or, where it computes in float32, from each sequence's alone. One log-probability may be
-off by {tokens:g} times that scale; the root mean square of all of them by {whole:g} times.
-Both numbers leave room above what the first table needs, for other hardware; the scale is every
-model's own.
-
-{cost}
-
-## False alarms
-
-{samples} samples of the demo's tasks, answered by the model that the record
-names, otherwise than it was audited. How often an audit of N samples fails, over {draws:,} draws:
-
-{alarms}
-
-## Detection
-
-Likewise for answers that are not what the record says:
-
-{caught}
-
-What can't be told from rounding is not caught: a computation in more precision than the record
-says, or weights that differ by less than bf16 rounds. A single altered sample among many is caught
-only when it is drawn: N samples find a share of 3/N of altered ones with 95% probability. On like
-hardware and software `evalkit reproduce RUN --sample N` is sharper: whole batches must come out
-equal to the last bit.
-"""
-
-
 def main() -> None:
     """Train, run, audit, write."""
     with data.served():
@@ -289,7 +208,7 @@ def main() -> None:
             asked = Options(model=str(model), suite="demo", out=Path(folder))
             made = run.evaluate(asked, Events(), workers=1)
             outcomes = list(variants(Bench(model, made)))
-    canon.write_atomic(DOC, page(outcomes, cost))
+    canon.write_atomic(DOC, page(outcomes, cost, SAMPLES))
 
 
 def _cost(run: Path, model: Path) -> str:

@@ -113,33 +113,30 @@ def main() -> None:
             narrow.append([f"{count:,}", _time(foul.wall_s), _share(alone, foul.busy_s),
                            f"{100 * alone / (NODES * foul.wall_s):.0f}%"])  # fmt: skip
     chosen = shards.default_count(body, SPEED)
-    text = "\n".join(
-        [
-            f"`core`: {len(body['batches']):,} batches, {_time(alone)} on one node of"
-            f" {SPEED:,.0f} tokens a second; the default for it is {chosen} shards.",
-            "",
-            "A node for every shard:",
-            "",
-            table(
-                [
-                    "shards",
-                    "longest shard",
-                    "fair: wall",
-                    "of nodes' time used",
-                    "foul: wall",
-                    "of nodes' time used",
-                    "computed twice",
-                ],
-                wide,
-            ),
-            "",
-            f"More shards than nodes, {NODES} nodes, foul:",
-            "",
-            table(["shards", "wall", "of nodes' time used", "of 16 nodes until the end"], narrow),
-        ]
+    head = (
+        f"`core`: {len(body['batches']):,} batches, {_time(alone)} on one node of"
+        f" {SPEED:,.0f} tokens a second; the default for it is {chosen} shards."
     )
+    text = "\n".join([head, *_tables(wide, narrow)])
     publish("bench-scale", text, figures, ROOT / "docs" / "cluster.md")
     print(text)
+
+
+def _tables(wide: list[list[str]], narrow: list[list[str]]) -> list[str]:
+    """Both tables with what stands above them."""
+    used = "of nodes' time used"
+    first = ["shards", "longest shard", "fair: wall", used, "foul: wall", used, "computed twice"]
+    second = ["shards", "wall", used, f"of {NODES} nodes until the end"]
+    return [
+        "",
+        "A node for every shard:",
+        "",
+        table(first, wide),
+        "",
+        f"More shards than nodes, {NODES} nodes, foul:",
+        "",
+        table(second, narrow),
+    ]
 
 
 def _time(seconds: float) -> str:
