@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench import checks, lengths, rates, report_gpu, shapes, tables
+from bench import checks, lengths, passes, rates, report_gpu, shapes, tables
 from bench.lengths import CORE, Leaf
 from bench.shapes import Shape
 from evalkit import plan
@@ -117,10 +117,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     def keep(made: dict[str, Any]) -> None:
         figures.update(made, machine=tables.machine(), gpu=report_gpu.gpu(scale.shape.device))
-        figures["shape"] = {
-            "layer_parameters": scale.shape.layer_parameters,
-            "head_parameters": scale.shape.head_parameters,
-        }
+        figures["shape"] = passes.parameters(scale.shape.config)
         if not given.smoke:
             tables.publish("bench-gpu", report_gpu.text(figures), figures)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import data
+from bench.passes import parameters
 from evalkit import canon
 from evalkit.suite import SuiteTask
 
@@ -25,6 +26,7 @@ SHAPE: dict[str, Any] = {
     "tie_word_embeddings": False,
     "max_position_embeddings": MAX_LENGTH,
 }
+CONFIG = {**SHAPE, "vocab_size": VOCABULARY}
 SEED = 0
 
 
@@ -42,17 +44,15 @@ def folder() -> Path:
 
 
 def described() -> dict[str, Any]:
-    """The model in numbers: parameters in all, of the layers' matrices and of the LM head, bytes of
-    a token's keys and values, and the tokenizer's sha256."""
+    """The model in numbers: parameters in all, and of its matrices (see `parameters`), bytes of a
+    token's keys and values, and the tokenizer's sha256."""
+    found = parameters(CONFIG)
     hidden, layers = SHAPE["hidden_size"], SHAPE["num_hidden_layers"]
-    size = hidden // SHAPE["num_attention_heads"]
-    wide = SHAPE["num_key_value_heads"] * size
-    matrices = layers * hidden * (2 * hidden + 2 * wide + 3 * SHAPE["intermediate_size"])
-    head = VOCABULARY * hidden
+    wide = SHAPE["num_key_value_heads"] * (hidden // SHAPE["num_attention_heads"])
+    matrices = found["layer_parameters"] + 2 * found["head_parameters"]
     return {
-        "parameters": matrices + 2 * head + (2 * layers + 1) * hidden,
-        "layer_parameters": matrices,
-        "head_parameters": head,
+        "parameters": matrices + (2 * layers + 1) * hidden,
+        **found,
         "key_bytes": 2 * layers * wide * 4,
         "tokenizer": canon.sha256_file(folder() / "tokenizer.json"),
     }

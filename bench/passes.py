@@ -11,13 +11,21 @@ BUCKET = 64  # the engine's slots grow in steps of this many tokens
 @dataclass(slots=True)
 class Pass:
     """A forward pass: rows of `tokens` each, the `keys` that the longest row sees, of which the
-    first `shared` are held once for all rows, and the positions that went through the LM head."""
+    first `shared` are held once for all rows, and the positions that went through the LM head and
+    through the `tail`, what stands behind the last attention."""
 
     rows: int
     tokens: int
     keys: int
     shared: int = 0
     head: int = 0
+    tail: int = 0
+
+
+def tail(model: Any) -> list[Any]:
+    """A Llama's matrices behind its last attention, the LM head aside."""
+    last = model.get_decoder().layers[-1]
+    return [last.self_attn.o_proj, last.mlp.gate_proj, last.mlp.up_proj, last.mlp.down_proj]
 
 
 @contextmanager
@@ -36,8 +44,12 @@ def watch(model: Any, passes: list[Pass]) -> Iterator[None]:
     def after(_: Any, __: Any, output: Any) -> None:
         passes[-1].head = output.numel() // output.shape[-1]
 
+    def inside(_: Any, args: tuple[Any, ...]) -> None:
+        passes[-1].tail = args[0].numel() // args[0].shape[-1]
+
     handles = [
         model.register_forward_pre_hook(before, with_kwargs=True),
+        tail(model)[-1].register_forward_pre_hook(inside),
         model.get_output_embeddings().register_forward_hook(after),
     ]
     try:
@@ -55,6 +67,27 @@ def num_tokens(passes: Sequence[Pass]) -> int:
 def num_head(passes: Sequence[Pass]) -> int:
     """Positions whose logits were computed."""
     return sum(one.head for one in passes)
+
+
+def parameters(config: dict[str, int]) -> dict[str, int]:
+    """Numbers in a Llama's matrices: of its layers, of the tail among them, and of the LM head."""
+    hidden, inner = config["hidden_size"], config["intermediate_size"]
+    wide = config["num_key_value_heads"] * (hidden // config["num_attention_heads"])
+    layer = hidden * (2 * hidden + 2 * wide + 3 * inner)
+    return {
+        "layer_parameters": config["num_hidden_layers"] * layer,
+        "tail_parameters": hidden * (hidden + 3 * inner),
+        "head_parameters": config["vocab_size"] * hidden,
+    }
+
+
+def flops(passes: Sequence[Pass], config: dict[str, int]) -> float:
+    """FLOP of the matrix products of some passes of a Llama."""
+    numbers = parameters(config)
+    behind = numbers["tail_parameters"]
+    done = num_tokens(passes) * (numbers["layer_parameters"] - behind)
+    done += sum(one.tail for one in passes) * behind
+    return 2.0 * (done + num_head(passes) * numbers["head_parameters"])
 
 
 def steps(passes: Sequence[Pass]) -> list[Pass]:

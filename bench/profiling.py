@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import profiler as torch_profiler
 
-from bench.passes import Pass
+from bench.passes import Pass, tail
 
 MARK = "bench:"
 SIZES = (256, 1024, 2048)  # tokens at once
@@ -94,13 +94,16 @@ def matmul_peak(model: Any) -> dict[str, float]:
 def matmul_seconds(model: Any, passes: Sequence[Pass]) -> float:
     """What the matrix products of some passes take alone, through the model's own weights one after
     another, as they come from memory: the floor of any engine that makes these passes."""
-    head = model.get_output_embeddings()
-    layers = [m for m in model.modules() if _is_linear(m) and m is not head]
-    sizes = Counter(one.rows * one.tokens for one in passes)
-    heads = Counter(one.head for one in passes)
+    head, behind = model.get_output_embeddings(), tail(model)
+    layers = [m for m in model.modules() if _is_linear(m) and m is not head and m not in behind]
+    counts = (
+        (Counter(one.rows * one.tokens for one in passes), layers),
+        (Counter(one.tail for one in passes), behind),
+        (Counter(one.head for one in passes), [head]),
+    )
     return sum(
         count * _products(modules, tokens)
-        for counted, modules in ((sizes, layers), (heads, [head]))
+        for counted, modules in counts
         for tokens, count in counted.items()
         if tokens
     )

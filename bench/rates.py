@@ -9,6 +9,7 @@ import torch
 
 from bench import baseline, checks
 from bench.lengths import UNTIL, Leaf, tokenised
+from bench.passes import Pass, flops, watch
 from bench.shapes import Shape
 from evalkit import plan
 from evalkit.batch import Batch, Policy
@@ -60,33 +61,23 @@ def execute(engine: Any, batches: Sequence[Batch], shape: Shape, seconds: float)
     FLOP of the matrix products (padding included)."""
     engine.kept = None
     peak_memory(shape.device)
-    done, cost, flops = 0, 0, 0.0
-    trunks: set[str] = set()
-    started = time.perf_counter()
-    for batch in batches:
-        engine.execute(batch)
-        done, cost = done + 1, cost + batch.cost
-        flops += _flops(batch, shape, trunks)
-        if time.perf_counter() - started > seconds:
-            break
-    wait(shape.device)
-    spent = time.perf_counter() - started
+    done, cost = 0, 0
+    made: list[Pass] = []
+    with watch(engine.model, made):
+        started = time.perf_counter()
+        for batch in batches:
+            engine.execute(batch)
+            done, cost = done + 1, cost + batch.cost
+            if time.perf_counter() - started > seconds:
+                break
+        wait(shape.device)
+        spent = time.perf_counter() - started
     share = cost / sum(batch.cost for batch in batches)
     return {
         "batches": len(batches), "executed": done, "share": share, "seconds": spent,
-        "projected": spent / share, "flops": flops, "peak_bytes": peak_memory(shape.device),
+        "projected": spent / share, "flops": flops(made, shape.config),
+        "peak_bytes": peak_memory(shape.device),
     }  # fmt: skip
-
-
-def _flops(batch: Batch, shape: Shape, trunks: set[str]) -> float:
-    tokens, link = batch.cost, batch.trunk
-    while link is not None and link.id not in trunks:
-        trunks.add(link.id)
-        tokens, link = tokens + len(link.tokens), link.parent
-    head = sum(len(checks.sequence(batch, t)) - t.start for t in batch.targets)
-    if batch.settings:
-        head = len(batch.targets) * batch.settings.max_gen_toks
-    return 2.0 * (tokens * shape.layer_parameters + head * shape.head_parameters)
 
 
 def like_lm_eval(

@@ -113,17 +113,13 @@ def _work(figures: Figures) -> Iterator[list[str]]:
 
 
 def _profiles(figures: Figures) -> Iterator[list[str]]:
-    model = figures["model"]
     for name, one in figures["workloads"].items():
         seconds = median(one["seconds"][figures["variant"]])
         made = one["passes"]["evalkit"]
-        flops = 2 * (
-            made["tokens"] * model["layer_parameters"] + made["head"] * model["head_parameters"]
-        )
         yield [
             name,
             *(f"{one['profile'].get(part, 0.0):.0%}" for part in PARTS),
             f"{one['matmul_seconds']:.2f}",
             f"{one['matmul_seconds'] / seconds:.0%}",
-            f"{flops / seconds / _peak(figures):.0%}",
+            f"{made['flops'] / seconds / _peak(figures):.0%}",
         ]

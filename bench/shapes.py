@@ -53,24 +53,6 @@ class Shape:
     device: str
     dtype: str
 
-    @property
-    def layer_parameters(self) -> int:
-        """Numbers in the layers' matrices."""
-        hidden, size = self.config["hidden_size"], self.head_size
-        wide = self.config["num_key_value_heads"] * size
-        each = 2 * hidden + 2 * wide + 3 * self.config["intermediate_size"]
-        return int(self.config["num_hidden_layers"] * hidden * each)
-
-    @property
-    def head_parameters(self) -> int:
-        """Numbers in the LM head."""
-        return int(self.config["vocab_size"] * self.config["hidden_size"])
-
-    @property
-    def head_size(self) -> int:
-        """Numbers in a query."""
-        return int(self.config["hidden_size"] // self.config["num_attention_heads"])
-
 
 def build(shape: Shape, seed: int = 0) -> Any:
     """A random model of that shape on its device."""

@@ -147,6 +147,7 @@ def counted(made: list[passes.Pass], keys: Callable[[list[passes.Pass]], int]) -
         "head": passes.num_head(made),
         "steps": len(passes.steps(made)),
         "keys": keys(made),
+        "flops": passes.flops(made, model.CONFIG),
     }
 
 

@@ -68,9 +68,9 @@ class Trunk:
         return found[::-1]
 
     def chunks(self, size: int) -> Iterator[Tokens]:
-        """Its own tokens in pieces of at most `size`."""
-        for start in range(0, len(self.tokens), size):
-            yield self.tokens[start : start + size]
+        """Its own tokens in about equal pieces of at most `size`."""
+        number = -(-len(self.tokens) // size)
+        yield from np.array_split(self.tokens, number)
 
 
 def make_trunk(parent: Trunk | None, tokens: Tokens) -> Trunk:

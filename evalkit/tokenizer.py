@@ -45,11 +45,15 @@ class Tokenizer:
         self.adds_bos = self.hf.encode("a")[:1] == [self.bos_token_id]
         self._prefix_text = str(self.hf.decode(self.prefix_token_id))
         self._bos_text: str | None = getattr(self.hf, "bos_token", None)
+        self._backend = _backend(self.hf)
 
     def encode(self, texts: Sequence[str], *, special_tokens: bool) -> list[list[int]]:
         """Token ids of each text."""
         if not texts:
             return []
+        if self._backend is not None:
+            fast = self._backend.encode_batch_fast(list(texts), add_special_tokens=special_tokens)
+            return [one.ids for one in fast]
         encoded = self.hf(
             list(texts), add_special_tokens=special_tokens, return_attention_mask=False
         )
@@ -139,6 +143,21 @@ class Tokenizer:
             return render(chat_history)
         except jinja2.exceptions.TemplateError:
             return render([message for message in chat_history if message["role"] != "system"])
+
+
+def _backend(hf: Any) -> Any:
+    """What encodes for a tokenizer of transformers' where that changes nothing of it: asked itself,
+    it leaves out the offsets that nobody reads, a quarter of the time. None where it does."""
+    from transformers import PreTrainedTokenizerFast
+
+    for name in ("__call__", "_encode_plus"):
+        if getattr(type(hf), name) is not getattr(PreTrainedTokenizerFast, name, None):
+            return None
+    backend = hf.backend_tokenizer
+    backend.no_truncation()
+    backend.no_padding()
+    backend.encode_special_tokens = hf.split_special_tokens
+    return backend
 
 
 def _max_length(model: Model, tokenizer: Any) -> int:

@@ -30,6 +30,7 @@ from evalkit.engine import (  # noqa: E402
     scoring,
     shrink,
     slots,
+    tail,
     tree,
     trials,
     trunk,
@@ -308,6 +309,16 @@ def scored_too_early(original: Any) -> Any:
     return path_end
 
 
+def tail_too_early(original: Any) -> Any:
+    """The last attention is taken to be the last but one."""
+
+    def find(model: Any) -> Any:
+        found = original(model)
+        return replace(found, attentions=found.attentions - 1)
+
+    return find
+
+
 FAULTS = [
     (tree, "visible", mask_off_by_one, "llama"),
     (tree, "depths", position_off_by_one, "llama"),
@@ -316,6 +327,7 @@ FAULTS = [
     (tree.Tree, "attend", window_off_by_one, "gemma3"),
     (slots.Slots, "attend", window_off_by_one, "gemma3"),
     (scoring, "path_end", scored_too_early, "llama"),
+    (tail, "find", tail_too_early, "llama"),
 ]
 
 

@@ -1,13 +1,24 @@
 """The engine itself: a loaded model that sends a batch to scoring or to generation."""
 
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from evalkit.batch import Batch
-from evalkit.engine import attention, decoding, generate, heap, rotary, scoring, split, weights
+from evalkit.engine import (
+    attention,
+    decoding,
+    generate,
+    heap,
+    rotary,
+    scoring,
+    split,
+    tail,
+    weights,
+)
 from evalkit.engine.numerics import Numerics, fix_numerics, numerics_for, quantization
 from evalkit.errors import EvalkitError, Exit
 from evalkit.model import Model
@@ -38,6 +49,11 @@ class Engine:
         self.eos_text: str = tokenizer.hf.eos_token or ""
         self.kept: Any = None
         self.last_split = 0
+
+    @cached_property
+    def tail(self) -> tail.Tail:
+        """Where the model's attention ends (level A)."""
+        return tail.find(self.model)
 
     def on_step(self, notice: Callable[[], None]) -> None:
         """Call `notice` after every forward pass: a sign of life within a long batch."""

@@ -100,9 +100,7 @@ class _Prompts:
         tree = Tree(self._batch.rows[first:last], width, self._prefix, self._engine, taking=True)
         chosen = [pair for pair in self._left if pair[0].row < last]
         self._left = self._left[len(chosen) :]
-        with attention.viewing(tree):
-            ends = [(target.row - first, target.end) for target, _ in chosen]
-            logits = head.logits(self._engine.model, ends, **tree.inputs(), use_cache=False)
+        logits = tree.logits([(target.row - first, target.end) for target, _ in chosen])
         assert self._batch.settings is not None, "a generating batch has settings"
         decoding.advance(self._engine, [text for _, text in chosen], logits, self._batch.settings)
         for target, text in chosen:

@@ -42,9 +42,7 @@ def replay(engine: "Engine", batch: Batch, *, generated: bool) -> dict[str, Repl
     logits was done to these answers'."""
     with torch.inference_mode():
         rotary.reset(engine.model)
-        rows = len(batch.rows)
-        if engine.device.type == "cpu":
-            rows = max(1, scoring.CPU_TOKENS // batch.width)
+        rows = scoring.rows_at_once(engine, batch)
         found: dict[str, Replayed] = {}
         for first in range(0, len(batch.rows), rows):
             targets = [t for t in batch.targets if first <= t.row < first + rows]

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 import torch
 
 from evalkit.batch import Row, Trunk
-from evalkit.engine import attention, head
 from evalkit.engine.tree import Tree
 
 if TYPE_CHECKING:
@@ -60,8 +59,7 @@ def prefix(engine: "Engine", trunk: Trunk | None, chunk: int) -> Prefix:
         found = kept[-1][1] if kept else NOTHING
         for tokens in link.chunks(chunk):
             tree = Tree((Row(tokens, (0,), (-1,)),), len(tokens), found, engine, taking=True)
-            with attention.viewing(tree):
-                head.logits(engine.model, [(0, len(tokens) - 1)], **tree.inputs(), use_cache=False)
+            tree.logits([(0, len(tokens) - 1)])
             found = found.grown(tree.taken, len(tokens))
         kept.append((link.id, found))
     return kept[-1][1] if kept else NOTHING
