@@ -216,14 +216,16 @@ def test_a_parent_that_reads_its_childs_weight_sees_float32() -> None:
 
 @pytest.mark.parametrize("away", ["disk", "cpu"])
 def test_precise_and_accelerates_hooks_live_together(
-    load: Callable[..., Any], tiny_model: Make, tmp_path: Path, away: str
+    tiny_model: Make, tmp_path: Path, away: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Weights that accelerate brings from the disk for each layer, as on a GPU too small."""
     from transformers import AutoModelForCausalLM
 
-    from evalkit.engine import precise
+    from evalkit.engine import precise, products
 
-    whole = load("llama", "float32")
+    model = models.resolve(str(tiny_model("llama", dtype="bfloat16")))
+    monkeypatch.setattr(products, "use_onednn", lambda _: None)  # not for layers on several devices
+    whole = core.load(model, Tokenizer(model), core.Numerics("float32"), "cpu", level="C")
     causal: Any = AutoModelForCausalLM
     places = {
         "model.embed_tokens": "cpu", "model.layers.0": away, "model.layers.1": "cpu",
@@ -231,8 +233,7 @@ def test_precise_and_accelerates_hooks_live_together(
     }  # fmt: skip
     with precise.skeleton(torch.bfloat16):
         found = causal.from_pretrained(
-            tiny_model("llama", dtype="bfloat16"), dtype=torch.float32, device_map=places,
-            offload_folder=tmp_path,
+            model.folder, dtype=torch.float32, device_map=places, offload_folder=tmp_path,
         )  # fmt: skip
     assert hasattr(found, "_hf_hook") == (away == "disk")
     precise.upcast(found)
@@ -241,6 +242,39 @@ def test_precise_and_accelerates_hooks_live_together(
     for _ in range(2):
         assert engine.execute(SCORED) == whole.execute(SCORED)
         assert engine.execute(GREEDY) == whole.execute(GREEDY)
+
+
+@pytest.mark.parametrize(("dtype", "profile"), [("float32", "native"), ("bfloat16", "precise")])
+def test_onednn_computes_float32s_linear_layers(
+    dtype: str, profile: str, tiny_model: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the same answers as MKL, but for rounding; not where it is missing."""
+    from evalkit.engine import products
+
+    model = models.resolve(str(tiny_model("llama", dtype="bfloat16")))
+
+    def loaded() -> Any:
+        return core.load(model, Tokenizer(model), core.Numerics(dtype, profile), "cpu", level="C")
+
+    ours = loaded()
+    linear = [m for m in ours.model.modules() if isinstance(m, torch.nn.Linear)]
+    assert len(linear) == 2 * 7 + 1 and all(isinstance(m, products.Linear) for m in linear)
+    monkeypatch.setattr("torch.backends.mkldnn.is_available", lambda: False)
+    plain = loaded()
+    assert not any(isinstance(module, products.Linear) for module in plain.model.modules())
+    for one, other in zip(
+        ours.execute(SCORED).values(), plain.execute(SCORED).values(), strict=True
+    ):
+        assert one["loglikelihood"] == pytest.approx(other["loglikelihood"], abs=1e-4)
+        assert one["is_greedy"] == other["is_greedy"]
+
+
+def test_bfloat16s_linear_layers_stay_as_they_are(tiny_model: Make) -> None:
+    from evalkit.engine import products
+
+    model = models.resolve(str(tiny_model("llama", dtype="bfloat16")))
+    loaded = core.load(model, Tokenizer(model), core.Numerics("bfloat16"), "cpu", level="C")
+    assert not any(isinstance(module, products.Linear) for module in loaded.model.modules())
 
 
 # Which numerics

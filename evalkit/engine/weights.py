@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from evalkit import architecture
-from evalkit.engine import numerics, precise
+from evalkit.engine import numerics, precise, products
 from evalkit.engine.numerics import DTYPES, Numerics, quantization
 from evalkit.errors import EvalkitError, Exit
 from evalkit.model import Model
@@ -33,7 +33,10 @@ def load(model: Model, wanted: Numerics, device: str, adapter: Path | None) -> A
         raise numerics.cannot_load(model, error) from None
     if adapter is not None:
         loaded = _adapted(loaded, adapter)
-    if wanted.profile == "precise":
+    is_precise = wanted.profile == "precise"
+    if device == "cpu" and (is_precise or DTYPES[wanted.dtype] == torch.float32):
+        products.use_onednn(loaded)
+    if is_precise:
         precise.upcast(loaded)
     return loaded.eval()
 

@@ -16,19 +16,28 @@ from places import TAG, USER, Place, run
 
 from evalkit import suite as suites
 
+NEEDED = 12  # GB of disk: the image in three runtimes' stores, its archive and its SIF
+
 
 @pytest.fixture(scope="session", autouse=True)
 def engines() -> None:
     """Docker and Apptainer, started where they are not."""
     if reason := places.missing():
         pytest.skip(reason)
+    free = shutil.disk_usage("/var/tmp").free / 1e9
+    if free < NEEDED:
+        pytest.fail(f"these tests need {NEEDED} GB in /var/tmp, which has {free:.1f} GB left")
     run("bash", places.MACHINE, "all")
 
 
 @pytest.fixture(scope="session")
 def image(engines: None) -> str:
-    """The image of the commit that is checked out, with the CPU lock."""
+    """The image of the commit that is checked out, with the CPU lock; the last one's goes."""
+    docker = places.BUILD["DOCKER"]
+    before = run(docker, "images", "--quiet", TAG).strip()
     places.make("image")
+    if before and before != run(docker, "images", "--quiet", TAG).strip():
+        subprocess.run([docker, "rmi", before], capture_output=True)  # in use elsewhere: it stays
     return TAG
 
 
