@@ -181,7 +181,7 @@ class Shot:
         except ValueError:  # torn
             return str(json.loads(told[-2])["phase"]) if len(told) > 1 else "import"
 
-    def wait_for(self, what: Callable[[str], bool], timeout_s: float = 120.0) -> None:
+    def wait_for(self, what: Callable[[str], bool], timeout_s: float = 60.0) -> None:
         """Wait until what it has said is so, or it has ended."""
         deadline = time.monotonic() + timeout_s
         while not what(self.said) and self.process.poll() is None:
