@@ -147,7 +147,7 @@ class Tokenizer:
 
 def _backend(hf: Any) -> Any:
     """What encodes for a tokenizer of transformers' where that changes nothing of it: asked itself,
-    it leaves out the offsets that nobody reads, a quarter of the time. None where it does."""
+    it can leave out the offsets, which nobody reads. None where it does."""
     from transformers import PreTrainedTokenizerFast
 
     for name in ("__call__", "_encode_plus"):

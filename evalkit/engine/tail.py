@@ -40,8 +40,8 @@ class Counted:
         by_row: list[list[int]] = [[] for _ in range(rows)]
         for row, token in sorted(set(places)):
             by_row[row].append(token)
-        self._most = max(map(len, by_row))
-        self._by_row = by_row
+        self._by_row, self._most = by_row, max(map(len, by_row))
+        self._moved: torch.Tensor | None = None
 
     @property
     def pays(self) -> bool:
@@ -56,12 +56,14 @@ class Counted:
             found[row, : len(tokens)] = tokens
         return found
 
-    @cached_property
-    def _index(self) -> torch.Tensor:
-        """Of each place: its row, its token, and its number in its row; [3, places]."""
-        found = [(row, token, n) for row, some in enumerate(self._by_row)
-                 for n, token in enumerate(some)]  # fmt: skip
-        return torch.tensor(found).T
+    def _index(self, device: torch.device) -> torch.Tensor:
+        """Of each place: its row, its token, and its number in its row; [3, places]. Brought to a
+        device once, not by every module of the tail."""
+        if self._moved is None or self._moved.device != device:
+            each = enumerate(self._by_row)
+            found = [(row, token, n) for row, some in each for n, token in enumerate(some)]
+            self._moved = torch.tensor(found, device=device).T
+        return self._moved
 
     def of_rows(self, values: torch.Tensor) -> torch.Tensor:
         """Each row's, padded: [rows, heads, tokens, size] -> [rows, heads, most, size]."""
@@ -72,17 +74,17 @@ class Counted:
     def back_in_rows(self, values: torch.Tensor) -> torch.Tensor:
         """What `of_rows` took, at its places, zeros elsewhere: [rows, heads, most, size] ->
         [rows, heads, tokens, size]."""
-        row, _, number = self._index.to(values.device)
+        row, _, number = self._index(values.device)
         return self.back(values.transpose(1, 2)[row, number].unsqueeze(0)).transpose(1, 2)
 
     def of(self, values: torch.Tensor) -> torch.Tensor:
         """All of them: [rows, tokens, ...] -> [1, places, ...]."""
-        row, token, _ = self._index.to(values.device)
+        row, token, _ = self._index(values.device)
         return values[row, token].unsqueeze(0)
 
     def back(self, values: torch.Tensor) -> torch.Tensor:
         """The inverse of `of`, with zeros elsewhere."""
-        row, token, _ = self._index.to(values.device)
+        row, token, _ = self._index(values.device)
         full = values.new_zeros(*self.shape, *values.shape[2:])
         full[row, token] = values[0]
         return full
