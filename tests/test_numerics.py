@@ -1,5 +1,6 @@
 """Numerics: how they are decided and set, and the `precise` profile against float32 itself."""
 
+import copy
 import json
 import os
 import shutil
@@ -150,9 +151,10 @@ def test_one_weight_is_upcast_at_a_time_and_of_a_table_only_the_rows(
     load: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of the embeddings, whose table is the largest tensor of many models, what is looked up."""
-    from evalkit.engine import precise
+    from evalkit.engine import precise, products
 
-    loaded = load("llama", "bfloat16", "precise")
+    monkeypatch.setattr(products, "PACKED_BYTES", 0)  # as for a large model
+    loaded = load("llama", "bfloat16", "precise", num_hidden_layers=3)
     table = loaded.model.get_input_embeddings()._parameters["weight"].data_ptr()
     read, upcast = precise._read, []
     alive: set[str] = set()
@@ -245,28 +247,49 @@ def test_precise_and_accelerates_hooks_live_together(
 
 
 @pytest.mark.parametrize(("dtype", "profile"), [("float32", "native"), ("bfloat16", "precise")])
+@pytest.mark.parametrize("packed", [True, False], ids=["packed", "as they are"])
 def test_onednn_computes_float32s_linear_layers(
-    dtype: str, profile: str, tiny_model: Make, monkeypatch: pytest.MonkeyPatch
+    dtype: str, profile: str, packed: bool, tiny_model: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With the same answers as MKL, but for rounding; not where it is missing."""
     from evalkit.engine import products
 
     model = models.resolve(str(tiny_model("llama", dtype="bfloat16")))
+    if not packed:
+        monkeypatch.setattr(products, "PACKED_BYTES", 0)
 
-    def loaded() -> Any:
-        return core.load(model, Tokenizer(model), core.Numerics(dtype, profile), "cpu", level="C")
+    def loaded(*numerics: str) -> Any:
+        return core.load(model, Tokenizer(model), core.Numerics(*numerics), "cpu", level="C")
 
-    ours = loaded()
+    ours, full = loaded(dtype, profile), loaded("float32", "native")
     linear = [m for m in ours.model.modules() if isinstance(m, torch.nn.Linear)]
     assert len(linear) == 2 * 7 + 1 and all(isinstance(m, products.Linear) for m in linear)
+    assert all(isinstance(m, products.Packed) == packed for m in linear)
+    assert ours.execute(SCORED) == full.execute(SCORED)
+    assert ours.execute(GREEDY) == full.execute(GREEDY)
     monkeypatch.setattr("torch.backends.mkldnn.is_available", lambda: False)
-    plain = loaded()
+    plain = loaded(dtype, profile)
     assert not any(isinstance(module, products.Linear) for module in plain.model.modules())
     for one, other in zip(
         ours.execute(SCORED).values(), plain.execute(SCORED).values(), strict=True
     ):
         assert one["loglikelihood"] == pytest.approx(other["loglikelihood"], abs=1e-4)
         assert one["is_greedy"] == other["is_greedy"]
+
+
+def test_a_packed_layer_follows_its_weight_and_can_be_copied() -> None:
+    from evalkit.engine import products
+
+    layer = torch.nn.Linear(6, 4)
+    given = torch.arange(18.0).view(3, 6)
+    products.use_onednn(layer)
+    assert isinstance(layer, products.Packed)
+    with torch.no_grad():
+        before = layer(given)
+        other = copy.deepcopy(layer)
+        layer.weight *= 2
+        assert torch.allclose(layer(given) - layer.bias, 2 * (before - layer.bias))
+        assert torch.equal(other(given), before)
 
 
 def test_bfloat16s_linear_layers_stay_as_they_are(tiny_model: Make) -> None:
