@@ -1,11 +1,12 @@
-"""`make bench-core`: 2% of every leaf task of `core`, once by lm-eval and once by evalkit.
+"""`make bench-core`: 2% of every leaf task of `core`, once by lm-eval and once by evalkit, in one
+process with a thread a core and with a process a core.
 
     python -m bench.core [--minutes 90]
 
 The documents (at least one a leaf) are drawn with a seed, and asked as `core` asks them: bbh goes
 on for 1,024 tokens where a random model does not stop. Both sides get all cores; lm-eval has batch
-size 4. bbh is cut into pieces, lm-eval's along its own order, so that its batches stay what they
-are. Each piece's answers are kept, so a stopped command goes on where it was.
+size 4. A member of `core` is a piece, but lm-eval's bbh is cut along its own order, so that its
+batches stay what they are. Each piece's run is kept, so a stopped command goes on where it was.
 """
 
 import argparse
@@ -14,7 +15,7 @@ import pickle
 import random
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from evalkit.suite import SuiteTask
 SHARE, SEED, SIZE = 0.02, 0, 4
 PIECE = 8 * SIZE  # prompts of bbh in a piece
 Pieces = dict[str, list[Request]]
+SIDES = ("lm-eval", "threads", "workers")
 
 
 def drawn(requests: Sequence[Request]) -> list[Request]:
@@ -52,16 +54,14 @@ def member(request: Request) -> str:
 
 def pieces(requests: Sequence[Request], length: dict[str, int]) -> tuple[Pieces, Pieces]:
     """What is asked at once, of lm-eval and of evalkit. `length`: the tokens of each prompt."""
-    theirs: Pieces = defaultdict(list)
     ours: Pieces = defaultdict(list)
     for request in requests:
-        theirs[member(request)].append(request)
-        leaf = request.task if member(request) == "bbh" else member(request)
-        ours[leaf].append(request)
-    bbh = sorted(theirs.pop("bbh"), key=lambda one: (-length[one.id], one.context))
+        ours[member(request)].append(request)
+    theirs = {name: part for name, part in ours.items() if name != "bbh"}
+    bbh = sorted(ours["bbh"], key=lambda one: (-length[one.id], one.context))
     for start in range(0, len(bbh), PIECE):
         theirs[f"bbh {start // PIECE + 1}"] = bbh[start : start + PIECE]
-    return dict(theirs), dict(ours)
+    return theirs, dict(ours)
 
 
 class Kept:
@@ -95,7 +95,7 @@ class Kept:
         return kept
 
 
-def measure(minutes: float, variant: str) -> dict[str, Any] | None:
+def measure(minutes: float) -> dict[str, Any] | None:
     """The figures; None where the time was up before all pieces were measured."""
     until = time.monotonic() + 60 * minutes
     cores = len(os.sched_getaffinity(0))
@@ -103,29 +103,24 @@ def measure(minutes: float, variant: str) -> dict[str, Any] | None:
         folder = str(model.folder())
         asked = drawn(data.requests(data.load(data.suite([SuiteTask(name) for name in CORE]))))
     theirs, ours = pieces(asked, _lengths(folder, asked))
-    lm_eval = Process(sides.LmEval, folder, cores)
-    own: Any = sides.Workers(folder, cores) if variant == "workers" else None
-    own = own or Process(sides.Evalkit, folder, cores)
+    lm_eval, threads = Process(sides.LmEval, folder, cores), sides.started(folder, cores)
+    workers = sides.Workers(folder, cores)
+    answer: dict[str, Callable[[list[Request]], Ran]] = {
+        "lm-eval": lambda part: lm_eval.call("answer", part, SIZE),
+        "threads": lambda part: threads.call("answer", part),
+        "workers": workers.answer,
+    }
     kept = Kept()
-    runs: dict[str, dict[str, Ran]] = {"lm-eval": {}, variant: {}}
-    todo = [("lm-eval", name) for name in theirs] + [(variant, name) for name in ours]
-    for side, name in sorted(todo, key=lambda pair: pair[1]):
-        if time.monotonic() > until:
-            return None
-        say(f"{side}: {name}")
-        part = theirs[name] if side == "lm-eval" else ours[name]
-        runs[side][name] = kept.run(side, part, lambda s=side, p=part: _answer(s, p, lm_eval, own))
-    lm_eval.stop()
-    own.stop()
-    return _figures(asked, runs, variant)
-
-
-def _answer(side: str, asked: Sequence[Request], lm_eval: Process, own: Any) -> Ran:
-    if side == "lm-eval":
-        found: Ran = lm_eval.call("answer", asked, SIZE)
-        return found
-    ours: Ran = own.call("answer", asked) if isinstance(own, Process) else own.answer(asked)
-    return ours
+    runs: dict[str, dict[str, Ran]] = {side: {} for side in SIDES}
+    for side in SIDES:
+        for name, part in (theirs if side == "lm-eval" else ours).items():
+            if time.monotonic() > until:
+                return None
+            say(f"{side}: {name}")
+            runs[side][name] = kept.run(side, part, lambda s=side, p=part: answer[s](p))
+    for each in (lm_eval, threads, workers):
+        each.stop()
+    return _figures(asked, runs)
 
 
 def _lengths(folder: str, asked: Sequence[Request]) -> dict[str, int]:
@@ -138,9 +133,9 @@ def _lengths(folder: str, asked: Sequence[Request]) -> dict[str, int]:
     return {request.id: len(ids) for request, ids in zip(asked, tokens, strict=True)}
 
 
-def _figures(
-    asked: Sequence[Request], runs: dict[str, dict[str, Ran]], variant: str
-) -> dict[str, Any]:
+def _figures(asked: Sequence[Request], runs: dict[str, dict[str, Ran]]) -> dict[str, Any]:
+    total = {side: sum(ran.seconds for ran in runs[side].values()) for side in SIDES}
+    variant = min(SIDES[1:], key=lambda side: total[side])
     found: dict[str, Any] = {"machine": tables.machine(), "documents": data.source()}
     found |= {"variant": variant, "share": SHARE, "members": {}}
     for name in CORE:
@@ -165,9 +160,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--minutes", type=float, default=90.0, help="then stop, to be continued")
     given = parser.parse_args()
-    path = tables.FIGURES / "bench.json"
-    variant = canon.read_json(path)["variant"] if path.is_file() else "workers"
-    figures = measure(given.minutes, variant)
+    figures = measure(given.minutes)
     if figures is None:
         say("the time is up: the same command goes on from here")
         return

@@ -4,6 +4,7 @@ Each answers the same requests, from their texts to their answers: tokenising, b
 strings are inside the time, loading the model is not. Each lives in a `Process`.
 """
 
+import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,9 +12,11 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from bench.passes import Pass, watch
 from bench.process import Process
+from evalkit import child
 from evalkit.request import Request
 
 LEVEL = "A"
@@ -159,6 +162,12 @@ class Evalkit:
         return profiling.matmul_seconds(self.engine.model, passes)
 
 
+def started(folder: str, threads: int) -> Process:
+    """evalkit in a process that has what a worker's has in its environment."""
+    with patch.dict(os.environ, child.environment()):
+        return Process(Evalkit, folder, threads)
+
+
 class Workers:
     """evalkit with a process for each core, a thread each: batches go to whoever is free."""
 
@@ -167,7 +176,7 @@ class Workers:
         from evalkit.tokenizer import Tokenizer
 
         self._tokenizer = Tokenizer(model.resolve(folder))
-        self._workers = [Process(Evalkit, folder, 1) for _ in range(number)]
+        self._workers = [started(folder, 1) for _ in range(number)]
 
     def answer(self, requests: Sequence[Request]) -> Ran:
         """All answers; what this process does (tokenise, plan, hand out) is in the time too."""

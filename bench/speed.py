@@ -62,7 +62,7 @@ class Bench:
     def __init__(self, folder: str, cores: int, asked: dict[str, list[Request]]) -> None:
         self.asked = asked
         self.theirs = Process(sides.LmEval, folder, cores)
-        self.threads = Process(sides.Evalkit, folder, cores)
+        self.threads = sides.started(folder, cores)
         self.workers = sides.Workers(folder, cores)
         self.found = {name: Measured() for name in asked}
 

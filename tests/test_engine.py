@@ -389,3 +389,23 @@ def test_loading_fixes_the_global_switches(load: Load) -> None:
     load()
     assert torch.are_deterministic_algorithms_enabled() and torch.get_num_threads() == 1
     assert not torch.backends.cudnn.benchmark and not torch.backends.cuda.matmul.allow_tf32
+
+
+@pytest.mark.parametrize("masked", [True, False])
+def test_few_queries_attend_as_many_do(masked: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    from evalkit.engine import attention
+
+    source = torch.Generator().manual_seed(0)
+    query, key, value = (
+        torch.randn(2, 3, tokens, size, generator=source)
+        for tokens, size in ((attention.FEW, 16), (40, 16), (40, 8))
+    )
+    seen = torch.rand(2, 1, attention.FEW, 40, generator=source) < 0.5
+    mask = attention.hide(seen, torch.float32) if masked else None
+    scores = attention.Scores(0.25, None, None, None)
+    few = attention.attend(query, key, value, scores, mask)
+    monkeypatch.setattr(attention, "FEW", 0)
+    kernel = attention.attend(query, key, value, scores, mask)
+    for one, other in zip(few, kernel, strict=True):
+        assert not torch.equal(one, other), "by another way"
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-6)

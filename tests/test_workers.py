@@ -11,7 +11,7 @@ import pytest
 import support
 from support import DEMO
 
-from evalkit import events, folder, model, stopping, workers
+from evalkit import child, events, folder, model, stopping, workers
 from evalkit.plan import Plan
 from evalkit.worker import Place
 
@@ -25,6 +25,16 @@ def test_two_workers_give_the_answers_of_one_process(tmp_path: Path) -> None:
     assert record["command"]["argv"][-4:-2] == ["--workers", "2"]
     assert "workers" not in record["command"]["config"], "they change nothing of a run"
     assert ran.out.splitlines() == [str(ran.folder)]
+
+
+def test_a_workers_process_asks_for_huge_pages_beside_what_its_user_asks_of_glibc(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.arena_max=2")
+    wanted = f"glibc.malloc.arena_max=2:{child.HUGE_PAGES}"
+    assert child.environment() == {**os.environ, "GLIBC_TUNABLES": wanted}
+    monkeypatch.delenv("GLIBC_TUNABLES")
+    assert child.environment() == {**os.environ, "GLIBC_TUNABLES": child.HUGE_PAGES}
 
 
 def _pipe() -> tuple[Any, Any]:
