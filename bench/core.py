@@ -1,12 +1,12 @@
-"""`make bench-core`: 2% of every leaf task of `core`, once by lm-eval and once by evalkit, in one
-process with a thread a core and with a process a core.
+"""`make bench-core`: 2% of every leaf task of `core`, by lm-eval and in both of evalkit's ways.
 
     python -m bench.core [--minutes 90]
 
-The documents (at least one a leaf) are drawn with a seed, and asked as `core` asks them: bbh goes
-on for 1,024 tokens where a random model does not stop. Both sides get all cores; lm-eval has batch
-size 4. A member of `core` is a piece, but lm-eval's bbh is cut along its own order, so that its
-batches stay what they are. Each piece's run is kept, so a stopped command goes on where it was.
+evalkit answers in one process with a thread a core, and with a process a core. The documents (at
+least one a leaf) are drawn with a seed, and asked as `core` asks them: bbh goes on for 1,024 tokens
+where a random model does not stop. Both sides get all cores; lm-eval has batch size 4. A member of
+`core` is a piece, but lm-eval's bbh is cut along its own order, so that its batches stay what they
+are. Each piece's run is kept, so a stopped command goes on where it was.
 """
 
 import argparse
@@ -32,7 +32,6 @@ from evalkit.suite import SuiteTask
 SHARE, SEED, SIZE = 0.02, 0, 4
 PIECE = 8 * SIZE  # prompts of bbh in a piece
 Pieces = dict[str, list[Request]]
-SIDES = ("lm-eval", "threads", "workers")
 
 
 def drawn(requests: Sequence[Request]) -> list[Request]:
@@ -111,8 +110,8 @@ def measure(minutes: float) -> dict[str, Any] | None:
         "workers": workers.answer,
     }
     kept = Kept()
-    runs: dict[str, dict[str, Ran]] = {side: {} for side in SIDES}
-    for side in SIDES:
+    runs: dict[str, dict[str, Ran]] = {side: {} for side in report.SIDES}
+    for side in report.SIDES:
         for name, part in (theirs if side == "lm-eval" else ours).items():
             if time.monotonic() > until:
                 return None
@@ -134,8 +133,8 @@ def _lengths(folder: str, asked: Sequence[Request]) -> dict[str, int]:
 
 
 def _figures(asked: Sequence[Request], runs: dict[str, dict[str, Ran]]) -> dict[str, Any]:
-    total = {side: sum(ran.seconds for ran in runs[side].values()) for side in SIDES}
-    variant = min(SIDES[1:], key=lambda side: total[side])
+    total = {side: sum(ran.seconds for ran in runs[side].values()) for side in report.SIDES}
+    variant = min(report.VARIANTS, key=lambda side: total[side])
     found: dict[str, Any] = {"machine": tables.machine(), "documents": data.source()}
     found |= {"variant": variant, "share": SHARE, "members": {}}
     for name in CORE:

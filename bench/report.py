@@ -10,6 +10,7 @@ from bench.workloads import WORKLOADS
 
 GOALS = {work.name: work.goal for work in WORKLOADS}
 VARIANTS = {"threads": "one process, a thread a core", "workers": "a process a core, a thread each"}
+SIDES = ("lm-eval", *VARIANTS)
 PARTS = ("linear", "head", "attention", "model", "outside", "python")
 Figures = dict[str, Any]
 
@@ -48,16 +49,15 @@ def speed(figures: Figures) -> str:
 
 def core(figures: Figures) -> str:
     """What `make bench-core` puts into the docs."""
-    variant, sides = figures["variant"], ["lm-eval", *VARIANTS]
-    members = figures["members"]
+    variant, members = figures["variant"], figures["members"]
     rows = []
     for name, one in members.items():
         counts = [f"{one['documents']:,}", f"{one['requests']:,}"]
-        times = [one["seconds"][side] for side in sides]
+        times = [one["seconds"][side] for side in SIDES]
         ratio = one["seconds"]["lm-eval"] / one["seconds"][variant]
         agreed = str(Agreement(**one["agreement"]))
         rows.append([name, *counts, *(f"{t:,.0f}" for t in times), f"{ratio:.1f}", agreed])
-    total = {side: sum(one["seconds"][side] for one in members.values()) for side in sides}
+    total = {side: sum(one["seconds"][side] for one in members.values()) for side in SIDES}
     ratio = total["lm-eval"] / total[variant]
     rows.append(["**all**", "", "", *(f"{t:,.0f}" for t in total.values()), f"**{ratio:.1f}**", ""])
     head = ["2% of", "documents", "requests", "lm-eval, batch 4, s",

@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import IO, Any
 
 COMMAND = (sys.executable, "-P", "-c", "from evalkit.cli import main; main()", "worker")
-HUGE_PAGES = "glibc.malloc.hugetlb=1"  # asks the kernel for them: a tenth of a CPU worker's time
+HUGE_PAGES = "glibc.malloc.hugetlb=1"  # of the kernel: fewer addresses to look up in large weights
 LAST_LINES = 20  # of what a worker says on stderr: what a dead one leaves
 BLOCK = 1 << 16
 
