@@ -392,20 +392,40 @@ def test_loading_fixes_the_global_switches(load: Load) -> None:
 
 
 @pytest.mark.parametrize("masked", [True, False])
-def test_few_queries_attend_as_many_do(masked: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("more", [0, 1])
+def test_values_that_lie_across_are_attended_as_others(masked: bool, more: int) -> None:
     from evalkit.engine import attention
 
     source = torch.Generator().manual_seed(0)
+    tokens = attention.FEW + more
     query, key, value = (
-        torch.randn(2, 3, tokens, size, generator=source)
-        for tokens, size in ((attention.FEW, 16), (40, 16), (40, 8))
+        torch.randn(2, 3, *shape, generator=source) for shape in ((tokens, 16), (40, 16), (40, 8))
     )
-    seen = torch.rand(2, 1, attention.FEW, 40, generator=source) < 0.5
-    mask = attention.hide(seen, torch.float32) if masked else None
+    mask = None
+    if masked:
+        seen = torch.rand(2, 1, tokens, 40, generator=source) < 0.5
+        mask = attention.hide(seen, torch.float32)
     scores = attention.Scores(0.25, None, None, None)
-    few = attention.attend(query, key, value, scores, mask)
-    monkeypatch.setattr(attention, "FEW", 0)
+    lying = value.mT.contiguous().mT
+    found = attention.attend(query, key, lying, scores, mask, across=True)
     kernel = attention.attend(query, key, value, scores, mask)
-    for one, other in zip(few, kernel, strict=True):
-        assert not torch.equal(one, other), "by another way"
+    for one, other in zip(found, kernel, strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-6)
+
+
+def test_slots_keep_their_content_and_how_it_lies() -> None:
+    from evalkit.engine.slots import BUCKET, Slots
+    from evalkit.engine.trunk import NOTHING
+
+    key, value = torch.randn(3, 2, 5, 4), torch.randn(3, 2, 5, 6)
+    slots = Slots(NOTHING, torch.device("cpu"), 3)
+    for slot in range(3):
+        slots.fill(slot, {0: (key, value)}, slot, [0, 2, 4])
+    slots.keep([0, 2])
+    slots.lengths = [BUCKET, 3]  # the next token needs a second bucket
+    slots.inputs([1, 1])
+    for buffer, own in zip(slots._buffers[0], (key, value), strict=True):
+        assert buffer.shape[:3] == (2, 2, 2 * BUCKET)
+        assert torch.equal(buffer[:, :, :3], own[[0, 2]][:, :, [0, 2, 4]])
+        assert not buffer[:, :, 3:].any(), "what is not seen yet is no NaN"
+    assert slots._buffers[0][0].is_contiguous() and slots._buffers[0][1].mT.is_contiguous()

@@ -20,7 +20,7 @@ from evalkit.errors import EvalkitError, Exit
 
 NAME = "evalkit"
 HIDDEN = -1e30  # added to a hidden key's score; finite, so that a row that sees nothing is no NaN
-FEW = 4  # queries of a key head, with which the CPU's kernel is slower than three operations
+FEW = 4  # queries of a key head, with which values that lie across are the better left factor
 _PASSED_OVER = {"is_causal", "position_ids", "use_cache", "cu_seq_lens_q", "cu_seq_lens_k"}
 
 
@@ -130,46 +130,56 @@ def plain(engine: Any) -> Iterator[None]:
 
 def attend(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scores: Scores,
-    mask: torch.Tensor | None = None, *, causal: bool = False,
+    mask: torch.Tensor | None = None, *, causal: bool = False, across: bool = False,
 ) -> Part:  # fmt: skip
     """Attention of query [rows, heads, tokens, size] to key and value [rows, key heads, keys,
     size], of which each is that of as many query heads.
 
     `mask` is added to the scores, [rows or 1, 1, tokens, keys]; `causal` needs as many keys as
-    tokens. The log-sum-exp is in float32.
+    tokens; `across` says that `value` lies in memory as `lies_across` has it. The log-sum-exp is
+    in float32.
     """
-    if scores.softcap is None:
+    if scores.softcap is None and not across:
         kernel = _KERNELS.get(query.device.type)
         if kernel and key.shape[-1] >= value.shape[-1]:
             return kernel(query, key, value, scores.scale, mask, causal)
     if causal:
         ones = torch.ones(query.shape[-2], key.shape[-2], dtype=torch.bool, device=query.device)
         mask = hide(ones.tril(), torch.float32)
-    return _plain(query, key, value, scores, mask)
+    return _plain(query, key, value, scores, mask, across)
 
 
 def _plain(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scores: Scores,
-    mask: torch.Tensor | None,
+    mask: torch.Tensor | None, across: bool,
 ) -> Part:  # fmt: skip
     key, value = (_repeated(each, query.shape[1]) for each in (key, value))
-    product = torch.matmul(query, key.transpose(-1, -2)).float() * scores.scale
+    product = torch.matmul(query, key.mT).float().mul_(scores.scale)
     if scores.softcap is not None:
-        product = torch.tanh(product / scores.softcap) * scores.softcap
+        product = product.div_(scores.softcap).tanh_().mul_(scores.softcap)
     if mask is not None:
-        product = product + mask
-    total = torch.logsumexp(product, dim=-1)  # [rows, heads, tokens]
-    weights = torch.exp(product - total.unsqueeze(-1)).to(value.dtype)
-    return torch.matmul(weights, value), total
+        product += mask
+    most = product.amax(dim=-1, keepdim=True)
+    weights = product.sub_(most).exp_()
+    total = weights.sum(dim=-1, keepdim=True)
+    weights = weights.div_(total).to(value.dtype)
+    if across and query.shape[-2] <= FEW:
+        output = torch.matmul(value.mT, weights.mT).mT
+    else:
+        output = torch.matmul(weights, value)
+    return output, (most + total.log()).squeeze(-1)
+
+
+def lies_across(values: torch.Tensor) -> bool:
+    """Whether the values of texts that grow should lie in memory size by size, not token by token:
+    a CPU then reads them in long runs."""
+    return values.device.type == "cpu" and values.dtype == torch.float32
 
 
 def _cpu(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float,
     mask: torch.Tensor | None, causal: bool,
 ) -> Part:  # fmt: skip
-    is_few = query.shape[-2] <= FEW and query.shape[1] == key.shape[1] and not causal
-    if is_few and query.dtype == torch.float32:
-        return _few(query, key, value, scale, mask)
     size = value.shape[-1]
     if size < key.shape[-1]:  # latent attention
         value = functional.pad(value, (0, key.shape[-1] - size))
@@ -178,20 +188,6 @@ def _cpu(
         query, key, value, 0.0, causal, attn_mask=mask, scale=scale
     )
     return output[..., :size], total
-
-
-def _few(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float,
-    mask: torch.Tensor | None,
-) -> Part:  # fmt: skip
-    """In float32, as many key heads as query heads."""
-    product = torch.matmul(query * scale, key.transpose(-1, -2))
-    if mask is not None:
-        product += mask
-    most = product.amax(dim=-1, keepdim=True)
-    weights = product.sub_(most).exp_()
-    total = weights.sum(dim=-1, keepdim=True)
-    return torch.matmul(weights, value) / total, (most + total.log()).squeeze(-1)
 
 
 def _cuda(
@@ -225,20 +221,22 @@ def hide(visible: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     return mask.masked_fill_(~visible, hidden)
 
 
-def merge(parts: list[Part], sinks: torch.Tensor | None) -> torch.Tensor:
-    """Join attention over disjoint sets of keys: outputs [rows, heads, tokens, size] weighted by
-    the softmax of their log-sum-exps; `sinks` [heads] take weight without output (Hydragen,
+def merge(own: Part, trunk: Part | None, sinks: torch.Tensor | None) -> torch.Tensor:
+    """Join attention over two disjoint sets of keys: outputs [rows, heads, tokens, size] weighted
+    by the softmax of their log-sum-exps; `sinks` [heads] take weight without output (Hydragen,
     arXiv:2402.05099, section 3)."""
-    if len(parts) == 1 and sinks is None:
-        return parts[0][0]
-    totals = [total for _, total in parts]
+    output, total = own
+    if trunk is None and sinks is None:
+        return output
+    joined = output.float()
+    if trunk is not None:
+        share = torch.sigmoid(trunk[1] - total)  # the softmax of two
+        joined = torch.lerp(joined, trunk[0].float(), share.unsqueeze(-1))
     if sinks is not None:
-        totals.append(sinks.float().view(1, -1, 1).expand_as(totals[0]))
-    weights = torch.stack(totals).softmax(dim=0)  # [parts, rows, heads, tokens]
-    joined = parts[0][0].float() * weights[0].unsqueeze(-1)
-    for (part, _), weight in zip(parts[1:], weights[1:], strict=False):  # the sinks' is left over
-        joined.addcmul_(part.float(), weight.unsqueeze(-1))
-    return joined.to(parts[0][0].dtype)
+        total = total if trunk is None else torch.logaddexp(total, trunk[1])
+        share = torch.sigmoid(total - sinks.float().view(1, -1, 1))
+        joined = joined * share.unsqueeze(-1)
+    return joined.to(output.dtype)
 
 
 def fold_rows(query: torch.Tensor, key_heads: int) -> torch.Tensor:

@@ -45,9 +45,10 @@ class Slots:
         length = -(-tokens // BUCKET) * BUCKET
         for layer, pair in like.items():
             old = self._buffers.get(layer, (None, None))
+            is_across = attention.lies_across(pair[1])
             self._buffers[layer] = (
                 _grown(old[0], pair[0], self._most, length),
-                _grown(old[1], pair[1], self._most, length),
+                _grown(old[1], pair[1], self._most, length, is_across=is_across),
             )
 
     def keep(self, slots: list[int]) -> None:
@@ -55,7 +56,7 @@ class Slots:
         self.lengths, self._most = [self.lengths[slot] for slot in slots], len(slots)
         for layer, (key, value) in self._buffers.items():
             index = torch.tensor(slots, device=key.device)
-            self._buffers[layer] = (key[index], value[index])
+            self._buffers[layer] = (_chosen(key, index), _chosen(value, index))
 
     def inputs(self, tokens: list[int]) -> dict[str, torch.Tensor]:
         """The model's arguments for the slots' newest tokens: ids and positions, [slots, 1]."""
@@ -84,18 +85,19 @@ class Slots:
         values[where[0], :, where[1]] = value[:, :, 0]
         key_heads = keys.shape[1]
         grouped = query.view(slots, key_heads, heads // key_heads, -1)
-        own = attention.attend(
+        output, total = attention.attend(
             grouped, keys[:slots, :, : self._used], values[:slots, :, : self._used], scores,
-            self._mask(scores.window, query),
+            self._mask(scores.window, query), across=attention.lies_across(values),
         )  # fmt: skip
-        parts = [(own[0].reshape(slots, heads, 1, -1), own[1].reshape(slots, heads, 1))]
+        own = output.reshape(slots, heads, 1, -1), total.reshape(slots, heads, 1)
+        trunk = None
         if self._prefix.length:
             trunk_key, trunk_value = self._prefix.layers[layer]
             folded = attention.fold_rows(query, key_heads)
             mask = self._trunk_mask(scores.window, query, heads // key_heads)
             part = attention.attend(folded, trunk_key, trunk_value, scores, mask)
-            parts.append(attention.unfold_rows(part, slots, heads))
-        return attention.merge(parts, scores.sinks)
+            trunk = attention.unfold_rows(part, slots, heads)
+        return attention.merge(own, trunk, scores.sinks)
 
     def _placed(self, device: torch.device) -> torch.Tensor:
         """Where the new tokens go: (slot, index in its buffer), [2, slots]."""
@@ -132,11 +134,27 @@ class Slots:
         return self._trunk_masks[key]
 
 
-def _grown(old: torch.Tensor | None, like: torch.Tensor, slots: int, length: int) -> torch.Tensor:
+def _grown(
+    old: torch.Tensor | None, like: torch.Tensor, slots: int, length: int, *,
+    is_across: bool = False,
+) -> torch.Tensor:  # fmt: skip
     """A buffer of that size with the old one's content; the old one where it is long enough."""
     if old is not None and old.shape[2] >= length:
         return old
-    buffer = like.new_zeros(slots, like.shape[1], length, like.shape[3])
+    _, heads, _, size = like.shape
+    if is_across:
+        buffer = like.new_empty(slots, heads, size, length).mT
+    else:
+        buffer = like.new_empty(slots, heads, length, size)
+    known = 0  # tokens
     if old is not None:
-        buffer[:, :, : old.shape[2]] = old
+        known = old.shape[2]
+        buffer[:, :, :known] = old
+    buffer[:, :, known:] = 0  # nothing that is hidden may be a NaN
     return buffer
+
+
+def _chosen(buffer: torch.Tensor, slots: torch.Tensor) -> torch.Tensor:
+    """The buffer with these slots only, as it lies in memory."""
+    kept = torch.empty_like(buffer[: len(slots)])  # keeps the order of strides
+    return torch.index_select(buffer, 0, slots, out=kept)

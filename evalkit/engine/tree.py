@@ -79,15 +79,16 @@ class Tree:
         window = scores.window if scores.window and scores.window < self._longest else None
         causal = self._chains and window is None and counted is None
         mask = None if causal else self._own_mask(window, query, counted)
-        parts = [attention.attend(query, key, value, scores, mask, causal=causal)]
+        own = attention.attend(query, key, value, scores, mask, causal=causal)
+        trunk = None
         if self._prefix.length:
             trunk_key, trunk_value = self._prefix.layers[layer]
             folded = attention.fold_rows(query, trunk_key.shape[1])
             groups = heads // trunk_key.shape[1]
             trunk_mask = self._trunk_mask(window, query, groups, counted)
             part = attention.attend(folded, trunk_key, trunk_value, scores, trunk_mask)
-            parts.append(attention.unfold_rows(part, rows, heads))
-        return attention.merge(parts, scores.sinks)
+            trunk = attention.unfold_rows(part, rows, heads)
+        return attention.merge(own, trunk, scores.sinks)
 
     def _own_mask(
         self, window: int | None, query: torch.Tensor, counted: Counted | None
