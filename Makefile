@@ -54,8 +54,8 @@ help: ## this list
 setup: ## make .venv for this machine; LOCK=base, cpu, cuda12 or cuda13 picks another lock
 	@$(PYTHON) requirements/setup.py
 
-demo: setup ## evaluate a tiny model that is made on the spot: a minute, no downloads
-	@$(words) $(LAUNCH) eval --model demo --suite demo $(common)
+demo: setup ## evaluate a tiny model that is made on the spot, or MODEL, on four small tasks: no account
+	@$(words) $(LAUNCH) eval --model "$${MODEL:-demo}" --suite demo $(common)
 
 eval: setup ## evaluate MODEL (with REVISION) on SUITE; the record goes under OUT
 	@$(words) $(LAUNCH) eval $${MODEL:+--model "$$MODEL"} $${REVISION:+--revision "$$REVISION"} \

@@ -146,9 +146,13 @@ def _quantised(model: Model) -> dict[str, Any] | None:
     from evalkit.engine import quantization
 
     found = quantization(model)
-    if found is None or found["bits"] is not None:
-        return found
-    return found | {"bits": stamp.unknown("config.json does not say")}
+    if model.quantization or found is None:
+        return model.quantization
+    bits = found["bits"] if found["bits"] is not None else stamp.unknown("config.json does not say")
+    return found | {
+        "bits": bits,
+        "dequantized": stamp.unknown("transformers decides when it loads"),
+    }
 
 
 def _describe(job: Job, chat_template: Any) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """Which model: its files at one revision, digested.
 
-A model is a local folder or a Hub id whose revision is resolved to a commit before anything runs.
-Weights are safetensors unless pickles are allowed in so many words (loading a pickle runs its
-code). Nothing here loads weights.
+A model is a local folder, a GGUF file (`gguf_model`), a Hub id whose revision is resolved to a
+commit before anything runs, or one of two built-in names. Weights are safetensors unless pickles
+are explicitly allowed (loading a pickle runs its code). Nothing here loads weights.
 """
 
 import json
@@ -10,16 +10,17 @@ import math
 import os
 import struct
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from evalkit import architecture, canon, fetched, hub
+from evalkit import architecture, canon, digests, fetched, gguf_model, hub, smollm2
+from evalkit.digests import cache_folder
 from evalkit.errors import EvalkitError, Exit
 
 DEMO = "demo"
+BUILT_IN = (DEMO, smollm2.NAME)
+UNPACKED = "unpacked/"  # before the names of files that a GGUF file was unpacked into
 WEIGHTS = ("*.safetensors",)
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 TOKENIZER = (
@@ -33,13 +34,20 @@ ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A model's files. `files` maps names to {"sha256" (hex), "size" (bytes)}."""
+    """A model's files. `files` maps names to {"sha256" (hex), "size" (bytes)}.
+
+    Transformers loads it from `folder`. For a GGUF file that is where it was unpacked; `source` is
+    then the GGUF file's folder, `quantization` is `Unpacked`'s, and the weights and the tokenizer
+    that it was unpacked into are among `files` as unpacked/<name>.
+    """
 
     reference: str
     revision: str | None  # 40 hex; None for a local folder
     folder: Path
     files: dict[str, dict[str, Any]]
     trust_remote_code: bool = False
+    source: str | None = None
+    quantization: dict[str, Any] | None = None
 
     def sha256(self) -> dict[str, str]:
         """Every file's digest by name: what the run id covers."""
@@ -48,6 +56,20 @@ class Model:
     def tokenizer_files(self) -> dict[str, str]:
         """The tokenizer's files' digests by name: what the plan id covers."""
         return {name: sha for name, sha in self.sha256().items() if _matches(name, TOKENIZER)}
+
+    def weight_files(self) -> list[Path]:
+        """The files that transformers loads weights from."""
+        wanted = [name for name in self.files if _matches(name, (*WEIGHTS, *PICKLES))]
+        return [self.folder / name.removeprefix(UNPACKED) for name in wanted]
+
+    def own_files(self) -> dict[str, dict[str, Any]]:
+        """Those of `files` that the model came in."""
+        return {n: entry for n, entry in self.files.items() if not n.startswith(UNPACKED)}
+
+    @property
+    def has_safetensors(self) -> bool:
+        """Whether its weights are safetensors, not pickles."""
+        return any(path.suffix == ".safetensors" for path in self.weight_files())
 
     @property
     def weight_bytes(self) -> int:
@@ -64,9 +86,9 @@ class Model:
     @property
     def short_name(self) -> str:
         """The name that its results folder bears."""
-        if self.reference == DEMO or self.revision is not None:
+        if self.reference in BUILT_IN or self.revision is not None:
             return self.reference.replace("/", "__")
-        return Path(self.reference).resolve().name
+        return Path(self.reference).resolve().name.removesuffix(gguf_model.SUFFIX)
 
 
 def _matches(name: str, patterns: Iterable[str]) -> bool:
@@ -85,15 +107,15 @@ def resolve(
     wanted = [*WEIGHTS, *TOKENIZER, *CONFIG]
     wanted += PICKLES if allow_pickle else ()
     wanted += CODE if trust_remote_code else ()
-    if reference == DEMO and revision is not None:
+    if revision is not None and not is_on_hub(reference):
         raise EvalkitError("--revision is for Hub models", where=reference)
+    if file := _gguf_file(reference, offline):
+        return _unpacked(reference, file)
     if reference == DEMO:
         from evalkit.demo import model as demo
 
         folder, commit = demo.build(cache_folder() / "demo-model"), None
     elif Path(reference).is_dir():
-        if revision is not None:
-            raise EvalkitError("--revision is for Hub models", where=reference)
         folder, commit = Path(reference), None
     elif reference.startswith(("/", ".", "~")) or reference.count("/") > 1:
         raise EvalkitError("there is no such model folder", where=reference, code=Exit.MISSING)
@@ -103,14 +125,54 @@ def resolve(
             revision,
             offline=offline,
             wanted=wanted,
-            look=lambda names: _check_pickles(reference, names, allow_pickle),
+            look=lambda names: _check_weights(reference, names, allow_pickle),
         )
     names = _names(folder, wanted, reference, allow_pickle)
     architecture.check(folder, reference, trust_remote_code)
-    files = _digest(folder, names)
+    files = digests.of(folder, names)
     for name, entry in files.items() if commit else ():
         fetched.check_file(folder / name, entry["sha256"])
     return Model(reference, commit, folder, files, trust_remote_code)
+
+
+def is_on_hub(reference: str) -> bool:
+    """Whether a model's name is a Hub id: nothing built-in and nothing that lies here."""
+    return reference not in BUILT_IN and not Path(reference).exists()
+
+
+def _gguf_file(reference: str, offline: bool) -> Path | None:
+    """The GGUF file that a model's name means; None where it means none."""
+    path = Path(reference)
+    if reference == smollm2.NAME:
+        return smollm2.file(offline=offline)
+    if path.suffix == gguf_model.SUFFIX and not path.is_dir():
+        if not path.is_file():
+            what = "there is no such GGUF file"
+            raise EvalkitError(what, where=reference, code=Exit.MISSING)
+        return path
+    names = [child.name for child in path.iterdir()] if path.is_dir() else []
+    return gguf_model.choose(path, reference) if _only_gguf(names) else None
+
+
+def _only_gguf(names: list[str]) -> bool:
+    """Whether a folder's or a repo's weights are GGUF files alone."""
+    has_others = any(_matches(name, (*WEIGHTS, *PICKLES)) for name in names)
+    return not has_others and any(name.endswith(gguf_model.SUFFIX) for name in names)
+
+
+def _unpacked(reference: str, file: Path) -> Model:
+    """The model in a GGUF file."""
+    files = digests.of(file.parent, [file.name])
+    sha256 = files[file.name]["sha256"]
+    if reference == smollm2.NAME:
+        smollm2.check(file, sha256)
+    unpacked = gguf_model.unpack(file, sha256)
+    architecture.check(unpacked.folder, reference, trust_remote_code=False)
+    files |= {UNPACKED + name: entry for name, entry in unpacked.files.items()}
+    return Model(
+        reference, None, unpacked.folder, files,
+        source=os.fspath(file.parent.absolute()), quantization=unpacked.quantization,
+    )  # fmt: skip
 
 
 def resolve_adapter(folder: Path) -> dict[str, dict[str, Any]]:
@@ -129,7 +191,7 @@ def resolve_adapter(folder: Path) -> dict[str, dict[str, Any]]:
     kind = config.get("peft_type") if isinstance(config, dict) else None
     if kind != "LORA":
         raise EvalkitError(f"the adapter's type is {kind}, not LORA", where=os.fspath(folder))
-    return _digest(folder, list(ADAPTER))
+    return digests.of(folder, list(ADAPTER))
 
 
 def _names(folder: Path, wanted: list[str], reference: str, allow_pickle: bool) -> list[str]:
@@ -195,8 +257,13 @@ def fetched_sizes(sizes: dict[str, int]) -> list[int]:
     ]
 
 
-def _check_pickles(reference: str, names: list[str], allow_pickle: bool) -> None:
-    """Refuse a pickle-only model before gigabytes are fetched."""
+def _check_weights(reference: str, names: list[str], allow_pickle: bool) -> None:
+    """Refuse a repo of pickles or GGUF files only before gigabytes are fetched."""
+    if _only_gguf(names):
+        raise EvalkitError(
+            f"'{reference}' has its weights as GGUF files only",
+            fix="download one of them and give its path: MODEL=path/to/model.gguf",
+        )
     if allow_pickle or any(_matches(n, WEIGHTS) for n in names):
         return
     if any(_matches(name, PICKLES) for name in names):
@@ -206,57 +273,23 @@ def _check_pickles(reference: str, names: list[str], allow_pickle: bool) -> None
         )
 
 
-def cache_folder() -> Path:
-    """Where evalkit keeps what can be made again."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "evalkit"
-
-
-def _digest(folder: Path, names: list[str]) -> dict[str, dict[str, Any]]:
-    """sha256 of each file, on a thread pool; unchanged files (path, size, mtime, inode) are not
-    read again."""
-    cache = cache_folder() / "digests.json"
-    known: dict[str, str] = {}
-    with suppress(EvalkitError, TypeError, ValueError):  # none yet, or torn: it costs time only
-        known = dict(canon.read_json(cache))
-
-    def one(name: str) -> tuple[str, str, int]:
-        path = (folder / name).resolve()
-        stat = path.stat()
-        key = f"{path}:{stat.st_size}:{stat.st_mtime_ns}:{stat.st_ino}"
-        return key, known.get(key) or canon.sha256_file(path), stat.st_size
-
-    with ThreadPoolExecutor() as pool:
-        results = list(pool.map(one, names))
-    fresh = {key: sha for key, sha, _ in results if key not in known}
-    if fresh:
-        with suppress(EvalkitError):
-            canon.make_folder(cache.parent)
-            canon.write_json(cache, known | fresh)
-    return {
-        name: {"sha256": sha, "size": size}
-        for name, (_, sha, size) in zip(names, results, strict=True)
-    }
-
-
 def num_parameters(model: Model) -> int | None:
     """Parameters, counted from the safetensors headers; None where the weights are pickles.
 
     Raises EvalkitError for a file without a readable header, long before the weights are loaded.
     """
     total = 0
-    weights = [name for name in model.files if _matches(name, WEIGHTS)]
-    for name in weights:
+    for path in model.weight_files() if model.has_safetensors else ():
         try:
-            with (model.folder / name).open("rb") as handle:
+            with path.open("rb") as handle:
                 (length,) = struct.unpack("<Q", handle.read(8))
                 header = json.loads(handle.read(length))
             shapes = [header[key]["shape"] for key in header if key != "__metadata__"]
             total += sum(math.prod(shape) for shape in shapes)
         except (OSError, struct.error, ValueError, TypeError, KeyError, MemoryError, OverflowError):
             raise EvalkitError(
-                f"{name} of '{model.reference}' is not a whole safetensors file",
+                f"{path.name} of '{model.reference}' is not a whole safetensors file",
                 where=str(model.folder),
                 fix="fetch or save the model again",
             ) from None
-    return total if weights else None
+    return total if model.has_safetensors else None

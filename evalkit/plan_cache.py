@@ -15,6 +15,7 @@ from typing import Any
 
 import evalkit
 from evalkit import canon
+from evalkit.digests import cache_folder
 from evalkit.errors import EvalkitError
 
 KEPT = 8  # plans; the largest shipped suite's takes 60 MB
@@ -33,8 +34,7 @@ class Planned:
 
 def folder() -> Path:
     """Where plans are kept."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "evalkit" / "plans"
+    return cache_folder() / "plans"
 
 
 def key(inputs: dict[str, Any]) -> str:

@@ -63,16 +63,12 @@ def stage(wanted: Wanted, events: Events) -> Path:
     return wanted.to / staged.NAME
 
 
-def _is_on_hub(reference: str) -> bool:
-    return reference != models.DEMO and not Path(reference).is_dir()
-
-
 def _announce(wanted: Wanted, lock: Lock, events: Events) -> None:
     """Say what will be fetched, how large and under which licence; EvalkitError (3) where the disk
     has no room for it."""
     total = 0.0
     for reference in wanted.models:
-        if _is_on_hub(reference):
+        if models.is_on_hub(reference):
             size = sum(models.fetched_sizes(hub.sizes(reference, "model", wanted.revision)))
             total += size
             events.say(f"model    {reference}: {_bytes(size)}")
@@ -108,7 +104,7 @@ def _dataset_size(name: str, lock: Lock) -> int:
 
 def _model(reference: str, wanted: Wanted, events: Events) -> dict[str, Any]:
     """Fetch a model, or only digest one in a folder; its part of the manifest."""
-    on_hub = _is_on_hub(reference)
+    on_hub = models.is_on_hub(reference)
     with _progress(wanted.to, events):
         model = models.resolve(
             reference,
@@ -117,14 +113,14 @@ def _model(reference: str, wanted: Wanted, events: Events) -> dict[str, Any]:
             trust_remote_code=wanted.trust_remote_code,
         )
         licence = hub.licence(reference, model.revision) if on_hub else _own_licence(model)
-    size = sum(entry["size"] for entry in model.files.values())
+    size = sum(entry["size"] for entry in model.own_files().values())
     at = f" at {model.revision[:12]}" if model.revision else ""
     events.say(f"model    {reference}{at}: {_bytes(size)} are there, licence {licence}")
     return {
         "revision": model.revision,
-        "folder": None if on_hub else os.fspath(model.folder.resolve()),
+        "folder": None if on_hub else os.fspath(Path(model.source or model.folder).resolve()),
         "licence": licence,
-        "files": model.files,
+        "files": model.own_files(),
     }
 
 

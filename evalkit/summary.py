@@ -34,7 +34,7 @@ def show(folder: Path, console: Console) -> int:
         console.print(f"note      {note}", markup=False)
     for match in published.matches(record):
         console.print(f"published {match}", markup=False)
-    if record["model"]["reference"] == "demo" and record["suite"]["name"] == "demo":
+    if record["suite"]["name"] == "demo":
         _show_chance(record, console)
     console.print(f"record    {folder / 'record.json'}", markup=False)
     report = verify(folder)
@@ -149,16 +149,25 @@ def notes(record: dict[str, Any]) -> list[str]:
 
 
 def _show_chance(record: dict[str, Any], console: Console) -> None:
-    """The demo's model is random, so its scores must be what guessing gives: show that they are."""
+    """Hold a demo's scores against what guessing gives: the demo's own model is random, so they
+    must be that; another model may do better."""
     from evalkit.demo import CHANCE, at_chance
 
-    console.print("The demo's model is random, so it must score at chance:", markup=False)
+    is_random = record["model"]["reference"] == "demo"
+    head = (
+        "The demo's model is random, so it must score at chance:" if is_random else "By guessing:"
+    )
+    console.print(head, markup=False)
     for name, chance in CHANCE.items():
+        if name not in record["groups"] and name not in record["tasks"]:
+            continue  # somebody's own suite of that name
         result = record["groups"].get(name) or record["tasks"][name]
         metric = next(iter(sorted(result["metrics"])))
         value = result["metrics"][metric]
         score, stderr = canon.number(value["value"]), canon.number(value["stderr"] or 0)
         verdict = "at chance" if at_chance(score, stderr, chance) else "NOT at chance"
+        if not is_random and verdict != "at chance":
+            verdict = "above chance" if score > chance else "below chance"
         console.print(f"  {name:<14} {score:.3f} ± {stderr:.3f}, chance {chance:.3f}: {verdict}",
                       markup=False)  # fmt: skip
 

@@ -155,7 +155,9 @@ def test_a_quantised_checkpoint_is_told(monkeypatch: pytest.MonkeyPatch, command
     monkeypatch.setattr("evalkit.engine.quantization", core.quantization)
     body = folders.read(command("plan", "--level", "C").done().folder).body
     unknown = {"unknown": "config.json does not say"}
-    assert body["model"]["quantization"] == {"method": "gptq", "bits": unknown}
+    at_load = {"unknown": "transformers decides when it loads"}
+    expected = {"method": "gptq", "bits": unknown, "dequantized": at_load}
+    assert body["model"]["quantization"] == expected
 
 
 def test_the_precise_profile_runs_and_is_recorded(command: Start) -> None:

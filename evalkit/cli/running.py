@@ -19,7 +19,7 @@ def run_options(command: Any) -> Any:
     """The options that decide what a run is."""
     for option in reversed(
         [
-            click.option("--model", help="A Hub id, a model's folder, or demo."),
+            click.option("--model", help="A Hub id, a folder, a GGUF file, smollm2 or demo."),
             click.option("--revision", help="A Hub model's branch, tag or commit."),
             click.option("--suite", default="core", show_default=True, help="A name or a file."),
             click.option("--limit", type=int, help="Documents a task: a partial, marked run."),
@@ -66,7 +66,9 @@ def options_from(given: dict[str, Any]) -> Any:
 
     if not given["model"]:
         raise EvalkitError(
-            "no model given", fix=f"usage: make eval MODEL=<hub id or folder>, e.g. {MODEL_EXAMPLE}"
+            "no model given",
+            fix="usage: make eval MODEL=<hub id, folder, GGUF file or smollm2>, e.g."
+            f" {MODEL_EXAMPLE}",
         )
     if given["offline"]:
         hub.go_offline()

