@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from support import call
 
-from evalkit import hub, inside, stamp
+from evalkit import hub, inside, smollm2, stamp
 from evalkit.errors import EvalkitError
 from evalkit.launch import runtimes, start
 from evalkit.launch import work as works
@@ -167,6 +167,24 @@ def test_the_token_goes_with_downloads_and_never_on_a_command_line(home: Path) -
     assert start.found_secrets(os.environ)["HF_TOKEN"] == "hf_planted"
     assert "hf_planted" not in str(command_line(DOCKER, LOCAL, found))
     assert not any(home / "hf" == Path(path) for path in (*found.readable, *found.writable))
+
+
+def test_smollm2_is_fetched_by_the_host_and_shown_to_the_image(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The image has no pip and, offline, no network."""
+    monkeypatch.setenv("XDG_CACHE_HOME", os.fspath(home / "cache"))
+    arguments = ("eval", "--model", smollm2.NAME, "--offline")
+    with pytest.raises(EvalkitError, match="not in the cache"):
+        work(home, *arguments)
+    file = home / "cache" / "evalkit" / "smollm2" / smollm2.FILE
+    file.parent.mkdir(parents=True)
+    file.write_text("")
+    found = work(home, *arguments)
+    assert os.fspath(file) in found.readable
+    monkeypatch.setenv(*next(each for each in found.environment if each[0] == smollm2.PLACE))
+    monkeypatch.setenv("XDG_CACHE_HOME", "/nowhere")
+    assert smollm2.file(offline=True) == file
 
 
 def test_the_files_that_a_folders_links_lead_to_come_along(home: Path) -> None:
