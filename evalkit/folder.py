@@ -14,7 +14,7 @@ from evalkit.model import Model
 from evalkit.plan_cache import Planned
 from evalkit.prepare import Job
 
-SCHEMA = "evalkit/run/2"
+SCHEMA = "evalkit/run/3"
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +124,7 @@ def create(job: Job, planned: Planned, chat_template: Any) -> Run:
     canon.make_folder(making)
     canon.write_atomic(making / "plan.tokens", planned.tokens)
     canon.write_atomic(making / "plan.json", canon.dumps(plan) + "\n")
-    canon.write_atomic(making / "lock.yaml", job.lock.to_yaml())
+    job.lock.write(making / "lock.yaml")
     canon.write_json(making / "run.json", body)
     folder, count = root / name, 1
     while folder.exists():

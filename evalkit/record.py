@@ -17,7 +17,7 @@ from evalkit import canon, schema
 from evalkit.answers import Answers
 from evalkit.suite import Lock
 
-SCHEMA = "evalkit/record/3"
+SCHEMA = "evalkit/record/4"
 UNLISTED = ("record.json", "attestation.json", "report.html", ".lock")
 MEAN = "sample standard deviation / sqrt(n)"
 POOLED = "pooled over leaf tasks"

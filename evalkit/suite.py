@@ -1,8 +1,9 @@
 """What is asked: a suite of lm-eval tasks, and the lock that says exactly which data it means.
 
 A suite is a short YAML file; beside it lies its lock (`<name>.lock.yaml`), which pins every
-dataset's revision, every leaf task's document count and rows digest, and says each licence. This
-module reads and checks both and knows the suite's identity. It never loads a task or a dataset.
+dataset's revision, every leaf task's documents and the rows that its shots are drawn from, and says
+each licence; and beside that the digests of the single rows (`<name>.lock.rows`, `rows`). This
+module reads and checks them and knows the suite's identity. It never loads a task or a dataset.
 """
 
 from dataclasses import dataclass, field
@@ -11,13 +12,15 @@ from typing import Any
 
 import yaml
 
-from evalkit import canon, schema
+from evalkit import canon, rows, schema
 from evalkit.errors import EvalkitError, Exit, one_of
+from evalkit.rows import Rows
 
 PACKAGE = Path(__file__).parent
 _SHIPPED = [PACKAGE / "suites", PACKAGE.parent / "suites"]  # in a wheel, in a checkout
 FOLDER = next((folder for folder in _SHIPPED if folder.is_dir()), _SHIPPED[0])
 PUBLISHED = "published.yaml"  # beside the suites, and none
+LOCK, EARLIER_LOCK = "evalkit/lock/2", "evalkit/lock/1"
 SEEDS = {"random": 0, "numpy": 1234, "torch": 1234, "fewshot": 1234}  # lm-eval's defaults
 
 
@@ -64,13 +67,23 @@ class Suite:
 
 @dataclass(frozen=True, slots=True)
 class LockedTask:
-    """A leaf task's data: `rows` digests lm-eval's doc_hash of all `documents`, in order."""
+    """A leaf task's data: `rows` digests lm-eval's doc_hash of all `documents`, in order.
+
+    `shots`: the rows that worked examples are drawn from, `{"split", "rows", "digest"}`, or
+    `{"unknown": reason}` where they are not pinned; None where none are drawn.
+    """
 
     dataset: str
     config: str | None
     split: str
     documents: int
     rows: str
+    shots: dict[str, Any] | None
+
+    @property
+    def pins_shots(self) -> bool:
+        """Whether it draws shots from rows that the lock pins."""
+        return self.shots is not None and "unknown" not in self.shots
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,20 +97,23 @@ class LockedDataset:
 
 @dataclass(frozen=True, slots=True)
 class Lock:
-    """A suite's lock: which data its tasks mean, to the row."""
+    """A suite's lock: which data its tasks mean, to the row; `each` has every leaf task's rows one
+    by one."""
 
     suite: str
     lm_eval: str
     datasets: dict[str, LockedDataset]
     groups: dict[str, list[str]]
     tasks: dict[str, LockedTask]
+    each: dict[str, Rows]
 
     def to_json(self) -> dict[str, Any]:
         """The lock as its file holds it."""
         return {
-            "schema": "evalkit/lock/1",
+            "schema": LOCK,
             "suite": self.suite,
             "lm_eval": self.lm_eval,
+            "rows_file": canon.digest_bytes(rows.text(self.each).encode()),
             "datasets": {name: _plain(item) for name, item in sorted(self.datasets.items())},
             "groups": dict(sorted(self.groups.items())),
             "tasks": {name: _plain(item) for name, item in sorted(self.tasks.items())},
@@ -108,6 +124,11 @@ class Lock:
         head = f"# made by `evalkit lock {self.suite}`: the data that this suite means\n"
         text = yaml.safe_dump(self.to_json(), sort_keys=False, allow_unicode=True, width=200)
         return f"{head}{text}"
+
+    def write(self, path: Path) -> None:
+        """Write the lock to `path` and its rows beside it."""
+        canon.write_atomic(rows.beside(path), rows.text(self.each))
+        canon.write_atomic(path, self.to_yaml())
 
 
 def _plain(item: LockedTask | LockedDataset) -> dict[str, Any]:
@@ -189,8 +210,20 @@ def _include_path(value: str | None, suite: Path) -> Path | None:
 
 
 def read_lock(path: Path) -> Lock:
-    """Read and check a lock file."""
+    """Read and check a lock file and the rows beside it.
+
+    EvalkitError where the lock is no lock of this evalkit, or the rows are not the ones it names.
+    """
     raw = read_yaml(path, "lock")
+    if raw.get("schema") == EARLIER_LOCK:
+        raise EvalkitError(
+            f"the lock is of an earlier evalkit ({EARLIER_LOCK}), which pinned no single rows and"
+            " no rows that shots are drawn from",
+            where=str(path),
+            fix=f"run `evalkit lock {path.with_name(path.name.replace('.lock.', '.'))}` once:"
+            " datasets stay at their revisions",
+            code=Exit.MISSING,
+        )
     problems = schema.check("lock", raw)
     if problems:
         raise EvalkitError(f"the lock is not valid: {problems[0]}", where=str(path))
@@ -200,7 +233,21 @@ def read_lock(path: Path) -> Lock:
         datasets={name: LockedDataset(**item) for name, item in raw["datasets"].items()},
         groups=raw["groups"],
         tasks={name: LockedTask(**item) for name, item in raw["tasks"].items()},
+        each=_read_rows(rows.beside(path), raw["rows_file"]),
     )
+
+
+def _read_rows(path: Path, digest: str) -> dict[str, Rows]:
+    again = "restore it, or make both files again with `evalkit lock`"
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        what = "the file of the lock's single rows is missing"
+        raise EvalkitError(what, where=str(path), fix=again, code=Exit.MISSING) from None
+    if canon.digest_bytes(data) != digest:
+        what = "the file of single rows is not the one that the lock beside it names"
+        raise EvalkitError(what, where=str(path), fix=again, code=Exit.FAILED)
+    return rows.parse(data, str(path))
 
 
 def lock_of(suite: Suite) -> Lock:
@@ -209,7 +256,7 @@ def lock_of(suite: Suite) -> Lock:
         raise EvalkitError(
             f"suite '{suite.name}' has no lock, so its data is not pinned",
             where=str(suite.lock_path),
-            fix=f"run `evalkit lock {suite.path}` once and keep the file",
+            fix=f"run `evalkit lock {suite.path}` once and keep the files",
             code=Exit.MISSING,
         )
     return read_lock(suite.lock_path)
@@ -228,4 +275,5 @@ def identity(suite: Suite, lock: Lock) -> dict[str, Any]:
         "task_files": suite.task_files(),
         "datasets": {name: {"revision": d.revision} for name, d in lock.datasets.items()},
         "rows": {name: task.rows for name, task in lock.tasks.items()},
+        "shots": {n: task.shots for n, task in lock.tasks.items() if task.shots is not None},
     }

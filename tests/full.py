@@ -45,6 +45,7 @@ def make(folder: Path, seed: int = 0) -> Path:
     body["groups"] = {name: _group(name, lock, values) for name in lock.groups}
     suite = body["suite"]
     suite |= {"name": "core", "rows": {n: t.rows for n, t in lock.tasks.items()}}
+    suite["shots"] = {n: t.shots for n, t in lock.tasks.items() if t.shots}
     suite["tasks"] = [{"task": n, "num_fewshot": None}
                       for n in ("mmlu", "hellaswag", "arc_challenge", "bbh")]  # fmt: skip
     suite["datasets"] = {n: {"revision": d.revision} for n, d in lock.datasets.items()}

@@ -6,6 +6,7 @@ samples again; questions, answers and model are made up. Every digest is compute
 by evalkit's code.
 """
 
+import base64
 import copy
 import gzip
 import hashlib
@@ -202,6 +203,9 @@ def doc_hash(doc: Value) -> str:
     return sha256(json.dumps(doc, indent=2, ensure_ascii=False))
 
 
+SHOTS = [doc_hash({"input": f"Turn {i} times.", "target": "Yes."}) for i in range(3)]
+
+
 class Run:
     """A run's parts, in memory, derived one from the other; `write` seals and writes them.
 
@@ -231,6 +235,7 @@ class Run:
                 (p for document in self.parts[leaf] for p in document), self._raw(leaf), strict=True
             )
         }
+        self.hashes = {leaf: list(map(doc_hash, DOCUMENTS[leaf])) for leaf in self.configs}
         self.lock = self._lock()
         self.samples = [sample for leaf in sorted(self.configs) for sample in self._samples(leaf)]
         self.results = self._results()
@@ -433,11 +438,13 @@ class Run:
                 "split": "test",
                 "documents": len(DOCUMENTS[leaf]),
                 "rows": f"sha256:{sha256(rows)}",
+                "shots": _shots() if config["num_fewshot"] else None,
             }
         return {
-            "schema": "evalkit/lock/1",
+            "schema": "evalkit/lock/2",
             "suite": self.name,
             "lm_eval": "0.4.13",
+            "rows_file": f"sha256:{sha256(self.rows())}",
             "datasets": {
                 name: {"revision": sha256(name)[:40], "licence": "mit", "redistributable": True}
                 for name in sorted({task["dataset"] for task in tasks.values()})
@@ -445,6 +452,19 @@ class Run:
             "groups": self.groups,
             "tasks": tasks,
         }
+
+    def rows(self) -> str:
+        """lock.rows: a line for each leaf task, with 8 bytes of each row's hash."""
+        lines = [
+            {
+                "schema": "evalkit/rows/1",
+                "task": leaf,
+                "documents": _base64(self.hashes[leaf]),
+                "shots": _base64(SHOTS) if self.configs[leaf]["num_fewshot"] else None,
+            }
+            for leaf in sorted(self.configs)
+        ]
+        return "".join(f"{canonical(line)}\n" for line in lines)
 
     def _suite(self) -> Value:
         grouped = {leaf for children in self.groups.values() for leaf in children}
@@ -465,6 +485,11 @@ class Run:
                 for name, entry in self.lock["datasets"].items()
             },
             "rows": {leaf: entry["rows"] for leaf, entry in self.lock["tasks"].items()},
+            "shots": {
+                leaf: copy.deepcopy(entry["shots"])
+                for leaf, entry in self.lock["tasks"].items()
+                if entry["shots"] is not None
+            },
         }
 
     def suite_id(self) -> str:
@@ -555,7 +580,7 @@ class Run:
         answers = self.answer_digests()
         versions = dict.fromkeys(("evalkit", "torch", "transformers", "tokenizers"), "1.0")
         record: Value = {
-            "schema": "evalkit/record/3",
+            "schema": "evalkit/record/4",
             "ids": {"suite": self.suite_id(), "plan": self.plan["ids"]["plan"]},
             "execution": "0123456789abcdef" * 2,
             "created": "2026-01-02T03:04:05Z",
@@ -640,6 +665,7 @@ class Run:
             "samples.jsonl.gz": gzip.compress(samples.encode(), mtime=0),
             "results.json": json.dumps(self.results, indent=2, ensure_ascii=False).encode(),
             "lock.yaml": yaml.safe_dump(self.lock, sort_keys=False).encode(),
+            "lock.rows": self.rows().encode(),
             **self.extra,
         }
         for name, data in files.items():
@@ -648,6 +674,15 @@ class Run:
         self.record["files"] = {n: {"size": len(d), "sha256": sha256(d)} for n, d in files.items()}
         write_record(folder, self.record)
         return folder
+
+
+def _shots() -> Value:
+    """The rows that shots are drawn from, as a lock pins them."""
+    return {"split": None, "rows": len(SHOTS), "digest": f"sha256:{sha256(''.join(SHOTS))}"}
+
+
+def _base64(hashes: list[str]) -> str:
+    return base64.b64encode(b"".join(bytes.fromhex(each)[:8] for each in hashes)).decode()
 
 
 def write_record(folder: Path, record: Value) -> None:

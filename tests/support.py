@@ -237,18 +237,24 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def suite(folder: Path, name: str, tasks: list[str], extra: str = "") -> Path:
     """A suite of some of the demo's tasks, with its lock, in `folder`."""
-    import yaml
-
-    from evalkit import suite as suites
-
-    lock: dict[str, Any] = yaml.safe_load((suites.FOLDER / "demo.lock.yaml").read_text())
-    leaves = [leaf for task in tasks for leaf in lock["groups"].get(task, [task])]
-    lock["suite"] = name
-    lock["groups"] = {task: lock["groups"][task] for task in tasks if task in lock["groups"]}
-    lock["tasks"] = {leaf: lock["tasks"][leaf] for leaf in leaves}
-    used = {lock["tasks"][leaf]["dataset"] for leaf in leaves}
-    lock["datasets"] = {key: item for key, item in lock["datasets"].items() if key in used}
     path = folder / f"{name}.yaml"
     path.write_text(SUITE.format(name=name, tasks=", ".join(tasks)) + extra)
-    path.with_name(f"{name}.lock.yaml").write_text(yaml.safe_dump(lock))
+    lock_part("demo", name, tasks, path.with_name(f"{name}.lock.yaml"))
     return path
+
+
+def lock_part(shipped: str, name: str, tasks: list[str], path: Path) -> None:
+    """Write the lock, and its single rows, of a suite `name` of some of a shipped one's tasks."""
+    from evalkit import suite as suites
+
+    lock = suites.read_lock(suites.FOLDER / f"{shipped}.lock.yaml")
+    leaves = [leaf for task in tasks for leaf in lock.groups.get(task, [task])]
+    used = {lock.tasks[leaf].dataset for leaf in leaves}
+    replace(
+        lock,
+        suite=name,
+        groups={task: lock.groups[task] for task in tasks if task in lock.groups},
+        tasks={leaf: lock.tasks[leaf] for leaf in leaves},
+        datasets={key: item for key, item in lock.datasets.items() if key in used},
+        each={leaf: lock.each[leaf] for leaf in leaves},
+    ).write(path)

@@ -33,7 +33,7 @@ CLASSES = {
         *("answers", "scores", "rescoring", "configs", "aggregates", "results", "ranges"),
         *("health", "engine", "segments", "whole"),
     },
-    "shipped lock": {"completeness", "data", "rows"},
+    "shipped lock": {"completeness", "data", "rows", "shots"},
 }
 NOBODY = "signature only"
 SIGNATURE = "signature"
@@ -85,14 +85,19 @@ def values(name: str, data: bytes) -> list[Any]:
     if name.endswith(".yaml"):
         return [yaml.safe_load(data)]
     data = gzip.decompress(data) if name.endswith(".gz") else data
-    return [json.loads(text) for text in (data.splitlines() if "jsonl" in name else [data])]
+    return [json.loads(text) for text in (data.splitlines() if _is_lines(name) else [data])]
+
+
+def _is_lines(name: str) -> bool:
+    """Whether a file holds a JSON value a line."""
+    return "jsonl" in name or name == "lock.rows"
 
 
 def data_of(name: str, found: list[Any]) -> bytes:
     """The file that holds these values."""
     if name.endswith(".yaml"):
         return yaml.safe_dump(found[0], sort_keys=False, allow_unicode=True).encode()
-    if "jsonl" not in name:
+    if not _is_lines(name):
         return json.dumps(found[0], ensure_ascii=False).encode()
     text = "".join(json.dumps(value, ensure_ascii=False) + "\n" for value in found).encode()
     return gzip.compress(text, mtime=0) if name.endswith(".gz") else text
@@ -168,7 +173,7 @@ def files(folder: Path, other: Path, *, careful: bool) -> Iterator[Change]:
         theirs = other / name
         if theirs.is_file() and theirs.read_bytes() != data:
             made["another run's"] = theirs.read_bytes()
-        if "jsonl" in name or name == "plan.tokens":
+        if _is_lines(name) or name == "plan.tokens":
             made |= _lines(name, data)
         for what, bytes_ in made.items():
             yield Change(f"{kind}: {what}", _putting(name, bytes_, careful=careful))
@@ -281,12 +286,14 @@ def thinned() -> Run:
         rows = runs.sha256("".join(sample["doc_hash"] for sample in mine))
         entry["rows"] = run.record["tasks"][leaf]["dataset"]["rows"] = f"sha256:{rows}"
         run.record["suite"]["rows"][leaf] = f"sha256:{rows}"
+        run.hashes[leaf] = [sample["doc_hash"] for sample in mine]
     _identified(run)
     return run
 
 
 def _identified(run: Run) -> None:
-    """Every id that follows from a changed suite or plan."""
+    """Every id that follows from a changed suite, its single rows or plan."""
+    run.lock["rows_file"] = f"sha256:{runs.sha256(run.rows())}"
     run.record["ids"]["suite"] = run.plan["ids"]["suite"] = run.suite_id()
     run.plan["ids"]["plan"] = run.record["ids"]["plan"] = runs.plan_id(run.plan)
     run.record["ids"]["run"] = runs.run_id(run.record)
@@ -310,6 +317,7 @@ def other_gold() -> Run:
     rows = f"sha256:{runs.sha256(''.join(s['doc_hash'] for s in mine))}"
     run.record["tasks"][leaf]["dataset"]["rows"] = run.record["suite"]["rows"][leaf] = rows
     run.lock["tasks"][leaf]["rows"] = rows
+    run.hashes[leaf] = [sample["doc_hash"] for sample in mine]
     run.aggregate()
     _identified(run)
     return run

@@ -263,7 +263,7 @@ def test_a_suite_without_a_lock(tmp_path: Path, out: tuple[str, Path]) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "code", "word"),
     [
-        ("evalkit/lock/1", "evalkit/lock/9", 2, "lock is not valid"),
+        ("evalkit/lock/2", "evalkit/lock/9", 2, "lock is not valid"),
         ("documents: 42", "documents: 41", 1, "task 'demo_qa': documents is 42, locked 41"),
         ("split: test", "split: train", 1, "task 'demo_qa': split is test, locked train"),
         ("rows: sha256:0b", "rows: sha256:00", 1, "task 'demo_qa': rows is sha256:0b"),
@@ -496,11 +496,11 @@ def test_a_damaged_plan_json(tmp_path: Path, text: str) -> None:
 def test_a_record_from_a_newer_evalkit(tmp_path: Path) -> None:
     folder = support.finished(tmp_path)
     record = support.read(folder)
-    (folder / "record.json").write_text(json.dumps(record | {"schema": "evalkit/record/4"}))
+    (folder / "record.json").write_text(json.dumps(record | {"schema": "evalkit/record/5"}))
     ran = call("verify", folder)
     assert ran.code == 2 and not ran.err
     first, last = ran.out.splitlines()
-    assert first.startswith("FAIL") and "newer schema (evalkit/record/4)" in first
+    assert first.startswith("FAIL") and "newer schema (evalkit/record/5)" in first
     assert last == "UNREADABLE: upgrade evalkit to verify this record"
 
 

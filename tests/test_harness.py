@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from evalkit import model as models
 from evalkit import suite as suites
 from evalkit.errors import EvalkitError, Exit
-from evalkit.harness import data, locking, publish, requests, score, tasks
+from evalkit.harness import data, locking, pinning, publish, requests, score, tasks
 from evalkit.harness.tasks import Loaded
 from evalkit.request import Request, Settings, settings_from
 from evalkit.tokenise import Row, tokenise
@@ -63,7 +63,7 @@ def load(path: Path, **pins: Any) -> Loaded:
     lock = suites.lock_of(suite)
     revisions = {name: dataset.revision for name, dataset in lock.datasets.items()}
     loaded = tasks.load(suite, data.Pins(revisions, include_path=suite.include_path, **pins))
-    tasks.check_lock(loaded, lock)
+    pinning.check(loaded, lock)
     return loaded
 
 

@@ -108,7 +108,7 @@ def test_what_a_hostile_model_said_stays_text(tmp_path: Path) -> None:
 
 def test_a_record_that_is_none_gets_a_page_that_says_so(tmp_path: Path) -> None:
     run = support.finished(tmp_path)
-    (run / "record.json").write_text('{"schema": "evalkit/record/3"}')
+    (run / "record.json").write_text('{"schema": "evalkit/record/4"}')
     html = made(run)
     assert "BROKEN" in html and "is a required property" in html and "samples-title" not in html
 

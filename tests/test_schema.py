@@ -12,10 +12,11 @@ from evalkit import schema
 from evalkit import suite as suites
 
 VERSIONED = {
-    "lock": 1,
+    "lock": 2,
+    "rows": 1,
     "plan": 2,
     "journal": 1,
-    "record": 3,
+    "record": 4,
     "attestation": 1,
     "stage": 1,
 }

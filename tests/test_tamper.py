@@ -32,7 +32,7 @@ FUZZ = Path(__file__).parent / "fuzz.py"
 WRITING = bool(os.environ.get("EVALKIT_WRITE_TABLE"))
 SAMPLES = "samples.jsonl.gz"
 SCORED = (SAMPLES, "results.json")  # what only lm-eval knows all of
-NAMES = ("plan.json", JOURNAL, SAMPLES, "results.json", "lock.yaml", "events/a.jsonl")
+NAMES = ("plan.json", JOURNAL, SAMPLES, "results.json", "lock.yaml", "lock.rows", "events/a.jsonl")
 AUTHOR = "CONSISTENT: nothing in it contradicts itself; only its author saw it"
 Tell = Callable[[str, str, str], None]
 

@@ -25,7 +25,7 @@ from evalkit import canon, run, summary
 from evalkit import suite as suites
 from evalkit.errors import EvalkitError, Exit
 from evalkit.events import Events
-from evalkit.harness import data, locking, requests, score, tasks
+from evalkit.harness import data, locking, pinning, requests, score, tasks
 from evalkit.harness.tasks import Loaded
 from evalkit.prepare import Options
 from evalkit.request import settings_from
@@ -139,7 +139,7 @@ def test_a_group_that_collapses_into_one_task_is_refused_by_name(
     monkeypatch.setattr(tasks, "_check_collapsed", lambda *_: None)
     with pytest.raises(EvalkitError, match="2 leaf tasks missing"):
         load(group)  # the lock is a second guard
-    monkeypatch.setattr(tasks, "check_lock", lambda *_: None)
+    monkeypatch.setattr(pinning, "check", lambda *_: None)
     assert list(load(group).leaves) == ["inner"]
 
 
@@ -154,7 +154,10 @@ def test_a_leaf_task_that_is_missing_is_named(group: Path) -> None:
 
 @pytest.mark.parametrize(
     ("process_docs", "complaint"),
-    [("drop", "documents is 11, locked 12"), ("reword", "rows is sha256:")],
+    [
+        ("drop", r"documents is 11, locked 12; document 11 \(counted from 0\) is missing"),
+        ("reword", r"document 0 \(counted from 0\) is not the locked one, 12 of 12 differ"),
+    ],
 )
 def test_changed_documents_are_named(
     process_docs: str, complaint: str, tmp_path: Path, write_task: Write
@@ -352,7 +355,7 @@ def test_the_pinned_revision_is_served_whatever_else_is_cached(
     alone, ours, untold = zip(*json.loads(said), strict=True)
     assert len(set(alone)) == 1, f"datasets alone serves the pinned one by now: {alone}"
     assert ours[0] == "the first commit's\nAnswer:"
-    assert ours[1].startswith("1 suite 'own' is not what its lock says: task 'own_a': rows is")
+    assert ours[1].startswith("1 suite 'own' is not what its lock says: task 'own_a': document 0 (")
     assert ours[2].startswith(f"3 dataset own/questions at revision {bogus} is not in the cache")
     # nor is anything else served when we don't know that `datasets` can't reach the Hub
     assert untold[:2] == ours[:2]
@@ -529,13 +532,13 @@ def test_a_chat_model_that_is_asked_without_its_template_is_pointed_out() -> Non
     """lm-eval looks for "inst" or "chat" in the model's name, and only logs a warning."""
     record = {
         "model": {"chat_template": "sha256:0"},
-        "suite": {"apply_chat_template": False},
+        "suite": {"apply_chat_template": False, "shots": {}},
         "engine": {"bit_repeatable": True},
     }
     assert summary.notes(record) == [
         "the model has a chat template, and the suite does not apply it"
     ]
-    assert summary.notes(record | {"suite": {"apply_chat_template": True}}) == []
+    assert summary.notes(record | {"suite": {"apply_chat_template": True, "shots": {}}}) == []
     assert summary.notes(record | {"model": {"chat_template": None}}) == []
 
 

@@ -1,22 +1,25 @@
 """Makes a suite's lock: loads its tasks once and writes down which data they mean, to the row."""
 
+from dataclasses import replace
 from pathlib import Path
 
-from evalkit import canon, hub
+from evalkit import canon, hub, schema
 from evalkit import suite as suites
 from evalkit.errors import EvalkitError, Exit
 from evalkit.harness import data, tasks
+from evalkit.harness.tasks import Leaf
 from evalkit.suite import Lock, LockedDataset, Suite
 
 
 def write_lock(name: str, *, update: bool = False, offline: bool = False) -> Path:
-    """Make or refresh a suite's lock file; its path.
+    """Make or refresh a suite's lock and the file of its single rows; the lock's path.
 
-    Datasets that the lock already pins stay at their revision unless `update`.
+    Datasets that the lock already pins stay at their revision unless `update`, and so does what it
+    says of shots that are unknown.
     """
     suite = suites.load(name)
     lock = make_lock(suite, update=update, offline=offline)
-    canon.write_atomic(suite.lock_path, lock.to_yaml())
+    lock.write(suite.lock_path)
     return suite.lock_path
 
 
@@ -24,9 +27,7 @@ def make_lock(suite: Suite, *, update: bool, offline: bool) -> Lock:
     """Load the whole suite and write down what was served."""
     import lm_eval
 
-    known: dict[str, LockedDataset] = {}
-    if suite.lock_path.is_file() and not update:
-        known = suites.read_lock(suite.lock_path).datasets
+    known, unknown = _kept(suite.lock_path, update)
     pins = data.Pins(
         revisions={k: d.revision for k, d in known.items() if not k.startswith("files:")},
         include_path=suite.include_path,
@@ -34,6 +35,7 @@ def make_lock(suite: Suite, *, update: bool, offline: bool) -> Lock:
         resolve=_current_commit,
     )
     loaded = tasks.load(suite, pins)
+    leaves = {name: _unpinned(leaf, unknown.get(name)) for name, leaf in loaded.leaves.items()}
     return Lock(
         suite=suite.name,
         lm_eval=lm_eval.__version__,
@@ -44,8 +46,42 @@ def make_lock(suite: Suite, *, update: bool, offline: bool) -> Lock:
             for repo, revision in pins.used.items()
         },
         groups=loaded.groups,
-        tasks={name: leaf.locked for name, leaf in loaded.leaves.items()},
+        tasks={name: leaf.locked for name, leaf in leaves.items()},
+        each={name: leaf.each for name, leaf in leaves.items()},
     )
+
+
+def _kept(path: Path, update: bool) -> tuple[dict[str, LockedDataset], dict[str, dict[str, str]]]:
+    """What a lock that is there says and a refreshed one will: its datasets, and by leaf task why
+    the rows of its shots are unknown. One of an earlier evalkit has the datasets alone."""
+    if update or not path.is_file():
+        return {}, {}
+    raw = suites.read_yaml(path, "lock")
+    if raw.get("schema") == suites.EARLIER_LOCK and isinstance(raw.get("tasks"), dict):
+        raw |= {"schema": suites.LOCK, "rows_file": canon.digest_bytes(b"")}
+        raw["tasks"] = {
+            name: {**task, "shots": None} if isinstance(task, dict) else task
+            for name, task in raw["tasks"].items()
+        }
+    if problems := schema.check("lock", raw):
+        raise EvalkitError(
+            f"the lock is not valid: {problems[0]}",
+            where=str(path),
+            fix="mend it, or delete it and lock anew",
+        )
+    shots = {name: task["shots"] for name, task in raw["tasks"].items()}
+    return (
+        {name: LockedDataset(**item) for name, item in raw["datasets"].items()},
+        {name: said for name, said in shots.items() if said is not None and "unknown" in said},
+    )
+
+
+def _unpinned(leaf: Leaf, unknown: dict[str, str] | None) -> Leaf:
+    """A leaf task as a lock is to have it: its shots' rows left out where they are unknown."""
+    if unknown is None or leaf.locked.shots is None:
+        return leaf
+    locked = replace(leaf.locked, shots=unknown)
+    return replace(leaf, locked=locked, each=replace(leaf.each, shots=None))
 
 
 def _current_commit(repo: str) -> str:

@@ -1,12 +1,10 @@
 """Loads a suite's tasks through lm-eval, and refuses what would quietly measure something else.
 
-The leaf tasks, their document counts, rows and dataset revisions must be the lock's before any
-model is loaded. A group member that collapsed into one task, a shot count that lm-eval would
-ignore, an unknown name: each is an error here, with the name of the task.
+The leaf tasks and their data must be the lock's (`pinning`) before any model is loaded. A group
+member that collapsed into one task, a shot count that lm-eval would ignore, an unknown name: each
+is an error here, with the name of the task.
 """
 
-import hashlib
-import json
 import logging
 import random
 from collections.abc import Callable, Iterator
@@ -17,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from evalkit import suite as suites
-from evalkit.errors import EvalkitError, Exit, one_of
-from evalkit.harness import cache, data
+from evalkit.errors import EvalkitError, one_of
+from evalkit.harness import cache, data, pinning
+from evalkit.rows import Rows
 from evalkit.suite import Lock, Suite
 
 log = logging.getLogger(__name__)
@@ -26,12 +25,14 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Leaf:
-    """A loaded leaf task and the data that it was served: what a lock pins. `drawn`: the state of
-    Python's and numpy's generators once its member of the suite was loaded."""
+    """A loaded leaf task and the data that it was served: what a lock pins, and its single rows.
+    `drawn`: the state of Python's and numpy's generators once its member of the suite was loaded.
+    """
 
     name: str
     task: Any  # lm_eval.api.task.Task
     locked: suites.LockedTask
+    each: Rows
     drawn: tuple[Any, Any]
 
     def draw_again(self) -> None:
@@ -63,7 +64,7 @@ def load_locked(
         revisions, include_path=suite.include_path, offline=offline, served=served
     )  # fmt: skip
     loaded = load(suite, pins)
-    check_lock(loaded, lock)
+    pinning.check(loaded, lock)
     return loaded
 
 
@@ -92,10 +93,10 @@ def load(suite: Suite, pins: data.Pins) -> Loaded:
             drawn |= dict.fromkeys(part["tasks"], _drawn())
             for key, kept in task_dict.items():
                 kept.update(part.get(key, {}))
-        leaves = {
-            name: Leaf(name, task, _locked(name, task, pins), drawn[name])
-            for name, task in task_dict["tasks"].items()
-        }
+        leaves = {}
+        for name, task in task_dict["tasks"].items():
+            with named(name):
+                leaves[name] = Leaf(name, task, *pinning.describe(task, pins), drawn[name])
     for folder in pins.folders:  # now that the tasks' own rewritten documents lie there too
         cache.seal(folder)
     groups = {name: list(children) for name, children in task_dict["group_map"].items()}
@@ -179,14 +180,6 @@ def _configure(tasks: dict[str, Any], member: suites.SuiteTask, suite: Suite) ->
             raise EvalkitError(f"task '{name}' needs images or sound; evalkit measures text models")
 
 
-def doc_hash(doc: Any) -> str:
-    """lm-eval's doc_hash: sha256 (hex) of the document as indented JSON."""
-    from lm_eval.utils import handle_non_serializable
-
-    text = json.dumps(doc, indent=2, default=handle_non_serializable, ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
 @contextmanager
 def named(task: str) -> Iterator[None]:
     """What goes wrong in a task's own YAML, templates or data is its mistake: one line with its
@@ -217,65 +210,6 @@ def compiled_once() -> Iterator[None]:
         yield
     finally:
         utils.env.from_string = original
-
-
-def _locked(name: str, task: Any, pins: data.Pins) -> suites.LockedTask:
-    with named(name):
-        docs = task.eval_docs
-    hashes = hashlib.sha256()
-    count = 0
-    for doc in docs:
-        hashes.update(doc_hash(doc).encode())
-        count += 1
-    split = task.config.test_split if task.has_test_docs() else task.config.validation_split
-    return suites.LockedTask(
-        dataset=_repo(task, pins),
-        config=task.DATASET_NAME,
-        split=str(split),
-        documents=count,
-        rows=f"sha256:{hashes.hexdigest()}",
-    )
-
-
-def _repo(task: Any, pins: data.Pins) -> str:
-    if task.DATASET_PATH in pins.used:
-        return str(task.DATASET_PATH)
-    kwargs = task.get_config("dataset_kwargs") or {}
-    if "data_files" in kwargs:
-        return data.file_source(pins.include_path, kwargs["data_files"], task.task_name)[1].repo
-    raise EvalkitError(
-        f"task '{task.task_name}' did not load its dataset ({task.DATASET_PATH}) in a way that"
-        " can be pinned",
-        fix="give it dataset_path in its YAML",
-    )
-
-
-def check_lock(loaded: Loaded, lock: Lock) -> None:
-    """EvalkitError (1) that names the first leaf task, count, rows or revision off the lock."""
-    found, wanted = set(loaded.leaves), set(lock.tasks)
-    problem = ""
-    if found != wanted:
-        missing, extra = sorted(wanted - found), sorted(found - wanted)
-        problem = "; ".join(
-            f"{len(names)} leaf tasks {word} ({', '.join(names[:3])}{'...' if names[3:] else ''})"
-            for names, word in ((missing, "missing"), (extra, "not in the lock"))
-            if names
-        )
-    for name in sorted(found & wanted):
-        have, want = loaded.leaves[name].locked, lock.tasks[name]
-        for key in ("dataset", "config", "split", "documents", "rows"):
-            if not problem and getattr(have, key) != getattr(want, key):
-                problem = (
-                    f"task '{name}': {key} is {getattr(have, key)}, locked {getattr(want, key)}"
-                    f" (dataset {have.dataset}, cached in {cache.root()})"
-                )
-    if problem:
-        raise EvalkitError(
-            f"suite '{loaded.suite.name}' is not what its lock says: {problem}",
-            where=str(loaded.suite.lock_path),
-            fix="mend the suite or its data, or refresh the lock with `evalkit lock`",
-            code=Exit.FAILED,
-        )
 
 
 def task_folder() -> Path:

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 
-from evalkit import canon, hub, smollm2
+from evalkit import canon, hub, rows, smollm2
 from evalkit import suite as suites
 from evalkit.errors import EvalkitError
 from evalkit.launch.command import SCRATCH, Work
@@ -130,9 +130,10 @@ def _options(arguments: Sequence[str]) -> dict[str, str]:
 
 
 def suite_files(path: Path) -> set[Path]:
-    """A suite's file, its lock and its folder of tasks."""
+    """A suite's file, its lock with its single rows, and its folder of tasks."""
     suite = suites.load(os.fspath(path))
-    files = [path, suite.lock_path, *([suite.include_path] if suite.include_path else [])]
+    files = [path, suite.lock_path, rows.beside(suite.lock_path)]
+    files += [suite.include_path] if suite.include_path else []
     return {file for file in files if file.exists()}
 
 

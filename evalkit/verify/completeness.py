@@ -9,7 +9,8 @@ from typing import Any
 
 import yaml
 
-from evalkit import canon, schema
+from evalkit import canon, rows, schema
+from evalkit.rows import Rows
 from evalkit.verify.folder import BROKEN, Folder, MiB, reason
 from evalkit.verify.report import Check, Findings, Status, difference, few, shown
 from evalkit.verify.samples import Samples
@@ -17,6 +18,7 @@ from evalkit.verify.samples import Samples
 _PACKAGE = Path(__file__).parent.parent
 SUITES = [_PACKAGE / "suites", _PACKAGE.parent / "suites"]  # in a wheel, in a checkout
 MAX_LOCK = 16 * MiB
+ROWS = "lock.rows"
 AUTHORS_WORD = "the lock is the author's word"
 
 Value = dict[str, Any]
@@ -61,6 +63,22 @@ def lock_of(folder: Folder, record: Value, findings: Findings) -> tuple[Value | 
     if found != wanted:
         findings.add(f"lock.yaml is not the shipped one: {_first_unlike(found, wanted)}")
     return wanted, True
+
+
+def rows_of(folder: Folder, lock: Value | None, findings: Findings) -> dict[str, Rows]:
+    """The single rows that a lock pins, from the run's folder, by leaf task: the file must be the
+    one that the lock names. Problems go into the findings."""
+    if lock is None:
+        return {}
+    try:
+        data = folder.read(ROWS, rows.MAX_BYTES)
+        if canon.digest_bytes(data) != lock["rows_file"]:
+            findings.add(f"{ROWS} is not the file that the lock names")
+            return {}
+        return rows.parse(data, ROWS)
+    except BROKEN as error:
+        findings.add(f"{ROWS}: {reason(error)}")
+        return {}
 
 
 def _first_unlike(found: Value, wanted: Value, path: str = "") -> str:
@@ -127,8 +145,11 @@ def _shots(record: Value, findings: Findings) -> None:
                 pending.extend(record["groups"][name]["subtasks"])
 
 
-def data(record: Value, lock: Value | None, samples: Samples) -> list[Check]:
-    """Datasets, rows digests and the per-task digests of questions and prompts."""
+def data(record: Value, lock: Value | None, each: dict[str, Rows], samples: Samples) -> list[Check]:
+    """Datasets, rows digests, the per-task digests of questions and prompts, where shots are from.
+
+    `each`: the lock's single rows by leaf task.
+    """
     findings = Findings("data")
     for leaf in sorted(record["tasks"].keys() & samples.leaves.keys()):
         entry, seen = record["tasks"][leaf], samples.leaves[leaf]
@@ -142,7 +163,7 @@ def data(record: Value, lock: Value | None, samples: Samples) -> list[Check]:
     if lock is not None:
         datasets(record, lock, findings)
     passed = "questions, prompts and datasets agree"
-    return [findings.check(passed), _rows(record, lock, samples)]
+    return [findings.check(passed), _rows(record, lock, each, samples), *shots(record, lock)]
 
 
 def datasets(record: Value, lock: Value, findings: Findings) -> None:
@@ -166,23 +187,54 @@ def datasets(record: Value, lock: Value, findings: Findings) -> None:
                 findings.add(f"{shown(leaf)}: {key} {shown(found[key])}, locked {shown(value)}")
 
 
-def _rows(record: Value, lock: Value | None, samples: Samples) -> Check:
-    """The rows digest recomputed from the samples' documents, where all of them are there."""
-    findings = Findings("rows")
-    whole = 0
-    for leaf in sorted(record["tasks"].keys() & samples.leaves.keys()):
-        seen = samples.leaves[leaf]
-        if lock is None or leaf not in lock["tasks"] or seen.n < lock["tasks"][leaf]["documents"]:
-            continue
-        whole += 1
-        digest = f"sha256:{seen.rows.hexdigest()}"
-        findings.add_unequal(f"{shown(leaf)}: the rows digest", lock["tasks"][leaf]["rows"], digest)
-    if not whole and not findings.count:
-        why = "no leaf task's documents are all there, so no rows digest can be recomputed"
+def _rows(record: Value, lock: Value | None, each: dict[str, Rows], samples: Samples) -> Check:
+    """The samples' documents are the locked ones: all of them by the digest over all, and those of
+    a limited task one by one, so that they are the first and no others."""
+    findings, tasks = Findings("rows"), lock["tasks"] if lock else {}
+    whole = part = 0
+    for leaf in sorted(record["tasks"].keys() & samples.leaves.keys() & tasks.keys()):
+        seen, locked = samples.leaves[leaf], each.get(leaf, Rows(b""))
+        first = rows.difference(bytes(seen.each), locked.documents[: len(seen.each)])
+        if seen.n >= tasks[leaf]["documents"]:
+            whole += 1
+            digest = f"sha256:{seen.rows.hexdigest()}"
+            if digest != tasks[leaf]["rows"]:
+                other = f"the rows digest is {digest}, locked {shown(tasks[leaf]['rows'])}"
+                findings.add(f"{shown(leaf)}: {first if locked.documents and first else other}")
+        elif leaf in each:
+            part += 1
+            findings.add(first and f"{shown(leaf)}: {first}")
+    if not whole and not part and not findings.count:
+        why = "no lock pins the documents one by one, and no leaf task's are all there"
         return Check(findings.name, Status.SKIP, why)
-    left = len(record["tasks"]) - whole
-    rest = f"; {left:,} partial ones can't be" if left else ""
-    return findings.check(f"{whole:,} leaf tasks' documents are the locked ones{rest}")
+    told = [f"{whole:,} leaf tasks' documents are the locked ones"] if whole else []
+    told += [f"{part:,} leaf tasks' documents are the first of the locked ones"] if part else []
+    return findings.check("; ".join(told))
+
+
+def shots(record: Value, lock: Value | None) -> list[Check]:
+    """Whether the rows that shots are drawn from are those that the lock pins, and a warning where
+    it pins none; nothing for a suite without shots. `verify --deep` looks at the rows themselves.
+    """
+    findings, recorded = Findings("shots"), record["suite"]["shots"]
+    if lock is not None:
+        wanted = {n: task["shots"] for n, task in lock["tasks"].items() if task["shots"]}
+        if recorded != wanted:
+            findings.add(f"suite.shots is not the lock's: {_first_unlike(recorded, wanted)}")
+    for leaf, entry in sorted(record["tasks"].items()):
+        if bool(entry["num_fewshot"]) != (leaf in recorded):
+            named = "names" if leaf in recorded else "does not name"
+            has = f"{shown(leaf)} has {entry['num_fewshot']:,} shots"
+            findings.add(f"{has}, but suite.shots {named} the rows that they are drawn from")
+    unknown = {n: said["unknown"] for n, said in recorded.items() if "unknown" in said}
+    if not recorded and not findings.count:
+        return []
+    passed = f"{len(recorded) - len(unknown):,} leaf tasks' shots are drawn from locked rows"
+    if findings.count or not unknown:
+        return [findings.check(passed)]
+    names = few({f"{name} ({why})" for name, why in unknown.items()})
+    detail = f"{len(unknown):,} leaf tasks' shots are drawn from rows that no lock pins: {names}"
+    return [Check(findings.name, Status.WARN, f"{detail}; {passed}")]
 
 
 def settings(record: Value) -> list[Check]:

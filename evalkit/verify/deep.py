@@ -55,7 +55,8 @@ def checks(folder: Folder, read: Read, deep: Deep) -> list[Check]:
                 break
     except EvalkitError as error:
         missing = error.code == Exit.MISSING
-        found.append(Check("deep", Status.SKIP if missing else Status.FAIL, shown(error)))
+        told = ": ".join(map(shown, filter(None, (error.what, error.where, error.fix))))
+        found.append(Check("deep", Status.SKIP if missing else Status.FAIL, told))
     except BROKEN as error:  # a public pack's answers, which nothing before held against a shape
         found.append(Check("deep", Status.FAIL, reason(error)))
     return found

@@ -12,18 +12,18 @@ from evalkit.verify.folder import BROKEN, Folder, MiB, reason
 from evalkit.verify.report import Check, Findings, Status, few, shown
 
 MAX_RECORD = 32 * MiB
-VERSION = 3  # the newest record schema that this evalkit reads
+VERSION = 4  # of the record schema that this evalkit reads
 UNLISTED = {"record.json", "attestation.json", "report.html"}
 
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """record.json: the check of it, the record where it is usable, whether it is of a newer schema,
-    and the sha256 of its bytes."""
+    """record.json: the check of it, the record where it is usable, what to do about one of another
+    version of the schema, and the sha256 of its bytes."""
 
     check: Check
     record: dict[str, Any] | None = None
-    newer: bool = False
+    advice: str = ""
     sha256: str = ""
 
 
@@ -38,18 +38,25 @@ def record(folder: Folder) -> Read:
         return Read(findings.check(""))
     name = value.get("schema") if isinstance(value, dict) else None
     version = re.fullmatch(r"evalkit/record/([1-9][0-9]{0,5})", str(name), re.ASCII)
-    if version and int(version[1]) > VERSION:
-        detail = (
-            f"record from a newer schema ({name}); this evalkit reads up to {VERSION}:"
-            " upgrade evalkit"
-        )
-        return Read(Check("record", Status.FAIL, detail), newer=True)
+    if version and int(version[1]) != VERSION:
+        return _of_another_version(str(name), int(version[1]) > VERSION)
     for problem in schema.check("record", value):
         findings.add(shown(problem))
     check = findings.check(f"{name}, as its schema says")
     if check.status is not Status.PASS:
         return Read(check)
     return Read(check, value, sha256=hashlib.sha256(data).hexdigest())
+
+
+def _of_another_version(name: str, newer: bool) -> Read:
+    if newer:
+        what = f"record from a newer schema ({name}); this evalkit reads up to {VERSION}"
+        detail, advice = f"{what}: upgrade evalkit", "upgrade evalkit to verify this record"
+    else:
+        what = f"record from an earlier schema ({name}); this evalkit reads {VERSION}"
+        advice = "verify this record with the evalkit that wrote it"
+        detail = f"{what}: {advice}"
+    return Read(Check("record", Status.FAIL, detail), advice=advice)
 
 
 def files(folder: Folder, record: dict[str, Any]) -> Check:

@@ -104,6 +104,7 @@ class Public:
             identity.ids(record, None),
             completeness.check(record, lock, shipped, samples),
             agreed.check("datasets agree; what hides in digests does with --deep"),
+            *completeness.shots(record, lock),
             *completeness.settings(record),
             samples.shape.check(f"{self.count:,} documents without their texts"),
             *self._answers(),

@@ -126,13 +126,18 @@ UNMET = {"signer", "policy"}
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """Every check, in the order made. `readable` is False for a record of a newer schema;
-    `caveat` is what a reader of a consistent record must know all the same."""
+    """Every check, in the order made. `advice` says what to do about a record of another version of
+    the schema; `caveat` is what a reader of a consistent record must know all the same."""
 
     checks: list[Check]
-    readable: bool = True
+    advice: str = ""
     caveat: str = ""
     standing: Standing = field(default_factory=Standing)
+
+    @property
+    def readable(self) -> bool:
+        """Whether the record is of the version of the schema that this evalkit reads."""
+        return not self.advice
 
     @property
     def consistent(self) -> bool:
@@ -150,7 +155,7 @@ class Report:
     def verdict(self) -> str:
         """The last line: what is known, not "true"."""
         if not self.readable:
-            return "UNREADABLE: upgrade evalkit to verify this record"
+            return f"UNREADABLE: {self.advice}"
         failed = [check.name for check in self.checks if check.status is Status.FAIL]
         names = ", ".join(dict.fromkeys(failed))
         if set(failed) - UNMET - {"dispute"}:

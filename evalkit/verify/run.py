@@ -58,7 +58,7 @@ def verify(run: Path, wanted: Wanted = Wanted()) -> Report:
     folder = Folder(run)
     read = identity.record(folder)
     if read.record is None:
-        return Report([read.check], readable=not read.newer)
+        return Report([read.check], advice=read.advice)
     record = read.record
     signed, standing = signers.check(folder, record, read.sha256, wanted.trust)
     engine = record["engine"]
@@ -139,6 +139,7 @@ class _Evidence:
         """Every check after the record's own, in order."""
         record, samples, plan = self.record, self.samples, self.plan
         lock, shipped = completeness.lock_of(self.folder, record, self.samples.order)
+        each = completeness.rows_of(self.folder, lock, self.samples.order)
         steps: list[tuple[str, Callable[[], Check | list[Check]]]] = [
             ("files", lambda: identity.files(self.folder, record)),
             ("ids", lambda: identity.ids(record, plan.body if plan else None)),
@@ -146,7 +147,7 @@ class _Evidence:
             ("plan", self._plan),
             ("journal", self._journal),
             ("completeness", lambda: completeness.check(record, lock, shipped, samples)),
-            ("data", lambda: completeness.data(record, lock, samples)),
+            ("data", lambda: completeness.data(record, lock, each, samples)),
             ("settings", lambda: completeness.settings(record)),
             ("samples", lambda: samples.shape.check(f"{samples.lines:,} samples, hashes equal")),
             ("answers", self._answers),

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from json.encoder import encode_basestring as quoted  # canonical JSON of a string
 from typing import Any
 
-from evalkit import canon
+from evalkit import canon, rows
 from evalkit.verify.folder import BROKEN, Folder, reason
 from evalkit.verify.journal import Journal
 from evalkit.verify.report import Findings, shown
@@ -63,6 +63,7 @@ class Leaf:
 
     next_id: int = 0  # where the documents go on
     rows: Any = field(default_factory=hashlib.sha256)  # over doc_hash, as the lock's rows
+    each: bytearray = field(default_factory=bytearray)  # the same one by one, as in lock.rows
     questions: list[str] = field(default_factory=list)
     prompts: list[str] = field(default_factory=list)
     requests: set[str] = field(default_factory=set)
@@ -181,6 +182,7 @@ def note(document: Document, found: Samples, journal: Journal | None) -> None:
     for each in document.samples:
         for metric in each["metrics"]:
             leaf.values[metric, each["filter"]].append(each[metric])
+    leaf.each += rows.short(sample["doc_hash"])  # last: ValueError where it is no hash
 
 
 def _note_filters(document: Document, leaf: Leaf, found: Samples) -> None:

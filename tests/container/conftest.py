@@ -11,10 +11,7 @@ from typing import Any
 import places
 import pytest
 import support
-import yaml
 from places import TAG, USER, Place, run
-
-from evalkit import suite as suites
 
 NEEDED = 12  # GB of disk: the image in three runtimes' stores, its archive and its SIF
 
@@ -123,12 +120,7 @@ def staged(hub: Any, room: Path, tiny: Path) -> Path:
     home = folder / "hf"
     path = folder / "two.yaml"
     path.write_text("name: two\ntasks: [arc_challenge, hellaswag]\nlimit: 3\n")
-    core: dict[str, Any] = yaml.safe_load((suites.FOLDER / "core.lock.yaml").read_text())
-    tasks = {name: core["tasks"][name] for name in ("arc_challenge", "hellaswag")}
-    used = {task["dataset"] for task in tasks.values()}
-    lock = {**core, "suite": "two", "groups": {}, "tasks": tasks}
-    lock["datasets"] = {name: core["datasets"][name] for name in used}
-    path.with_name("two.lock.yaml").write_text(yaml.safe_dump(lock))
+    support.lock_part("core", "two", ["arc_challenge", "hellaswag"], folder / "two.lock.yaml")
     ran = support.spawn(
         "plan", "--model", tiny, "--suite", path, "--out", folder / "planned",
         env={"HF_HOME": os.fspath(home)},

@@ -33,7 +33,8 @@ SMOOTH = ("word_perplexity", "byte_perplexity", "bits_per_byte", "perplexity", "
 HASHES = ("doc_hash", "prompt_hash", "target_hash")
 
 Value = dict[str, Any]
-_locks: dict[str, str] = {}  # a suite's text -> its lock: making one takes longest of all
+# a suite's text -> its lock and the single rows: making one takes longest of all
+_locks: dict[str, tuple[str, str]] = {}
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,7 @@ def theirs(model: Any, suite: Value, folder: Path) -> Side:
 
 def ours(model: Path, suite: Value, folder: Path) -> Side:
     """Our run of `suite`, which is written to `folder` and locked there."""
-    from evalkit import run
+    from evalkit import rows, run
     from evalkit.events import Events
     from evalkit.harness import locking
     from evalkit.prepare import Options
@@ -125,8 +126,10 @@ def ours(model: Path, suite: Value, folder: Path) -> Side:
     path = folder / f"{suite['name']}.yaml"
     path.write_text(text := yaml.safe_dump(suite))
     if suite.get("include_path") or text not in _locks:  # a folder of tasks may be another's
-        _locks[text] = locking.write_lock(str(path)).read_text()
-    path.with_suffix(".lock.yaml").write_text(_locks[text])
+        lock = locking.write_lock(str(path))
+        _locks[text] = (lock.read_text(), rows.beside(lock).read_text())
+    for suffix, kept in zip((".lock.yaml", ".lock.rows"), _locks[text], strict=True):
+        path.with_suffix(suffix).write_text(kept)
     started = time.monotonic()
     options = Options(model=str(model), suite=str(path), out=folder / "results", device="cpu")
     made = run.evaluate(options, Events(), workers=0)
