@@ -1,10 +1,13 @@
 """What the README and the docs show is true: the record, the targets, the files, the links."""
 
 import re
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
 
+from evalkit import canon
+from evalkit import suite as suites
 from evalkit.verify import verify
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -63,6 +66,45 @@ def test_every_evalkit_command_in_the_docs_is_one_and_takes_what_it_is_given() -
             known = {option for param in command.params for option in param.opts}
             given = {word.split("=")[0] for word in words if word.startswith("--")}
             assert given <= known | {"--help", "--version"}, f"{doc.name}: evalkit {line}"
+
+
+def test_the_data_page_covers_every_leaf_task_of_the_shipped_locks() -> None:
+    """A leaf task, or a family by `name_*`, with what the locks pin of it and how it is known."""
+    page = (ROOT / "docs/data.md").read_text("utf-8")
+    known = set(re.findall(r"^\| (\w[\w -]*) \| [A-Z]", page, re.M))
+    locks = [suites.lock_of(suites.load(name)) for name in suites.shipped()]
+    tasks = {leaf: task.rows for lock in locks for leaf, task in lock.tasks.items()}
+    assert all(lock.tasks[leaf].rows == tasks[leaf] for lock in locks for leaf in lock.tasks)
+    counts = {leaf: task.documents for lock in locks for leaf, task in lock.tasks.items()}
+    documents, shots = (part.split("\n## ")[0] for part in page.split("| known by |\n")[1:])
+    seen: set[str] = set()
+    for row in re.findall(r"^\| `(\S+)` \| ([\d,]+) \| `(\w+)` \| (.*) \|$", documents, re.M):
+        seen |= checked(row[0], tasks, counts, row[1:3])
+        assert set(row[3].split(", ")) <= known, row
+    assert seen == tasks.keys()
+    pinned = {n: t.shots for lock in locks for n, t in lock.tasks.items() if t.shots is not None}
+    digests = {leaf: said["digest"] for leaf, said in pinned.items() if "digest" in said}
+    sizes = {leaf: pinned[leaf]["rows"] for leaf in digests}
+    seen = set()
+    for row in re.findall(r"^\| `(\S+)` \| [^|]+ \| ([\d,]+) \| `(\w+)` \| (.*) \|$", shots, re.M):
+        seen |= checked(row[0], digests, sizes, row[1:3])
+        assert row[3] in known, row
+    assert seen == digests.keys()
+    for leaf in pinned.keys() - digests.keys():
+        assert re.search(rf"^\| `{leaf}` \| [^|]+ \| +\| +\| not known \|$", shots, re.M), leaf
+        assert pinned[leaf]["unknown"] in page
+
+
+def checked(
+    name: str, digests: dict[str, str], counts: dict[str, int], row: tuple[str, ...]
+) -> set[str]:
+    """The leaf tasks that a line of the page is about; what it says of them must be true."""
+    found = {leaf for leaf in digests if fnmatch(leaf, name)}
+    assert found, name
+    one = digests.get(name, canon.digest({leaf: digests[leaf] for leaf in found}))
+    total = sum(counts[leaf] for leaf in found)
+    assert row == (f"{total:,}", one.removeprefix("sha256:")[:16]), name
+    return found
 
 
 def test_the_reviewers_page_is_true(tmp_path: Path) -> None:
