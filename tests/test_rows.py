@@ -4,6 +4,9 @@ said by name, on a first download, offline, and by verify."""
 import base64
 import json
 import os
+import subprocess
+import sys
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -349,14 +352,28 @@ def serve(hub: stand_in.Hub, documents: list[Value], examples: list[Value]) -> N
     hub.repo("own/shots", head | data)
 
 
-def elsewhere(place: Path, *arguments: str | Path) -> support.Ran:
-    """A command with caches of its own, the datasets' and that of plans, and with other results."""
-    env = {"HF_HOME": os.fspath(place / "hf"), "XDG_CACHE_HOME": os.fspath(place / "cache")}
-    out = () if arguments[0] == "verify" else ("--out", place / "out")
-    return support.spawn(*arguments, *out, env=env)
+# Several command lines in one process, which saves the seconds that importing takes.
+COMMANDS = """import json, sys
+import support
+ran = [support.call(*line) for line in json.loads(sys.argv[1])]
+print(json.dumps([[each.code, each.out, each.err] for each in ran]))"""
+
+
+def elsewhere(place: Path, *lines: tuple[str | Path, ...]) -> list[support.Ran]:
+    """Command lines with caches of their own, the datasets' and that of plans."""
+    tests = os.fspath(Path(__file__).parent)
+    done = subprocess.run(
+        [sys.executable, "-c", COMMANDS,
+         json.dumps([list(map(str, line)) for line in lines])],
+        capture_output=True, text=True, check=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([os.fspath(support.ROOT), tests]),
+             "HF_HOME": os.fspath(place / "hf"), "XDG_CACHE_HOME": os.fspath(place / "cache")},
+    )  # fmt: skip
+    return [support.Ran(*found) for found in json.loads(done.stdout.splitlines()[-1])]
 
 
 @pytest.mark.shared
+@pytest.mark.timeout(900)
 def test_another_row_than_the_locked_is_noticed_on_a_download_offline_and_by_a_deep_verify(
     hub: stand_in.Hub, tmp_path: Path, write_task: Write
 ) -> None:
@@ -367,23 +384,25 @@ def test_another_row_than_the_locked_is_noticed_on_a_download_offline_and_by_a_d
     suite = write_suite(tmp_path, {"task": "own_h", "num_fewshot": 2})
     serve(hub, DOCUMENTS, EXAMPLES)
     support.call("lock", suite).done()
-    asking = ("--model", "demo", "--suite", suite)
-    run = support.call("eval", *asking, "--out", tmp_path / "out").done().folder
-    support.call("verify", run, "--deep", "--suite", suite).done()
-    other = [*EXAMPLES[:3], {"question": "Is 3 odd, then?", "answer": 0}, EXAMPLES[4]]
+    plan = ("plan", "--model", "demo", "--suite", suite, "--out", tmp_path / "planned")
+    eval_ = ("eval", "--model", "demo", "--suite", suite, "--out", tmp_path / "out")
+    run = support.call(*eval_).done().folder
+    deep = ("verify", run, "--deep", "--suite", suite)
+    support.call(*deep).done()
+    other = [*EXAMPLES[:3], {"answer": 0, "question": "Is 3 odd, then?"}, EXAMPLES[4]]
     serve(hub, DOCUMENTS, other)
-    said = (
-        "shots from the split 'train': row 3 (counted from 0) is not the locked one, 1 of 5 differ"
-    )
+    said = "shots from the split 'train': row 3 (counted from 0) is not the locked one, 1 of 5"
     todo = f"compare it with own/shots at {COMMIT[:12]} on the Hub"
-    elsewhere(tmp_path / "a", "plan", *asking).refused(1, f"task 'own_h': {said}", todo)
-    elsewhere(tmp_path / "a", "plan", *asking, "--offline").refused(1, f"task 'own_h': {said}")
-    deep = elsewhere(tmp_path / "a", "verify", run, "--deep", "--offline", "--suite", suite)
-    assert deep.code == 1 and said in deep.out, deep
+    first, offline, deeper = elsewhere(
+        tmp_path / "a", plan, (*plan, "--offline"), (*deep, "--offline")
+    )
+    first.refused(1, f"task 'own_h': {said}", todo)
+    offline.refused(1, f"task 'own_h': {said}", todo)
+    assert deeper.code == 1 and said in deeper.out and "FAIL  deep" in deeper.out, deeper
     serve(hub, [*DOCUMENTS[:2], *DOCUMENTS[3:]], EXAMPLES)
-    ran = elsewhere(tmp_path / "b", "plan", *asking)
-    first = "documents is 7, locked 8; document 2 (counted from 0) is not the locked one"
-    ran.refused(1, f"task 'own_h': {first}", todo, f"`evalkit lock {suite}`")
+    (ran,) = elsewhere(tmp_path / "b", plan)
+    said = "documents is 7, locked 8; document 2 (counted from 0) is not the locked one"
+    ran.refused(1, f"task 'own_h': {said}", todo, f"`evalkit lock {suite}`")
 
 
 @pytest.mark.shared
@@ -489,8 +508,6 @@ def test_single_rows_are_left_out_of_a_public_pack(shots: Path, tmp_path: Path) 
     ).done()
     assert (ran.folder / "lock.rows").read_bytes() == rows.beside(lock_file(shots)).read_bytes()
     packed = support.call("pack", "--public", ran.folder).done().folder
-    import tarfile
-
     with tarfile.open(packed) as archive:
         names = {Path(name).name for name in archive.getnames()}
     assert "lock.yaml" in names and "lock.rows" not in names

@@ -198,7 +198,7 @@ def status_command(folder: Path, watched: bool, as_json: bool) -> None:
 @click.option("--offline", is_flag=True, help="Ask no network for anything.")
 @json_option
 def lock_command(suite: str, update: bool, offline: bool, as_json: bool) -> None:
-    """Make or refresh a suite's lock: dataset revisions, leaf tasks, counts, rows, licences.
+    """Make or refresh a suite's lock: dataset revisions, every row, examples for shots, licences.
 
     \b
     evalkit lock my-suite.yaml

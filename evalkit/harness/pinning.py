@@ -9,6 +9,7 @@ another prompt. What differs is named to the row.
 import hashlib
 import json
 from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evalkit import rows as single
@@ -20,6 +21,7 @@ from evalkit.suite import Lock, LockedTask, Suite
 if TYPE_CHECKING:
     from evalkit.harness.tasks import Leaf, Loaded
 
+OWN_FILES = "files:"  # how the name of a dataset begins that is the suite's own files
 _REFRESH = "mend the suite or its data, or refresh the lock with `evalkit lock`"
 
 
@@ -59,14 +61,14 @@ def describe_shots(task: Any) -> tuple[dict[str, Any] | None, bytes | None]:
     has no shots."""
     if not task.get_config("num_fewshot"):
         return None, None
-    if not hasattr(task, "sampler"):
+    drawn_from = task.sampler.df if hasattr(task, "sampler") else []
+    if not drawn_from:
         raise EvalkitError(
-            f"task '{task.task_name}' draws shots in a way that can't be pinned",
+            f"task '{task.task_name}' has shots, but no rows that they are drawn from",
             fix="give it a fewshot_split or fewshot_config.samples in its YAML",
         )
-    each, digest = _digests(task.sampler.df)
-    count = len(each) // single.SIZE
-    return {"split": _shots_split(task), "rows": count, "digest": digest}, each
+    each, digest = _digests(drawn_from)
+    return {"split": _shots_split(task), "rows": len(drawn_from), "digest": digest}, each
 
 
 def _shots_split(task: Any) -> str | None:
@@ -110,8 +112,12 @@ def check(loaded: "Loaded", lock: Lock) -> None:
         each = lock.each.get(name, Rows(b""))
         if problem := _other_source(leaf.locked, want):
             raise _off_the_lock(suite, f"task '{name}': {problem}", _REFRESH)
-        if problem := _other_rows(leaf, want, each) or _other_shots(leaf, want, each):
+        if problem := _other_rows(leaf, want, each):
             fix = _compare(want.dataset, lock, suite)
+            raise _off_the_lock(suite, f"task '{name}': {problem}", fix)
+        if problem := _other_shots(leaf, want, each):
+            own = want.shots is not None and want.shots["split"] is None
+            fix = _compare(OWN_FILES if own else want.dataset, lock, suite)
             raise _off_the_lock(suite, f"task '{name}': {problem}", fix)
 
 
@@ -162,11 +168,15 @@ def _other_shots(leaf: "Leaf", want: LockedTask, each: Rows) -> str:
 
 def _compare(dataset: str, lock: Lock, suite: Suite) -> str:
     """What to do about a row that is not the locked one."""
+    from huggingface_hub import constants, file_download
+
     again = f"refresh the lock with `evalkit lock {suite.path}`"
-    if dataset.startswith("files:"):
-        return f"restore the suite's own files, or {again}"
+    if dataset.startswith(OWN_FILES):
+        return f"restore the task's own files, or {again}"
     revision = lock.datasets[dataset].revision
+    fetched = file_download.repo_folder_name(repo_id=dataset, repo_type="dataset")
     return (
         f"compare it with {dataset} at {revision[:12]} on the Hub: where yours is another, delete"
-        f" {cache.folder_of(dataset)} and the Hub's download of it and run again, else {again}"
+        f" {cache.folder_of(dataset)} and {Path(constants.HF_HUB_CACHE) / fetched} and run again,"
+        f" else {again}"
     )

@@ -81,8 +81,9 @@ def require_consistent(run: Path, purpose: str) -> None:
     to do, a verb."""
     report = verify(run)
     if not report.consistent:
+        wrong = "contradicts itself" if report.readable else "can't be read here"
         raise EvalkitError(
-            f"the record contradicts itself, so there is nothing to {purpose}: {report.verdict}",
+            f"the record {wrong}, so there is nothing to {purpose}: {report.verdict}",
             where=str(run), fix="see evalkit verify", code=Exit.FAILED,
         )  # fmt: skip
 
