@@ -27,7 +27,7 @@ Answer = tuple[float, bool] | str  # a log-likelihood with its greedy flag, or a
 class Ran:
     """One side's answers by request id, and what they took. `cpu`: seconds of its cores; `stages`:
     seconds by what was done; `passes`: the model's forward passes; `peak`: bytes of memory, the
-    weights included."""
+    weights included; `texts`: of evalkit's workers, generations as the engine answers them."""
 
     seconds: float
     answers: dict[str, Answer]
@@ -35,6 +35,7 @@ class Ran:
     stages: dict[str, float] = field(default_factory=dict)
     passes: list[Pass] = field(default_factory=list)
     peak: int = 0
+    texts: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 def reset_peak() -> None:
@@ -49,14 +50,14 @@ def peak_bytes() -> int:
 
 
 class LmEval:
-    """lm-eval's `hf` model in float32, its softmax too."""
+    """lm-eval's `hf` model on the CPU, its softmax in float32 whatever the weights' dtype."""
 
-    def __init__(self, folder: str, threads: int) -> None:
+    def __init__(self, folder: str, threads: int, dtype: str = "float32") -> None:
         import torch
         from lm_eval.models.huggingface import HFLM
 
         torch.set_num_threads(threads)
-        self._lm = HFLM(pretrained=folder, device="cpu", dtype="float32", softmax_dtype="float32")
+        self._lm = HFLM(pretrained=folder, device="cpu", dtype=dtype, softmax_dtype="float32")
 
     def answer(self, requests: Sequence[Request], size: int) -> Ran:
         """All answers at one batch size, as lm-eval's `evaluate` asks for them: by kind."""
@@ -96,14 +97,17 @@ def _instance(request: Request, index: int) -> Any:
 class Evalkit:
     """evalkit's planner and engine in one process."""
 
-    def __init__(self, folder: str, threads: int, level: str = LEVEL) -> None:
+    def __init__(
+        self, folder: str, threads: int, level: str = LEVEL, dtype: str = "float32"
+    ) -> None:
         from evalkit import engine, model
         from evalkit.tokenizer import Tokenizer
 
         found = model.resolve(folder)
         self.tokenizer = Tokenizer(found)
-        numerics = engine.Numerics("float32", threads=threads)
+        numerics = engine.Numerics(dtype, threads=threads)
         self.engine = engine.load(found, self.tokenizer, numerics, "cpu", level=level)
+        self._busy, self._passes = 0.0, list[Pass]()
 
     def answer(self, requests: Sequence[Request]) -> Ran:
         """All answers, from a plan made for them."""
@@ -126,17 +130,20 @@ class Evalkit:
         return ran
 
     def forget(self) -> None:
-        """Drop the trunk that is kept, and let the peak memory start again."""
+        """Drop the trunk that is kept, and let what `spent` tells start again."""
         self.engine.kept = None
         reset_peak()
+        self._busy, self._passes = time.process_time(), []
 
-    def execute(self, batch: Any) -> dict[str, Answer]:
-        """The answers of one batch."""
-        return plain(self.engine.execute(batch))
+    def execute(self, batch: Any) -> dict[str, dict[str, Any]]:
+        """The engine's answers of one batch."""
+        with watch(self.engine.model, self._passes):
+            return self.engine.execute(batch)
 
-    def peak(self) -> int:
-        """Peak memory since `forget`."""
-        return peak_bytes()
+    def spent(self) -> Ran:
+        """What `execute` took since `forget`: processor seconds, passes and peak memory."""
+        cpu = time.process_time() - self._busy
+        return Ran(0.0, {}, cpu, {}, self._passes, peak_bytes())
 
     def needed(self, requests: Sequence[Request]) -> "Needed":
         """What answering takes at least: see `needed`."""
@@ -162,28 +169,28 @@ class Evalkit:
         return profiling.matmul_seconds(self.engine.model, passes)
 
 
-def started(folder: str, threads: int) -> Process:
+def started(folder: str, threads: int, dtype: str = "float32") -> Process:
     """evalkit in a process that has what a worker's has in its environment."""
     with patch.dict(os.environ, child.environment()):
-        return Process(Evalkit, folder, threads)
+        return Process(Evalkit, folder, threads, LEVEL, dtype)
 
 
 class Workers:
     """evalkit with a process for each core, a thread each: batches go to whoever is free."""
 
-    def __init__(self, folder: str, number: int) -> None:
+    def __init__(self, folder: str, number: int, dtype: str = "float32") -> None:
         from evalkit import model
         from evalkit.tokenizer import Tokenizer
 
         self._tokenizer = Tokenizer(model.resolve(folder))
-        self._workers = [started(folder, 1) for _ in range(number)]
+        self._workers = [started(folder, 1, dtype) for _ in range(number)]
 
     def answer(self, requests: Sequence[Request]) -> Ran:
         """All answers; what this process does (tokenise, plan, hand out) is in the time too."""
         for worker in self._workers:
             worker.call("forget")
         ran = Ran(0.0, {})
-        started = time.perf_counter()
+        started, own = time.perf_counter(), time.process_time()
         todo = planned(requests, self._tokenizer, ran.stages)[::-1]
         with clocked(ran.stages, "execute"):
             busy = []
@@ -193,13 +200,18 @@ class Workers:
             while busy:
                 ready = wait([worker.connection for worker in busy])
                 for worker in [worker for worker in busy if worker.connection in ready]:
-                    ran.answers |= worker.receive()
+                    found = worker.receive()
+                    ran.answers |= plain(found)
+                    ran.texts |= {name: one for name, one in found.items() if "text" in one}
                     if todo:
                         worker.send("execute", todo.pop())
                     else:
                         busy.remove(worker)
         ran.seconds = time.perf_counter() - started
-        ran.peak = sum(worker.call("peak") for worker in self._workers)
+        spent = [worker.call("spent") for worker in self._workers]
+        ran.cpu = time.process_time() - own + sum(one.cpu for one in spent)
+        ran.passes = [each for one in spent for each in one.passes]
+        ran.peak = sum(one.peak for one in spent)
         return ran
 
     def stop(self) -> None:
