@@ -142,6 +142,9 @@ test-trust: setup-dev ## records changed and fuzzed: what is noticed, and that n
 test-trust-full: setup-dev ## the same with 20,000 fuzzed records; writes docs/tamper.md
 	@EVALKIT_WRITE_TABLE=1 .venv/bin/python -m pytest -m "trust or trust_full" --timeout=3600
 
+test-real: setup-dev ## a real model, fetched once: beside lm-eval, killed and in shards: 8 minutes
+	@.venv/bin/python -m pytest -m real -n 2 --dist=loadfile --timeout=900
+
 oracle: setup-dev ## the tests that compare with lm-eval's own runs
 	@.venv/bin/python -m pytest -m oracle --timeout=900
 
@@ -153,6 +156,9 @@ bench: setup-dev ## lm-eval and evalkit side by side, 25 minutes; writes docs/sp
 
 bench-core: setup-dev ## the same for 2% of core: an hour or two, goes on where it was stopped
 	@.venv/bin/python -m bench.core
+
+bench-real: setup-dev ## a real model through real tasks: hours, goes on where it was; writes docs/real.md
+	@.venv/bin/python -m bench.real
 
 bench-gpu: setup-dev ## the engine on one GPU, on random weights of Llama-3.1-8B's shape
 	@.venv/bin/python -m bench.gpu

@@ -29,6 +29,7 @@ from evalkit.request import Request
 from evalkit.suite import SuiteTask
 
 SIDES, DTYPES, SIZE = ("lm-eval", "evalkit"), ("float32", "bfloat16"), 4
+COMPUTING = ("lm_eval", "tokenizers", "torch", "transformers")  # what lm-eval's answers come from
 PAGE = data.ROOT / "docs" / "real.md"
 
 
@@ -117,14 +118,12 @@ class Kept:
 
     def path(self, piece: Piece) -> Path:
         """Where a piece's answers are kept: another model, version or question has another name."""
-        versions = stamp.versions() | {"lm_eval": stamp.version("lm_eval")}
-        if piece.side == "lm-eval":
-            del versions["evalkit"]
+        ours = stamp.versions() if piece.side == "evalkit" else {}
         covered = {
             "weights": self.weights,
             "asked": [[one.id, one.context, one.continuation] for one in piece.asked],
             "settings": [asdict(one.settings) for one in piece.asked if one.settings],
-            "versions": versions,
+            "versions": ours | {name: stamp.version(name) for name in COMPUTING},
             "code": self._code if piece.side == "evalkit" else {},
         }
         digest = canon.digest(covered)[7:19]

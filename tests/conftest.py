@@ -18,6 +18,7 @@ import hub as stand_in
 import pytest
 import yaml
 
+_OWN_CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "evalkit"
 _CACHE = tempfile.mkdtemp(prefix="evalkit-tests-")
 atexit.register(shutil.rmtree, _CACHE, ignore_errors=True)
 with socket.socket() as _free:
@@ -41,6 +42,23 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[stand_in.Hub]:
         pytest.skip(stand_in.MISSING)
     with stand_in.serve(tmp_path_factory.mktemp("hub"), _PORT) as served:
         yield served
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> str:
+    """The name of the built-in real model, which is kept in the user's own cache; skips where it
+    can't be had."""
+    from evalkit import model, smollm2
+    from evalkit.errors import EvalkitError, Exit
+
+    os.environ.setdefault(smollm2.PLACE, str(_OWN_CACHE / smollm2.NAME / smollm2.FILE))
+    try:
+        model.resolve(smollm2.NAME)
+    except EvalkitError as error:
+        if error.code != Exit.MISSING:
+            raise
+        pytest.skip(str(error))
+    return smollm2.NAME
 
 
 @pytest.fixture(scope="session")

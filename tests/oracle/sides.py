@@ -56,8 +56,9 @@ class Side:
 
 @dataclass
 class Figures:
-    """What a comparison saw."""
+    """What a comparison saw; `tolerance`: of a log-likelihood."""
 
+    tolerance: float = TOLERANCE
     documents: int = 0
     greedy: int = 0  # greedy flags that are true, of log-likelihoods
     worst: float = 0.0  # |difference| of two log-likelihoods
@@ -142,14 +143,14 @@ def ours(model: Path, suite: Value, folder: Path) -> Side:
     return Side(results, samples, time.monotonic() - started, made)
 
 
-def compare(theirs: Side, ours: Side) -> Figures:
+def compare(theirs: Side, ours: Side, tolerance: float = TOLERANCE) -> Figures:
     """Hold our run against lm-eval's; AssertionError that lists where they differ.
 
     Prints the figures: `pytest -rP` shows them.
     """
     from evalkit.harness import publish
 
-    figures = Figures()
+    figures = Figures(tolerance)
     figures.same("documents", sorted(theirs.samples), sorted(ours.samples))
     for key in sorted(theirs.samples.keys() & ours.samples.keys()):
         figures.documents += 1
@@ -212,7 +213,7 @@ def _compare_answers(where: str, theirs: Any, ours: Any, figures: Figures) -> No
 
 def _near(where: str, theirs: float, ours: float, figures: Figures) -> None:
     figures.worst = max(figures.worst, abs(theirs - ours))
-    if not abs(theirs - ours) <= TOLERANCE + ROUNDING * abs(theirs):
+    if not abs(theirs - ours) <= figures.tolerance + ROUNDING * abs(theirs):
         figures.differences.append(f"{where}: lm-eval {theirs} ours {ours}")
 
 

@@ -15,6 +15,9 @@ from typing import Any
 import pytest
 import sides
 
+from bench import real, real_figures, tables
+from bench.real import Work
+from evalkit import canon
 from evalkit import suite as suites
 
 pytestmark = [pytest.mark.oracle, pytest.mark.shared, pytest.mark.usefixtures("hub")]
@@ -144,3 +147,43 @@ def test_the_files_have_the_fields_that_lm_eval_writes_in_its_order(
             numbers = ("resps", "filtered_resps")
             exact = {key: value for key, value in sample.items() if key not in numbers}
             assert {key: found[key] for key in exact} == exact
+
+
+def test_bench_real_goes_on_where_it_was_and_sees_no_difference(
+    tiny_model: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a few documents; nothing is measured before its time is up, nor a second time."""
+    works = (Work("arc_challenge", 3), Work("gsm8k", 2, 1))
+    for module in (real, real_figures):
+        monkeypatch.setattr(module, "WORKS", works)
+        monkeypatch.setattr(module, "DTYPES", ("float32",))
+    page, out = tmp_path / "real.md", tmp_path / "kept"
+    page.write_text("<!-- made by make bench-real -->\n<!-- end of make bench-real -->\n")
+    monkeypatch.setattr(real, "PAGE", page)
+    monkeypatch.setattr(tables, "FIGURES", tmp_path)
+    model = str(tiny_model(max_length=2048))
+
+    def measured(minutes: str, *more: str) -> dict[str, Any]:
+        command = ["bench.real", "--model", model, "--out", str(out), "--minutes", minutes, *more]
+        monkeypatch.setattr(sys, "argv", command)
+        real.main()
+        works: dict[str, Any] = canon.read_json(tmp_path / "bench-real.json")["works"]
+        return {name: one["dtypes"]["float32"] for name, one in works.items()}
+
+    assert all(not one["spent"] for one in measured("0").values())
+    found = measured("30")
+    kept = {path: path.read_bytes() for path in out.iterdir()}
+    assert len(kept) == 4
+    for one in found.values():
+        assert one["scores"]["lm-eval"] == one["scores"]["evalkit"]
+        assert set(one["differ"].values()) == {0}
+        assert one["spent"]["lm-eval"]["tokens"] >= one["spent"]["evalkit"]["tokens"] > 0
+    chosen, written = (one["distance"]["evalkit"] for one in found.values())
+    assert (chosen["documents"], written["documents"]) == (3, 2)
+    assert chosen["flips"] == {"acc": [], "acc_norm": []} and chosen["largest"] < 1e-4
+    assert (written["texts"], written["equal"]) == (2, 2)
+    assert measured("0") == found
+    assert {path: path.read_bytes() for path in out.iterdir()} == kept
+    measured("30", "--again", "gsm8k")
+    changed = {path.name.split("-")[-3] for path in kept if path.read_bytes() != kept[path]}
+    assert changed == {"gsm8k"}
