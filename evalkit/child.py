@@ -8,6 +8,10 @@ from collections import deque
 from contextlib import suppress
 from typing import IO, Any
 
+from evalkit import serving
+from evalkit.model import Model
+from evalkit.worker import Place
+
 COMMAND = (sys.executable, "-P", "-c", "from evalkit.cli import main; main()", "worker")
 HUGE_PAGES = "glibc.malloc.hugetlb=1"  # of the kernel: fewer addresses to look up in large weights
 LAST_LINES = 20  # of what a worker says on stderr: what a dead one leaves
@@ -22,13 +26,14 @@ def environment() -> dict[str, str]:
 
 
 class Child:
-    """A new process that runs `worker.serve`."""
+    """A new process that runs `serving.serve`."""
 
-    def __init__(self, order: dict[str, Any]) -> None:
+    def __init__(self, place: Place, order: dict[str, Any]) -> None:
         self._process = subprocess.Popen(
             COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
             env=environment(),
         )  # fmt: skip
+        self.place, self.probes = place, bool(order["probes"])
         self._buffer = b""
         self._said: deque[str] = deque(maxlen=LAST_LINES)
         for stream in (self.stdout, self.stderr):
@@ -84,6 +89,16 @@ class Child:
                 assert stream is not None, "a pipe"
                 stream.close()
         return returned
+
+
+def started(
+    inputs: dict[str, Any], model: Model, place: Place, max_length: int | None = None,
+    *, probes: bool = False,
+) -> Child:  # fmt: skip
+    """A worker's process that loads the weights; `probes`: it need not wait to be told to check its
+    level. `inputs`: a run's, `max_length`: of its plan, for an engine of lm-eval's."""
+    order = serving.order(inputs, model, place, max_length=max_length, probes=probes)
+    return Child(place, order)
 
 
 def _read(stream: IO[bytes]) -> bytes | None:

@@ -4,28 +4,16 @@ A file whose path, size, time of change and inode are the same is not read again
 take minutes.
 """
 
-import os
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from evalkit import canon
-from evalkit.errors import EvalkitError
-
-
-def cache_folder() -> Path:
-    """Where evalkit keeps what can be made again."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "evalkit"
+from evalkit import canon, kept
 
 
 def of(folder: Path, names: list[str]) -> dict[str, dict[str, Any]]:
     """Each file's {"sha256" (hex), "size" (bytes)} by name, read on a thread pool."""
-    cache = cache_folder() / "digests.json"
-    known: dict[str, str] = {}
-    with suppress(EvalkitError, TypeError, ValueError):  # none yet, or torn: it costs time only
-        known = dict(canon.read_json(cache))
+    known: dict[str, str] = kept.read("digests")
 
     def one(name: str) -> tuple[str, str, int]:
         path = (folder / name).resolve()
@@ -37,9 +25,7 @@ def of(folder: Path, names: list[str]) -> dict[str, dict[str, Any]]:
         results = list(pool.map(one, names))
     fresh = {key: sha for key, sha, _ in results if key not in known}
     if fresh:
-        with suppress(EvalkitError):
-            canon.make_folder(cache.parent)
-            canon.write_json(cache, known | fresh)
+        kept.write("digests", known | fresh)
     return {
         name: {"sha256": sha, "size": size}
         for name, (_, sha, size) in zip(names, results, strict=True)

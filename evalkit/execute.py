@@ -5,17 +5,21 @@ holds is not done again. Batches go to workers in processes of their own (`worke
 any, are answered here, one after another.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from evalkit import journal, prepare, shards, stamp, stopping, telemetry, worker
+from evalkit import child, journal, prepare, shards, stamp, stopping, telemetry, worker
 from evalkit import model as models
+from evalkit.child import Child
 from evalkit.errors import EvalkitError
 from evalkit.events import Events
 from evalkit.folder import Run, first_difference, read, run_id
 from evalkit.model import Model
 from evalkit.plan import Plan, plan_id
+from evalkit.prepare import Job
 from evalkit.shards import Shard
 from evalkit.stopping import Stop
 from evalkit.worker import Place, engine_of
@@ -44,7 +48,7 @@ def check_inputs(run: Run, plan: Plan, model: Model, place: Place) -> None:
     now = planned | {
         "model": model.sha256(),
         "adapter": prepare.digests(found),
-        "engine": planned["engine"] | {"versions": prepare.engine_versions(engine_of(run))},
+        "engine": planned["engine"] | {"versions": prepare.engine_versions(engine_of(planned))},
         "versions": stamp.versions(),
     }
     fix = "continue it where it was started, or start another run"
@@ -59,13 +63,45 @@ def check_inputs(run: Run, plan: Plan, model: Model, place: Place) -> None:
             raise EvalkitError(what, where=str(run.folder), fix=fix)
 
 
+class Early:
+    """Workers that are started while a run is being planned: what they load and check follows from
+    the job alone. They end with the block of `early`, unless a run has taken them over."""
+
+    def __init__(self, job: Job, means: Means) -> None:
+        self._job, self._means = job, means
+        self.children: list[Child] = []
+
+    def start(self) -> None:
+        """Start as many as the run will need at the least: it has a batch for each leaf task."""
+        job, means = self._job, self._means
+        if job.engine.foreign or means.number == 0:
+            return
+        for place in _places(job.inputs, job.model, means, len(job.lock.tasks)):
+            probes = not self.children  # the others wait until they are told that it has passed
+            self.children.append(child.started(job.inputs, job.model, place, probes=probes))
+
+
+@contextmanager
+def early(job: Job, means: Means) -> Iterator[Early]:
+    """Workers to be started before there is a plan; none that is left over outlives the block."""
+    found = Early(job, means)
+    try:
+        yield found
+    finally:
+        for left in found.children:
+            left.kill()
+            left.ended()
+
+
 def execute(
-    run: Run, model: Model, means: Means, events: Events, check: Callable[[], None] = lambda: None
-) -> None:
+    run: Run, model: Model, means: Means, events: Events,
+    check: Callable[[], None] = lambda: None, early: Early | None = None,
+) -> None:  # fmt: skip
     """Answer every batch of the run's plan, or of a shard, that its journal does not hold yet.
 
-    `check` is called between batches and may raise. Raises EvalkitError where a batch can't be
-    computed or written, KeyboardInterrupt where a signal ended it; what came before is kept.
+    `check` is called between batches and may raise; workers of `early` are used first. Raises
+    EvalkitError where a batch can't be computed or written, KeyboardInterrupt where a signal ended
+    it; what came before is kept.
     """
     plan = Plan(run.folder)
     check_inputs(run, plan, model, means.place)
@@ -77,7 +113,7 @@ def execute(
     todo = _left(run, plan, means.shard, events)
     if not todo:
         return
-    places = _places(run, model, means, len(todo))
+    places = _places(run.body["inputs"], model, means, len(todo))
     on = f" on {len(places)} workers" if len(places) > 1 else ""
     events.say(f"loading {run.body['model']['reference']}{on} ({_how(run)})")
     path = run.folder / "telemetry" / f"{segment}.jsonl"
@@ -88,15 +124,22 @@ def execute(
             _describe(run, means, events)
             _alone(run, plan, model, places[0], todo, events, stop, check)
         else:
-            team = Workers(run, plan, model, places, events, check)
-            try:
-                team.work(todo, stop, lambda: _describe(run, means, events))
-            finally:  # a segment that is stopped has cost its time as well
-                taken = team.span.taken(team.peak_bytes)
-                events.log("executed", tokens=team.tokens, **taken)
+            children = early.children if early else []
+            team = Workers(run, plan, model, places, events, check, children)
+            _together(team, todo, stop, events, lambda: _describe(run, means, events))
         stop.check()
     if sampled.stopped_because:
         events.log("telemetry.stopped", why=stamp.without_paths(sampled.stopped_because))
+
+
+def _together(
+    team: Workers, todo: list[int], stop: Stop, events: Events, describe: Callable[[], None]
+) -> None:
+    """Answer batches in workers' processes."""
+    try:
+        team.work(todo, stop, describe)
+    finally:  # a segment that is stopped has cost its time as well
+        events.log("executed", tokens=team.tokens, **team.span.taken(team.peak_bytes))
 
 
 def _left(run: Run, plan: Plan, shard: Shard | None, events: Events) -> list[int]:
@@ -116,16 +159,16 @@ def _left(run: Run, plan: Plan, shard: Shard | None, events: Events) -> list[int
     return todo
 
 
-def _places(run: Run, model: Model, means: Means, batches: int) -> list[Place]:
+def _places(inputs: dict[str, Any], model: Model, means: Means, batches: int) -> list[Place]:
     """Where the workers are: a GPU each, or a share of this host's cores."""
-    if engine_of(run).foreign:  # it uses what it finds as it likes
+    if engine_of(inputs).foreign:  # it uses what it finds as it likes
         return [means.place] * (means.number or 1)
     from evalkit.engine import core
 
     devices = core.devices(means.place.device, model.weight_bytes)
     number = means.number
     if number is None:
-        threads = run.body["inputs"]["numerics"]["threads"]
+        threads = inputs["numerics"]["threads"]
         on_cpu = devices == ["cpu"]
         number = shards.available_cores() // threads if on_cpu else len(devices)
     number = min(max(number, 1), batches)
@@ -159,9 +202,13 @@ def _alone(
     """Answer batches in this process."""
     names, entries = list(plan.entries), plan.body["batches"]
     with events.phase("start", 1, "workers") as phase:
-        mine = worker.Worker(run, plan, model, place, events.log)
+        inputs = run.body["inputs"]
+        mine = worker.Worker(inputs, model, place, plan.body["max_length"])
+        if not mine.is_checked:
+            mine.check()
+        mine.begin(run, plan, events.log)
         phase.advance(1)
-    worker.log_probed(run, events, mine.probed)
+    worker.log_probed(inputs["engine"]["level"], events, mine.probed, mine.key)
     tokens: int | None = 0
     total = sum(entries[index]["cost"] for index in todo)
     span = telemetry.Span()

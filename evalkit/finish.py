@@ -192,6 +192,7 @@ def _segments(happened: list[dict[str, Any]], done: journal.Journal) -> list[dic
             "host": event["host"],
             "hardware": event["hardware"],
             "slurm": event["slurm"],
+            "level": event.get("level", stamp.unknown("an older evalkit does not say")),
             "batches": done.by_segment.get(event["segment"], 0),
         }
         for event in happened

@@ -19,7 +19,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from evalkit import architecture, canon, digests
+from evalkit import architecture, canon, digests, kept
 from evalkit.errors import EvalkitError, Exit
 
 log = logging.getLogger(__name__)
@@ -75,7 +75,7 @@ def unpack(file: Path, sha256: str) -> Unpacked:
             fix="pip install 'evalkit-lm[run]'",
             code=Exit.MISSING,
         ) from None
-    place = digests.cache_folder() / "gguf" / "-".join([sha256[:32], *by])
+    place = kept.folder() / "gguf" / "-".join([sha256[:32], *by])
     if not (place / NOTE).is_file():
         _make(file, place)
     note = canon.read_json(place / NOTE)
@@ -89,8 +89,8 @@ def unpack(file: Path, sha256: str) -> Unpacked:
             fix="delete that folder, and the same command makes it anew",
             code=Exit.FAILED,
         )
-    kept = {name: entry for name, entry in files.items() if name not in VARIABLE}
-    return Unpacked(place, kept, note["quantization"])
+    fixed = {name: entry for name, entry in files.items() if name not in VARIABLE}
+    return Unpacked(place, fixed, note["quantization"])
 
 
 def _make(file: Path, place: Path) -> None:

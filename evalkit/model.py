@@ -14,8 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from evalkit import architecture, canon, digests, fetched, gguf_model, hub, smollm2
-from evalkit.digests import cache_folder
+from evalkit import architecture, canon, digests, fetched, gguf_model, hub, kept, smollm2
 from evalkit.errors import EvalkitError, Exit
 
 DEMO = "demo"
@@ -114,7 +113,7 @@ def resolve(
     if reference == DEMO:
         from evalkit.demo import model as demo
 
-        folder, commit = demo.build(cache_folder() / "demo-model"), None
+        folder, commit = demo.build(kept.folder() / "demo-model"), None
     elif Path(reference).is_dir():
         folder, commit = Path(reference), None
     elif reference.startswith(("/", ".", "~")) or reference.count("/") > 1:

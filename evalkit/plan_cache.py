@@ -9,13 +9,10 @@ import os
 import shutil
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-import evalkit
-from evalkit import canon
-from evalkit.digests import cache_folder
+from evalkit import canon, kept
 from evalkit.errors import EvalkitError
 
 KEPT = 8  # plans; the largest shipped suite's takes 60 MB
@@ -34,20 +31,12 @@ class Planned:
 
 def folder() -> Path:
     """Where plans are kept."""
-    return cache_folder() / "plans"
+    return kept.folder() / "plans"
 
 
 def key(inputs: dict[str, Any]) -> str:
     """The name (64 hex) of the plan that follows from `inputs` and from this evalkit's code."""
-    return canon.digest(inputs | {"code": _code()})[7:]
-
-
-@cache
-def _code() -> dict[str, str]:
-    """Digests of evalkit's own modules: in a checkout they change under one version."""
-    root = Path(evalkit.__file__).parent
-    found = sorted(root.rglob("*.py"))
-    return {path.relative_to(root).as_posix(): canon.sha256_file(path) for path in found}
+    return canon.digest(inputs | {"code": kept.code()})[7:]
 
 
 def read(name: str) -> Planned | None:

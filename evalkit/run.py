@@ -1,6 +1,6 @@
 """One evaluation from a model's name to a record: plan, execute, finish."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
@@ -49,17 +49,20 @@ def evaluate(
     """
     events.log("started", argv=stamp.command(list(argv)))
     job = prepare_job(options, events)
-    run, loaded = find_or_plan(job, events)
-    if run.finished:
-        events.say("this run is already finished (--again makes another execution of it)")
-        finishing.log_finished(run)
-        return run.folder
-    with _worked_on(run, events) as held:
-        place = worker.Place(job.device, job.options.adapter)
-        means = executing.Means(place, workers, grace_s)
-        executing.execute(run, job.model, means, events, held.check)
-        held.check()
-        finish(run, job, loaded, events, list(argv))
+    place = worker.Place(job.device, job.options.adapter)
+    means = executing.Means(place, workers, grace_s)
+    with executing.early(job, means) as early:
+        run, loaded = find_or_plan(job, events, early.start)
+        if run.finished:
+            events.say("this run is already finished (--again makes another execution of it)")
+            finishing.log_finished(run)
+            return run.folder
+        if early.children and loaded is None:  # they load the weights meanwhile
+            loaded = load(job, events)
+        with _worked_on(run, events) as held:
+            executing.execute(run, job.model, means, events, held.check, early)
+            held.check()
+            finish(run, job, loaded, events, list(argv))
     return run.folder
 
 
@@ -84,12 +87,17 @@ def prepare_job(options: Options, events: Events) -> Job:
         return prepare.prepare(options)
 
 
-def find_or_plan(job: Job, events: Events) -> tuple[Run, Loaded | None]:
+def find_or_plan(
+    job: Job, events: Events, meanwhile: Callable[[], None] = lambda: None
+) -> tuple[Run, Loaded | None]:
     """The run that this job continues or already is, else a newly planned one; of two processes
-    that start the same thing at once, one plans it."""
+    that start the same thing at once, one plans it. `meanwhile` is called before it is planned, to
+    start what goes on at the same time."""
     with lease.held(job.folder, f".{job.suite.name}.planning.lock", say=events.say):
-        run = folder.find(job)
-        return (run, None) if run else plan(job, events)
+        if run := folder.find(job):
+            return run, None
+        meanwhile()
+        return plan(job, events)
 
 
 def plan(job: Job, events: Events) -> tuple[Run, Loaded | None]:

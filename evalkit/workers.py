@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from evalkit import stamp, telemetry, worker
+from evalkit import child, stamp, telemetry, worker
 from evalkit.child import Child
 from evalkit.errors import EvalkitError, Exit
 from evalkit.events import Events, Phase
@@ -42,6 +42,8 @@ class _Worker:
     sent: deque[int] = field(default_factory=deque)
     piece: deque[int] = field(default_factory=deque)
     lanes: int = 1  # batches that it computes at once
+    waits: str = ""  # the key of the check that it waits for
+    probes: bool = False
     is_ready: bool = False
     beats: bool = False
     ending: bool = False
@@ -53,20 +55,23 @@ class _Worker:
 
 
 class Workers:
-    """Workers at these places, for one run's plan. `check` is called again and again and may raise:
-    whether this process may still go on."""
+    """Workers at these places, for one run's plan. `early`: those that were started before there
+    was a plan, which are taken over. `check` is called again and again and may raise: whether this
+    process may still go on."""
 
     def __init__(
         self, run: Run, plan: Plan, model: Model, places: list[Place], events: Events,
-        check: Callable[[], None],
+        check: Callable[[], None], early: list[Child],
     ) -> None:  # fmt: skip
         self._run, self._model, self._events, self._check = run, model, events, check
+        self._early, self._max_length = early, plan.body["max_length"]
         self._costs, self._batches = Costs(plan.body), plan.body["batches"]
         self._workers = [_Worker(index, place) for index, place in enumerate(places)]
         self._selector = selectors.DefaultSelector()
         self._queue: deque[Piece] = deque()
         self._todo = 0
         self._left: set[int] = set()
+        self._passed: set[str] = set()  # keys of checks of the level
         self._deaths: Counter[int] = Counter()  # of workers, by the batch that they computed
         self._ready: Callable[[], None] = lambda: None
         self._phase: Phase | None = None
@@ -107,12 +112,24 @@ class Workers:
 
     def _is_busy(self, stop: Stop) -> bool:
         """Whether there is a worker to wait for. Who is free is given work, or told to end."""
+        self._settle_checks()
         for one in self._workers:
             if one.child and one.is_ready and not one.ending:
                 self._feed(one, one.child, stop)
             elif one.child and not one.is_ready and (stop.asked or not self._left):
                 one.child.kill()  # what it loads is for nothing
         return any(one.child for one in self._workers)
+
+    def _settle_checks(self) -> None:
+        """Of the workers that wait for the same check let one do it, and all go on once it has
+        passed."""
+        for one in self._workers:
+            if one.child is None or not one.waits:
+                continue
+            passed = one.waits in self._passed
+            if passed or not any(other.probes for other in self._workers if other.child):
+                one.child.tell(probes=not passed)
+                one.waits, one.probes = "", not passed
 
     def _feed(self, one: _Worker, child: Child, stop: Stop) -> None:
         while len(one.sent) < one.lanes + AHEAD and not stop.asked:
@@ -141,11 +158,18 @@ class Workers:
         return given
 
     def _start(self, one: _Worker) -> None:
-        child = one.child = Child(worker.order(self._run, self._model, one.place))
+        found = next((each for each in self._early if each.place == one.place), None)
+        if found is None:
+            inputs = self._run.body["inputs"]
+            found = child.started(inputs, self._model, one.place, self._max_length)
+        else:
+            self._early.remove(found)
+        one.child, one.probes, one.waits = found, found.probes, ""
+        found.tell(run=str(self._run.folder.absolute()))
         one.is_ready, one.beats, one.ending, one.error = False, False, False, None
         one.seen = time.monotonic()
-        self._selector.register(child.stdout, selectors.EVENT_READ, one)
-        self._selector.register(child.stderr, selectors.EVENT_READ, one)
+        self._selector.register(found.stdout, selectors.EVENT_READ, one)
+        self._selector.register(found.stderr, selectors.EVENT_READ, one)
 
     def _step(self, stop: Stop) -> None:
         """Take in what workers say, for a moment."""
@@ -177,9 +201,11 @@ class Workers:
         one.peak = max(one.peak, message.get("peak", 0))
         if "event" in message:
             self._events.log(message["event"], **message["fields"])
+        elif "waits" in message:
+            one.waits = message["waits"]
+        elif "checked" in message:
+            self._checked(one, message["checked"], message["probed"])
         elif "ready" in message:
-            if not any(other.is_ready for other in self._workers):
-                worker.log_probed(self._run, self._events, message["probed"])
             one.is_ready, one.beats, one.lanes = True, message["beats"], message.get("lanes", 1)
             self._ready()
         elif "done" in message:
@@ -187,6 +213,13 @@ class Workers:
         elif "error" in message:
             told = message["error"]
             one.error = EvalkitError(**told | {"code": Exit(told["code"])})
+
+    def _checked(self, one: _Worker, key: str, taken: dict[str, Any] | None) -> None:
+        if not self._passed or taken:
+            level = self._run.body["inputs"]["engine"]["level"]
+            worker.log_probed(level, self._events, taken, key)
+        self._passed.add(key)
+        one.probes = False
 
     def _done(self, one: _Worker, index: int, tokens: int | None) -> None:
         one.sent.remove(index)

@@ -14,13 +14,14 @@ import pytest
 PACKAGE = Path(__file__).resolve().parent.parent / "evalkit"
 # Left to right: a module imports only those before it, also inside its functions. A package is one.
 ORDER = [
-    *("errors", "canon", "archive", "gpus", "inside", "demo", "events", "stopping", "schema"),
-    *("digests", "statistics", "request", "hub", "fetched", "rows", "suite", "architecture"),
-    *("gguf_model", "smollm2", "model", "tokenizer", "tokenise", "batch", "trie"),
+    *("errors", "canon", "kept", "archive", "gpus", "inside", "demo", "events", "stopping"),
+    *("schema", "digests", "statistics", "request", "hub", "fetched", "rows", "suite"),
+    *("architecture", "gguf_model", "smollm2", "model", "tokenizer", "tokenise", "batch", "trie"),
     *("packing", "sharing", "batching", "plan", "shards", "plan_cache", "journal", "answers"),
     *("keys", "attest", "lease", "auditlog", "stamp", "telemetry", "record"),
     *("salted", "pack", "choice", "engine", "harness"),
-    *("prepare", "folder", "worker", "child", "workers", "execute", "finish", "run", "verify"),
+    *("prepare", "folder", "worker", "serving", "child", "workers", "execute", "finish", "run"),
+    "verify",
     *("staged", "stage"),
     *("plain_results", "scored", "compare", "audit", "reproduce", "published"),
     *("summary", "reading", "report", "export", "notebook", "table_check", "imported"),

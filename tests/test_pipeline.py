@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from support import call, read_journal
 
-from evalkit import canon, engine, journal, worker
+from evalkit import canon, engine, journal, serving, worker
 from evalkit import folder as run_folder
 from evalkit import model as models
 from evalkit.engine import pipeline
@@ -140,7 +140,9 @@ def test_a_worker_uses_its_lanes(
                "--level", "A").done().folder  # fmt: skip
     monkeypatch.setattr(pipeline, "first_layers", lambda model: [0, 2])
     read, found, answered = run_folder.read(run), models.resolve(str(folder)), []
-    made = worker.Worker(read, Plan(run), found, worker.Place("cpu"), lambda *_, **__: None)
+    made = worker.Worker(read.body["inputs"], found, worker.Place("cpu"))
+    made.check()
+    made.begin(read, Plan(run), lambda *_, **__: None)
     assert len(made.lanes) == 2
     names = list(Plan(run).entries)
 
@@ -158,7 +160,7 @@ def test_a_worker_uses_its_lanes(
     for index in range(len(names)):
         parent.told.put({"batch": index})
     parent.told.put({})
-    worker._answer(made, names, parent)  # type: ignore[arg-type]
+    serving._answer(made, names, parent)  # type: ignore[arg-type]
     made.close()
     assert sorted(answered) == list(range(len(names)))
     assert len(read_journal(run).batches) == len(names)

@@ -136,8 +136,8 @@ def test_another_lock_is_another_plan(tmp_path: Path, plan: Plan) -> None:
 def test_another_version_of_evalkits_code_is_another_key(monkeypatch: pytest.MonkeyPatch) -> None:
     before = plan_cache.key({"suite": "x"})
     assert plan_cache.key({"suite": "y"}) != before
-    code = plan_cache._code()
-    monkeypatch.setattr(plan_cache, "_code", lambda: code | {"plan.py": "0" * 64})
+    code = plan_cache.kept.code()
+    monkeypatch.setattr(plan_cache.kept, "code", lambda: code | {"plan.py": "0" * 64})
     assert plan_cache.key({"suite": "x"}) != before
 
 

@@ -45,11 +45,12 @@ def _pipe() -> tuple[Any, Any]:
 class Fake:
     """A worker's process that answers at once, without an engine; `dies` at some batches."""
 
+    probes = False
     made: ClassVar[list["Fake"]] = []
     dies: Callable[[int, "Fake"], bool] = staticmethod(lambda *_: False)
 
-    def __init__(self, order: dict[str, Any]) -> None:
-        ready = {"ready": True, "beats": False, "probed": None, "peak": 7}
+    def __init__(self, *_: Any) -> None:
+        ready = {"ready": True, "beats": False, "peak": 7}
         self.told: list[dict[str, Any]] = [ready]
         self.number, self.answered, self.dead, self.last_words = len(Fake.made), [], False, "oh"
         self.stdout, self._write = _pipe()
@@ -92,14 +93,14 @@ class Fake:
 def team(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], workers.Workers]:
     """Makes so many fake workers for a planned demo run."""
     run = folder.read(support.planned(tmp_path))
-    monkeypatch.setattr(workers, "Child", Fake)
+    monkeypatch.setattr(child, "started", Fake)
     monkeypatch.setattr(Fake, "made", [])
     monkeypatch.setattr(Fake, "dies", staticmethod(lambda *_: False))
 
     def make(number: int) -> workers.Workers:
         places = [Place("cpu")] * number
         return workers.Workers(
-            run, Plan(run.folder), model.resolve("demo"), places, events.Events(), lambda: None
+            run, Plan(run.folder), model.resolve("demo"), places, events.Events(), lambda: None, []
         )
 
     return make

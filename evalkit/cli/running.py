@@ -142,9 +142,9 @@ def execute_command(folder: Path, shard: str | None, as_json: bool, **given: Any
 @click.command("worker", hidden=True)
 def worker_command() -> None:
     """What `eval` and `execute` start: answers batches as its parent says on stdin."""
-    from evalkit import worker
+    from evalkit import serving
 
-    worker.serve()
+    serving.serve()
 
 
 @click.command("finish")

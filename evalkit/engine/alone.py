@@ -4,7 +4,7 @@ Plain forward passes over whole sequences, or, for what was generated, transform
 which some architectures compute otherwise than a forward pass.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -52,21 +52,52 @@ class Alone:
         return [canon.total(self.each), *(self.steps if answer.each else ())]
 
 
-def forward(engine: "Engine", answer: Answered, padding: int = 0) -> Alone:
-    """A plain forward pass over an answer's sequence."""
-    tokens, count = answer.tokens, answer.count
-    input_ids = torch.tensor([tokens[:-1] + tokens[:1] * padding], device=engine.device)
-    logits = engine.model(input_ids=input_ids, use_cache=False).logits[0]
-    each, margins = chances(logits[: len(tokens) - 1][-count:], tokens[-count:])
-    return Alone(each, margins, each, margins)
+def forward(engine: "Engine", answers: Sequence[Answered], padding: int = 0) -> list[Alone]:
+    """What plain forward passes give over the answers' sequences, `padding` tokens behind each.
+
+    A pass is a sequence alone in its batch. A sequence that begins another one is read off that
+    one's pass, since no token sees a later one.
+    """
+    found: dict[int, Alone] = {}
+    for group in _sharing_a_pass(answers):
+        tokens = answers[group[0]].tokens
+        input_ids = torch.tensor([tokens[:-1] + tokens[:1] * padding], device=engine.device)
+        logits = engine.model(input_ids=input_ids, use_cache=False).logits[0]
+        for index in group:
+            length, count = len(answers[index].tokens) - 1, answers[index].count
+            labels = answers[index].tokens[-count:]
+            each, margins = chances(logits[length - count : length], labels)
+            found[index] = Alone(each, margins, each, margins)
+    return [found[index] for index in range(len(answers))]
 
 
-def stepwise(engine: "Engine", answer: Answered, padding: int = 0) -> Alone:
+def _sharing_a_pass(answers: Sequence[Answered]) -> list[list[int]]:
+    """The answers' numbers in groups: all inputs of a group begin those of its first answer."""
+    groups: list[list[int]] = []
+    for index in sorted(range(len(answers)), key=lambda n: -len(answers[n].tokens)):
+        inputs = answers[index].tokens[:-1]
+        for group in groups:
+            if answers[group[0]].tokens[: len(inputs)] == inputs:
+                group.append(index)
+                break
+        else:
+            groups.append([index])
+    return groups
+
+
+def stepwise(engine: "Engine", answers: Sequence[Answered], padding: int = 0) -> list[Alone]:
     """The same, and for what was generated, transformers' own `generate`, made to choose the same
     tokens."""
-    whole = forward(engine, answer, padding)
-    if not answer.each or not hasattr(engine.model, "generate"):
+    whole = forward(engine, answers, padding)
+    if not hasattr(engine.model, "generate"):
         return whole
+    return [
+        _generated(engine, answer, alone) if answer.each else alone
+        for answer, alone in zip(answers, whole, strict=True)
+    ]
+
+
+def _generated(engine: "Engine", answer: Answered, whole: Alone) -> Alone:
     prompt, chosen = answer.tokens[: -answer.count], answer.tokens[-answer.count :]
 
     def choose(before: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:

@@ -9,8 +9,9 @@ which never changes the level, only refuses it.
 import copy
 import hashlib
 import math
+import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,18 +19,21 @@ from typing import Any
 import numpy as np
 import torch
 
-from evalkit import architecture, canon
+from evalkit import architecture, canon, kept, stamp
 from evalkit.batch import Trunk
-from evalkit.digests import cache_folder
 from evalkit.engine import alone, attention, narrow, numerics, shrink, trials
 from evalkit.engine.alone import Alone, Answered
-from evalkit.engine.core import Engine
+from evalkit.engine.core import Engine, hardware
 from evalkit.engine.numerics import DTYPES, Numerics
 from evalkit.errors import EvalkitError, Exit
 from evalkit.model import Model
 from evalkit.tokenise import Tokens
 
 LEVELS = ("A", "B", "C")  # best first
+PASSED = "passed"
+# How variables begin that choose the kernels which torch and its libraries compute with.
+STEERING = ("ATEN", "ONEDNN", "DNNL", "MKL", "OMP", "OPENBLAS", "CUBLAS", "CUDNN", "NVIDIA_TF32",
+            "TORCH", "PYTORCH", "TRITON")  # fmt: skip
 # Of a log-likelihood in float32: absolute, and relative to its size.
 TOLERANCE, RELATIVE = 1e-4, 1e-6
 # In a lower precision: how much further from float32 than plain forwards are, on average.
@@ -54,6 +58,35 @@ def check(engine: Engine) -> None:
         fix=f"plan with --level {right}" if right else "use --engine lm-eval:hf",
         code=Exit.FAILED,
     )
+
+
+def key_of(engine: Engine, model: Model, adapter: dict[str, str] | None, device: str) -> str:
+    """Digest of all that the outcome of `check` follows from: the weights, the numerics and the
+    level, the code, its versions and what chooses its kernels: the device and the environment.
+    `adapter`: its files' digests, `device`: as it was asked for."""
+    return canon.digest(
+        {
+            "model": model.sha256(),
+            "adapter": adapter,
+            "numerics": engine.numerics.to_json(),
+            "level": engine.level,
+            "code": kept.code(),
+            "versions": stamp.versions(),
+            "hardware": stamp.segment_start(hardware(device))["hardware"],
+            "device": [device, torch.version.cuda, torch.backends.cpu.get_cpu_capability()],
+            "environment": {n: v for n, v in os.environ.items() if n.startswith(STEERING)},
+        }
+    )
+
+
+def passed_before(key: str) -> bool:
+    """Whether a check of this key has passed on a host of this kind."""
+    return kept.read("probed").get(key) == PASSED
+
+
+def remember(key: str) -> None:
+    """Keep that a check of this key has passed; one that fails is never kept."""
+    kept.write("probed", kept.read("probed") | {key: PASSED})
 
 
 def problem_at(engine: Engine, level: str) -> str:
@@ -135,17 +168,17 @@ def _problem(engine: Engine, found: list[Answered]) -> str:
     return problem and _difference(engine, found, alone.stepwise) and problem
 
 
-def _difference(engine: Engine, found: list[Answered], truth: Callable[..., Alone]) -> str:
+def _difference(engine: Engine, found: list[Answered], truth: Callable[..., list[Alone]]) -> str:
     """What of the answers is not what the model gives alone, which is off itself where the
     precision is low."""
-    plain = [truth(engine, answer) for answer in found]
+    plain = truth(engine, found)
     if _is_exact(engine):
         return max(map(_unequal, found, plain), default=(0.0, ""))[1]
     if getattr(engine.model.config, "quantization_config", None) is not None:
-        padded = [truth(engine, answer, padding=PADDING) for answer in found]
+        padded = truth(engine, found, padding=PADDING)
         return _further(found, plain, padded, FACTOR_QUANTISED, FLOOR_QUANTISED)
     with alone.float32(engine.model):
-        exact = [truth(engine, answer) for answer in found]
+        exact = truth(engine, found)
     return _further(found, exact, plain, FACTOR, FLOOR)
 
 
@@ -209,17 +242,12 @@ def resolve(model: Model) -> str:
     start-up probe holds that on its real weights. Raises EvalkitError where not even level C is
     right.
     """
-    cache = cache_folder() / "levels.json"
-    known: dict[str, str] = {}
-    with suppress(EvalkitError, TypeError, ValueError):  # none yet, or torn: it costs time only
-        known = dict(canon.read_json(cache))
     key = _key(model)
-    if known.get(key) not in LEVELS:
-        known[key] = _tried(model)
-        with suppress(EvalkitError):
-            canon.make_folder(cache.parent)
-            canon.write_json(cache, known)
-    return known[key]
+    found = kept.read("levels").get(key)
+    if found not in LEVELS:
+        found = _tried(model)
+        kept.write("levels", kept.read("levels") | {key: found})
+    return str(found)
 
 
 def _key(model: Model) -> str:

@@ -97,9 +97,9 @@ def noise(engine: "Engine", batch: Batch, count: int) -> list[float]:
             answer = Answered([*batch.tokens_of(target), target.last], len(values), 0, False, [])
             if low and not quantised:
                 with alone.float32(engine.model):
-                    own = alone.forward(engine, answer)
+                    (own,) = alone.forward(engine, [answer])
             else:
-                own = alone.forward(engine, answer)
+                (own,) = alone.forward(engine, [answer])
             found += [a - b for a, b in zip(values, own.each, strict=True)]
     return found
 

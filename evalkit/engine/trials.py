@@ -3,6 +3,8 @@
 Nested trunks that are not whole chunks long, rows of several trees whose branches branch again,
 padding, prompts from one token to more than a slot's first buffer, slots that are refilled and
 closed up. All sequences are random token ids: what they mean does not matter, who sees whom does.
+They are as few and as short as the planted faults of `tests/test_probe.py` allow, because a worker
+computes nothing else before they have passed.
 """
 
 from collections.abc import Sequence
@@ -17,15 +19,15 @@ from evalkit.tokenise import Tokens
 
 NAME = "probe"
 POLICY = Policy(chunk=8, max_slots=3)
-SETTINGS = Settings((".",), 9)
-ROOT, NESTED = 29, 14  # tokens of the trunks; the root alone reaches out of a short window
+SETTINGS = Settings((".",), 6)
+ROOT, NESTED = 21, 5  # tokens of the trunks; the root alone reaches out of a short window
 # Lengths of what stands on a trunk: of documents' contexts and of their endings. A document's first
 # ending is also the beginning of its last: a branch on a branch.
-ON_ROOT = ((11, (3, 6, 5)), (6, (1, 8, 2)))
-ON_NESTED = ((9, (2, 7, 4)),)
-ALONE = ((66, (4,)), (1, (1,)), (14, (2, 5, 3)), (4, (6, 1)))
+ON_ROOT = ((5, (2, 3, 4)), (3, (1, 4, 2)))
+ON_NESTED = ((4, (2, 4, 3)),)
+ALONE = ((24, (4,)), (1, (1,)), (7, (2, 3, 2)))
 # Of prompts: of any lengths at level A, of one length in a batch below.
-UNEVEN, LONG, EVEN, LONG_EVEN = (13, 5, 1, 11, 9), (62, 23, 8), (7,) * 5, (62,) * 3
+UNEVEN, LONG, EVEN, LONG_EVEN = (6, 3, 1, 5, 2), (8, 63), (4,) * 5, (63,) * 2
 
 
 @dataclass(frozen=True, slots=True)
