@@ -80,8 +80,7 @@ def _unpinned(leaf: Leaf, unknown: dict[str, str] | None) -> Leaf:
     """A leaf task as a lock is to have it: its shots' rows left out where they are unknown."""
     if unknown is None or leaf.locked.shots is None:
         return leaf
-    locked = replace(leaf.locked, shots=unknown)
-    return replace(leaf, locked=locked, each=replace(leaf.each, shots=None))
+    return replace(leaf, locked=replace(leaf.locked, shots=unknown))
 
 
 def _current_commit(repo: str) -> str:

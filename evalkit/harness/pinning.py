@@ -6,15 +6,13 @@ from: lm-eval takes them from another split or from the task's own YAML, and ano
 another prompt. What differs is named to the row.
 """
 
-import hashlib
-import json
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evalkit import rows as single
 from evalkit.errors import EvalkitError, Exit
-from evalkit.harness import cache, data
+from evalkit.harness import cache, data, row_digests
+from evalkit.harness.row_digests import doc_hash
 from evalkit.rows import Rows
 from evalkit.suite import Lock, LockedTask, Suite
 
@@ -25,50 +23,41 @@ OWN_FILES = "files:"  # how the name of a dataset begins that is the suite's own
 _REFRESH = "mend the suite or its data, or refresh the lock with `evalkit lock`"
 
 
-def doc_hash(doc: Any) -> str:
-    """lm-eval's doc_hash: sha256 (hex) of the document as indented JSON."""
-    from lm_eval.utils import handle_non_serializable
-
-    text = json.dumps(doc, indent=2, default=handle_non_serializable, ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def describe(task: Any, pins: data.Pins) -> tuple[LockedTask, Rows]:
-    """A loaded leaf task's data as a lock pins it, and its single rows; EvalkitError where it comes
-    from nowhere that can be pinned."""
-    documents, digest = _digests(task.eval_docs)
+def describe(task: Any, pins: data.Pins) -> LockedTask:
+    """A loaded leaf task's data as a lock pins it; EvalkitError where it comes from nowhere that
+    can be pinned."""
+    documents, digest = row_digests.of(task.eval_docs)
     split = task.config.test_split if task.has_test_docs() else task.config.validation_split
-    shots, drawn = describe_shots(task)
-    locked = LockedTask(
+    return LockedTask(
         dataset=_repo(task, pins),
         config=task.DATASET_NAME,
         split=str(split),
-        documents=len(documents) // single.SIZE,
+        documents=documents,
         rows=digest,
-        shots=shots,
+        shots=describe_shots(task),
     )
-    return locked, Rows(documents, drawn)
 
 
-def _digests(docs: Iterable[Any]) -> tuple[bytes, str]:
-    """The short digest of each row, and the one of all: sha256 over doc_hash (hex) in order."""
-    hashes = [doc_hash(doc) for doc in docs]
-    return single.joined(hashes), f"sha256:{hashlib.sha256(''.join(hashes).encode()).hexdigest()}"
+def single_rows(task: Any, locked: LockedTask) -> Rows:
+    """A loaded leaf task's rows one by one; of those that shots are drawn from, if they are pinned.
+    Every row is hashed for it."""
+    shots = single.joined(map(doc_hash, task.sampler.df)) if locked.pins_shots else None
+    return Rows(single.joined(map(doc_hash, task.eval_docs)), shots)
 
 
-def describe_shots(task: Any) -> tuple[dict[str, Any] | None, bytes | None]:
+def describe_shots(task: Any) -> dict[str, Any] | None:
     """The rows that a task's shots are drawn from, all of them, whichever are drawn; None where it
     has no shots."""
     if not task.get_config("num_fewshot"):
-        return None, None
+        return None
     drawn_from = task.sampler.df if hasattr(task, "sampler") else []
     if not drawn_from:
         raise EvalkitError(
             f"task '{task.task_name}' has shots, but no rows that they are drawn from",
             fix="give it a fewshot_split or fewshot_config.samples in its YAML",
         )
-    each, digest = _digests(drawn_from)
-    return {"split": _shots_split(task), "rows": len(drawn_from), "digest": digest}, each
+    count, digest = row_digests.of(drawn_from)
+    return {"split": _shots_split(task), "rows": count, "digest": digest}
 
 
 def _shots_split(task: Any) -> str | None:

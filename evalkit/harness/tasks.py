@@ -16,7 +16,7 @@ from typing import Any
 
 from evalkit import suite as suites
 from evalkit.errors import EvalkitError, one_of
-from evalkit.harness import cache, data, pinning
+from evalkit.harness import cache, data, index, pinning
 from evalkit.rows import Rows
 from evalkit.suite import Lock, Suite
 
@@ -25,15 +25,20 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Leaf:
-    """A loaded leaf task and the data that it was served: what a lock pins, and its single rows.
+    """A loaded leaf task and the data that it was served: what a lock pins.
+
     `drawn`: the state of Python's and numpy's generators once its member of the suite was loaded.
     """
 
     name: str
     task: Any  # lm_eval.api.task.Task
     locked: suites.LockedTask
-    each: Rows
     drawn: tuple[Any, Any]
+
+    @property
+    def each(self) -> Rows:
+        """Its rows one by one; every one of them is hashed for it."""
+        return pinning.single_rows(self.task, self.locked)
 
     def draw_again(self) -> None:
         """Let what it draws from the generators be what it drew before, whatever came between."""
@@ -96,7 +101,7 @@ def load(suite: Suite, pins: data.Pins) -> Loaded:
         leaves = {}
         for name, task in task_dict["tasks"].items():
             with named(name):
-                leaves[name] = Leaf(name, task, *pinning.describe(task, pins), drawn[name])
+                leaves[name] = Leaf(name, task, pinning.describe(task, pins), drawn[name])
     for folder in pins.folders:  # now that the tasks' own rewritten documents lie there too
         cache.seal(folder)
     groups = {name: list(children) for name, children in task_dict["group_map"].items()}
@@ -116,8 +121,10 @@ def _manager(suite: Suite) -> Any:
         }
         if members | {member.task for member in suite.tasks} <= set(own.task_index):
             return own
-        return TaskManager(include_path=str(suite.include_path))
-    return TaskManager()
+        with index.kept_index():
+            return TaskManager(include_path=str(suite.include_path))
+    with index.kept_index():
+        return TaskManager()
 
 
 def _children(config: dict[str, Any] | None) -> list[Any]:
