@@ -463,6 +463,24 @@ def test_single_rows_that_the_lock_does_not_name_are_found(tmp_path: Path) -> No
     assert "damaged in line 1" in detail(report, "completeness", Status.FAIL)
 
 
+def test_single_rows_that_contradict_the_lock_beside_them_are_found(tmp_path: Path) -> None:
+    """Of a suite of the author's own, whose lock names whatever file its author likes."""
+    run = Run()
+    run.hashes["arc_challenge"].pop()
+    run.lock["rows_file"] = f"sha256:{runs.sha256(run.rows())}"
+    report = verify(run.write(tmp_path / "fewer"))
+    assert failed(report) == {"completeness", "rows"}
+    said = "lock.rows does not fit the lock: arc_challenge is 3, shipped 4"
+    assert said in detail(report, "completeness", Status.FAIL)
+    run = Run()
+    run.hashes["arc_challenge"][2] = "0" * 64
+    run.lock["rows_file"] = f"sha256:{runs.sha256(run.rows())}"
+    report = verify(run.write(tmp_path / "others"))
+    assert failed(report) == {"rows"}
+    said = "arc_challenge: document 2 (counted from 0) is not the locked one, 1 of 4 differ"
+    assert detail(report, "rows", Status.FAIL) == said
+
+
 def test_shots_that_a_record_says_otherwise_than_its_lock_are_found(tmp_path: Path) -> None:
     report = verify(Run().write(tmp_path / "good"))
     assert detail(report, "shots", Status.PASS) == "1 leaf tasks' shots are drawn from locked rows"

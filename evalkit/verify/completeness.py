@@ -67,7 +67,7 @@ def lock_of(folder: Folder, record: Value, findings: Findings) -> tuple[Value | 
 
 def rows_of(folder: Folder, lock: Value | None, findings: Findings) -> dict[str, Rows]:
     """The single rows that a lock pins, from the run's folder, by leaf task: the file must be the
-    one that the lock names. Problems go into the findings."""
+    one that the lock names, and hold as many rows as it counts. Problems go into the findings."""
     if lock is None:
         return {}
     try:
@@ -75,10 +75,15 @@ def rows_of(folder: Folder, lock: Value | None, findings: Findings) -> dict[str,
         if canon.digest_bytes(data) != lock["rows_file"]:
             findings.add(f"{ROWS} is not the file that the lock names")
             return {}
-        return rows.parse(data, ROWS)
+        found = rows.parse(data, ROWS)
     except BROKEN as error:
         findings.add(f"{ROWS}: {reason(error)}")
         return {}
+    counts = {leaf: len(each.documents) // rows.SIZE for leaf, each in found.items()}
+    wanted = {leaf: entry["documents"] for leaf, entry in lock["tasks"].items()}
+    if counts != wanted:
+        findings.add(f"{ROWS} does not fit the lock: {_first_unlike(counts, wanted)}")
+    return found
 
 
 def _first_unlike(found: Value, wanted: Value, path: str = "") -> str:
@@ -193,17 +198,19 @@ def _rows(record: Value, lock: Value | None, each: dict[str, Rows], samples: Sam
     findings, tasks = Findings("rows"), lock["tasks"] if lock else {}
     whole = part = 0
     for leaf in sorted(record["tasks"].keys() & samples.leaves.keys() & tasks.keys()):
-        seen, locked = samples.leaves[leaf], each.get(leaf, Rows(b""))
-        first = rows.difference(bytes(seen.each), locked.documents[: len(seen.each)])
+        seen, problem = samples.leaves[leaf], ""
+        if leaf in each:
+            first = each[leaf].documents[: len(seen.each)]
+            problem = rows.difference(bytes(seen.each), first)
         if seen.n >= tasks[leaf]["documents"]:
             whole += 1
             digest = f"sha256:{seen.rows.hexdigest()}"
             if digest != tasks[leaf]["rows"]:
                 other = f"the rows digest is {digest}, locked {shown(tasks[leaf]['rows'])}"
-                findings.add(f"{shown(leaf)}: {first if locked.documents and first else other}")
-        elif leaf in each:
-            part += 1
-            findings.add(first and f"{shown(leaf)}: {first}")
+                problem = problem or other
+        else:
+            part += leaf in each
+        findings.add(problem and f"{shown(leaf)}: {problem}")
     if not whole and not part and not findings.count:
         why = "no lock pins the documents one by one, and no leaf task's are all there"
         return Check(findings.name, Status.SKIP, why)
