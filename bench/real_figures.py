@@ -148,23 +148,24 @@ def distance(
 ) -> dict[str, Any]:
     """How far answers are from plain ones, over the requests that both have.
 
-    Of log-likelihoods the mean, root mean square and largest difference; of documents with choices
-    those whose best choice is another one, by log-likelihood ("acc") and by log-likelihood per
-    character ("acc_norm"), each with its margin to the runner-up in `plain`; of texts how many are
-    equal, and of the others the margin (nats) of the token at which they part, which `margin` gives
-    where it knows it.
+    Of log-likelihoods the mean difference (`shift`), and the mean, root mean square and largest of
+    what they differ by; of documents with choices those whose best choice is another one, by
+    log-likelihood ("acc") and by log-likelihood per character ("acc_norm"), each with its margin
+    to the runner-up in `plain`; of texts how many are equal, and of the others the margin (nats)
+    of the token at which they part, which `margin` gives where it knows it.
     """
     both = [one for one in asked if one.id in plain and one.id in other]
     chosen = [one for one in both if one.settings is None]
-    apart = [abs(other[one.id][0] - plain[one.id][0]) for one in chosen]
+    apart = [other[one.id][0] - plain[one.id][0] for one in chosen]
     written = [one.id for one in both if one.settings is not None]
     unlike = [name for name in written if plain[name] != other[name]]
     return {
         "documents": len({_document(one.id) for one in both}),
         "loglikelihoods": len(apart),
-        "mean": statistics.fmean(apart) if apart else None,
+        "shift": statistics.fmean(apart) if apart else None,
+        "mean": statistics.fmean(map(abs, apart)) if apart else None,
         "root_mean_square": statistics.fmean(x * x for x in apart) ** 0.5 if apart else None,
-        "largest": max(apart, default=None),
+        "largest": max(map(abs, apart), default=None),
         "greedy": sum(plain[one.id][1] != other[one.id][1] for one in chosen),
         "flips": {
             "acc": list(_flips(chosen, plain, other, per_character=False)),

@@ -16,7 +16,7 @@ def text(figures: Figures) -> str:
     """Everything that goes into the docs."""
     columns = [f"{dtype}: {side}" for dtype in DTYPES for side in SIDES]
     scores = ["score ± 95%", "documents", *columns, *(f"{dtype}: differ" for dtype in DTYPES)]
-    apart = ["to lm-eval's float32", "documents", "mean", "root mean square", "largest",
+    apart = ["to lm-eval's float32", "documents", "shift", "mean", "root mean square", "largest",
              "other choice", "margins up to", "per character", "margins up to",
              "texts equal", "margin where they part"]  # fmt: skip
     spent = ["spent", "processor s: lm-eval", "evalkit", "ratio", "seconds: lm-eval", "evalkit",
@@ -70,18 +70,19 @@ def _distances(figures: Figures) -> Iterator[list[str]]:
 
 
 def _apart(found: dict[str, Any]) -> list[str]:
-    cells = [NOTHING] * 9
+    cells = [NOTHING] * 10
     if found["loglikelihoods"]:
-        cells[:3] = [f"{found[key]:.1e}" for key in ("mean", "root_mean_square", "largest")]
-        for place, metric in ((3, "acc"), (5, "acc_norm")):
+        keys = ("shift", "mean", "root_mean_square", "largest")
+        cells[:4] = [f"{found[key]:.2e}" for key in keys]
+        for place, metric in ((4, "acc"), (6, "acc_norm")):
             flips = found["flips"][metric]
             cells[place] = str(len(flips))
             cells[place + 1] = f"{max(flips):.3f}" if flips else NOTHING
     if found["texts"]:
-        cells[7] = f"{found['equal']} of {found['texts']}"
+        cells[8] = f"{found['equal']} of {found['texts']}"
         known = [margin for margin in found["parted"] if margin is not None]
         if known:
-            cells[8] = f"{median(known):.3f} ({max(known):.3f} at most)"
+            cells[9] = f"{median(known):.3f} ({max(known):.3f} at most)"
     return cells
 
 

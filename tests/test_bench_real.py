@@ -130,6 +130,7 @@ def test_a_flip_is_counted_with_its_margin_by_sum_and_by_character() -> None:
     assert found["flips"]["acc"] == [pytest.approx(0.1)]
     assert found["flips"]["acc_norm"] == [pytest.approx(1.1 / 2 - 1.2 / 4)]
     assert found["largest"] == pytest.approx(0.6)
+    assert found["shift"] == pytest.approx(0.1) and found["mean"] == pytest.approx(0.3)
     assert found["root_mean_square"] == pytest.approx(((0.3**2 + 0.6**2) / 3) ** 0.5)
 
 
