@@ -11,7 +11,8 @@ import pytest
 import support
 from support import DEMO
 
-from evalkit import child, events, folder, model, stopping, workers
+from evalkit import child, events, folder, model, prepare, run, stopping, workers
+from evalkit.errors import EvalkitError, Exit
 from evalkit.plan import Plan
 from evalkit.worker import Place
 
@@ -49,7 +50,8 @@ class Fake:
     made: ClassVar[list["Fake"]] = []
     dies: Callable[[int, "Fake"], bool] = staticmethod(lambda *_: False)
 
-    def __init__(self, *_: Any) -> None:
+    def __init__(self, inputs: Any, model: Any, place: Place, *_: Any) -> None:
+        self.place = place
         ready = {"ready": True, "beats": False, "peak": 7}
         self.told: list[dict[str, Any]] = [ready]
         self.number, self.answered, self.dead, self.last_words = len(Fake.made), [], False, "oh"
@@ -92,7 +94,7 @@ class Fake:
 @pytest.fixture
 def team(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], workers.Workers]:
     """Makes so many fake workers for a planned demo run."""
-    run = folder.read(support.planned(tmp_path))
+    planned = folder.read(support.planned(tmp_path))
     monkeypatch.setattr(child, "started", Fake)
     monkeypatch.setattr(Fake, "made", [])
     monkeypatch.setattr(Fake, "dies", staticmethod(lambda *_: False))
@@ -100,7 +102,13 @@ def team(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], wor
     def make(number: int) -> workers.Workers:
         places = [Place("cpu")] * number
         return workers.Workers(
-            run, Plan(run.folder), model.resolve("demo"), places, events.Events(), lambda: None, []
+            planned,
+            Plan(planned.folder),
+            model.resolve("demo"),
+            places,
+            events.Events(),
+            lambda: None,
+            [],
         )
 
     return make
@@ -132,8 +140,6 @@ def test_what_a_dead_worker_had_goes_to_others(
 def test_a_batch_that_kills_is_left_out_and_named_in_the_end(
     team: Callable[[int], workers.Workers], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from evalkit.errors import EvalkitError, Exit
-
     monkeypatch.setattr(Fake, "dies", staticmethod(lambda batch, _: batch == 2))
     made = team(2)
     with pytest.raises(EvalkitError, match="1 batches have no answer, and in 1 of them") as caught:
@@ -153,3 +159,108 @@ def test_a_restarted_workers_death_is_in_the_log(
     told = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
     (died,) = [event for event in told if event["event"] == "worker.died"]
     assert died["returned"] == -9 and died["last"] == "oh"
+
+
+# One checks the level for all
+
+
+class Waiting(Fake):
+    """A worker that has loaded its weights and waits for a check of its level."""
+
+    def __init__(self, *given: Any) -> None:
+        super().__init__(*given)
+        self.checks: list[bool] = []
+        self.told = [{"waits": "key"}]
+
+    def tell(self, **message: Any) -> None:
+        if "probes" in message:
+            self.checks.append(message["probes"])
+            if Waiting.fails(self):
+                self.dead, self.returned = True, -9
+            else:
+                self.told += [{"checked": "key", "probed": TAKEN if message["probes"] else None},
+                              {"ready": True, "beats": False, "peak": 7}]  # fmt: skip
+        super().tell(**message)
+
+    fails: Callable[["Waiting"], bool] = staticmethod(lambda _: False)
+
+
+TAKEN = {"seconds": 1.0, "peak_memory_bytes": 1, "energy_joules": {"cpu": None, "gpu": None}}
+
+
+@pytest.fixture
+def waiting(
+    team: Callable[[int], workers.Workers], monkeypatch: pytest.MonkeyPatch
+) -> Callable[[int], workers.Workers]:
+    """Makes so many workers that wait for a check."""
+    monkeypatch.setattr(child, "started", Waiting)
+    monkeypatch.setattr(Waiting, "fails", staticmethod(lambda _: False))
+    return team
+
+
+def checks() -> list[bool]:
+    """What the workers were told about their check, each once: to do it, or that it has passed."""
+    return [told for fake in Fake.made for told in getattr(fake, "checks", [])]
+
+
+def test_one_worker_checks_the_level_and_the_others_go_on_when_it_has_passed(
+    waiting: Callable[[int], workers.Workers],
+) -> None:
+    made = waiting(3)
+    assert work(made) == list(range(len(made._batches)))
+    assert checks().count(True) == 1
+    assert all(len(fake.checks) <= 1 for fake in Fake.made if isinstance(fake, Waiting))
+
+
+def test_where_the_worker_that_checks_dies_another_one_does_it(
+    waiting: Callable[[int], workers.Workers], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Waiting, "fails", staticmethod(lambda fake: fake.number == 0))
+    made = waiting(2)
+    assert work(made) == list(range(len(made._batches)))
+    assert Fake.made[0].answered == [] and checks().count(True) == 2
+
+
+# Started before there is a plan
+
+
+@pytest.fixture
+def fakes(monkeypatch: pytest.MonkeyPatch) -> list[Fake]:
+    """The fake workers that are started."""
+    monkeypatch.setattr(child, "started", lambda *given, **_: Fake(*given))
+    monkeypatch.setattr(Fake, "made", [])
+    return Fake.made
+
+
+def evaluate(out: Path, **more: Any) -> Path:
+    options = prepare.Options(model="demo", suite="demo", out=out, **more)
+    return run.evaluate(options, events.Events(), ["evalkit"], workers=2)
+
+
+@pytest.mark.parametrize("error", [EvalkitError("no data"), KeyboardInterrupt()])
+def test_workers_that_were_started_early_end_where_there_is_no_plan(
+    error: BaseException, fakes: list[Fake], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def plan(*_: Any) -> Any:
+        assert len(fakes) == 2 and not any(fake.dead for fake in fakes)
+        raise error
+
+    monkeypatch.setattr(run, "plan", plan)
+    with pytest.raises(type(error)):
+        evaluate(tmp_path)
+    assert len(fakes) == 2 and all(fake.dead and fake.stdout.closed for fake in fakes)
+
+
+def test_no_worker_is_started_for_a_finished_run(fakes: list[Fake], tmp_path: Path) -> None:
+    finished = support.finished(tmp_path)
+    assert evaluate(tmp_path / "results") == finished
+    assert fakes == []
+
+
+def test_a_run_takes_over_the_workers_that_were_started_early(
+    fakes: list[Fake], tmp_path: Path
+) -> None:
+    with pytest.raises(EvalkitError, match="batches have no answer"):  # fakes write no journal
+        evaluate(tmp_path)
+    assert len(fakes) == 2
+    assert sorted(batch for fake in fakes for batch in fake.answered) == list(range(8))
