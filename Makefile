@@ -166,6 +166,9 @@ bench-gpu: setup-dev ## the engine on one GPU, on random weights of Llama-3.1-8B
 bench-large: setup-dev ## a million requests without a model: time and memory of each phase, an hour
 	@.venv/bin/python -m bench.large
 
+bench-start: setup-dev ## where the seconds of a short command go, first and second time; writes docs/speed.md
+	@.venv/bin/python -m bench.start
+
 bench-scale: setup-dev ## core's batches replayed on 1 to 1,024 shards; writes docs/cluster.md's tables
 	@.venv/bin/python -m bench.scale
 

@@ -58,6 +58,12 @@ IMPORTS = {  # what a lock is for
     "run": "import accelerate, datasets, jsonschema, lm_eval.evaluator, rich.progress, torch\n"
     "from transformers import AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerFast",
 }
+# lm-eval parses 14,000 files for its index of tasks, once for each version of it.
+INDEX = """from lm_eval.tasks import TaskManager
+from evalkit import run
+from evalkit.harness import index
+with index.kept_index():
+    TaskManager()"""
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 
 # Of evalkit itself only modules that need the standard library alone.
@@ -162,8 +168,12 @@ def install(part: str, lock: str) -> None:
         import_once(IMPORTS["base" if lock == "base" else "run"])
     elif part == "dev":  # forced, because an earlier try may have left half a package
         pip("dev.lock", ["--require-hashes", "--force-reinstall", "-r", HERE / "dev.lock"])
+        if lock != "base":  # numpy, scipy and pandas, installed again, have no bytecode any more
+            import_once(IMPORTS["run"])
     else:
         pip("evalkit", ["--editable", ROOT])
+        if lock != "base":
+            import_once(INDEX)
 
 
 def pip(what: str, arguments: list[str | Path]) -> None:
