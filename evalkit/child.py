@@ -26,18 +26,23 @@ def environment() -> dict[str, str]:
 
 
 class Child:
-    """A new process that runs `serving.serve`."""
+    """A new process that runs `serving.serve`. It is given what to load by `load`."""
 
-    def __init__(self, place: Place, order: dict[str, Any]) -> None:
+    def __init__(self) -> None:
         self._process = subprocess.Popen(
             COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
             env=environment(),
         )  # fmt: skip
-        self.place, self.probes = place, bool(order["probes"])
+        self.place: Place | None = None
+        self.probes = False
         self._buffer = b""
         self._said: deque[str] = deque(maxlen=LAST_LINES)
         for stream in (self.stdout, self.stderr):
             os.set_blocking(stream.fileno(), False)
+
+    def load(self, place: Place, order: dict[str, Any]) -> None:
+        """Let it load the weights, by a `serving.order`."""
+        self.place, self.probes = place, bool(order["probes"])
         self.tell(**order)
 
     @property
@@ -93,12 +98,21 @@ class Child:
 
 def started(
     inputs: dict[str, Any], model: Model, place: Place, max_length: int | None = None,
-    *, probes: bool = False,
+    *, probes: bool = False, spare: Child | None = None,
 ) -> Child:  # fmt: skip
-    """A worker's process that loads the weights; `probes`: it need not wait to be told to check its
-    level. `inputs`: a run's, `max_length`: of its plan, for an engine of lm-eval's."""
-    order = serving.order(inputs, model, place, max_length=max_length, probes=probes)
-    return Child(place, order)
+    """A worker that loads the weights, a new process or a `spare` one; `probes`: it need not wait
+    to be told to check its level. `inputs`: a run's, `max_length`: of its plan, for an engine of
+    lm-eval's."""
+    one = spare or Child()
+    one.load(place, serving.order(inputs, model, place, max_length=max_length, probes=probes))
+    return one
+
+
+def spare() -> Child:
+    """A worker's process that only imports what our own engine needs: it knows of no model yet."""
+    one = Child()
+    one.tell(imports=True)
+    return one
 
 
 def _read(stream: IO[bytes]) -> bytes | None:

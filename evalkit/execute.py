@@ -64,31 +64,34 @@ def check_inputs(run: Run, plan: Plan, model: Model, place: Place) -> None:
 
 
 class Early:
-    """Workers that are started while a run is being planned: what they load and check follows from
-    the job alone. They end with the block of `early`, unless a run has taken them over."""
+    """Workers that are started while a run is being prepared and planned: what they import, load
+    and check follows from less than a plan. They end with the block of `early`, unless a run has
+    taken them over. `children`: those that load the weights."""
 
-    def __init__(self, job: Job, means: Means) -> None:
-        self._job, self._means = job, means
+    def __init__(self, spares: list[Child]) -> None:
+        self.spares = spares
         self.children: list[Child] = []
 
-    def start(self) -> None:
+    def start(self, job: Job, means: Means) -> None:
         """Start as many as the run will need at the least: it has a batch for each leaf task."""
-        job, means = self._job, self._means
-        if job.engine.foreign or means.number == 0:
+        if not self.spares:
             return
         for place in _places(job.inputs, job.model, means, len(job.lock.tasks)):
-            probes = not self.children  # the others wait until they are told that it has passed
-            self.children.append(child.started(job.inputs, job.model, place, probes=probes))
+            first = not self.children  # the others wait until they are told that it has passed
+            spare = self.spares.pop() if first else None
+            inputs, model = job.inputs, job.model
+            self.children.append(child.started(inputs, model, place, probes=first, spare=spare))
 
 
 @contextmanager
-def early(job: Job, means: Means) -> Iterator[Early]:
-    """Workers to be started before there is a plan; none that is left over outlives the block."""
-    found = Early(job, means)
+def early(*, wanted: bool) -> Iterator[Early]:
+    """Workers to be started before there is a plan, the first one now, if they are `wanted`; none
+    that is left over outlives the block."""
+    found = Early([child.spare()] if wanted else [])
     try:
         yield found
     finally:
-        for left in found.children:
+        for left in (*found.spares, *found.children):
             left.kill()
             left.ended()
 

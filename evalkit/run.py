@@ -8,6 +8,7 @@ from typing import Any
 from evalkit import (
     architecture,
     canon,
+    choice,
     folder,
     lease,
     plan_cache,
@@ -48,11 +49,12 @@ def evaluate(
     EvalkitError; what was done before it is kept.
     """
     events.log("started", argv=stamp.command(list(argv)))
-    job = prepare_job(options, events)
-    place = worker.Place(job.device, job.options.adapter)
-    means = executing.Means(place, workers, grace_s)
-    with executing.early(job, means) as early:
-        run, loaded = find_or_plan(job, events, early.start)
+    # An engine of lm-eval's needs the plan, and without workers this process does their work.
+    with executing.early(wanted=options.engine == choice.OWN and workers != 0) as early:
+        job = prepare_job(options, events)
+        place = worker.Place(job.device, job.options.adapter)
+        means = executing.Means(place, workers, grace_s)
+        run, loaded = find_or_plan(job, events, lambda: early.start(job, means))
         if run.finished:
             events.say("this run is already finished (--again makes another execution of it)")
             finishing.log_finished(run)

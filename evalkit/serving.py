@@ -1,8 +1,9 @@
 """A worker's process: a `worker.Worker` that speaks JSON lines with its parent over stdin and
 stdout, and ends when the parent does.
 
-It is started before there is a plan: it loads the weights, checks the level if it is the one to do
-so, and then waits for the run's folder. What it does comes from its parent alone.
+It is started before there is a plan, the first one even before the model is known. It imports,
+loads the weights, checks the level if it is the one to do so, and then waits for the run's folder.
+What it does comes from its parent alone.
 """
 
 import os
@@ -114,6 +115,11 @@ def serve() -> None:
 
 def _serve(parent: _Parent) -> None:
     given = parent.told.get()
+    if "imports" in given:
+        from evalkit import engine
+
+        engine.import_all()
+        given = parent.told.get()
     if not given:
         return
     model = Model(**given["model"] | {"folder": Path(given["model"]["folder"])})

@@ -227,7 +227,16 @@ def test_where_the_worker_that_checks_dies_another_one_does_it(
 @pytest.fixture
 def fakes(monkeypatch: pytest.MonkeyPatch) -> list[Fake]:
     """The fake workers that are started."""
-    monkeypatch.setattr(child, "started", lambda *given, **_: Fake(*given))
+
+    def started(
+        inputs: Any, model: Any, place: Place, *_: Any, spare: Any = None, **__: Any
+    ) -> Any:
+        one = spare or Fake(inputs, model, place)
+        one.place = place
+        return one
+
+    monkeypatch.setattr(child, "started", started)
+    monkeypatch.setattr(child, "spare", lambda: Fake(None, None, Place("none yet")))
     monkeypatch.setattr(Fake, "made", [])
     return Fake.made
 
@@ -251,10 +260,15 @@ def test_workers_that_were_started_early_end_where_there_is_no_plan(
     assert len(fakes) == 2 and all(fake.dead and fake.stdout.closed for fake in fakes)
 
 
-def test_no_worker_is_started_for_a_finished_run(fakes: list[Fake], tmp_path: Path) -> None:
+def test_the_spare_worker_ends_where_there_is_nothing_to_load(
+    fakes: list[Fake], tmp_path: Path
+) -> None:
+    """For a finished run, and where what was asked for can't be run."""
     finished = support.finished(tmp_path)
     assert evaluate(tmp_path / "results") == finished
-    assert fakes == []
+    with pytest.raises(EvalkitError):
+        evaluate(tmp_path / "results", limit=-1)
+    assert len(fakes) == 2 and all(fake.dead and fake.stdout.closed for fake in fakes)
 
 
 def test_a_run_takes_over_the_workers_that_were_started_early(

@@ -6,5 +6,6 @@ or resized here.
 """
 
 from evalkit.engine.core import Engine, Numerics, hardware, load, numerics_for, quantization
+from evalkit.engine.weights import import_all
 
-__all__ = ["Engine", "Numerics", "hardware", "load", "numerics_for", "quantization"]
+__all__ = ["Engine", "Numerics", "hardware", "import_all", "load", "numerics_for", "quantization"]

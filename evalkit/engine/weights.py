@@ -22,6 +22,11 @@ from evalkit.model import Model
 AUTO = "auto"  # the device that stands for all the visible GPUs
 
 
+def import_all() -> None:
+    """Import what loading a model of any architecture needs; that alone takes seconds."""
+    import transformers.modeling_utils  # noqa: F401
+
+
 def load(model: Model, wanted: Numerics, device: str, adapter: Path | None) -> Any:
     """The loaded model, in evaluation mode. Raises EvalkitError when it can't be, in the first line
     of transformers' or peft's words."""
