@@ -33,7 +33,8 @@ from evalkit.harness import rescore
 from evalkit.verify import Report, Status, Trust, Wanted, trust, verify
 
 BITWISE = {"verdict": "BITWISE", "answers": "sha256:" + "0" * 64}
-PASSED = {"verdict": "PASSED", "samples": 300, "failed": 0, "seed": 7, "share": 0.01}
+PASSED = {"verdict": "PASSED", "samples": 300, "failed": 0, "seed": 7, "share": 0.01,
+          "difference": "rounding"}  # fmt: skip
 
 
 @pytest.fixture(autouse=True)

@@ -2,9 +2,10 @@
 
 The model is needed, the datasets are not. Nothing is generated: one forward pass over a prompt and
 its recorded answer gives every token's probability, so an audit costs a small part of the run, on
-any kind of hardware, and one changed token does not change what follows it. A record that
-contradicts itself is not audited. What an audit can't see: whether the prompts are the benchmark's
-(`verify` holds them against the lock), and samples that were not drawn.
+any kind of hardware, and one changed token does not change what follows it. Each value is held
+against the model by itself, and all together. A record that contradicts itself is not audited. What
+an audit can't see: whether the prompts are the benchmark's (`verify` holds them against the lock),
+and samples that were not drawn.
 """
 
 import secrets
@@ -13,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from evalkit import archive, attest, plan, scored
-from evalkit.audit import drawing, loading, replaying
-from evalkit.audit import noise as noises
+from evalkit.audit import drawing, loading, replaying, whole
 from evalkit.audit.drawing import Drawn
 from evalkit.audit.loading import Asked
-from evalkit.audit.noise import Noise
+from evalkit.audit.rounding import Rounding
+from evalkit.audit.whole import Whole
 from evalkit.errors import EvalkitError, Exit
 from evalkit.events import Events
 from evalkit.keys import Private
@@ -27,30 +28,42 @@ from evalkit.verify.report import shown
 __all__ = ["Asked", "Audit", "audit"]
 
 SHOWN = 5
+MANY = 5  # samples that are wrong by themselves and no single ones any more
+ROUNDING, ANSWERS, SYSTEMATIC = "rounding", "answers", "systematic"
+WORDS = {
+    ROUNDING: "rounding explains every difference",
+    ANSWERS: "single answers are not the model's",
+    SYSTEMATIC: "a systematic shift, of other weights or numerics than recorded",
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Audit:
-    """What was found. `problems` by sample; `whole` is why the answers as a whole are not the
-    model's, or nothing; `seconds` and `run_seconds` compare the replay with the run's execution
-    (unknown where another machine's time is not told)."""
+    """What was found. `problems` by sample; `whole` is the test of all samples together; `worst`
+    the largest deviation of one value, in what is allowed; `seconds` and `run_seconds` compare the
+    replay with the run's execution (unknown where the record does not say it)."""
 
     of: int
     samples: int
     seed: int
     problems: dict[str, tuple[str, ...]]
-    whole: str
+    whole: Whole
     skipped: int
     tokens: int
     worst: float
-    noise: Noise
+    rounding: Rounding
     seconds: float
     run_seconds: float | None
 
     @property
+    def difference(self) -> str:
+        """The kind of difference between the record and the model."""
+        return kind(self.whole.shifted, len(self.problems), self.samples)
+
+    @property
     def passed(self) -> bool:
         """Whether every sample is as recorded."""
-        return not self.problems and not self.whole
+        return self.difference == ROUNDING
 
     @property
     def share(self) -> float:
@@ -71,16 +84,25 @@ class Audit:
             "failed": len(self.problems),
             "seed": self.seed,
             "share": self.share,
+            "difference": self.difference,
         }
+
+    @property
+    def together(self) -> dict[str, float]:
+        """The test of all samples together, for programs."""
+        whole = self.whole
+        return {"times": whole.times, "bias": whole.bias, "further": whole.further}
 
     def lines(self) -> list[str]:
         """What a person reads; the verdict is the last line."""
         found = [
             f"drawn     {self.samples:,} of {self.of:,} samples, seed {self.seed}",
             f"replayed  {self.tokens:,} recorded tokens in {self.seconds:.1f} s{self._ratio()}",
-            f"noise     {self.noise.scale:.2g} nats a token, measured on"
-            f" {self.noise.measured:,}; the largest deviation is {self.worst:.2g} of what is"
-            " allowed",
+            f"rounding  {self.rounding.logit:.2g} nats a logit, measured on"
+            f" {self.rounding.measured:,} values; the largest deviation is {self.worst:.2g} of what"
+            " one value may be off",
+            f"together  recorded values are {self.whole.times:.2f} times as far off, at the median;"
+            f" {self.rounding.spread:g} times can be another machine's rounding",
         ]
         if self.skipped:
             found.append(f"skipped   {self.skipped:,} answers whose engine did not tell tokens")
@@ -89,21 +111,33 @@ class Audit:
             found.append(f"FAIL      {shown(name)}: {shown(problems[0])}{more}")
         if len(self.problems) > SHOWN:
             found.append(f"FAIL      {len(self.problems) - SHOWN:,} more samples")
-        if self.whole:
-            found.append(f"FAIL      {self.whole}")
+        if self.whole.shifted:
+            found.append(f"FAIL      all together: {self.whole}")
+        return [*found, self._verdict()]
+
+    def _verdict(self) -> str:
+        words = WORDS[self.difference]
         if not self.passed:
-            return [*found, f"AUDIT FAILED: {len(self.problems):,} of {self.samples:,} samples"]
-        return [
-            *found,
-            f"AUDIT PASSED: had {self.share:.1%} of the samples or more been altered, this would"
-            " have shown it with 95% probability",
-        ]
+            count = f"{len(self.problems):,} of {self.samples:,} samples are wrong by themselves"
+            return f"AUDIT FAILED: {words}; {count}"
+        return (
+            f"AUDIT PASSED: {words}; had {self.share:.1%} of the samples or more been altered, this"
+            " would have shown it with 95% probability"
+        )
 
     def _ratio(self) -> str:
         if not self.run_seconds or not self.seconds:
             return ""
         ratio = self.run_seconds / self.seconds
         return f"; the run's execution took {self.run_seconds:.1f} s, {ratio:.0f} times that"
+
+
+def kind(shifted: bool, wrong: int, samples: int) -> str:
+    """The kind of difference that is seen: SYSTEMATIC (all samples are shifted together, or most
+    are wrong by themselves), ANSWERS (some are wrong), or ROUNDING."""
+    if shifted or (wrong >= MANY and 2 * wrong > samples):
+        return SYSTEMATIC
+    return ANSWERS if wrong else ROUNDING
 
 
 def audit(folder: Path, asked: Asked, events: Events, key: Private | None = None) -> Audit:
@@ -130,7 +164,7 @@ def audit(folder: Path, asked: Asked, events: Events, key: Private | None = None
     everything = drawing.names(run)
     chosen = drawing.draw(everything, drawing.digest(folder), seed, asked.samples)
     drawn = drawing.gather(folder, run, planned, tokenizer, chosen)
-    found = replaying.replay(engine, drawn, planned, model, events)
+    found = replaying.replay(engine, drawn, replaying.policy_of(planned), model, events)
     found_audit = _conclude(found, drawn, run.record, seed, len(everything))
     if key is not None:
         attest.sign(folder, key, attest.AUDIT, found_audit.claim)
@@ -140,19 +174,12 @@ def audit(folder: Path, asked: Asked, events: Events, key: Private | None = None
 def _conclude(
     found: replaying.Result, drawn: list[Drawn], record: dict[str, Any], seed: int, of: int
 ) -> Audit:
-    judged, noise = found.judged, found.noise
+    judged = found.judged
     problems = {f"{s.name[0]} document {s.name[1]}": tuple(s.problems) for s in drawn if s.problems}
-    fine = [sample.name for sample in drawn if not sample.problems]
-    spread = noises.rms([error for name in fine for error in judged.errors.get(name, [])])
-    whole = ""
-    if not spread <= noise.whole:
-        whole = (
-            f"recorded and replayed log-probabilities are {spread:.2g} nats a token apart,"
-            f" {noise.whole:.2g} is noise: other weights or numerics than recorded"
-        )
+    together = whole.judge(list(judged.values.values()), found.rounding)
     executed = record["phases"].get("execute", {}).get("seconds")
     run_seconds = float(executed) if isinstance(executed, int | float) else None
     return Audit(
-        of, len(drawn), seed, problems, whole, judged.skipped, judged.tokens, judged.worst, noise,
-        found.seconds, run_seconds,
+        of, len(drawn), seed, problems, together, judged.skipped, judged.tokens, judged.worst,
+        found.rounding, found.seconds, run_seconds,
     )  # fmt: skip

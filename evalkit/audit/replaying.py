@@ -1,21 +1,25 @@
-"""Drawn samples through the engine: recorded answers replayed, and the noise measured on them.
+"""Drawn samples through the engine: recorded answers replayed, and rounding measured on them.
 
 Rows are packed as the plan's are, so that what prompts share is computed once here too.
 """
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from evalkit import architecture, plan, scored, tokenise
+from evalkit import architecture, canon, plan, scored, tokenise
 from evalkit.audit import drawing, judging, loading
 from evalkit.audit import noise as noises
+from evalkit.audit import rounding as roundings
 from evalkit.audit.drawing import Drawn
-from evalkit.audit.judging import Judged
+from evalkit.audit.judging import Judged, Replayed
 from evalkit.audit.noise import Noise
+from evalkit.audit.rounding import Rounding, Value
 from evalkit.batch import Batch
 from evalkit.batching import make_batches
 from evalkit.events import Events
@@ -23,7 +27,7 @@ from evalkit.model import Model
 from evalkit.request import Request
 from evalkit.tokenise import Target, Tokenised
 
-MEASURED = 24  # answers that the noise is measured on
+MEASURED = 24  # answers that noise is measured on where no better numerics are at hand
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,37 +35,84 @@ class Result:
     """A replay's outcome, before it is put into words."""
 
     judged: Judged
-    noise: Noise
+    rounding: Rounding
     seconds: float
 
 
 def replay(
-    engine: Any, drawn: list[Drawn], planned: plan.Plan, model: Model, events: Events
+    engine: Any, drawn: list[Drawn], policy: plan.Policy, model: Model, events: Events
 ) -> Result:
-    """Replay the drawn samples' answers and note in each what is wrong with it."""
+    """Replay the drawn samples' answers and note in each what is wrong with it.
+
+    Where the record's numerics round, the answers are held against the model in float32, and the
+    rounding is measured by replaying them in the record's numerics too.
+    """
     from evalkit.engine import replay as replays
 
     started = time.monotonic()
-    rows = [row for sample in drawn for row in _rows(sample)]
-    generated = {row.targets[0].request.task for sample in drawn for row in sample.rows.values()
-                 if row.targets[0].request.kind == "generate_until"}  # fmt: skip
-    batches = _batches(engine, rows, planned, model)
-    replayed: dict[str, Any] = {}
-    with events.phase("replay", len(batches), "batches") as phase:
-        for batch in batches:
-            replayed |= replays.replay(engine, batch, generated=batch.task in generated)
-            phase.advance(1)
-    seconds = time.monotonic() - started
-    noise = _measured(engine, batches)
+    rows = [row for sample in drawn for row in rows_of(sample)]
+    batches = _batches(engine, rows, policy, model)
+    low = replays.rounds(engine)
+    with events.phase("replay", len(batches) * (1 + low), "batches") as phase:
+        replayed = _forward(engine, drawn, batches, phase)
+        if low:
+            with replays.in_float32(engine):
+                exact = _forward(engine, drawn, batches, phase)
+            rounding = measured(drawn, replayed, exact)
+        else:
+            exact = replayed
+            values = [Value(a - b, [b]) for a, b in _alone(engine, batches)]
+            rounding = roundings.measure(values, roundings.OTHER)
     judged = Judged()
     for sample in drawn:
-        judging.judge(
-            sample, replayed, noise, lambda *given: replays.retold(engine, *given), judged
-        )
-    return Result(judged, noise, seconds)
+        judging.judge(sample, exact, rounding, partial(replays.retold, engine), judged)
+    return Result(judged, rounding, time.monotonic() - started)
 
 
-def _rows(sample: Drawn) -> list[tokenise.Row]:
+def _forward(
+    engine: Any, drawn: list[Drawn], batches: list[Batch], phase: Any
+) -> dict[str, Replayed]:
+    """Every answer of the batches, by part id."""
+    from evalkit.engine import replay as replays
+
+    generated = {row.targets[0].request.task for sample in drawn for row in sample.rows.values()
+                 if row.targets[0].request.kind == "generate_until"}  # fmt: skip
+    found: dict[str, Replayed] = {}
+    for batch in batches:
+        found |= replays.replay(engine, batch, generated=batch.task in generated)
+        phase.advance(1)
+    return found
+
+
+def measured(
+    drawn: list[Drawn], rounded: Mapping[str, Replayed], exact: Mapping[str, Replayed]
+) -> Rounding:
+    """The rounding between two replays of the same answers, value by value as they are recorded:
+    each token of a text, the sum of a log-likelihood."""
+    values = []
+    for sample in drawn:
+        for part, row in sample.rows.items():
+            if part not in exact:
+                continue
+            old, new = rounded[part].logprobs, exact[part].logprobs
+            if row.targets[0].request.kind == "generate_until":
+                values += [Value(a - b, [b]) for a, b in zip(old, new, strict=True)]
+            else:
+                values.append(Value(canon.total(old) - canon.total(new), new))
+    return roundings.measure(values, roundings.ROUNDED)
+
+
+def _alone(engine: Any, batches: list[Batch]) -> list[tuple[float, float]]:
+    """Log-probabilities of a few answers, replayed and each by itself."""
+    from evalkit.engine import replay as replays
+
+    pairs: list[tuple[float, float]] = []
+    for batch in batches[:: max(1, len(batches) // MEASURED)][:MEASURED]:
+        pairs += replays.twice(engine, batch, max(1, MEASURED // len(batches)))
+    return pairs
+
+
+def rows_of(sample: Drawn) -> list[tokenise.Row]:
     """What to replay of a sample: each answer's tokens behind its prompt."""
     found = []
     for part, row in sample.rows.items():
@@ -81,20 +132,15 @@ def _rows(sample: Drawn) -> list[tokenise.Row]:
 
 
 def _batches(
-    engine: Any, rows: list[tokenise.Row], planned: plan.Plan, model: Model
+    engine: Any, rows: list[tokenise.Row], policy: plan.Policy, model: Model
 ) -> list[Batch]:
     limit = architecture.rope_limit(model.config)
-    policy = plan.Policy(**planned.body["policy"])
     return list(make_batches(Tokenised(rows), policy, level=engine.level, rope_limit=limit))
 
 
-def _measured(engine: Any, batches: list[Batch]) -> Noise:
-    from evalkit.engine import replay as replays
-
-    errors: list[float] = []
-    for batch in batches[:: max(1, len(batches) // MEASURED)][:MEASURED]:
-        errors += replays.noise(engine, batch, max(1, MEASURED // len(batches)))
-    return noises.measure(errors)
+def policy_of(planned: plan.Plan) -> plan.Policy:
+    """How a plan packs its rows."""
+    return plan.Policy(**planned.body["policy"])
 
 
 def noise_of(
@@ -109,5 +155,6 @@ def noise_of(
     engine, tokenizer = loading.engine_for(record, model, planned, asked)
     chosen = drawing.draw(drawing.names(run), drawing.digest(folder), 0, MEASURED)
     drawn = drawing.gather(folder, run, planned, tokenizer, chosen)
-    rows = [row for sample in drawn for row in _rows(sample)]
-    return _measured(engine, _batches(engine, rows, planned, model))
+    rows = [row for sample in drawn for row in rows_of(sample)]
+    pairs = _alone(engine, _batches(engine, rows, policy_of(planned), model))
+    return noises.measure([a - b for a, b in pairs])

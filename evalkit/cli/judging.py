@@ -162,7 +162,8 @@ def audit_command(folder: Path, key: Path | None, as_json: bool, **given: Any) -
     from evalkit.events import Events
 
     found = audit.audit(folder, audit.Asked(**given), Events(), private)
-    tell(as_json, "\n".join(found.lines()), **found.claim, problems=found.problems)
+    told = {"problems": found.problems, "together": found.together}
+    tell(as_json, "\n".join(found.lines()), **found.claim, **told)
     sys.exit(found.exit_code)
 
 

@@ -3,9 +3,12 @@ by teacher forcing.
 
 One forward pass over prompt and answer takes the place of a pass for each token, and a wrong token
 does not change what follows it. Sharing and packing are the plan's, so that the cost is that of its
-prompts. `noise` says how far such values may lie from others' that are as good.
+prompts. `in_float32` lets the same be computed without the rounding of a lower precision. `twice`
+gives such values beside others that are as good.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -83,24 +86,37 @@ def _processed(
     return torch.stack([decoding.processed(engine, text, row) for text, row in pairs])
 
 
-def noise(engine: "Engine", batch: Batch, count: int) -> list[float]:
-    """How far replayed log-probabilities lie from the model's own, token by token, of `count`
-    targets: from those in float32 where it computes in less, else from each sequence's alone."""
+def rounds(engine: "Engine") -> bool:
+    """Whether an engine computes in less than float32 and could do so in float32: a quantised model
+    can't."""
     low = engine.numerics.profile == "native" and DTYPES[engine.numerics.dtype] != torch.float32
-    quantised = getattr(engine.model.config, "quantization_config", None) is not None
+    return low and getattr(engine.model.config, "quantization_config", None) is None
+
+
+@contextmanager
+def in_float32(engine: "Engine") -> Iterator[None]:
+    """Let an engine compute in float32 from its stored weights until the end of the block."""
+    engine.kept = None  # a trunk's state is of one precision
+    try:
+        with alone.float32(engine.model):
+            yield
+    finally:
+        engine.kept = None
+
+
+def twice(engine: "Engine", batch: Batch, count: int) -> list[tuple[float, float]]:
+    """Log-probabilities of `count` targets, token by token: replayed, and the model's own, which
+    are those in float32 where it computes in less, else those of each sequence alone."""
     replayed = replay(engine, batch, generated=False)
-    found = []
+    found: list[tuple[float, float]] = []
     with torch.inference_mode(), attention.plain(engine):
         rotary.reset(engine.model)
         for target in batch.targets[:count]:
             values = replayed[target.id].logprobs
             answer = Answered([*batch.tokens_of(target), target.last], len(values), 0, False, [])
-            if low and not quantised:
-                with alone.float32(engine.model):
-                    (own,) = alone.forward(engine, [answer])
-            else:
+            with alone.float32(engine.model) if rounds(engine) else nullcontext():
                 (own,) = alone.forward(engine, [answer])
-            found += [a - b for a, b in zip(values, own.each, strict=True)]
+            found += zip(values, own.each, strict=True)
     return found
 
 
