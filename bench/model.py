@@ -43,6 +43,19 @@ def folder() -> Path:
     return place
 
 
+def talker() -> Path:
+    """A small model's folder: trained once, for seconds, to answer and stop."""
+    from tests import models as made
+
+    folder = data.cache() / "talker"
+    if not (folder / "config.json").is_file():
+        making = folder.with_name(".talker.making")
+        shutil.rmtree(making, ignore_errors=True)
+        made.talker(making)
+        making.rename(folder)
+    return folder
+
+
 def described() -> dict[str, Any]:
     """The model in numbers: parameters in all, and of its matrices (see `parameters`), bytes of a
     token's keys and values, and the tokenizer's sha256."""

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import data
-from bench.noise import talker
+from bench.model import talker
 from bench.tables import machine, on, table
 from evalkit import canon, journal, prepare, run
 from evalkit import plan as plans
@@ -205,10 +205,10 @@ strongest that it can show:
 
 The margin is twice the original's standard error, at least one point and at most five; equivalence
 is shown by two one-sided tests, Holm's adjustment over the top-level tasks. The noise is measured
-on the model, as for an audit ([audit.md](audit.md)). The cause is a guess from what both sides
-recorded: the first that differs of suite, model, adapter, numerics, engine, versions, hardware,
-software. `--sample N` answers N whole batches of the original's plan, which can still be BITWISE;
-it scores nothing, so it ends in BITWISE, NUMERICS or DIFFERENT.
+on the model: how far its log-probabilities lie from those in float32. The cause is a guess from
+what both sides recorded: the first that differs of suite, model, adapter, numerics, engine,
+versions, hardware, software. `--sample N` answers N whole batches of the original's plan, which can
+still be BITWISE; it scores nothing, so it ends in BITWISE, NUMERICS or DIFFERENT.
 
 ## Known changes
 
