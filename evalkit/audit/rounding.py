@@ -15,9 +15,9 @@ from dataclasses import dataclass
 LAST_BIT = 2.0**-20  # of a logit from 8 to 16 in float32, and of the sum that it is divided by
 SIGMAS = 6.0  # no honest value of thousands is further off
 # How many times the measured noise another machine's may be. A precision below float32 rounds at
-# the same places everywhere: the noisiest honest variant (sums of rounded parts) is at 1.36. Other
-# noise (float32's, a quantised model's) is measured between two
-# ways to compute on one machine, and others may be further apart.
+# the same places everywhere, and the noisiest honest variant (sums of rounded parts) has 1.36 times
+# it, by root mean square. Other noise (float32's, a quantised model's) is measured between two ways
+# to compute on one machine, and others may be further apart.
 ROUNDED, OTHER = 1.4, 4.0
 
 
