@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import data, variants
-from bench.pool import FINE_TUNED, Answers, Pool, Values, Variant
+from bench.pool import FINE_TUNED, SMALL, Answers, Pool, Values, Variant
 from bench.report_noise import TUNED_ON, Outcome, page
 from evalkit import canon
 from evalkit import model as models
@@ -52,6 +52,10 @@ def listed(pool: Pool) -> list[Variant]:
     texts = [[int(token) for token in row.tokens] for row in rows[:TUNED_ON]]
     layer = f"one layer changed by {variants.LAYER_CHANGE:.0%}"
     return [
+        Variant("2 threads", True, threads=2),
+        Variant("smaller budgets", True, policy=SMALL),
+        Variant("level B", True, level="B"),
+        Variant("without oneDNN", True, around=variants.without_onednn),
         Variant("sums in another order", True, variants.split_sums),
         Variant("sums of rounded parts", True, variants.rounded_sums),
         Variant("norms and activations in one kernel", True, variants.fused),

@@ -27,7 +27,8 @@ from evalkit.suite import SuiteTask
 from evalkit.tokenise import Row, Tokenised, tokenise
 from evalkit.tokenizer import Tokenizer
 
-# Tasks and documents of each; a variant goes through all in half a minute on one core.
+# Tasks and documents of each; a variant goes through all in half a minute on one core. As many
+# documents before these are left out: the audit's limits were chosen by what those showed.
 ASKED = (
     (("arc_challenge",), 80),
     (("hellaswag",), 20),
@@ -35,7 +36,8 @@ ASKED = (
     (("bbh_cot_fewshot_navigate", "bbh_cot_fewshot_object_counting"), 12),
 )
 NEW_TOKENS = 48
-LEVEL = "A"
+POLICY = plans.Policy()
+SMALL = replace(POLICY, max_tokens=2048, row_tokens=64, chunk=64, max_slots=3)
 FINE_TUNED = "fine-tuned for 20 steps"
 
 Answers = dict[str, dict[str, Any]]  # by part id, as a journal has them
@@ -46,7 +48,7 @@ Values = dict[str, list[list[float]]]  # by part id: log-probabilities and margi
 class Variant:
     """Who answers. `honest`: with the record's weights in the record's dtype. `change` is made to a
     loaded model, `around` holds while it computes; `audits`: an auditor's machine may compute
-    so."""
+    so. The rest is how evalkit is asked to compute."""
 
     name: str
     honest: bool
@@ -54,6 +56,9 @@ class Variant:
     around: Callable[[], AbstractContextManager[None]] = nullcontext
     dtype: str = "bfloat16"
     audits: bool = True
+    threads: int = 1
+    level: str = "A"
+    policy: plans.Policy = POLICY
 
 
 class Pool:
@@ -62,7 +67,7 @@ class Pool:
     def __init__(self, model: Model) -> None:
         self.model, self.tokenizer = model, Tokenizer(model)
         self.tokenizer.max_length = int(model.config["max_position_embeddings"])
-        self._folder = data.cache() / "noise" / canon.digest(model.sha256())[7:19]
+        self._folder = data.cache() / "noise" / canon.digest([model.sha256(), ASKED])[7:19]
         canon.make_folder(self._folder)
         self.samples: dict[Name, Drawn] = {}
         for row in tokenise(self._questions(), self.tokenizer).rows:
@@ -75,10 +80,10 @@ class Pool:
         path = self._folder / "questions.json"
         if not path.is_file():
             found = []
-            for tasks, limit in ASKED:
-                asked = data.suite([SuiteTask(task) for task in tasks], limit=limit,
+            for tasks, count in ASKED:
+                asked = data.suite([SuiteTask(task) for task in tasks], limit=2 * count,
                                    gen_kwargs={"max_gen_toks": NEW_TOKENS})  # fmt: skip
-                found += data.requests(data.load(asked))
+                found += [r for r in data.requests(data.load(asked)) if r.doc_id >= count]
             plain = [
                 [r.task, r.doc_id, r.index, r.repeat, r.kind, r.context, r.continuation,
                  r.settings and r.settings.to_json()]
@@ -111,7 +116,7 @@ class Pool:
         found: Answers = {}
         with variant.around():
             engine = self._engine(variant)
-            for batch in self._batches(self._rows(written=True)):
+            for batch in self._batches(self._rows(written=True), variant):
                 found |= engine.execute(batch)
         return found
 
@@ -126,7 +131,7 @@ class Pool:
         with variant.around():
             engine = self._engine(variant)
             for rows, generated in ((self._rows(written=False), False), (written, True)):
-                for batch in self._batches(rows):
+                for batch in self._batches(rows, variant):
                     for part, each in replays.replay(engine, batch, generated=generated).items():
                         found[part] = [each.logprobs, each.margins]
         return found
@@ -139,12 +144,12 @@ class Pool:
             if (row.targets[0].request.kind == "generate_until") is written
         ]
 
-    def _batches(self, rows: list[Row]) -> Iterator[Any]:
-        return make_batches(Tokenised(rows), plans.Policy(), level=LEVEL)
+    def _batches(self, rows: list[Row], variant: Variant) -> Iterator[Any]:
+        return make_batches(Tokenised(rows), variant.policy, level=variant.level)
 
     def _engine(self, variant: Variant) -> core.Engine:
-        numerics = core.numerics_for(self.model, variant.dtype)
-        engine = core.load(self.model, self.tokenizer, numerics, "cpu", level=LEVEL)
+        numerics = core.numerics_for(self.model, variant.dtype, "native", variant.threads)
+        engine = core.load(self.model, self.tokenizer, numerics, "cpu", level=variant.level)
         if variant.dtype == "float32":  # of the weights as they are stored for bfloat16
             with torch.no_grad():
                 for weight in engine.model.parameters():

@@ -145,10 +145,12 @@ auditor whose machine rounds least of all of these.
 
 {alarms}
 
-Threads, levels, budgets and oneDNN were varied on a small model only (`tests/test_audit.py`). Sums
-of rounded parts are what sets the limit of {rounded}. The last column leaves out an auditor with
-logits in float32, because evalkit's engine rounds them on any machine: such a one would measure too
-little rounding, and take sums of rounded parts for a shift.
+The limits (the {rounded} and the {errors:g} standard errors) were chosen by as many other documents
+of the same tasks; the documents here had no say in them. Sums of rounded parts, the noisiest honest
+way found there, are what sets {rounded}. The last column leaves out an auditor with logits in
+float32, because evalkit's engine rounds them on any machine: such a one would measure too little
+rounding, and take sums of rounded parts for a shift. None of this ran on a GPU, whose rounding may
+be more.
 
 ## Detection
 
@@ -174,7 +176,7 @@ log-likelihood put just above the best one's, a text's log-probabilities a nat l
   would). Log-likelihoods can't be forged so without the right model answering.
 - A computation in more precision than the record says: its values lie nearer to the model's own.
 - Single altered samples are caught only when they are drawn: N samples find a share of 3/N with
-  95% probability. With fewer than ten samples only single values are judged.
+  95% probability. With fewer than some 20 samples only single values are judged.
 
 In a record of float32 rounding is thousands of times less, and such changes show in nearly every
 sample by itself (`tests/test_audit.py`). On like hardware and software `evalkit reproduce RUN
