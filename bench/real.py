@@ -4,228 +4,19 @@
 
 SmolLM2-135M-Instruct answers the first documents of HellaSwag, ARC-Challenge, MMLU, GSM8K and BBH,
 in float32 and in bfloat16: by lm-eval's `hf` model at batch size 4 with a thread a core, and by
-evalkit in a process a core. The Hub is the one that HF_ENDPOINT names. Each side's work is cut into
-pieces, and a piece's answers are kept as soon as they are there, so a stopped command goes on where
-it was: `pieces` says how. docs/real.md gets the tables of what is there when the command ends.
+evalkit in a process a core. The Hub is the one that HF_ENDPOINT names. A stopped command goes on
+where it was; docs/real.md gets the tables of what is there when the command ends.
 """
 
 import argparse
-import hashlib
-import json
 import os
 import time
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
-from bench import data, passes, sides, tables
-from bench.process import Process
-from bench.speed import say
-from evalkit import canon, stamp
-from evalkit import suite as suites
-from evalkit.request import Request
-from evalkit.suite import SuiteTask
+from bench import data, real_figures, report_real, tables
+from bench.real_pieces import Real
 
-SIDES, DTYPES, SIZE = ("lm-eval", "evalkit"), ("float32", "bfloat16"), 4
-COMPUTING = ("lm_eval", "tokenizers", "torch", "transformers")  # what lm-eval's answers come from
 PAGE = data.ROOT / "docs" / "real.md"
-
-
-@dataclass(frozen=True)
-class Work:
-    """The first `limit` documents of each leaf task of a task, with these shots where they are
-    not the task's own."""
-
-    task: str
-    limit: int
-    shots: int | None = None
-
-    @property
-    def name(self) -> str:
-        """What tables call it."""
-        return f"{self.task} {self.limit}"
-
-
-# bbh with one document a task is asked of evalkit by itself: decoding has little to share then.
-WORKS = (
-    Work("hellaswag", 500),
-    Work("arc_challenge", 300),
-    Work("mmlu", 10),
-    Work("gsm8k", 50, 5),
-    Work("bbh", 1),
-    Work("bbh", 5),
-)
-
-
-@dataclass(frozen=True)
-class Piece:
-    """What a side answers at once. `name` says which part of the task it is."""
-
-    side: str
-    dtype: str
-    task: str
-    name: str
-    asked: tuple[Request, ...]
-
-
-def load(work: Work) -> Any:
-    """A task's documents as the harness loads them: at the revisions that `core` pins, other
-    datasets at the Hub's current ones."""
-    from evalkit.harness import data as pinning
-    from evalkit.harness import locking, tasks
-
-    lock = suites.lock_of(suites.load("core"))
-    revisions = {name: dataset.revision for name, dataset in lock.datasets.items()}
-    pins = pinning.Pins(revisions, resolve=locking._current_commit)
-    return tasks.load(data.suite([SuiteTask(work.task, work.shots)], limit=work.limit), pins)
-
-
-def pieces(
-    side: str, dtype: str, task: str, asked: Sequence[Request], length: dict[str, int]
-) -> list[Piece]:
-    """The pieces of a side's work. `length`: the tokens of each prompt.
-
-    evalkit plans all of a task at once, and lm-eval its choices. lm-eval's texts are cut along its
-    own order, longest prompts first, a batch a piece; where the task has several leaf tasks, in
-    rounds of one document each, so that the first documents stand for themselves.
-    """
-    if side == "evalkit" or asked[0].settings is None:
-        return [Piece(side, dtype, task, "all", tuple(asked))]
-    several = len({one.task for one in asked}) > 1
-    rounds: dict[int, list[Request]] = defaultdict(list)
-    for one in asked:
-        rounds[one.doc_id if several else 0].append(one)
-    found = []
-    for number, part in sorted(rounds.items()):
-        part.sort(key=lambda one: (-length[one.id], one.context))
-        for start in range(0, len(part), SIZE):
-            name = f"{number + 1}.{start // SIZE + 1}"
-            found.append(Piece(side, dtype, task, name, tuple(part[start : start + SIZE])))
-    return found
-
-
-class Kept:
-    """Pieces that were answered before, each a file in a folder."""
-
-    def __init__(self, folder: Path, weights: str) -> None:
-        self._folder, self.weights = folder, weights
-        canon.make_folder(folder)
-        package = Path(stamp.__file__).parent
-        self._code = {str(p.relative_to(package)): canon.sha256_file(p)
-                      for p in sorted(package.rglob("*.py"))}  # fmt: skip
-
-    def path(self, piece: Piece) -> Path:
-        """Where a piece's answers are kept: another model, version or question has another name."""
-        ours = stamp.versions() if piece.side == "evalkit" else {}
-        covered = {
-            "weights": self.weights,
-            "asked": [[one.id, one.context, one.continuation] for one in piece.asked],
-            "settings": [asdict(one.settings) for one in piece.asked if one.settings],
-            "versions": ours | {name: stamp.version(name) for name in COMPUTING},
-            "code": self._code if piece.side == "evalkit" else {},
-        }
-        digest = canon.digest(covered)[7:19]
-        parts = (piece.side, piece.dtype, piece.task, piece.name, digest)
-        return self._folder / ("-".join(parts) + ".json")
-
-    def read(self, piece: Piece) -> dict[str, Any] | None:
-        """A piece's answers and what they took; None where it was not answered yet."""
-        path = self.path(piece)
-        found: dict[str, Any] | None = json.loads(path.read_bytes()) if path.is_file() else None
-        return found
-
-    def write(self, piece: Piece, ran: sides.Ran) -> None:
-        """Keep a piece's answers, and what they took on how many cores."""
-        body = {
-            "seconds": ran.seconds,
-            "cpu": ran.cpu,
-            "cores": len(os.sched_getaffinity(0)),
-            "tokens": passes.num_tokens(ran.passes),
-            "answers": ran.answers,
-            "texts": ran.texts,
-        }
-        canon.write_atomic(self.path(piece), json.dumps(body) + "\n")
-
-
-class Real:
-    """The model, the questions, and what is known of the answers."""
-
-    def __init__(self, reference: str, out: Path) -> None:
-        from evalkit import model as models
-        from evalkit.tokenizer import Tokenizer
-
-        model = models.resolve(reference)
-        self.folder, self._tokenizer = str(model.folder), Tokenizer(model)
-        self.kept = Kept(out, weights(sorted(model.folder.glob("*.safetensors"))))
-        self._sides: dict[tuple[str, str], Any] = {}
-        self.loaded: dict[Work, Any] = {}  # documents as the harness loads them
-        self.asked: dict[Work, list[Request]] = {}
-        for work in WORKS:
-            say(f"{work.name}: documents and prompts")
-            self.loaded[work] = load(work)
-            self.asked[work] = data.requests(self.loaded[work])
-
-    def decode(self, tokens: list[int]) -> str:
-        """A text's tokens as text, special ones left out."""
-        return self._tokenizer.decode([tokens], skip_special_tokens=True)[0]
-
-    def pieces(self, side: str, dtype: str, work: Work) -> list[Piece]:
-        """The pieces of a side's work in a dtype."""
-        asked = self.asked[work]
-        texts = self._tokenizer.encode([one.context for one in asked], special_tokens=True)
-        length = {one.id: len(ids) for one, ids in zip(asked, texts, strict=True)}
-        return pieces(side, dtype, work.task, asked, length)
-
-    def measure(self, until: float, again: str | None) -> None:
-        """Answer what is not kept, and `again` this task, until then (time.monotonic)."""
-        done: set[Path] = set()
-        for dtype in DTYPES:
-            for side in SIDES:
-                for piece in (p for work in WORKS for p in self.pieces(side, dtype, work)):
-                    path = self.kept.path(piece)
-                    if path in done or (path.is_file() and piece.task != again):
-                        continue
-                    if time.monotonic() > until:
-                        return
-                    say(f"{side}, {dtype}: {piece.task} {piece.name}")
-                    self.kept.write(piece, self._answer(piece))
-                    done.add(path)
-                self.stop()
-
-    def _answer(self, piece: Piece) -> sides.Ran:
-        key, cores = (piece.side, piece.dtype), len(os.sched_getaffinity(0))
-        ours = piece.side == "evalkit"
-        if key not in self._sides:
-            self._sides[key] = (
-                sides.Workers(self.folder, cores, piece.dtype)
-                if ours
-                else Process(sides.LmEval, self.folder, cores, piece.dtype)
-            )
-        side, asked = self._sides[key], list(piece.asked)
-        ran: sides.Ran = side.answer(asked) if ours else side.call("answer", asked, SIZE)
-        return ran
-
-    def stop(self) -> None:
-        """End the processes of all sides."""
-        for side in self._sides.values():
-            side.stop()
-        self._sides.clear()
-
-
-def weights(files: Sequence[Path]) -> str:
-    """A digest of a model's weights, whatever else stands in their files."""
-    return canon.digest(dict(_tensors(files)))
-
-
-def _tensors(files: Sequence[Path]) -> Iterator[tuple[str, str]]:
-    from safetensors import safe_open
-
-    for file in files:
-        with safe_open(file, "np") as stored:
-            for name in stored.keys():  # noqa: SIM118  (no dictionary)
-                yield name, hashlib.sha256(stored.get_tensor(name).tobytes()).hexdigest()
 
 
 def main() -> None:
@@ -237,8 +28,6 @@ def main() -> None:
     parser.add_argument("--again", metavar="TASK", help="measure this task again")
     given = parser.parse_args()
     os.environ |= {"TQDM_DISABLE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
-    from bench import real_figures, report_real
-
     real = Real(given.model, given.out)
     real.measure(time.monotonic() + 60 * given.minutes, given.again)
     figures = real_figures.figures(real)

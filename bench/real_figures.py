@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bench import tables
-from bench.real import DTYPES, SIDES, WORKS, Real, Work
+from bench.real_pieces import DTYPES, SIDES, WORKS, Real, Work
 from evalkit.request import Request
 
 Answers = dict[str, Any]  # by request id: [log-likelihood, greedy flag], or a text

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from statistics import median
 from typing import Any
 
-from bench.real import DTYPES, SIDES
+from bench.real_pieces import DTYPES, SIDES
 from bench.tables import on, table
 from evalkit import statistics
 

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from safetensors.numpy import save_file
 from support import steady
 
-from bench import real, real_figures, report_real, tables
+from bench import real, real_figures, real_pieces, report_real, tables
 from bench.passes import Pass
-from bench.real import Kept, Piece
+from bench.real_pieces import Kept, Piece
 from bench.sides import Ran
 from evalkit import canon
 from evalkit.request import Request, Settings
@@ -44,12 +44,12 @@ def test_pieces_have_every_request_once_and_lm_evals_batches(
 ) -> None:
     asked = texts(leaves, documents)
     length = {one.id: (seed * 31 + index * 17) % 23 for index, one in enumerate(asked)}
-    for side in real.SIDES:
-        made = real.pieces(side, "float32", "t", asked, length)
+    for side in real_pieces.SIDES:
+        made = real_pieces.pieces(side, "float32", "t", asked, length)
         assert sorted(one.id for piece in made for one in piece.asked) == sorted(length)
         assert len({piece.name for piece in made}) == len(made)
-    theirs = real.pieces("lm-eval", "float32", "t", asked, length)
-    assert all(len(piece.asked) <= real.SIZE for piece in theirs)
+    theirs = real_pieces.pieces("lm-eval", "float32", "t", asked, length)
+    assert all(len(piece.asked) <= real_pieces.SIZE for piece in theirs)
     rounds: dict[str, list[Request]] = {}
     for piece in theirs:
         rounds.setdefault(piece.name.split(".")[0], []).extend(piece.asked)
@@ -63,8 +63,8 @@ def test_pieces_have_every_request_once_and_lm_evals_batches(
 def test_fewer_documents_are_the_first_rounds_pieces() -> None:
     """What was measured of bbh 1 counts for bbh 5."""
     length = {one.id: 5 for one in texts(6, 3)}
-    whole = real.pieces("lm-eval", "float32", "bbh", texts(6, 3), length)
-    assert real.pieces("lm-eval", "float32", "bbh", texts(6, 1), length) == whole[:2]
+    whole = real_pieces.pieces("lm-eval", "float32", "bbh", texts(6, 3), length)
+    assert real_pieces.pieces("lm-eval", "float32", "bbh", texts(6, 1), length) == whole[:2]
 
 
 @pytest.fixture
@@ -93,7 +93,7 @@ def test_a_kept_piece_is_read_again_and_another_question_is_another_piece(
 def test_lm_evals_pieces_outlive_a_change_of_evalkit_and_ours_do_not(
     kept: Kept, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pieces = [Piece(side, "float32", "t", "all", tuple(choices(1))) for side in real.SIDES]
+    pieces = [Piece(side, "float32", "t", "all", tuple(choices(1))) for side in real_pieces.SIDES]
     theirs, ours = map(kept.path, pieces)
     monkeypatch.setattr("evalkit.__version__", "99")
     kept._code = {"engine.py": "changed"}
@@ -107,9 +107,9 @@ def test_weights_are_known_by_their_numbers_and_not_by_their_files(tmp_path: Pat
     save_file({"b": two}, tmp_path / "first")
     save_file({"a": one}, tmp_path / "second")
     save_file({"a": one * 2, "b": two}, tmp_path / "other")
-    whole = real.weights([tmp_path / "whole"])
-    assert whole == real.weights([tmp_path / "first", tmp_path / "second"])
-    assert whole != real.weights([tmp_path / "other"])
+    whole = real_pieces.weights([tmp_path / "whole"])
+    assert whole == real_pieces.weights([tmp_path / "first", tmp_path / "second"])
+    assert whole != real_pieces.weights([tmp_path / "other"])
 
 
 def test_equal_answers_have_no_distance() -> None:

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 import sides
 
-from bench import real, real_figures, tables
-from bench.real import Work
+from bench import real, real_figures, real_pieces, tables
+from bench.real_pieces import Work
 from evalkit import canon
 from evalkit import suite as suites
 
@@ -154,7 +154,7 @@ def test_bench_real_goes_on_where_it_was_and_sees_no_difference(
 ) -> None:
     """On a few documents; nothing is measured before its time is up, nor a second time."""
     works = (Work("arc_challenge", 3), Work("gsm8k", 2, 1))
-    for module in (real, real_figures):
+    for module in (real_pieces, real_figures):
         monkeypatch.setattr(module, "WORKS", works)
         monkeypatch.setattr(module, "DTYPES", ("float32",))
     page, out = tmp_path / "real.md", tmp_path / "kept"
