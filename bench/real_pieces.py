@@ -5,6 +5,7 @@ then on, so a stopped command goes on where it was.
 """
 
 import hashlib
+import itertools
 import json
 import os
 import time
@@ -172,20 +173,20 @@ class Real:
         return pieces(side, dtype, work.task, asked, length)
 
     def measure(self, until: float, again: str | None) -> None:
-        """Answer what is not kept, and `again` this task, until then (time.monotonic)."""
+        """Answer what is not kept, and `again` this task, until then (time.monotonic). A task is
+        done by both sides before the next one, so that what is there can be compared."""
         done: set[Path] = set()
-        for dtype in DTYPES:
-            for side in SIDES:
-                for piece in (p for work in WORKS for p in self.pieces(side, dtype, work)):
-                    path = self.kept.path(piece)
-                    if path in done or (path.is_file() and piece.task != again):
-                        continue
-                    if time.monotonic() > until:
-                        return
-                    say(f"{side}, {dtype}: {piece.task} {piece.name}")
-                    self.kept.write(piece, self._answer(piece))
-                    done.add(path)
-                self.stop()
+        for work, dtype, side in itertools.product(WORKS, DTYPES, SIDES):
+            for piece in self.pieces(side, dtype, work):
+                path = self.kept.path(piece)
+                if path in done or (path.is_file() and piece.task != again):
+                    continue
+                if time.monotonic() > until:
+                    return self.stop()
+                say(f"{side}, {dtype}: {piece.task} {piece.name}")
+                self.kept.write(piece, self._answer(piece))
+                done.add(path)
+        self.stop()
 
     def _answer(self, piece: Piece) -> sides.Ran:
         key, cores = (piece.side, piece.dtype), len(os.sched_getaffinity(0))
