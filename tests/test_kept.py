@@ -23,7 +23,7 @@ datasets = pytest.importorskip("datasets")
 from lm_eval.tasks import _index  # noqa: E402
 
 from evalkit.engine import numerics, probe  # noqa: E402
-from evalkit.harness import index, rows  # noqa: E402
+from evalkit.harness import index, row_digests  # noqa: E402
 from evalkit.worker import Place, Worker  # noqa: E402
 
 
@@ -156,7 +156,9 @@ def test_the_kept_index_is_the_one_that_lm_eval_makes(
 # Rows digests
 
 
-def test_documents_are_hashed_again_only_where_their_files_are_others(tmp_path: Path) -> None:
+def test_documents_are_hashed_again_only_where_their_files_are_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def loaded(texts: list[str], name: str) -> Any:
         path = tmp_path / f"{name}.jsonl"
         path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
@@ -173,7 +175,8 @@ def test_documents_are_hashed_again_only_where_their_files_are_others(tmp_path: 
             hashed += 1
             return str(doc["text"])
 
-        return rows.of(documents, doc_hash)
+        monkeypatch.setattr(row_digests, "doc_hash", doc_hash)
+        return row_digests.of(documents)
 
     hashed = 0
     first = loaded(["a", "b", "c"], "first")

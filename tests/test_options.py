@@ -48,8 +48,9 @@ def test_an_option_of_no_known_value_is_one_line(
 
 
 def test_without_a_level_the_probe_decides_and_the_record_says_it(
-    command: Start, monkeypatch: pytest.MonkeyPatch
+    command: Start, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))  # where nothing passed before
     for level in ("A", "B"):
         monkeypatch.setattr(probe, "resolve", lambda model, level=level: level)
         ran = command("eval", out=level).done()

@@ -21,7 +21,18 @@ import pytest
 import support
 from support import DEMO, call
 
-from evalkit import auditlog, canon, execute, journal, lease, model, prepare, record, stamp, worker
+from evalkit import (
+    auditlog,
+    canon,
+    digests,
+    execute,
+    journal,
+    lease,
+    prepare,
+    record,
+    stamp,
+    worker,
+)
 from evalkit import folder as folders
 from evalkit import suite as suites
 from evalkit.errors import EvalkitError
@@ -127,7 +138,7 @@ def test_a_run_that_is_stopped_while_it_is_planned_leaves_no_run(
     command = ("plan", *DEMO, "--out", tmp_path)
     with monkeypatch.context() as patched:
         patched.setattr(canon, "write_json", interrupt)  # run.json, the last of its files
-        patched.setattr(model, "_digest", lambda *_: {})
+        patched.setattr(digests, "of", lambda *_: {})
         assert call(*command).code == 75
     assert not list(tmp_path.glob("demo/demo-*"))
     assert len(list(tmp_path.glob("demo/.demo-*"))) <= 1

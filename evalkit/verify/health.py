@@ -110,7 +110,9 @@ def segments(record: Value) -> Check:
         return Check("segments", Status.WARN, f"{detail} {shown(preferred['segment'])} count")
     if len(kinds) == 1:
         count = len(record["segments"])
-        return Check("segments", Status.PASS, f"{count:,} segments on like hardware")
+        return Check(
+            "segments", Status.PASS, f"{count:,} segment{'s' * (count > 1)} on like hardware"
+        )
     detail = f"{len(kinds):,} kinds of hardware in one run: {few(set(kinds))}"
     return Check("segments", Status.WARN, detail)
 
