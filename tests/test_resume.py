@@ -34,6 +34,7 @@ from evalkit import (
     worker,
 )
 from evalkit import folder as folders
+from evalkit import model as models
 from evalkit import suite as suites
 from evalkit.errors import EvalkitError
 from evalkit.events import Events
@@ -192,7 +193,7 @@ def answered(folder: Path) -> dict[str, str]:
     """Execute a planned run in this process; its answers map."""
     found = folders.read(folder)
     means = execute.Means(worker.Place("cpu"), number=0)
-    execute.execute(found, model.resolve("demo"), means, Events())
+    execute.execute(found, models.resolve("demo"), means, Events())
     return support.digests(folder)
 
 

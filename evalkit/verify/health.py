@@ -110,9 +110,8 @@ def segments(record: Value) -> Check:
         return Check("segments", Status.WARN, f"{detail} {shown(preferred['segment'])} count")
     if len(kinds) == 1:
         count = len(record["segments"])
-        return Check(
-            "segments", Status.PASS, f"{count:,} segment{'s' * (count > 1)} on like hardware"
-        )
+        number = f"{count:,} segments" if count != 1 else "1 segment"
+        return Check("segments", Status.PASS, f"{number} on like hardware")
     detail = f"{len(kinds):,} kinds of hardware in one run: {few(set(kinds))}"
     return Check("segments", Status.WARN, detail)
 
