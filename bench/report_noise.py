@@ -114,7 +114,8 @@ Written by `python -m bench.noise MODEL`. {on}
 `evalkit audit RUN --sample N` replays N recorded samples on the model: one forward pass over each
 prompt and its recorded answer, no decoding. Where the record's numerics round (bf16, float16),
 there is a second pass in float32 from the same weights: recorded values are held against that one,
-and how far rounding takes them is measured on the first one, for the very same tokens.
+and how far rounding takes them is measured on the first one, for the very same tokens. So an audit
+costs N of the run's prompts, twice for bf16, and loading the model.
 
 Rounding changes each logit by about the same. A token's log-probability is then off by 1 - p times
 a logit's noise, p its probability, so one number describes sure and doubtful tokens alike. In that
