@@ -28,7 +28,7 @@ from evalkit import canon
 from evalkit import hub as hubs
 from evalkit import suite as suites
 from evalkit.errors import EvalkitError
-from evalkit.harness import cache, data, locking
+from evalkit.harness import cache, data, locking, pinning
 from evalkit.harness import tasks as tasks_
 
 datasets = pytest.importorskip("datasets")
@@ -264,7 +264,8 @@ def test_a_changed_dataset_under_the_same_revision_is_refused_by_its_tasks_name(
 ) -> None:
     bench.hub.repo("own/questions", questions("What"))
     ran = bench.run()
-    ran.refused(1, "task 'own_questions': rows is sha256:", "dataset own/questions", "mend")
+    document = "task 'own_questions': document 0 (counted from 0) is not the locked one"
+    ran.refused(1, document, "compare it with own/questions", "refresh the lock")
     assert "loading" not in ran.err, "the model was loaded"
     tell("a dataset or model changed under its revision", "refused, naming task or file", 1)
 
@@ -273,8 +274,8 @@ def test_a_changed_dataset_under_the_same_revision_is_refused_by_its_tasks_name(
 def test_a_file_that_was_altered_on_its_way_is_not_used(
     bench: Bench, expected: dict[str, str], tell: Tell
 ) -> None:
-    """Its size and ETag are right: only its sha256 tells. The dev split is few-shot examples, of
-    which no lock knows."""
+    """Its size and ETag are right: only its sha256 tells. The dev split is few-shot examples,
+    of which a lock knows only where a task has shots."""
     for split in ("test", "dev"):
         bench.proxy.heal()
         bench.proxy.add(alter, rf"anatomy/{split}.*\.parquet$", "GET")
@@ -404,7 +405,7 @@ def test_a_cache_that_was_altered_is_named_and_made_anew_once_it_is_deleted(
 @pytest.mark.parametrize(
     ("damage", "name", "words"),
     [
-        (lambda path: reword(path, b"the", b"teh"), "mmlu-test.arrow", ("rows is sha256:",)),
+        (lambda path: reword(path, b"the", b"teh"), "mmlu-test.arrow", ("is not the locked one",)),
         (halve, "mmlu-test.arrow", ("is damaged", "of task 'own_anatomy'")),
         (Path.unlink, "mmlu-dev.arrow", ("is damaged", "mmlu-dev.arrow")),
         (halve, "dataset_info.json", ("is damaged", "of task 'own_anatomy'")),
@@ -415,7 +416,7 @@ def test_a_cache_that_was_altered_is_named_and_made_anew_once_it_is_deleted(
 def test_a_damaged_cache_without_a_seal_is_one_line_too(
     cached: Cached, damage: Callable[[Path], None], name: str, words: tuple[str, ...], tell: Tell
 ) -> None:
-    """As an older evalkit or another program left it. A changed few-shot example would pass."""
+    """As an older evalkit or another program left it."""
     (cached.folder() / cache.SEAL).unlink()
     damage(cached.folder() / name)
     cached.again("--offline").refused(1, *words, "own_anatomy", "cais/mmlu")
@@ -511,7 +512,7 @@ def test_the_prepared_copy_of_a_suites_own_file_is_sealed_too(
         with pytest.raises(EvalkitError, match=told):
             tasks_.load(read, pins)
     shutil.rmtree(table.parent)
-    tasks_.check_lock(tasks_.load(read, pins), lock)
+    pinning.check(tasks_.load(read, pins), lock)
 
 
 # Weights that are no numbers
