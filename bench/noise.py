@@ -55,7 +55,6 @@ def listed(pool: Pool) -> list[Variant]:
         Variant("2 threads", True, threads=2),
         Variant("smaller budgets", True, policy=SMALL),
         Variant("level B", True, level="B"),
-        Variant("without oneDNN", True, around=variants.without_onednn),
         Variant("sums in another order", True, variants.split_sums),
         Variant("sums of rounded parts", True, variants.rounded_sums),
         Variant("norms and activations in one kernel", True, variants.fused),

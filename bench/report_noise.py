@@ -150,8 +150,8 @@ The limits (the {rounded} and the {errors:g} standard errors) were chosen by as 
 of the same tasks; the documents here had no say in them. Sums of rounded parts, the noisiest honest
 way found there, are what sets {rounded}. The last column leaves out an auditor with logits in
 float32, because evalkit's engine rounds them on any machine: such a one would measure too little
-rounding, and take sums of rounded parts for a shift. None of this ran on a GPU, whose rounding may
-be more.
+rounding, and take sums of rounded parts for a shift. Not among them: a CPU without oneDNN, whose
+products in bf16 take too long here, and GPUs, whose rounding may be more.
 
 ## Detection
 

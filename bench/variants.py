@@ -140,13 +140,6 @@ def _wide(value: Any) -> Any:
 
 
 @contextmanager
-def without_onednn() -> Iterator[None]:
-    """Products by torch's other kernels, until the end of the block."""
-    with torch.backends.mkldnn.flags(enabled=False):
-        yield
-
-
-@contextmanager
 def plain_attention() -> Iterator[None]:
     """Attention by plain products, rounded in between, until the end of the block."""
     kernels = dict(attention._KERNELS)
