@@ -99,11 +99,13 @@ def _spent(figures: Figures) -> Iterator[list[str]]:
 
 
 def _pair(both: list[dict[str, Any] | None], key: str) -> list[str]:
-    """A figure of both sides, and their ratio where both are there."""
+    """A figure of both sides, and their ratio where both are there; of the clock's seconds, only
+    where both could use as many cores."""
     if key == "cores":
         return [NOTHING if one is None else "/".join(map(str, one[key])) for one in both]
     cells = [NOTHING if one is None else f"{one[key]:,.0f}" for one in both]
-    if None in both:
+    there = [one for one in both if one is not None]
+    if len(there) < len(both) or (key == "seconds" and there[0]["cores"] != there[1]["cores"]):
         return [*cells, NOTHING]
-    theirs, ours = (one[key] for one in both if one is not None)
+    theirs, ours = (one[key] for one in there)
     return [*cells, f"{theirs / ours:.1f}"]
