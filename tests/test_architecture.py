@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "evalkit"
 # Left to right: a module imports only those before it, also inside its functions. A package is one.
 ORDER = [
     *("errors", "canon", "kept", "archive", "gpus", "inside", "demo", "events", "stopping"),
-    *("schema", "digests", "statistics", "request", "hub", "fetched", "rows", "suite"),
+    *("shipped", "schema", "digests", "statistics", "request", "hub", "fetched", "rows", "suite"),
     *("architecture", "gguf_model", "smollm2", "model", "tokenizer", "tokenise", "batch", "trie"),
     *("packing", "sharing", "batching", "plan", "shards", "plan_cache", "journal", "answers"),
     *("keys", "attest", "lease", "auditlog", "stamp", "telemetry", "record"),

@@ -18,6 +18,7 @@ from evalkit import canon, schema
 from evalkit.errors import EvalkitError, Exit
 from evalkit.export.rows import Row, headline, rows
 from evalkit.record import BOOTSTRAP
+from evalkit.suite import OWN_FILES
 
 VERSION = "0.3.0"
 SCHEMA = Path(__file__).parent / "schemas" / f"every_eval_ever-{VERSION}.json"
@@ -149,7 +150,7 @@ def _source(record: dict[str, Any], row: Row, task: dict[str, Any] | None) -> di
          "task_version": task["version"], "licence": dataset["licence"]}
     )  # fmt: skip
     name, split = dataset["repo"], dataset["split"]
-    if name.startswith("files:"):  # the suite's own files
+    if name.startswith(OWN_FILES):
         return {"dataset_name": name, "source_type": "other",
                 "additional_details": details | {"split": split}}  # fmt: skip
     return {"dataset_name": name, "source_type": "hf_dataset", "hf_repo": name, "hf_split": split,

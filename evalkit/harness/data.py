@@ -18,6 +18,7 @@ from typing import Any
 from evalkit import canon, fetched, hub
 from evalkit.errors import EvalkitError, Exit
 from evalkit.harness import cache
+from evalkit.suite import OWN_FILES
 
 Loader = Callable[..., Any]
 
@@ -206,7 +207,7 @@ def file_source(
             raise EvalkitError(f"data file '{value}' is not in the suite's task folder")
         resolved[split] = os.fspath(file)
         digests[str(value)] = canon.sha256_file(file)
-    return resolved, Source("files:" + ",".join(sorted(digests)), canon.digest(digests))
+    return resolved, Source(OWN_FILES + ",".join(sorted(digests)), canon.digest(digests))
 
 
 def _load_files(

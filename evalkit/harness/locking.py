@@ -29,7 +29,7 @@ def make_lock(suite: Suite, *, update: bool, offline: bool) -> Lock:
 
     known, unknown = _kept(suite.lock_path, update)
     pins = data.Pins(
-        revisions={k: d.revision for k, d in known.items() if not k.startswith("files:")},
+        revisions={k: d.revision for k, d in known.items() if not k.startswith(suites.OWN_FILES)},
         include_path=suite.include_path,
         offline=offline,
         resolve=_current_commit,
@@ -103,7 +103,7 @@ def _not_told(repo: str, error: Exception) -> EvalkitError:
 def _describe(repo: str, revision: str) -> LockedDataset:
     """A dataset's licence as its card at this revision says it. Whether its texts may be passed on
     is our reading of that licence: yes for the open ones without a non-commercial clause."""
-    if repo.startswith("files:"):
+    if repo.startswith(suites.OWN_FILES):
         return LockedDataset(revision, "the suite's own files", True)
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import RemoteEntryNotFoundError

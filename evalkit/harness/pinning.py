@@ -14,12 +14,11 @@ from evalkit.errors import EvalkitError, Exit
 from evalkit.harness import cache, data, row_digests
 from evalkit.harness.row_digests import doc_hash
 from evalkit.rows import Rows
-from evalkit.suite import Lock, LockedTask, Suite
+from evalkit.suite import OWN_FILES, Lock, LockedTask, Suite
 
 if TYPE_CHECKING:
     from evalkit.harness.tasks import Leaf, Loaded
 
-OWN_FILES = "files:"  # how the name of a dataset begins that is the suite's own files
 _REFRESH = "mend the suite or its data, or refresh the lock with `evalkit lock`"
 
 

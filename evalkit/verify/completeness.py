@@ -4,19 +4,18 @@ The lock that counts is the one shipped with the verifier's evalkit. A suite of 
 none there: then the run's lock.yaml is its author's word, and is called that.
 """
 
-from pathlib import Path
 from typing import Any
 
 import yaml
 
 from evalkit import canon, rows, schema
+from evalkit import shipped as shipped_files
 from evalkit.rows import Rows
 from evalkit.verify.folder import BROKEN, Folder, MiB, reason
 from evalkit.verify.report import Check, Findings, Status, difference, few, shown
 from evalkit.verify.samples import Samples
 
-_PACKAGE = Path(__file__).parent.parent
-SUITES = [_PACKAGE / "suites", _PACKAGE.parent / "suites"]  # in a wheel, in a checkout
+SUITES = [shipped_files.folder("suites")]
 MAX_LOCK = 16 * MiB
 ROWS = "lock.rows"
 AUTHORS_WORD = "the lock is the author's word"
