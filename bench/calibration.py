@@ -19,6 +19,7 @@ from bench import data
 from bench.tables import table
 from evalkit import canon, statistics, suite
 from evalkit.compare import kept as keeping
+from evalkit.compare.pairs import MIN_CLUSTERS
 from evalkit.reproduce import verdicts
 
 DOC = data.ROOT / "docs" / "statistics.md"
@@ -80,18 +81,16 @@ def tested(before: list[Any], after: list[Any]) -> tuple[float, float]:
         detectable = statistics.mcnemar_detectable(lost + gained, len(moved))
         return statistics.mcnemar(lost, gained), detectable
     found = clustered(before, after)
-    assert found.p is not None and found.detectable is not None, "several clusters"
+    assert found.p is not None and found.detectable is not None, "several documents"
     return found.p, found.detectable
 
 
 def clustered(before: list[Any], after: list[Any]) -> statistics.Difference:
-    """The paired difference, clustered by leaf task, or over the documents of a single one. A
+    """The paired difference, clustered by leaf task, or over the documents of few of them. A
     cluster's documents come as their mean and number, which gives the same."""
-    if len(before) == 1:
-        return statistics.clustered([[(float(d), 1.0)] for d in after[0] - before[0]])
     moved = [b - a for a, b in zip(before, after, strict=True)]
     found = statistics.clustered([[(float(d.mean()), float(len(d)))] for d in moved])
-    if found.error == 0 and found.value:  # as compare does
+    if len(moved) < MIN_CLUSTERS or found.error == 0:  # as compare does
         return statistics.clustered([[(float(d), 1.0)] for d in np.concatenate(moved)])
     return found
 
@@ -101,6 +100,7 @@ def worlds() -> Iterator[World]:
     yield World("1 task, 100 documents", [100])
     yield World("arc_challenge, 1,172", sizes("arc_challenge"))
     yield World("2 tasks of 50", [50, 50])
+    yield World("5 tasks of 50, unlike", [50] * 5, spread=LEAF_SPREAD)
     yield World("10 tasks of 100", [100] * 10)
     yield World("bbh, 27 tasks", sizes("bbh"))
     yield World("mmlu, 57 tasks", sizes("mmlu"))
@@ -168,8 +168,9 @@ def coverage() -> str:
             before, after = world.runs(world.shift_for(student - teacher), source)
             sums = [(len(a), a.sum(), b.sum(), chance * len(a))
                     for a, b in zip(before, after, strict=True)]  # fmt: skip
-            if len(sums) == 1:
-                sums = [(1, a, b, chance) for a, b in zip(before[0], after[0], strict=True)]
+            if len(sums) < MIN_CLUSTERS:
+                pairs = zip(np.concatenate(before), np.concatenate(after), strict=True)
+                sums = [(1, a, b, chance) for a, b in pairs]
             shares = keeping.shares(np.array(sums, dtype=np.float64), SEED)
             low, high = np.quantile(shares, [statistics.ALPHA / 2, 1 - statistics.ALPHA / 2])
             held += bool(low <= share <= high)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from evalkit import canon, plain_results, statistics
+from evalkit import canon, plain_results, score_table, statistics
 from evalkit.errors import EvalkitError, Exit
 from evalkit.verify import identity, public
 from evalkit.verify.folder import BROKEN, Folder, reason
@@ -48,12 +48,12 @@ class Leaf:
     prompts: str
     metrics: dict[str, Metric]
     left_out: dict[str, str]  # metrics that can't be paired, with the reason
-    chance: float  # what guessing scores: 1 / choices, 0 where an answer is written freely
+    chance: float  # what guessing scores, the mean over its documents
 
     @property
     def headline(self) -> str | None:
-        """The metric that stands for the task: acc_norm where it has one, else its first."""
-        return headline(list(self.metrics))
+        """The metric that stands for the task."""
+        return score_table.headline(self.metrics)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,12 +73,6 @@ class Scored:
     def members(self, name: str) -> tuple[str, ...]:
         """The leaf tasks of a task or group."""
         return self.groups.get(name) or ((name,) if name in self.leaves else ())
-
-
-def headline(metrics: list[str]) -> str | None:
-    """Which of a task's metrics stands for it."""
-    normed = [metric for metric in metrics if metric.partition(",")[0] == "acc_norm"]
-    return next(iter(normed or metrics), None)
 
 
 def read(path: Path) -> Scored:
@@ -110,10 +104,10 @@ class _Tables:
     def of_record(cls, record: dict[str, Any]) -> "_Tables":
         metrics = {
             name: {
-                key: (canon.number(m["value"]), m["higher_is_better"] is not False)
-                for key, m in entry["metrics"].items()
+                each.metric: (each.value, each.higher_is_better is not False)
+                for each in score_table.of(record, name)
             }
-            for name, entry in {**record["tasks"], **record["groups"]}.items()
+            for name in [*record["tasks"], *record["groups"]]
         }
         children = {name: group["subtasks"] for name, group in record["groups"].items()}
         return cls(metrics, children, [item["task"] for item in record["suite"]["tasks"]])
@@ -225,8 +219,7 @@ class _Making:
         first, number = document.first, document.doc_id
         self.questions.append([number, first["doc_hash"], first["target_hash"]])
         self.prompts.append([number, first["prompt_hash"]])
-        choices = len(first["resps"])
-        self.chances.append(1 / choices if choices > 1 else 0.0)
+        self.chances.append(document.chance)
         for sample in document.samples:
             for name in sample["metrics"]:
                 self.values.setdefault(f"{name},{sample['filter']}", []).append(sample[name])

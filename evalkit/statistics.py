@@ -259,7 +259,7 @@ def _exp(value: float) -> float:
 Z95 = 1.959963984540054  # the normal distribution's 97.5% quantile
 
 
-def wilson(share: float, count: int, z: float = Z95) -> tuple[float, float]:
+def wilson(share: float, count: float, z: float = Z95) -> tuple[float, float]:
     """The Wilson score interval of a share of `count` yes-or-no outcomes: unlike share +- z SE it
     stays within 0 and 1 and has a width where the share is 0 or 1.
 

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from evalkit import canon, execute, lease, plan, published
+from evalkit import canon, execute, lease, plan, published, score_table
 from evalkit.errors import EvalkitError, Exit
 
 
@@ -43,27 +43,27 @@ def show(folder: Path, console: Console) -> int:
 
 
 def _scores(record: dict[str, Any]) -> Table:
-    """Top-level tasks and groups with standard errors, a group's subgroups below it."""
+    """Top-level tasks and groups with their intervals, a group's subgroups below it."""
     title = escape(f"{record['model']['reference']} on {record['suite']['name']}")
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     for name in ("task", "shots", "metric"):
         table.add_column(name, overflow="fold")
     others = _published(record)
-    for name in ("score", "± stderr", "documents", *(["published"] if others else [])):
+    heads = ("score", "± stderr", "95% interval", "documents", *(["published"] if others else []))
+    for name in heads:
         table.add_column(name, justify="right", no_wrap=True)
-    for depth, name in rows(record):
-        result = record["groups"].get(name) or record["tasks"][name]
-        for index, (metric, value) in enumerate(sorted(result["metrics"].items())):
-            stderr = value["stderr"]
-            table.add_row(
-                "  " * depth + escape(name) if not index else "",
-                shots(record, name) if not index else "",
-                escape(metric.removesuffix(",none")),
-                f"{canon.number(value['value']):.4f}",
-                f"{canon.number(stderr):.4f}" if stderr is not None else "",
-                f"{result['n']:,}" if not index else "",
-                *([others.get((name, metric.partition(",")[0]), "")] if others else []),
-            )
+    for score in score_table.scores(record):
+        first = score.is_first
+        table.add_row(
+            "  " * score.depth + escape(score.task) if first else "",
+            score.shots if first else "",
+            escape(score.name),
+            f"{score.value:.4f}",
+            f"{score.stderr:.4f}" if score.stderr else "",  # 0 is no error that is known
+            "" if score.low is None else f"{score.low:.3f} to {score.high:.3f}",
+            f"{score.count:,}" if first else "",
+            *([others.get((score.task, score.metric.partition(",")[0]), "")] if others else []),
+        )
     return table
 
 
@@ -75,57 +75,6 @@ def _published(record: dict[str, Any]) -> dict[tuple[str, str], str]:
         mark = "≠ " if match.differs else ""
         found.setdefault((match.row.task, match.row.metric), f"{mark}{match.row.value:.4f}")
     return found
-
-
-def rows(record: dict[str, Any]) -> list[tuple[int, str]]:
-    """(depth, name) of each row: all groups, and the leaf tasks that are in no group."""
-    children = {c for group in record["groups"].values() for c in group["subtasks"]}
-    found: list[tuple[int, str]] = []
-
-    def add(name: str, depth: int, above: tuple[str, ...] = ()) -> None:
-        found.append((depth, name))
-        for child in record["groups"].get(name, {"subtasks": []})["subtasks"]:
-            if child in record["groups"] and child not in (name, *above):
-                add(child, depth + 1, (name, *above))
-
-    for name in [*record["groups"], *record["tasks"]]:
-        if name not in children:
-            add(name, 0)
-    return _by_suite(found, record)
-
-
-def _by_suite(rows: list[tuple[int, str]], record: dict[str, Any]) -> list[tuple[int, str]]:
-    """The rows with the suite's members in the suite's order, each followed by its subgroups."""
-    order = {item["task"]: index for index, item in enumerate(record["suite"]["tasks"])}
-    blocks: list[list[tuple[int, str]]] = []
-    for row in rows:
-        if row[0] == 0:
-            blocks.append([])
-        blocks[-1].append(row)
-    blocks.sort(key=lambda block: order.get(block[0][1], len(order)))
-    return [row for block in blocks for row in block]
-
-
-def below(record: dict[str, Any], name: str) -> list[str]:
-    """The leaf tasks of a task or group, each once; a group inside itself is passed over."""
-    found: dict[str, None] = {}
-    pending, seen = [name], set()
-    while pending:
-        each = pending.pop(0)
-        if each in seen:
-            continue
-        seen.add(each)
-        if each in record["tasks"]:
-            found[each] = None
-        else:
-            pending = [*record["groups"].get(each, {"subtasks": []})["subtasks"], *pending]
-    return list(found)
-
-
-def shots(record: dict[str, Any], name: str) -> str:
-    """A task's shots, or a group's where all its leaf tasks agree."""
-    found = {str(record["tasks"][leaf]["num_fewshot"]) for leaf in below(record, name)}
-    return found.pop() if len(found) == 1 else "mixed"
 
 
 def _health(health: dict[str, Any]) -> str:
@@ -162,18 +111,20 @@ def _show_chance(record: dict[str, Any], console: Console) -> None:
         "The demo's model is random, so it must score at chance:" if is_random else "By guessing:"
     )
     console.print(head, markup=False)
-    for name, chance in CHANCE.items():
-        if name not in record["groups"] and name not in record["tasks"]:
-            continue  # somebody's own suite of that name
-        result = record["groups"].get(name) or record["tasks"][name]
-        metric = next(iter(sorted(result["metrics"])))
-        value = result["metrics"][metric]
-        score, stderr = canon.number(value["value"]), canon.number(value["stderr"] or 0)
-        verdict = "at chance" if at_chance(score, stderr, chance) else "NOT at chance"
+    for score in score_table.scores(record):
+        chance = CHANCE.get(score.task)
+        if chance is None or not score.headline:
+            continue  # a subgroup, or somebody else's suite of that name
+        verdict = (
+            "at chance" if at_chance(score.value, score.stderr or 0, chance) else "NOT at chance"
+        )
         if not is_random and verdict != "at chance":
-            verdict = "above chance" if score > chance else "below chance"
-        console.print(f"  {name:<14} {score:.3f} ± {stderr:.3f}, chance {chance:.3f}: {verdict}",
-                      markup=False)  # fmt: skip
+            verdict = "above chance" if score.value > chance else "below chance"
+        span = "" if score.low is None else f" ({score.low:.3f} to {score.high:.3f})"
+        console.print(
+            f"  {score.task:<14} {score.value:.3f}{span}, chance {chance:.3f}: {verdict}",
+            markup=False,
+        )
 
 
 def show_plan(folder: Path, console: Console) -> None:

@@ -19,6 +19,7 @@ ORDER = [
     *("architecture", "gguf_model", "smollm2", "model", "tokenizer", "tokenise", "batch", "trie"),
     *("packing", "sharing", "batching", "plan", "shards", "plan_cache", "journal", "answers"),
     *("keys", "attest", "lease", "auditlog", "stamp", "telemetry", "record"),
+    "score_table",
     *("salted", "pack", "choice", "engine", "harness"),
     *("prepare", "folder", "worker", "serving", "child", "workers", "execute", "finish", "run"),
     "verify",

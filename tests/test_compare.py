@@ -79,19 +79,35 @@ def test_a_record_is_paired_with_lm_evals_own_results_of_the_same_questions(tmp_
     assert all(r.difference.value == 0 and r.p == 1 for r in found.pairs[0].rows)
 
 
-def test_a_leaf_of_zeros_and_ones_gets_mcnemar_and_a_group_the_clustered_t(tmp_path: Path) -> None:
+def test_a_leaf_of_zeros_and_ones_gets_mcnemar_and_a_small_group_t_over_documents(
+    tmp_path: Path,
+) -> None:
     leaves = ("demo_qa", "demo_letters_days", "demo_letters_sums")
     found = compare([EXAMPLE, plain(tmp_path / "b", raised(7, *leaves))])
     leaf, group = row(found, "demo_qa"), row(found, "demo_letters")
     assert (leaf.test, leaf.lost, leaf.gained) == ("McNemar exact", 0, 7)
     assert leaf.p == pytest.approx(2 / 2**7)
     assert leaf.detectable == pytest.approx(2.8016 * math.sqrt(7) / 42, rel=1e-4)
-    assert (group.clusters, group.n, group.gained) == (2, 64, 14)
+    assert (group.test, group.n, group.gained) == ("paired t over documents", 64, 14)
     assert group.difference.value == pytest.approx(14 / 64)
-    # by hand: S_c = 7 - 14/64 n_c, for the 24 and 40 documents of its two leaf tasks
-    error = math.sqrt(2 * ((7 - 14 / 64 * 24) ** 2 + (7 - 14 / 64 * 40) ** 2)) / 64
-    assert group.difference.error == pytest.approx(error)
-    assert group.difference.freedom == 1
+    spread = 14 / 64 * (1 - 14 / 64)  # of 14 ones among 64
+    assert group.difference.error == pytest.approx(math.sqrt(spread / 63))
+    assert group.difference.freedom == 63
+
+
+def test_a_group_of_ten_leaf_tasks_is_clustered_and_of_fewer_it_is_said(tmp_path: Path) -> None:
+    """Two leaf tasks gave an interval from +0.0000 to +0.0000."""
+
+    def back_and_forth(sample: dict[str, Any]) -> None:
+        if sample["task"].startswith("demo_letters") and sample["doc_id"] < 4:
+            sample["acc"] = 1.0 - sample["acc"]
+
+    found = compare([EXAMPLE, plain(tmp_path / "b", back_and_forth)])
+    shown = text.markdown(found)
+    assert "+0.0000 to +0.0000" not in shown
+    assert "few leaf tasks: demo_cot, demo_letters, tested over documents" in shown
+    low, high = row(found, "demo_letters").difference.interval() or (0, 0)
+    assert low < 0 < high and row(found, "demo_letters").clusters == 64
 
 
 def test_holm_covers_the_headline_rows_of_all_pairs(tmp_path: Path) -> None:

@@ -1,9 +1,9 @@
 """How much of a teacher a student kept: (student - chance) / (teacher - chance), with an interval
 by paired bootstrap.
 
-Whole clusters are drawn: a group's leaf tasks, a leaf task's documents; teacher and student are
-scored on the same draw. A seed fixes the draws and stands in the result. No share is given where
-the teacher is not clearly above chance: then it has nothing to keep.
+Whole clusters are drawn: a group's leaf tasks, or the documents where it has few leaf tasks;
+teacher and student are scored on the same draw. A seed fixes the draws and stands in the result.
+No share is given where the teacher is not clearly above chance: then it has nothing to keep.
 """
 
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from evalkit import statistics
-from evalkit.compare.pairs import Row
+from evalkit.compare.pairs import MIN_CLUSTERS, Row
 from evalkit.scored import Scored
 
 DRAWS = 10_000
@@ -46,7 +46,8 @@ def kept(teacher: Scored, student: Scored, row: Row, seed: int) -> Kept:
         weight = 1 / len(old.doc_ids) if plain else 1.0
         chance = weight * old.chance
         part = [(weight, weight * a, weight * b, chance) for (a, _), (b, _) in pairs]
-        sums += part if len(row.leaves) == 1 else [tuple(map(sum, zip(*part, strict=True)))]
+        few = len(row.leaves) < MIN_CLUSTERS
+        sums += part if few else [tuple(map(sum, zip(*part, strict=True)))]
     table = np.array(sums, dtype=np.float64)
     above = _above(table)
     error = statistics.clustered([[(a / w - c / w, w)] for w, a, _, c in sums]).error

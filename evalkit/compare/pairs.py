@@ -6,16 +6,19 @@ with the reason. Which test a row gets follows from its scores: McNemar's exact 
 of zeros and ones, else Student's t on paired differences, clustered by leaf task in a group.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from evalkit import scored, statistics
+from evalkit import score_table, scored, statistics
 from evalkit.scored import Leaf, Metric, Scored
 from evalkit.statistics import Difference
 
 MCNEMAR = "McNemar exact"
 BY_LEAF = "paired t, clustered by leaf task"
 BY_DOCUMENT = "paired t over documents"
+# Fewer leaf tasks give no useful standard error of a group: two that moved alike have one of 0, and
+# two that did not hide a difference of 40 points (docs/statistics.md).
+MIN_CLUSTERS = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +80,7 @@ def rows(before: Scored, after: Scored) -> tuple[list[Row], list[LeftOut]]:
         lost = {**before.leaves[name].left_out, **after.leaves[name].left_out}
         left_out += [LeftOut(f"{name} {metric}", reason) for metric, reason in lost.items()]
     tops = [name for name in before.tops if name in after.tops]
-    for name in dict.fromkeys([*tops, *before.groups, *usable]):
+    for name in dict.fromkeys([*_tree(before, tops), *usable]):
         members = before.members(name)
         if not members or (members == (name,) and name not in usable):
             continue
@@ -85,11 +88,20 @@ def rows(before: Scored, after: Scored) -> tuple[list[Row], list[LeftOut]]:
             left_out.append(LeftOut(name, "not all of its leaf tasks can be paired"))
             continue
         metrics = [m for m in usable[members[0]] if all(m in usable[leaf] for leaf in members)]
-        main = scored.headline(metrics)
+        main = score_table.headline(metrics)
         for metric in metrics:
             weighting = (name, metric) in before.plain
             found.append(_row(before, after, name, metric, name in tops, metric == main, weighting))
     return found, list(dict.fromkeys(left_out))
+
+
+def _tree(run: Scored, tops: list[str]) -> Iterator[str]:
+    """The tops, each followed by the groups whose leaf tasks are all its own, then the rest."""
+    for top in tops:
+        yield top
+        inside = set(run.members(top))
+        yield from (g for g, leaves in run.groups.items() if leaves and inside.issuperset(leaves))
+    yield from run.groups
 
 
 def _problem(one: Leaf | None, other: Leaf | None) -> str:
@@ -109,11 +121,11 @@ def _row(
     old = [before.leaves[leaf].metrics[metric] for leaf in leaves]
     new = [after.leaves[leaf].metrics[metric] for leaf in leaves]
     pairs = [_differences(a, b, plain) for a, b in zip(old, new, strict=True)]
-    by_leaf = len(leaves) > 1
     documents = [[pair] for cluster in pairs for pair in cluster]
+    by_leaf = len(leaves) >= MIN_CLUSTERS
     difference = statistics.clustered(pairs if by_leaf else documents)
-    if by_leaf and difference.error == 0 and difference.value:
-        # a few leaf tasks moved alike to the last digit: that is chance, not certainty
+    if by_leaf and difference.error == 0:
+        # leaf tasks that moved alike to the last digit: that is chance, not certainty
         difference, by_leaf = statistics.clustered(documents), False
     n = len(documents)
     lost = gained = None

@@ -9,6 +9,7 @@ from typing import Any
 
 from evalkit import canon, statistics
 from evalkit.compare import Comparison, Excerpt, Kept, Pair, Row, Side
+from evalkit.compare.pairs import MIN_CLUSTERS
 from evalkit.verify.report import few, shown
 
 MOVED = 8  # leaf tasks in the Markdown
@@ -28,7 +29,7 @@ def to_json(comparison: Comparison) -> str:
     body: dict[str, Any] = dataclasses.asdict(comparison)
     for pair, made in zip(body["pairs"], comparison.pairs, strict=True):
         for entry, row in zip(pair["rows"], made.rows, strict=True):
-            entry["interval"] = row.difference.interval()
+            entry["interval"] = row.difference.interval() if row.difference.error else None
     return canon.dumps(body)
 
 
@@ -39,7 +40,7 @@ def _pair(pair: Pair, comparison: Comparison) -> str:
     groups = [row for row in pair.rows if row.top or row.is_group]
     rows = [_cells(row, a, b) for row in groups]
     lines += ["", *table([name.format(a=a, b=b) for name in _TOP], rows, left=2)]
-    lines += ["", *_method(comparison.tests)]
+    lines += ["", *_method(comparison.tests), *_few(groups)]
     lines += _moved(pair)
     if pair.kept:
         lines += ["", f"## What {b} kept of {a}", "", *_kept(pair.kept)]
@@ -60,10 +61,22 @@ def _side(side: Side) -> str:
 def _method(tests: int) -> list[str]:
     return [
         "p: McNemar's exact test for a leaf task of zeros and ones, else Student's t on paired",
-        "differences, a group's clustered by leaf task. Holm: adjusted over the"
-        f" {tests} headline tests.",
+        f"differences, clustered by leaf task in a group of {MIN_CLUSTERS} or more, else over"
+        f" documents. Holm: adjusted over the {tests} headline tests.",
         f"detectable: the smallest true difference found with {statistics.POWER:.0%} probability"
         f" at {statistics.ALPHA:.0%}.",
+    ]
+
+
+def _few(rows: Sequence[Row]) -> list[str]:
+    """Which groups have too few leaf tasks to be clustered by them."""
+    names = [shown(row.task) for row in rows if row.is_group and row.headline
+             and len(row.leaves) < MIN_CLUSTERS]  # fmt: skip
+    if not names:
+        return []
+    return [
+        f"few leaf tasks: {few(names)}, tested over documents; leaf tasks that move unlike each"
+        " other would make the interval wider."
     ]
 
 
@@ -80,7 +93,8 @@ def _cells(row: Row, a: str, b: str) -> list[str]:
 def _leaf_cells(row: Row) -> list[str]:
     unit = " nats" if row.nats else ""
     interval = row.difference.interval()
-    span = "" if interval is None else f" ({interval[0]:+.4f} to {interval[1]:+.4f})"
+    known = interval is not None and row.difference.error  # 0: nothing moved, none is known
+    span = f" ({interval[0]:+.4f} to {interval[1]:+.4f})" if interval and known else ""
     return [
         shown(row.task),
         row.metric.removesuffix(",none"),
@@ -139,7 +153,8 @@ def _kept(kept: Sequence[Kept]) -> list[str]:
     return [
         *table(head, rows, left=2), "",
         "Share: (student - chance) / (teacher - chance); interval by paired bootstrap over leaf"
-        " tasks,", f"or over documents where there is one, seed {kept[0].seed}.",
+        " tasks,",
+        f"or over documents where there are fewer than {MIN_CLUSTERS}, seed {kept[0].seed}.",
     ]  # fmt: skip
 
 

@@ -114,9 +114,8 @@ def _strings(values: dict[str, Any]) -> dict[str, str]:
 
 def _result(record: dict[str, Any], row: Row) -> dict[str, Any]:
     task = record["tasks"].get(row.task)
-    share = 0 <= row.value <= 1 and row.higher_is_better is True
     uncertainty: dict[str, Any] = {"num_samples": row.documents}
-    if row.stderr is not None and math.isfinite(row.stderr):
+    if row.stderr is not None:
         method = "bootstrap" if row.stderr_method == BOOTSTRAP else "analytic"
         uncertainty["standard_error"] = {"value": row.stderr, "method": method}
     return {
@@ -128,7 +127,7 @@ def _result(record: dict[str, Any], row: Row) -> dict[str, Any]:
             "metric_name": row.name,
             "lower_is_better": row.higher_is_better is False,
             "score_type": "continuous",
-            **({"min_score": 0, "max_score": 1} if share else {}),
+            **_bounds(row),
             "additional_details": _strings({"filter": row.filter, "num_fewshot": row.shots}),
         },
         "score_details": {
@@ -137,6 +136,15 @@ def _result(record: dict[str, Any], row: Row) -> dict[str, Any]:
             "uncertainty": uncertainty,
         },
     }
+
+
+def _bounds(row: Row) -> dict[str, Any]:
+    """The least and the greatest possible score; None where the metric's name alone doesn't say."""
+    if row.share:
+        return {"min_score": 0, "max_score": 1}
+    if row.higher_is_better is False:  # perplexities, bits and error rates
+        return {"min_score": 0 if row.value >= 0 else None, "max_score": "Infinity"}
+    return {"min_score": None, "max_score": None}
 
 
 def _source(record: dict[str, Any], row: Row, task: dict[str, Any] | None) -> dict[str, Any]:

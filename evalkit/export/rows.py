@@ -5,12 +5,15 @@ the number needs. Every format is made from these.
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from evalkit import canon, summary
+from evalkit import score_table
+from evalkit.score_table import Score
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One score. `depth`: how far below the suite's members it stands; `leaf`: not a group."""
+    """One score. `depth`: how far below the suite's members it stands; `leaf`: not a group; `low`,
+    `high`: the interval of 95%; `share`: between 0 and 1, the higher the better; `headline`: the
+    metric that stands for its task."""
 
     model: str
     suite: str
@@ -23,6 +26,10 @@ class Row:
     stderr: float | None
     stderr_method: str | None
     higher_is_better: bool | None
+    share: bool
+    low: float | None
+    high: float | None
+    headline: bool
     shots: str
     documents: int
     partial: bool
@@ -43,41 +50,31 @@ class Row:
 
 
 def rows(record: dict[str, Any]) -> list[Row]:
-    """Every score of a record: members and groups as in the score table, then the leaf tasks of
-    groups."""
-    headline = summary.rows(record)
-    shown = {name for _, name in headline}
-    rest = [(-1, name) for name in record["tasks"] if name not in shown]
-    return [row for depth, name in [*headline, *rest] for row in _of(record, name, depth)]
+    """Every score of a record: each group with its subgroups and leaf tasks below it."""
+    found: dict[tuple[str, str], Row] = {}
+    for score in score_table.scores(record, leaves=True):
+        found.setdefault((score.task, score.metric), _row(record, score))
+    return list(found.values())
 
 
 def headline(record: dict[str, Any]) -> list[Row]:
-    """The scores of the suite's members alone."""
+    """The scores of the suite's members alone, with all their metrics."""
     return [row for row in rows(record) if row.depth == 0]
 
 
-def _of(record: dict[str, Any], name: str, depth: int) -> list[Row]:
-    leaf = name not in record["groups"]
-    result = record["tasks"][name] if leaf else record["groups"][name]
-    dataset = result["dataset"] if leaf else {"repo": "", "revision": ""}
+def _row(record: dict[str, Any], score: Score) -> Row:
+    task = record["tasks"].get(score.task) if not score.is_group else None
+    dataset = task["dataset"] if task else {"repo": "", "revision": ""}
     revision = dataset["revision"]
-    found = []
-    for key, entry in sorted(result["metrics"].items()):
-        metric, _, filtered = key.partition(",")
-        stderr = entry["stderr"]
-        found.append(
-            Row(
-                model=record["model"]["reference"], suite=record["suite"]["name"], task=name,
-                depth=depth, leaf=leaf, metric=metric, filter=filtered,
-                value=canon.number(entry["value"]),
-                stderr=None if stderr is None else canon.number(stderr),
-                stderr_method=entry["stderr_method"],
-                higher_is_better=entry["higher_is_better"],
-                shots=summary.shots(record, name), documents=result["n"],
-                partial=record["suite"]["partial"], dataset=dataset["repo"],
-                dataset_revision="unknown" if isinstance(revision, dict) else revision,
-                run=record["ids"]["run"], answers=record["ids"]["answers"],
-                execution=record["execution"],
-            )
-        )  # fmt: skip
-    return found
+    metric, _, filtered = score.metric.partition(",")
+    return Row(
+        model=record["model"]["reference"], suite=record["suite"]["name"], task=score.task,
+        depth=score.depth, leaf=not score.is_group, metric=metric, filter=filtered,
+        value=score.value, stderr=score.stderr, stderr_method=score.stderr_method,
+        higher_is_better=score.higher_is_better, share=score.share, low=score.low,
+        high=score.high, headline=score.headline, shots=score.shots, documents=score.count,
+        partial=record["suite"]["partial"], dataset=dataset["repo"],
+        dataset_revision="unknown" if isinstance(revision, dict) else revision,
+        run=record["ids"]["run"], answers=record["ids"]["answers"],
+        execution=record["execution"],
+    )  # fmt: skip

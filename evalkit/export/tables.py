@@ -68,7 +68,7 @@ def _partial(rows: Sequence[Row]) -> str:
 def _score(row: Row | None, digits: int) -> str:
     if row is None or not math.isfinite(row.value):
         return "-" if row is None else str(row.value)
-    error = "" if row.stderr is None else f" ± {row.stderr:.{digits}f}"
+    error = f" ± {row.stderr:.{digits}f}" if row.stderr else ""  # 0: none is known
     return f"{row.value:.{digits}f}{error}"
 
 
@@ -78,8 +78,8 @@ def _markdown(text: str) -> str:
 
 
 def to_latex(runs: Sequence[Sequence[Row]]) -> str:
-    """A booktabs table of models by tasks, in per cent where a score is a share; the records stand
-    in comments, one at the end of each row."""
+    """A booktabs table of models by tasks, in per cent where a column's scores are shares; the
+    records stand in comments, one at the end of each row."""
     keys = _keys(runs)
     head = " & ".join([r"Model", *(_latex(task) for task, _ in keys)])
     below = " & ".join(["", *(_latex(metric) for _, metric in keys)])
@@ -91,20 +91,26 @@ def to_latex(runs: Sequence[Sequence[Row]]) -> str:
         below + r" \\",
         r"\midrule",
     ]
+    in_percent = {key: _all_shares(runs, key) for key in keys}
     for rows in runs:
-        cells = [_percent(_found(rows, key)) for key in keys]
+        cells = [_scaled(_found(rows, key), percent=in_percent[key]) for key in keys]
         ids = f" % evalkit: {rows[0].run} {rows[0].answers}"
         partial = " partial" if rows[0].partial else ""
         lines.append(" & ".join([_latex(rows[0].model), *cells]) + r" \\" + ids + partial)
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
 
 
-def _percent(row: Row | None) -> str:
+def _all_shares(runs: Sequence[Sequence[Row]], key: tuple[str, str]) -> bool:
+    """Whether a column may be in per cent: one scale for all that stands in it."""
+    found = [row for rows in runs if (row := _found(rows, key)) and math.isfinite(row.value)]
+    return all(row.share for row in found)
+
+
+def _scaled(row: Row | None, *, percent: bool) -> str:
     if row is None or not math.isfinite(row.value):
         return "--"
-    scale = 100 if 0 <= row.value <= 1 and row.higher_is_better else 1
-    digits = 1 if scale == 100 else 3
-    error = "" if row.stderr is None else rf" $\pm$ {scale * row.stderr:.{digits}f}"
+    scale, digits = (100, 1) if percent else (1, 3)
+    error = rf" $\pm$ {scale * row.stderr:.{digits}f}" if row.stderr else ""
     return f"{scale * row.value:.{digits}f}{error}"
 
 

@@ -86,7 +86,11 @@ def _drawn(pair: Pair, folders: dict[str, Path]) -> Drawn:
 
 
 def _changes(rows: list[Row]) -> list[Change]:
-    intervals = [row.difference.interval() or (None, None) for row in rows]
+    # an error of 0 says that nothing moved, not how far off the difference may be
+    intervals = [
+        (row.difference.interval() if row.difference.error else None) or (None, None)
+        for row in rows
+    ]
     ends = [abs(end) for pair in intervals for end in pair if end is not None]
     widest = max([*ends, *(abs(row.difference.value) for row in rows), 1e-9])
 

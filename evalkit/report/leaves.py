@@ -7,11 +7,11 @@ bounded, shape-checked, nothing in them followed or run.
 """
 
 import math
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from evalkit import score_table
 from evalkit.report.texts import Texts
 from evalkit.verify import samples
 from evalkit.verify.folder import BROKEN, Folder
@@ -32,10 +32,9 @@ CLOSE = 0.1  # nats between the two likeliest choices: below it, other numerics 
 class Leaf:
     """A leaf task's documents, in order.
 
-    `scores`: by the task's first metric; None where it is no number. `margins`: nats by which the
-    likeliest choice leads the next; None where there are no choices. `flags`: bits of FLAGS, by
-    position. `confidences`: the softmax share of the likeliest choice. `chance`: the mean of 1 /
-    choices, or, for texts, the share of the commonest target.
+    `scores`: by the task's headline metric; None where it is no number. `margins`: nats by which
+    the likeliest choice leads the next; None where there are no choices. `flags`: bits of FLAGS, by
+    position. `confidences`: the softmax share of the likeliest choice.
     """
 
     name: str
@@ -48,21 +47,16 @@ class Leaf:
     texts: str = ""  # compressed, base64
     num_texts: int = 0
     _guesses: list[float] = field(default_factory=list)
-    _targets: Counter[str] = field(default_factory=Counter)
 
     @property
     def by_choice(self) -> bool:
         """Whether its questions come with choices."""
-        return bool(self._guesses)
+        return any(margin is not None for margin in self.margins)
 
     @property
-    def chance(self) -> float | None:
-        """What guessing would score; None where nothing is known of it."""
-        if self._guesses:
-            return math.fsum(self._guesses) / len(self._guesses)
-        if self._targets:
-            return self._targets.most_common(1)[0][1] / self._targets.total()
-        return None
+    def chance(self) -> float:
+        """What guessing would score."""
+        return math.fsum(self._guesses) / max(len(self._guesses), 1)
 
     @property
     def binary(self) -> bool:
@@ -81,9 +75,9 @@ class Leaf:
             margin, more = self._note_choices(values)
             flags |= more
         else:
-            self._targets[sample["target"]] += 1
             flags |= _flags(document)
         self.margins.append(margin)
+        self._guesses.append(document.chance)
         if flags:
             self.flags[position] = flags
         return told(document, values)
@@ -94,9 +88,8 @@ class Leaf:
         if len(likelihoods) < 2:
             return None, 0
         best, second = sorted(likelihoods, reverse=True)[:2]
-        self._guesses.append(1 / len(likelihoods))
         if best == -math.inf:
-            self.confidences.append(self._guesses[-1])
+            self.confidences.append(1 / len(likelihoods))
             return 0.0, TIE
         share = 1 / math.fsum(math.exp(value - best) for value in likelihoods)
         self.confidences.append(share)
@@ -129,7 +122,9 @@ def of_documents(
             continue
         if document.leaf not in found:
             _close(found, texts)
-            found[document.leaf] = Leaf(document.leaf, first_metric(task))
+            found[document.leaf] = Leaf(
+                document.leaf, score_table.headline(task["metrics"]) or ",none"
+            )
             texts.begin(task["n"])
         leaf = found[document.leaf]
         was_cut = document.doc_id in cut.get(document.leaf, ())
@@ -149,11 +144,6 @@ def _close(found: dict[str, Leaf], texts: Texts) -> None:
     if found:
         last = list(found.values())[-1]
         last.texts, last.num_texts = texts.end()
-
-
-def first_metric(task: dict[str, Any]) -> str:
-    """The metric that decides whether a sample is called right: the first by name."""
-    return min(task["metrics"], default=",none")
 
 
 def _of_filter(document: samples.Document, metric: str) -> dict[str, Any]:

@@ -1,34 +1,13 @@
-"""A record's scores as rows to show: value, interval, chance, and where it stands among others.
-
-Everything is what the record says; only the intervals and what guessing would score are computed.
-An interval of 95% is Wilson's where a leaf task's score is a share of right answers, else the value
-and 1.96 standard errors to both sides.
+"""A record's scores as the report shows them: `score_table`'s, with what guessing would score by
+the samples, and each member of the suite with its leaf tasks.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from evalkit import canon, statistics, summary
+from evalkit import score_table, statistics
 from evalkit.report.leaves import Leaf
-
-
-@dataclass(frozen=True, slots=True)
-class Score:
-    """One metric of a task or group. `share`: it lies between 0 and 1, and higher is better."""
-
-    name: str
-    depth: int
-    alias: str
-    shots: str
-    metric: str
-    value: float
-    stderr: float | None
-    low: float | None
-    high: float | None
-    chance: float | None
-    share: bool
-    count: int
-    is_first: bool
+from evalkit.score_table import Score
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,63 +34,44 @@ class Family:
 
 def headline(record: dict[str, Any], leaves: dict[str, Leaf]) -> list[Score]:
     """The suite's members with all their metrics, a group's subgroups below it."""
-    return [
-        score
-        for depth, name in summary.rows(record)
-        for score in _scores(record, name, depth, leaves)
-    ]
+    return [_with_chance(record, score, leaves) for score in score_table.scores(record)]
 
 
 def families(record: dict[str, Any], leaves: dict[str, Leaf]) -> list[Family]:
     """The suite's members, in order, with their leaf tasks from best to worst."""
     found = []
-    for depth, name in summary.rows(record):
-        members = [leaf for leaf in summary.below(record, name) if leaf in leaves]
+    for depth, name in score_table.rows(record):
+        members = [leaf for leaf in score_table.below(record, name) if leaf in leaves]
         if depth or not members:
             continue
-        scores = [next(iter(_scores(record, leaf, 0, leaves)), None) for leaf in members]
-        ordered = sorted(filter(None, scores), key=lambda score: -score.value)
+        scores = [
+            _with_chance(record, score, leaves)
+            for leaf in members
+            for score in score_table.of(record, leaf)
+            if score.headline
+        ]
+        ordered = sorted(scores, key=_worst_last)
         found.append(Family(name, [leaves[leaf] for leaf in members], ordered))
     return found
 
 
-def _scores(record: dict[str, Any], name: str, depth: int, leaves: dict[str, Leaf]) -> list[Score]:
-    result = record["groups"].get(name) or record["tasks"][name]
-    members = summary.below(record, name)
-    found = []
-    for index, (metric, entry) in enumerate(sorted(result["metrics"].items())):
-        value = canon.number(entry["value"])
-        stderr = None if entry["stderr"] is None else canon.number(entry["stderr"])
-        share = 0 <= value <= 1 and entry["higher_is_better"] is True
-        low, high = _interval(value, stderr, result["n"], leaves.get(name), metric)
-        found.append(
-            Score(
-                name, depth, result["alias"], summary.shots(record, name),
-                metric.removesuffix(",none"), value, stderr, low, high,
-                _chance(members, leaves) if share else None, share, result["n"], not index,
-            )
-        )  # fmt: skip
-    return found
+def _worst_last(score: Score) -> float:
+    return score.value if score.higher_is_better is False else -score.value
 
 
-def _interval(
-    value: float, stderr: float | None, count: int, leaf: Leaf | None, metric: str
-) -> tuple[float | None, float | None]:
-    if leaf is not None and leaf.binary and leaf.metric == metric and count and 0 <= value <= 1:
-        return statistics.wilson(value, count)
-    if not stderr or stderr != stderr:  # none, or 0: that says nothing of how far off it may be
-        return None, None
-    return value - statistics.Z95 * stderr, value + statistics.Z95 * stderr
+def _with_chance(record: dict[str, Any], score: Score, leaves: dict[str, Leaf]) -> Score:
+    if not score.share:
+        return score
+    return replace(score, chance=_chance(score_table.below(record, score.task), leaves))
 
 
 def _chance(members: list[str], leaves: dict[str, Leaf]) -> float | None:
     """What guessing would score on some leaf tasks together."""
-    found = [leaves[name] for name in members if name in leaves]
-    chances = [leaf.chance for leaf in found]
-    if not found or any(chance is None for chance in chances):
+    found = [leaves[name] for name in members if name in leaves and leaves[name].ids]
+    if not found:
         return None
     sizes = [len(leaf.ids) for leaf in found]
-    return statistics.weighted_mean([chance or 0.0 for chance in chances], sizes)
+    return statistics.weighted_mean([leaf.chance for leaf in found], sizes)
 
 
 def chosen(family: Family) -> tuple[list[float], list[float], list[float]]:

@@ -11,7 +11,7 @@ from typing import Any
 from evalkit import canon
 from evalkit.errors import EvalkitError, Exit
 from evalkit.report import page, single
-from evalkit.report.scores import Score
+from evalkit.score_table import Score
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ def write(results: Path, out: Path, *, everything: bool = False) -> Path:
 def _line(context: dict[str, Any], link: str) -> Line:
     record, report = context["record"], context["report"]
     scores = context.get("headline", [])
-    firsts = {score.name: score for score in scores if score.depth == 0 and score.is_first}
+    firsts = {score.task: score for score in scores if score.depth == 0 and score.headline}
     return Line(
         name=context["folder"],
         link=link,

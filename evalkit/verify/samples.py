@@ -52,6 +52,14 @@ class Document:
         return self.samples[0]
 
     @property
+    def chance(self) -> float:
+        """What guessing scores: 1 / choices, and 0 where an answer is written freely."""
+        choices = len(self.first["resps"])
+        if any("acc_mutual_info" in sample["metrics"] for sample in self.samples):
+            choices //= 2  # each choice is asked a second time, without its question
+        return 1 / choices if choices > 1 else 0.0
+
+    @property
     def name(self) -> str:
         """How it is named in a problem."""
         return f"{shown(self.leaf)} document {self.doc_id}"
