@@ -17,10 +17,11 @@ import numpy as np
 
 from bench import data
 from bench.tables import table
-from evalkit import canon, statistics, suite
-from evalkit.compare import kept as keeping
-from evalkit.compare.pairs import MIN_CLUSTERS
-from evalkit.reproduce import verdicts
+from evalkit.base import canon, statistics
+from evalkit.inputs import suite
+from evalkit.judge.compare import kept as keeping
+from evalkit.judge.compare.pairs import MIN_CLUSTERS
+from evalkit.judge.reproduce import verdicts
 
 DOC = data.ROOT / "docs" / "statistics.md"
 OPENING, CLOSING = "<!-- made by bench.calibration -->", "<!-- end of bench.calibration -->"

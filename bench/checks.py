@@ -12,8 +12,8 @@ import torch
 from bench import baseline
 from bench.baseline import Scored
 from bench.lengths import UNTIL
-from evalkit.batch import Batch, BatchTarget
-from evalkit.engine.tree import depths, path_end
+from evalkit.engine.tree.tree import depths, path_end
+from evalkit.plan.batch import Batch, BatchTarget
 
 Answers = dict[str, dict[str, Any]]
 

@@ -13,9 +13,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from evalkit import suite as suites
-from evalkit.request import Request
-from evalkit.suite import Suite, SuiteTask
+from evalkit.inputs import suite as suites
+from evalkit.inputs.suite import Suite, SuiteTask
+from evalkit.plan.request import Request
 from tests import hub
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -55,10 +55,11 @@ def suite(tasks: list[SuiteTask], *, limit: int | None = None, **settings: Any) 
 
 def load(wanted: Suite) -> Any:
     """The suite's tasks as `harness.tasks` loads them, with their data."""
-    from evalkit.harness import data, tasks
+    from evalkit.harness import tasks
+    from evalkit.harness.data import loading
 
     lock = suites.lock_of(suites.load("core"))
-    pins = data.Pins({name: dataset.revision for name, dataset in lock.datasets.items()})
+    pins = loading.Pins({name: dataset.revision for name, dataset in lock.datasets.items()})
     return tasks.load(wanted, pins)
 
 

@@ -22,8 +22,8 @@ from typing import Any
 from bench import checks, lengths, passes, rates, report_gpu, shapes, tables
 from bench.lengths import CORE, Leaf
 from bench.shapes import Shape
-from evalkit import plan
-from evalkit.batch import Batch
+from evalkit.plan import store
+from evalkit.plan.batch import Batch
 
 PARTS = ("checks", "decode", *CORE)
 
@@ -54,7 +54,7 @@ def leaves(member: str) -> list[Leaf]:
 def planned(chosen: Sequence[Leaf], scale: Scale, documents: int | None) -> list[Batch]:
     """Their batches."""
     made = lengths.tokenised(chosen, scale.shape.config["vocab_size"], scale.new_tokens, documents)
-    return list(plan.make_batches(made, plan.Policy(), level="A"))
+    return list(store.make_batches(made, store.Policy(), level="A"))
 
 
 def check(scale: Scale) -> dict[str, Any]:

@@ -37,15 +37,15 @@ def make(folder: Path) -> None:
 
 def plan(folder: Path) -> None:
     """Plan the run, at the level that shares most."""
-    from evalkit import run
-    from evalkit.events import Events
-    from evalkit.prepare import Options
+    from evalkit.base.events import Events
+    from evalkit.run import evaluate
+    from evalkit.run.prepare import Options
 
     options = Options(
         model=str(folder / "model"), suite=str(folder / "large.yaml"), out=folder / "results",
         level="A", offline=True,
     )  # fmt: skip
-    run.plan_only(options, Events())
+    evaluate.plan_only(options, Events())
 
 
 def execute(folder: Path) -> None:
@@ -57,10 +57,10 @@ def execute(folder: Path) -> None:
 
 def finish(folder: Path) -> None:
     """Score through lm-eval and write the record."""
-    from evalkit import run
-    from evalkit.events import Events
+    from evalkit.base.events import Events
+    from evalkit.run import evaluate
 
-    run.finish_only(
+    evaluate.finish_only(
         run_of(folder), Events(), ["evalkit"], suite=str(folder / "large.yaml"),
         model=str(folder / "model"), offline=True, prefer=None,
     )  # fmt: skip
@@ -68,7 +68,7 @@ def finish(folder: Path) -> None:
 
 def verify(folder: Path) -> None:
     """Verify the record; the installed lm-eval scores every sample again."""
-    from evalkit.verify import verify as verified
+    from evalkit.judge.verify import verify as verified
 
     report = verified(run_of(folder))
     print("\n".join(report.lines()))

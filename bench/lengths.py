@@ -18,10 +18,10 @@ import numpy as np
 
 from bench import data, model
 from bench.tables import FIGURES
-from evalkit import canon
-from evalkit.request import Request, Settings
-from evalkit.suite import SuiteTask
-from evalkit.tokenise import Row, Target, Tokenised, Tokens
+from evalkit.base import canon
+from evalkit.inputs.suite import SuiteTask
+from evalkit.plan.request import Request, Settings
+from evalkit.plan.tokenise import Row, Target, Tokenised, Tokens
 
 DRAWN = 24  # documents of each leaf
 CORE = ("mmlu", "hellaswag", "arc_challenge", "bbh")
@@ -100,7 +100,7 @@ def measured(made: Tokenised) -> list[Leaf]:
 
 
 def _leaf(name: str, rows: Sequence[Row]) -> Leaf:
-    from evalkit.trie import Trie, order_key
+    from evalkit.plan.trie import Trie, order_key
 
     ordered = sorted((row.tokens for row in rows), key=order_key)
     trie = Trie(ordered, [len(tokens) for tokens in ordered])
@@ -118,9 +118,9 @@ def _leaf(name: str, rows: Sequence[Row]) -> Leaf:
 
 def main() -> None:
     """Write the file."""
-    from evalkit import model as models
-    from evalkit.tokenise import tokenise
-    from evalkit.tokenizer import Tokenizer
+    from evalkit.inputs import model as models
+    from evalkit.inputs.tokenizer import Tokenizer
+    from evalkit.plan.tokenise import tokenise
 
     with data.served():
         folder = model.folder()

@@ -12,8 +12,8 @@ from typing import Any
 
 from bench import data
 from bench.passes import parameters
-from evalkit import canon
-from evalkit.suite import SuiteTask
+from evalkit.base import canon
+from evalkit.inputs.suite import SuiteTask
 
 VOCABULARY = 32_000
 MAX_LENGTH = 4096  # bbh's longest prompts and their 1,024 new tokens fit

@@ -19,12 +19,12 @@ from typing import Any
 from bench import data, variants
 from bench.pool import FINE_TUNED, SMALL, Answers, Pool, Values, Variant
 from bench.report_noise import TUNED_ON, Outcome, page
-from evalkit import canon
-from evalkit import model as models
-from evalkit.audit import judging, replaying
-from evalkit.audit.drawing import Drawn
-from evalkit.audit.judging import Judged
-from evalkit.audit.rounding import Rounding
+from evalkit.base import canon
+from evalkit.inputs import model as models
+from evalkit.judge.audit import judging, replaying
+from evalkit.judge.audit.drawing import Drawn
+from evalkit.judge.audit.judging import Judged
+from evalkit.judge.audit.rounding import Rounding
 
 DOC = data.ROOT / "docs" / "audit.md"
 SEED = 0

@@ -15,22 +15,22 @@ from collections import Counter
 from typing import Any
 
 from bench import data, model
-from evalkit import batching, plan
-from evalkit import suite as suites
-from evalkit.tokenise import Tokenised
+from evalkit.inputs import suite as suites
+from evalkit.plan import grouping, store
+from evalkit.plan.tokenise import Tokenised
 
 
 def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("suite", nargs="?", default="core")
-    parser.add_argument("--level", choices=plan.LEVELS, default="A")
+    parser.add_argument("--level", choices=store.LEVELS, default="A")
     parser.add_argument("--limit", type=int)
     chosen = parser.parse_args()
     with data.served():
-        from evalkit import model as models
-        from evalkit.tokenise import tokenise
-        from evalkit.tokenizer import Tokenizer
+        from evalkit.inputs import model as models
+        from evalkit.inputs.tokenizer import Tokenizer
+        from evalkit.plan.tokenise import tokenise
 
         tokenizer = Tokenizer(models.resolve(str(model.folder())))
         requests = data.requests(data.load(suites.load(chosen.suite, limit=chosen.limit)))
@@ -39,8 +39,8 @@ def main() -> None:
     tokenised = tokenise(requests, tokenizer)
     say("tokenised", started, used)
     started, used = time.perf_counter(), time.process_time()
-    body, _ = plan.build(
-        tokenised, plan.Policy(), level=chosen.level, suite_id="", tokenizer={},
+    body, _ = store.build(
+        tokenised, store.Policy(), level=chosen.level, suite_id="", tokenizer={},
         max_length=tokenizer.max_length,
     )  # fmt: skip
     say("planned", started, used)
@@ -61,7 +61,7 @@ def memory() -> str:
 def table(tokenised: Tokenised, body: dict[str, Any]) -> None:
     """A line for each member of the suite, then the whole."""
     every, unique = Counter[str](), Counter[str]()
-    for group in batching.groups(tokenised):
+    for group in grouping.groups(tokenised):
         trie = group.trie()
         for name in (member(group.task), "all"):
             every[name] += int(trie.lengths.sum())
@@ -69,7 +69,7 @@ def table(tokenised: Tokenised, body: dict[str, Any]) -> None:
     print(f"{'':14}{'prompts':>12}{'unique':>12}{'computed':>12}{'ratio':>8}{'padding':>9}"
           f"{'batches':>9}{'trunks':>8}{'longest':>10}")  # fmt: skip
     for name in sorted(every, key=lambda name: (name == "all", name)):
-        found = plan.figures(part(body, name))
+        found = store.figures(part(body, name))
         print(f"{name:14}{every[name]:12,}{unique[name]:12,}{found.computed:12,}"
               f"{found.computed / unique[name]:8.3f}{found.padding / found.computed:9.1%}"
               f"{found.batches:9,}{found.trunks:8,}{found.longest:10,}")  # fmt: skip

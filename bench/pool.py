@@ -14,18 +14,18 @@ from typing import Any
 import torch
 
 from bench import data, variants
-from evalkit import canon
-from evalkit import plan as plans
-from evalkit.audit import replaying
-from evalkit.audit.drawing import Drawn, Name
-from evalkit.batching import make_batches
+from evalkit.base import canon
 from evalkit.engine import core
 from evalkit.engine import replay as replays
-from evalkit.model import Model
-from evalkit.request import Request, Settings
-from evalkit.suite import SuiteTask
-from evalkit.tokenise import Row, Tokenised, tokenise
-from evalkit.tokenizer import Tokenizer
+from evalkit.inputs.model import Model
+from evalkit.inputs.suite import SuiteTask
+from evalkit.inputs.tokenizer import Tokenizer
+from evalkit.judge.audit import replaying
+from evalkit.judge.audit.drawing import Drawn, Name
+from evalkit.plan import store as plans
+from evalkit.plan.grouping import make_batches
+from evalkit.plan.request import Request, Settings
+from evalkit.plan.tokenise import Row, Tokenised, tokenise
 
 # Tasks and documents of each; a variant goes through all in half a minute on one core. As many
 # documents before these are left out: the audit's limits were chosen by what those showed.

@@ -12,7 +12,7 @@ from typing import Any
 
 from bench import tables
 from bench.real_pieces import DTYPES, SIDES, WORKS, Real, Work
-from evalkit.request import Request
+from evalkit.plan.request import Request
 
 Answers = dict[str, Any]  # by request id: [log-likelihood, greedy flag], or a text
 Margin = Callable[[str, str, str], float | None]  # of a request, lm-eval's text and another

@@ -18,10 +18,10 @@ from typing import Any
 from bench import data, passes, sides
 from bench.process import Process
 from bench.speed import say
-from evalkit import canon, stamp
-from evalkit import suite as suites
-from evalkit.request import Request
-from evalkit.suite import SuiteTask
+from evalkit.base import canon, stamp
+from evalkit.inputs import suite as suites
+from evalkit.inputs.suite import SuiteTask
+from evalkit.plan.request import Request
 
 SIDES, DTYPES, SIZE = ("lm-eval", "evalkit"), ("float32", "bfloat16"), 4
 COMPUTING = ("lm_eval", "tokenizers", "torch", "transformers")  # what lm-eval's answers come from
@@ -67,8 +67,8 @@ class Piece:
 def load(work: Work) -> Any:
     """A task's documents as the harness loads them: at the revisions that `core` pins, other
     datasets at the Hub's current ones."""
-    from evalkit.harness import data as pinning
     from evalkit.harness import locking, tasks
+    from evalkit.harness.data import loading as pinning
 
     lock = suites.lock_of(suites.load("core"))
     revisions = {name: dataset.revision for name, dataset in lock.datasets.items()}
@@ -147,8 +147,8 @@ class Real:
     """The model, the questions, and what is known of the answers."""
 
     def __init__(self, reference: str, out: Path) -> None:
-        from evalkit import model as models
-        from evalkit.tokenizer import Tokenizer
+        from evalkit.inputs import model as models
+        from evalkit.inputs.tokenizer import Tokenizer
 
         model = models.resolve(reference)
         self.folder, self._tokenizer = str(model.folder), Tokenizer(model)

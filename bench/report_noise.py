@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 from bench import variants
 from bench.tables import machine, on, table
-from evalkit import audit
-from evalkit.audit import rounding as roundings
-from evalkit.audit import whole
-from evalkit.audit.rounding import Rounding
-from evalkit.audit.whole import Whole
+from evalkit.judge import audit
+from evalkit.judge.audit import rounding as roundings
+from evalkit.judge.audit import whole
+from evalkit.judge.audit.rounding import Rounding
+from evalkit.judge.audit.whole import Whole
 
 DRAWS = 1000
 COUNTS = (10, 30, 100)

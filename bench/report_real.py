@@ -6,7 +6,7 @@ from typing import Any
 
 from bench.real_pieces import DTYPES, SIDES
 from bench.tables import on, table
-from evalkit import statistics
+from evalkit.base import statistics
 
 Figures = dict[str, Any]
 NOTHING = "-"

@@ -19,11 +19,14 @@ from typing import Any
 from bench import data
 from bench.model import talker
 from bench.tables import machine, on, table
-from evalkit import canon, journal, prepare, run
-from evalkit import plan as plans
-from evalkit.events import Events
-from evalkit.prepare import Options
-from evalkit.reproduce import Outcome, Wanted, reproduce, verdicts
+from evalkit.base import canon
+from evalkit.base.events import Events
+from evalkit.judge.reproduce import Outcome, Wanted, reproduce, verdicts
+from evalkit.plan import store as plans
+from evalkit.record import journal
+from evalkit.run import evaluate as run
+from evalkit.run import prepare
+from evalkit.run.prepare import Options
 
 DOC = data.ROOT / "docs" / "reproduce.md"
 OTHER = "5.22.2"  # another transformers
@@ -147,8 +150,8 @@ class Experiments:
             making.rename(target)
         out = self.folder / "version"
         program = (
-            "import sys; from pathlib import Path; from evalkit.events import Events\n"
-            "from evalkit.reproduce import Wanted, reproduce\n"
+            "import sys; from pathlib import Path; from evalkit.base.events import Events\n"
+            "from evalkit.judge.reproduce import Wanted, reproduce\n"
             "wanted = Wanted(Path(sys.argv[2]), {'model': sys.argv[3]}, workers=0)\n"
             "found = reproduce(Path(sys.argv[1]), wanted, Events(), [])\n"
             "print(found.verdict.value); print(found.cause)\n"

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from bench import lengths
 from bench.data import ROOT
 from bench.tables import publish, table
-from evalkit import plan, shards
+from evalkit.plan import shards, store
 
 SPEED = 1_000.0  # tokens a second of a node
 COUNTS = [1 << power for power in range(11)]
@@ -97,7 +97,9 @@ def seconds_of(body: dict[str, object], count: int) -> list[list[float]]:
 def main() -> None:
     """The command."""
     rows = lengths.tokenised(lengths.read(), 32_000, NEW_TOKENS)
-    body, _ = plan.build(rows, plan.Policy(), level="A", suite_id="", tokenizer={}, max_length=4096)
+    body, _ = store.build(
+        rows, store.Policy(), level="A", suite_id="", tokenizer={}, max_length=4096
+    )
     dealt = {count: seconds_of(body, count) for count in COUNTS}
     alone = sum(dealt[1][0])
     wide, narrow, figures = [], [], {}

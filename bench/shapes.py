@@ -10,9 +10,10 @@ from typing import Any
 
 import torch
 
-from evalkit.engine import attention, numerics, precise
+from evalkit.engine import numerics, precise
 from evalkit.engine.core import Engine
 from evalkit.engine.numerics import DTYPES, Numerics
+from evalkit.engine.tree import attention
 
 LLAMA_8B: dict[str, Any] = {  # Llama-3.1-8B's config.json
     "vocab_size": 128256,
@@ -82,8 +83,8 @@ def engine(model: Any, shape: Shape, profile: str = "native", level: str = "A") 
 
 
 class Stub:
-    """A tokenizer for any token id, for the engine and for the baseline: `evalkit.tokenizer`'s and
-    transformers' in one."""
+    """A tokenizer for any token id, for the engine and for the baseline:
+    `evalkit.inputs.tokenizer`'s and transformers' in one."""
 
     def __init__(self) -> None:
         from tests import models

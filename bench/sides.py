@@ -16,8 +16,8 @@ from unittest.mock import patch
 
 from bench.passes import Pass, watch
 from bench.process import Process
-from evalkit import child
-from evalkit.request import Request
+from evalkit.plan.request import Request
+from evalkit.run import child
 
 LEVEL = "A"
 Answer = tuple[float, bool] | str  # a log-likelihood with its greedy flag, or a text
@@ -100,8 +100,9 @@ class Evalkit:
     def __init__(
         self, folder: str, threads: int, level: str = LEVEL, dtype: str = "float32"
     ) -> None:
-        from evalkit import engine, model
-        from evalkit.tokenizer import Tokenizer
+        from evalkit import engine
+        from evalkit.inputs import model
+        from evalkit.inputs.tokenizer import Tokenizer
 
         found = model.resolve(folder)
         self.tokenizer = Tokenizer(found)
@@ -179,8 +180,8 @@ class Workers:
     """evalkit with a process for each core, a thread each: batches go to whoever is free."""
 
     def __init__(self, folder: str, number: int, dtype: str = "float32") -> None:
-        from evalkit import model
-        from evalkit.tokenizer import Tokenizer
+        from evalkit.inputs import model
+        from evalkit.inputs.tokenizer import Tokenizer
 
         self._tokenizer = Tokenizer(model.resolve(folder))
         self._workers = [started(folder, 1, dtype) for _ in range(number)]
@@ -222,13 +223,13 @@ class Workers:
 
 def planned(requests: Sequence[Request], tokenizer: Any, stages: dict[str, float]) -> list[Any]:
     """The batches of requests."""
-    from evalkit import plan
-    from evalkit.tokenise import tokenise
+    from evalkit.plan import store
+    from evalkit.plan.tokenise import tokenise
 
     with clocked(stages, "tokenise"):
         tokenised = tokenise(requests, tokenizer)
     with clocked(stages, "plan"):
-        return list(plan.make_batches(tokenised, plan.Policy(), level=LEVEL))
+        return list(store.make_batches(tokenised, store.Policy(), level=LEVEL))
 
 
 @dataclass(frozen=True)
@@ -244,11 +245,11 @@ class Needed:
 
 def needed(requests: Sequence[Request], tokenizer: Any) -> Needed:
     """Count what a plan computes and what is the least."""
-    from evalkit import batching
-    from evalkit.tokenise import tokenise
+    from evalkit.plan import grouping
+    from evalkit.plan.tokenise import tokenise
 
     tokenised = tokenise(requests, tokenizer)
-    tries = [group.trie() for group in batching.groups(tokenised)]
+    tries = [group.trie() for group in grouping.groups(tokenised)]
     batches = planned(requests, tokenizer, {})
     trunks = {}
     for batch in batches:

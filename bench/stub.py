@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from bench.synthetic import NEW_TOKENS
-from evalkit import folder, journal, stamp, telemetry, worker
-from evalkit.events import Events
-from evalkit.plan import Batch, Plan
+from evalkit.base import stamp
+from evalkit.base.events import Events
+from evalkit.plan.store import Batch, Plan
+from evalkit.record import journal
+from evalkit.run import folder, telemetry, worker
 from tests.models import COMMON
 
 Answers = dict[str, dict[str, Any]]

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.data import ROOT
-from evalkit import canon, stamp
+from evalkit.base import canon, stamp
 
 DOC = ROOT / "docs" / "speed.md"
 FIGURES = ROOT / "bench" / "figures"

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from evalkit.engine import attention
+from evalkit.engine.tree import attention
 
 SEED = 0
 PARTS = 4  # of a matrix product whose sum is split

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from evalkit.notebook import Loaded
+    from evalkit.show.notebook import Loaded
 
 __version__ = "0.2.0"
 __all__ = ["load"]
@@ -17,6 +17,6 @@ __all__ = ["load"]
 def load(path: str | PathLike[str]) -> "Loaded":
     """A finished run's record, with its scores and samples as pandas frames; EvalkitError where
     there is none."""
-    from evalkit.notebook import Loaded
+    from evalkit.show.notebook import Loaded
 
     return Loaded(Path(path))

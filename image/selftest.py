@@ -36,7 +36,7 @@ def packages() -> str:
 
 def leaks() -> str:
     """Nothing of whoever started this is in Python's way."""
-    from evalkit import inside
+    from evalkit.host import inside
 
     found = inside.leaks(os.environ, sys.path)
     assert not found, "; ".join(found)

@@ -69,13 +69,13 @@ CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 # Of evalkit itself only modules that need the standard library alone.
 sys.path.append(str(ROOT))
 if TYPE_CHECKING:
-    from evalkit.gpus import Choice
+    from evalkit.host.gpus import Choice
 
 
 def choose(wanted: str, before: dict[str, Any]) -> "Choice":
     """The lock asked for, else the one that `.venv` was set up with, else the light one where runs
     are in an image, else the one that fits the GPUs."""
-    from evalkit.gpus import LOCKS, Choice, ask_for_lock, pick_lock
+    from evalkit.host.gpus import LOCKS, Choice, ask_for_lock, pick_lock
 
     if wanted and wanted not in LOCKS:
         raise SystemExit(f"evalkit set-up: LOCK={wanted}: choose one of {', '.join(LOCKS)}")
@@ -96,8 +96,8 @@ def in_image() -> str:
     wanted = os.environ.get("IN", "")
     if wanted:
         return "" if wanted == "none" else f"in {wanted}: IN says so"
-    from evalkit.errors import EvalkitError
-    from evalkit.launch import runtimes
+    from evalkit.base.errors import EvalkitError
+    from evalkit.host.launch import runtimes
 
     try:
         place = runtimes.choose("", os.environ.get("IMAGE", ""))

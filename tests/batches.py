@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from evalkit import plan
-from evalkit.plan import Batch, BatchTarget, Policy, Row, Trunk
-from evalkit.request import Kind, Settings
-from evalkit.tokenise import Tokens
+from evalkit.plan import store
+from evalkit.plan.request import Kind, Settings
+from evalkit.plan.store import Batch, BatchTarget, Policy, Row, Trunk
+from evalkit.plan.tokenise import Tokens
 
 
 def token_ids(seed: int, length: int, below: int = 1000) -> list[int]:
@@ -24,7 +24,7 @@ def trunk(*links: Sequence[int]) -> Trunk:
     """A trunk and its parents, root first."""
     found = None
     for link in links:
-        found = plan.make_trunk(found, array(link))
+        found = store.make_trunk(found, array(link))
     assert found is not None, "a trunk has tokens"
     return found
 
@@ -64,7 +64,7 @@ def scored(
 ) -> Batch:
     """A batch to score. `targets`: (row, end, start, last), named in order."""
     named = tuple(BatchTarget(*target, f"task/{i}/0/0") for i, target in enumerate(targets))
-    return plan.make_batch("task", kind, None, on, tuple(rows), named, Policy(chunk=chunk))
+    return store.make_batch("task", kind, None, on, tuple(rows), named, Policy(chunk=chunk))
 
 
 def prompts(
@@ -83,4 +83,4 @@ def prompts(
     )
     policy = Policy(chunk=chunk, max_slots=slots)
     rows = tuple(chain(tokens) for tokens in given)
-    return plan.make_batch("task", "generate_until", settings, on, rows, targets, policy)
+    return store.make_batch("task", "generate_until", settings, on, rows, targets, policy)

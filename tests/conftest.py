@@ -48,8 +48,9 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[stand_in.Hub]:
 def smollm2() -> str:
     """The name of the built-in real model, which is kept in the user's own cache; skips where it
     can't be had."""
-    from evalkit import model, smollm2
-    from evalkit.errors import EvalkitError, Exit
+    from evalkit.base.errors import EvalkitError, Exit
+    from evalkit.inputs import model
+    from evalkit.inputs.builtin import smollm2
 
     os.environ.setdefault(smollm2.PLACE, str(_OWN_CACHE / smollm2.NAME / smollm2.FILE))
     try:

@@ -7,7 +7,8 @@ from typing import Any
 
 import support
 
-from evalkit import canon, journal
+from evalkit.base import canon
+from evalkit.record import journal
 
 Plant = Callable[[str, dict[str, Any]], None]
 

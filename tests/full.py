@@ -15,9 +15,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from evalkit import canon, record, statistics
-from evalkit import suite as suites
-from evalkit.verify.samples import _hash, doc_hash
+from evalkit.base import canon, statistics
+from evalkit.inputs import suite as suites
+from evalkit.record import record
+from evalkit.record.reading.samples import _hash, doc_hash
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLE = next((ROOT / "results/example").glob("*/record.json"))

@@ -27,10 +27,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from runs import Run
 from test_verify import scalars
 
-from evalkit import archive, attest, auditlog, keys, pack, salted, stamp
-from evalkit.errors import EvalkitError
+from evalkit.base import stamp
+from evalkit.base.errors import EvalkitError
 from evalkit.harness import rescore
-from evalkit.verify import Wanted, judge
+from evalkit.judge.verify import Wanted, judge
+from evalkit.record import archive, attest, auditlog, keys, pack, salted
 
 MEMORY = 3 << 30  # bytes of address space: the imports of lm-eval alone take one
 SLOW = 20.0  # seconds

@@ -26,7 +26,8 @@ from typing import Any
 
 from hypothesis import settings
 
-from evalkit import canon, journal, lease, stopping
+from evalkit.base import canon, lease, stopping
+from evalkit.record import journal
 
 ROOT = Path(__file__).resolve().parent.parent
 MAIN = "import sys; sys.argv[0] = 'evalkit'; from evalkit.cli import main; main()"
@@ -245,7 +246,7 @@ def suite(folder: Path, name: str, tasks: list[str], extra: str = "") -> Path:
 
 def lock_part(shipped: str, name: str, tasks: list[str], path: Path) -> None:
     """Write the lock, and its single rows, of a suite `name` of some of a shipped one's tasks."""
-    from evalkit import suite as suites
+    from evalkit.inputs import suite as suites
 
     lock = suites.read_lock(suites.FOLDER / f"{shipped}.lock.yaml")
     leaves = [leaf for task in tasks for leaf in lock.groups.get(task, [task])]

@@ -22,7 +22,7 @@ import yaml
 from runs import Run
 from test_verify import changed, scalars
 
-from evalkit.verify import Report, Status
+from evalkit.judge.verify import Report, Status
 
 JOURNAL = f"journal/{runs.SEGMENT}.jsonl"
 # The failing checks and what they are called in the table, in the order in which they are named.

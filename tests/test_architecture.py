@@ -12,21 +12,18 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent / "evalkit"
-# Left to right: a module imports only those before it, also inside its functions. A package is one.
-ORDER = [
-    *("errors", "canon", "kept", "archive", "gpus", "inside", "demo", "events", "stopping"),
-    *("shipped", "schema", "digests", "statistics", "request", "hub", "fetched", "rows", "suite"),
-    *("architecture", "gguf_model", "smollm2", "model", "tokenizer", "tokenise", "batch", "trie"),
-    *("packing", "sharing", "batching", "plan", "shards", "plan_cache", "journal", "answers"),
-    *("keys", "attest", "lease", "auditlog", "stamp", "telemetry", "record"),
-    "score_table",
-    *("salted", "pack", "choice", "engine", "harness"),
-    *("prepare", "folder", "worker", "serving", "child", "workers", "execute", "finish", "run"),
-    "verify",
-    *("staged", "stage"),
-    *("plain_results", "scored", "compare", "audit", "reproduce", "published"),
-    *("summary", "reading", "report", "export", "notebook", "table_check", "imported"),
-    *("launch", "doctor", "cluster"),
+# In the order of the data. A room imports only those before it, inside its functions too.
+ROOMS = [
+    "base",
+    "inputs",
+    "plan",
+    "engine",
+    "harness",
+    "record",
+    "run",
+    "judge",
+    "show",
+    "host",
     "cli",
 ]
 # Who may import what is heavy, or ours to guard; tests/test_light.py holds when that happens.
@@ -34,48 +31,55 @@ DOORS = {
     "lm_eval": {"harness"},
     "aiohttp": {"harness"},
     "datasets": {"harness"},
-    "huggingface_hub": {"hub", "fetched", "architecture", "tokenizer", "harness"},
-    "torch": {"engine", "demo"},
-    "safetensors": {"engine", "demo", "architecture"},
-    "transformers": {"engine", "architecture", "gguf_model", "tokenizer", "demo"},
-    "gguf": {"gguf_model"},
+    "huggingface_hub": {
+        *("inputs.hub", "inputs.downloads", "inputs.architecture", "inputs.tokenizer", "harness"),
+    },
+    "torch": {"engine", "inputs.builtin.demo"},
+    "safetensors": {"engine", "inputs.builtin.demo", "inputs.architecture"},
+    "transformers": {
+        *("engine", "inputs.architecture", "inputs.gguf_model", "inputs.tokenizer"),
+        "inputs.builtin.demo",
+    },
+    "gguf": {"inputs.gguf_model"},
     "peft": {"engine"},
-    "tokenizers": {"demo"},
-    "jinja2": {"tokenizer", "harness", "report"},
-    "markupsafe": {"report"},
-    "pandas": {"notebook"},
+    "tokenizers": {"inputs.builtin.demo"},
+    "jinja2": {"inputs.tokenizer", "harness", "show.report"},
+    "markupsafe": {"show.report"},
+    "pandas": {"show.notebook"},
     "click": {"cli"},
-    "rich": {"events", "summary"},
-    "subprocess": {"smollm2", "stamp", "child", "stage", "launch", "gpus", "doctor", "cluster"},
-    "jsonschema": {"schema"},
-    "cryptography": {"keys"},
-    "pynvml": {"telemetry"},
-    "yaml": {"suite", "harness", "verify", "export"},
-    "numpy": {"tokenise", "batch", "trie", "engine", "harness", "compare", "audit"},
+    "rich": {"base.events", "show.summary"},
+    "subprocess": {"inputs.builtin.smollm2", "base.stamp", "run.child", "host"},
+    "jsonschema": {"base.schema"},
+    "cryptography": {"record.keys"},
+    "pynvml": {"run.telemetry"},
+    "yaml": {"inputs.suite", "harness", "record.reading", "judge.verify", "show.export"},
+    "numpy": {
+        *("plan.tokenise", "plan.batch", "plan.trie", "engine", "harness"),
+        *("judge.compare", "judge.audit"),
+    },
 }
 # Who else than canon may write, and what: a lock that must be made exclusively, a traceback where
 # nothing can be trusted any more, files that other libraries save before canon's rename, the
-# scratch folder of a container, a mirror of
-# links, a file that tells a file server's clock.
+# scratch folder of a container, a mirror of links, a file that tells a file server's clock.
 WRITERS = {
-    "lease": {"os.open", "write"},
+    "base.lease": {"os.open", "write"},
     "cli": {"mkstemp", "write"},
-    "archive": {"TemporaryDirectory"},
-    "reproduce.obtain": {"TemporaryDirectory"},
-    "demo.model": {"TemporaryDirectory"},
-    "gguf_model": {"TemporaryDirectory", "mkdir"},
-    "smollm2": {"TemporaryDirectory"},
-    "folder": {"rmtree"},
-    "plan_cache": {"rmtree"},
-    "harness.cache": {"mkdtemp", "mkdir", "symlink_to"},
-    "doctor.host": {"TemporaryFile"},
-    "cluster.submit": {"TemporaryDirectory"},
-    "launch.start": {"mkdtemp", "rmtree"},
+    "record.archive": {"TemporaryDirectory"},
+    "judge.reproduce.obtain": {"TemporaryDirectory"},
+    "inputs.builtin.demo.model": {"TemporaryDirectory"},
+    "inputs.gguf_model": {"TemporaryDirectory", "mkdir"},
+    "inputs.builtin.smollm2": {"TemporaryDirectory"},
+    "run.folder": {"rmtree"},
+    "plan.cache": {"rmtree"},
+    "harness.data.cache": {"mkdtemp", "mkdir", "symlink_to"},
+    "host.doctor.host": {"TemporaryFile"},
+    "host.cluster.submit": {"TemporaryDirectory"},
+    "host.launch.start": {"mkdtemp", "rmtree"},
 }
 WRITING = {"mkstemp", "NamedTemporaryFile", "TemporaryDirectory", "TemporaryFile", "mkdtemp"}
 WRITING |= {"write_text", "write_bytes", "rmtree", "copyfile", "copytree", "mkdir"}
 WRITING |= {"copy2", "copyfileobj", "makedirs", "symlink_to", "hardlink_to", "touch", "truncate"}
-MAX_LINES, MAX_FUNCTION = 300, 40
+MAX_LINES, MAX_FUNCTION, MAX_ENTRIES = 300, 40, 16
 
 
 @dataclass(frozen=True)
@@ -85,11 +89,6 @@ class Module:
     name: str
     path: Path
     tree: ast.Module
-
-    @property
-    def top(self) -> str:
-        """The module or package right below evalkit that it belongs to."""
-        return self.name.split(".")[0]
 
     @cached_property
     def imports(self) -> list[tuple[str, int]]:
@@ -133,53 +132,70 @@ def _modules() -> list[Module]:
 
 ALL = _modules()
 INNER = [module for module in ALL if module.name]
+FOLDERS = sorted({_name(path.parent).removeprefix("evalkit").lstrip(".") for path in PATHS})
 each_module = pytest.mark.parametrize("module", ALL, ids=lambda module: module.name or "evalkit")
 Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
 
-def test_every_module_has_its_place_in_the_order() -> None:
-    assert {module.top for module in INNER} == set(ORDER)
-    assert len(ORDER) == len(set(ORDER))
+def _inside(name: str, folder: str) -> bool:
+    """Whether a module is the folder's, or a folder itself."""
+    return not folder or name == folder or name.startswith(f"{folder}.")
+
+
+def test_every_module_stands_in_a_room() -> None:
+    assert {module.name.split(".")[0] for module in INNER} == set(ROOMS)
 
 
 def test_imports_point_one_way() -> None:
-    place = {name: index for index, name in enumerate(ORDER)}
+    place = {name: index for index, name in enumerate(ROOMS)}
     backwards = [
-        f"{module.path.name}:{line} imports {name}"
+        f"{module.name}:{line} imports {name}"
         for module in INNER
         for name, line in module.imports
         if name.startswith("evalkit.")
-        and (other := name.split(".")[1]) != module.top
-        and place[other] > place[module.top]
+        and place[name.split(".")[1]] > place[module.name.split(".")[0]]
     ]
     assert backwards == []
 
 
-def test_no_package_imports_in_a_circle() -> None:
-    graph = {
-        module.name: {
-            name.removeprefix("evalkit.")
-            for name, _ in module.imports
-            if name.startswith(f"evalkit.{module.top}.")
-        }
-        for module in INNER
-    }
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder or "evalkit")
+def test_what_stands_in_a_folder_imports_in_no_circle(folder: str) -> None:
+    """An entry stands for all that is in it: neither modules nor folders import each other."""
+    depth = len(folder.split(".")) if folder else 0
+    graph: dict[str, set[str]] = {}
+    for module in (module for module in INNER if _inside(module.name, folder)):
+        mine = [*module.name.split("."), "__init__"][depth]
+        needs = graph.setdefault(mine, set())
+        for name, _ in module.imports:
+            package, _, inner = name.partition(".")
+            if package == "evalkit" and inner and _inside(inner, folder):
+                needs.add([*inner.split("."), "__init__"][depth])
+        needs.discard(mine)
     done: set[str] = set()
     while ready := {name for name, needs in graph.items() if name not in done and needs <= done}:
         done |= ready
     assert graph.keys() - done == set()
 
 
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder or "evalkit")
+def test_a_folder_holds_no_more_than_can_be_seen_at_once(folder: str) -> None:
+    entries = list((PACKAGE / folder.replace(".", "/")).iterdir())
+    assert len([entry for entry in entries if entry.name != "__pycache__"]) <= MAX_ENTRIES
+
+
 @pytest.mark.parametrize("dependency", DOORS)
 def test_a_heavy_dependency_comes_in_by_its_doors_only(dependency: str) -> None:
     users = {
-        module.top
+        module.name
         for module in ALL
         for name, _ in module.imports
         if name.split(".")[0] == dependency
     }
-    assert users <= DOORS[dependency], f"{dependency} in {users - DOORS[dependency]}"
-    assert DOORS[dependency] <= users, f"no {dependency} in {DOORS[dependency] - users} any more"
+    doors = DOORS[dependency]
+    strangers = {user for user in users if not any(_inside(user, door) for door in doors)}
+    unused = {door for door in doors if not any(_inside(user, door) for user in users)}
+    assert strangers == set(), f"{dependency} is imported elsewhere"
+    assert unused == set(), f"no {dependency} there any more"
 
 
 def test_no_other_dependency_is_imported() -> None:
@@ -255,7 +271,7 @@ def _mode(call: ast.Call, name: str) -> str:
 
 
 def test_only_canon_opens_a_file_for_writing() -> None:
-    found = {module.name: set(_writes(module)) for module in INNER if module.name != "canon"}
+    found = {module.name: set(_writes(module)) for module in INNER if module.name != "base.canon"}
     assert {name: writes for name, writes in found.items() if writes} == WRITERS
 
 

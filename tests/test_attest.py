@@ -27,10 +27,10 @@ from securesystemslib.dsse import Envelope
 from securesystemslib.signer import CryptoSigner, SSlibKey
 from support import call
 
-from evalkit import attest, keys
-from evalkit.errors import EvalkitError, Exit
+from evalkit.base.errors import EvalkitError, Exit
 from evalkit.harness import rescore
-from evalkit.verify import Report, Status, Trust, Wanted, trust, verify
+from evalkit.judge.verify import Report, Status, Trust, Wanted, trust, verify
+from evalkit.record import attest, keys
 
 BITWISE = {"verdict": "BITWISE", "answers": "sha256:" + "0" * 64}
 PASSED = {"verdict": "PASSED", "samples": 300, "failed": 0, "seed": 7, "share": 0.01,

@@ -14,14 +14,14 @@ import pytest
 import support
 from support import call
 
-from evalkit import audit
-from evalkit.audit import drawing, noise, replaying, rounding, whole
-from evalkit.audit.drawing import Drawn
-from evalkit.audit.rounding import Value
-from evalkit.errors import EvalkitError
-from evalkit.events import Events
-from evalkit.plan import Policy
-from evalkit.verify import verify
+from evalkit.base.errors import EvalkitError
+from evalkit.base.events import Events
+from evalkit.judge import audit
+from evalkit.judge.audit import drawing, noise, replaying, rounding, whole
+from evalkit.judge.audit.drawing import Drawn
+from evalkit.judge.audit.rounding import Value
+from evalkit.judge.verify import verify
+from evalkit.plan.store import Policy
 
 SHOWN = {  # a request, what is planted in its answer, and what the audit says of it
     "demo_qa/3/1/0": "its log-likelihood is off by",
@@ -191,8 +191,8 @@ class Audited:
         return core.load(self.model, self.tokenizer, numerics, "cpu", level=level)
 
     def answered(self, engine: Any, policy: Policy | None = None) -> list[Drawn]:
-        from evalkit.batching import make_batches
-        from evalkit.tokenise import Tokenised
+        from evalkit.plan.grouping import make_batches
+        from evalkit.plan.tokenise import Tokenised
 
         rows = [row for sample in self.drawn for row in sample.rows.values()]
         found: dict[str, Any] = {}
@@ -213,10 +213,10 @@ def audited(tmp_path_factory: pytest.TempPathFactory) -> Audited:
     """A hundred questions: sixty with three answers to choose from, forty to write one to."""
     import models as made
 
-    from evalkit import model as models
-    from evalkit.request import Request, Settings
-    from evalkit.tokenise import Row, tokenise
-    from evalkit.tokenizer import Tokenizer
+    from evalkit.inputs import model as models
+    from evalkit.inputs.tokenizer import Tokenizer
+    from evalkit.plan.request import Request, Settings
+    from evalkit.plan.tokenise import Row, tokenise
 
     folder = tmp_path_factory.mktemp("talker")
     made.talker(folder, steps=60, hidden_size=64, intermediate_size=128)
@@ -254,7 +254,7 @@ def test_what_a_model_answers_otherwise_computed_is_rounding(
 ) -> None:
     import torch
 
-    from evalkit.engine import attention
+    from evalkit.engine.tree import attention
 
     level = way if way in "ABC" else "A"
     onednn: Any = torch.backends.mkldnn
@@ -307,14 +307,14 @@ def test_a_replay_gives_what_generating_and_scoring_gave(level: str, tiny_model:
     """Recorded log-probabilities and margins, from one forward pass each."""
     import numpy as np
 
-    from evalkit import model as models
-    from evalkit import tokenise
-    from evalkit.batching import make_batches
     from evalkit.engine import core, replay
-    from evalkit.plan import Policy
-    from evalkit.request import Request, Settings
-    from evalkit.tokenise import Target, Tokenised
-    from evalkit.tokenizer import Tokenizer
+    from evalkit.inputs import model as models
+    from evalkit.inputs.tokenizer import Tokenizer
+    from evalkit.plan import tokenise
+    from evalkit.plan.grouping import make_batches
+    from evalkit.plan.request import Request, Settings
+    from evalkit.plan.store import Policy
+    from evalkit.plan.tokenise import Target, Tokenised
 
     model = models.resolve(str(tiny_model()))
     numerics = core.numerics_for(model, "float32")

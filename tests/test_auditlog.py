@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from evalkit import auditlog, canon
+from evalkit.base import canon
+from evalkit.record import auditlog
 
 
 def log(folder: Path, count: int = 4) -> Path:

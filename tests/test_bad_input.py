@@ -18,8 +18,8 @@ import support
 from hub import MISSING, SHARED
 from support import DEMO, call, spawn
 
-from evalkit import hub, model
-from evalkit.errors import EvalkitError
+from evalkit.base.errors import EvalkitError
+from evalkit.inputs import hub, model
 
 MakeModel = Callable[..., Path]
 
@@ -167,7 +167,7 @@ def test_weights_that_transformers_does_not_load_do_not_count(
     broken: Path, tiny_model: MakeModel
 ) -> None:
     """Mistral's and Meta's repos hold the same weights twice, once as consolidated.safetensors."""
-    from evalkit import model
+    from evalkit.inputs import model
 
     shutil.copy(broken / "model.safetensors", broken / "consolidated.safetensors")
     good = model.num_parameters(model.resolve(str(tiny_model())))
@@ -326,7 +326,7 @@ doc_to_choice: ["a", "b"]
     ids=["output type", "field", "split", "data"],
 )
 def test_a_task_of_the_users_own_with_a_mistake(tmp_path: Path, mistake: dict[str, str]) -> None:
-    from evalkit.demo.model import TASKS
+    from evalkit.inputs.builtin.demo.model import TASKS
 
     suite = tmp_path / "mine.yaml"
     suite.write_text("name: mine\ntasks: [mine]\ninclude_path: tasks\n")
@@ -344,7 +344,7 @@ def test_a_task_of_the_users_own_with_a_mistake(tmp_path: Path, mistake: dict[st
 
 
 def test_a_suites_own_data_that_is_gone_or_altered(tmp_path: Path, out: tuple[str, Path]) -> None:
-    from evalkit.demo.model import TASKS
+    from evalkit.inputs.builtin.demo.model import TASKS
 
     suite = support.suite(tmp_path, "mine", ["demo_qa"])
     tasks = shutil.copytree(TASKS, tmp_path / "tasks")
@@ -445,7 +445,7 @@ def test_a_cache_that_can_not_be_written_costs_time_only(
 def test_a_torn_cache_costs_time_only(
     tmp_path: Path, tiny_model: MakeModel, monkeypatch: pytest.MonkeyPatch, text: str
 ) -> None:
-    from evalkit import model
+    from evalkit.inputs import model
 
     good = model.resolve(str(tiny_model())).files
     monkeypatch.setenv("XDG_CACHE_HOME", os.fspath(tmp_path))

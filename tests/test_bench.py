@@ -26,9 +26,10 @@ from bench import (
 )
 from bench.baseline import Scored
 from bench.passes import Pass
-from evalkit import canon, shards
-from evalkit import suite as suites
-from evalkit.request import Request, Settings
+from evalkit.base import canon
+from evalkit.inputs import suite as suites
+from evalkit.plan import shards
+from evalkit.plan.request import Request, Settings
 
 UNTIL = ("\n\n", "Q")
 

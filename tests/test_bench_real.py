@@ -14,8 +14,8 @@ from bench import real, real_figures, real_pieces, report_real, tables
 from bench.passes import Pass
 from bench.real_pieces import Kept, Piece
 from bench.sides import Ran
-from evalkit import canon
-from evalkit.request import Request, Settings
+from evalkit.base import canon
+from evalkit.plan.request import Request, Settings
 
 
 def texts(leaves: int, documents: int) -> list[Request]:

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support import steady
 
-from evalkit import canon
-from evalkit.errors import EvalkitError, Exit
+from evalkit.base import canon
+from evalkit.base.errors import EvalkitError, Exit
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | TEXT

@@ -15,8 +15,9 @@ import support
 from support import DEMO, call, spawn
 
 import evalkit
-from evalkit import cli, lease, stamp
-from evalkit.errors import EvalkitError, Exit
+from evalkit import cli
+from evalkit.base import lease, stamp
+from evalkit.base.errors import EvalkitError, Exit
 
 COMMANDS = [name for name, command in cli.cli.commands.items() if not command.hidden]
 
@@ -194,7 +195,7 @@ def test_what_a_command_tells_in_json_is_what_it_prints(tmp_path: Path) -> None:
 
 def test_no_colour_where_it_is_not_wanted(tmp_path: Path) -> None:
     """Neither into a pipe nor, in a terminal, with NO_COLOR."""
-    from evalkit.events import Events
+    from evalkit.base.events import Events
 
     assert "\x1b" not in call("verify", support.finished(tmp_path)).done().out
     assert Events().console.color_system is None
@@ -298,7 +299,7 @@ def test_every_way_out_is_one_line_and_its_exit_code(
     def fail(_: object) -> None:
         raise raised
 
-    monkeypatch.setattr("evalkit.summary.status", fail)
+    monkeypatch.setattr("evalkit.show.summary.status", fail)
     call("status", "x").refused(code, words)
 
 
@@ -310,7 +311,7 @@ def test_a_bug_leaves_its_traceback_in_a_private_file(
     def fail(_: object) -> None:
         raise ZeroDivisionError("oops")
 
-    monkeypatch.setattr("evalkit.summary.status", fail)
+    monkeypatch.setattr("evalkit.show.summary.status", fail)
     path = Path(call("status", "x").refused(70, "traceback is in").split()[-1])
     assert "ZeroDivisionError: oops" in path.read_text()
     assert path.stat().st_mode & 0o077 == 0

@@ -14,9 +14,9 @@ import pytest
 import support
 from support import call
 
-from evalkit import statistics
-from evalkit.compare import Comparison, Row, compare, gate, letters, text
-from evalkit.errors import EvalkitError
+from evalkit.base import statistics
+from evalkit.base.errors import EvalkitError
+from evalkit.judge.compare import Comparison, Row, compare, gate, letters, text
 
 (EXAMPLE,) = (support.ROOT / "results" / "example").glob("demo-*")
 Change = Callable[[dict[str, Any]], None]

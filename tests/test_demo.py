@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 import yaml
 
-from evalkit import demo, suite
-from evalkit.demo import model, texts
+from evalkit.inputs import suite
+from evalkit.inputs.builtin import demo
+from evalkit.inputs.builtin.demo import model, texts
 
 TASKS = model.TASKS
 Documents = list[dict[str, Any]]

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from evalkit import canon
-from evalkit import suite as suites
-from evalkit.verify import verify
+from evalkit.base import canon
+from evalkit.inputs import suite as suites
+from evalkit.judge.verify import verify
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text("utf-8")

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from support import call
 
-from evalkit import doctor
-from evalkit.doctor import Finding, Host, Status
-from evalkit.launch.runtimes import Unusable
+from evalkit.host import doctor
+from evalkit.host.doctor import Finding, Host, Status
+from evalkit.host.launch.runtimes import Unusable
 
 GB = 10**9
 

@@ -8,18 +8,18 @@ from typing import Any
 
 import pytest
 
-from evalkit import canon
-from evalkit import model as models
-from evalkit.errors import EvalkitError, Exit
-from evalkit.plan import Batch
-from evalkit.request import Kind, Settings
-from evalkit.tokenizer import Tokenizer
+from evalkit.base import canon
+from evalkit.base.errors import EvalkitError, Exit
+from evalkit.inputs import model as models
+from evalkit.inputs.tokenizer import Tokenizer
+from evalkit.plan.request import Kind, Settings
+from evalkit.plan.store import Batch
 from tests import batches
 from tests.batches import token_ids as row
 
 torch = pytest.importorskip("torch")
 engine = pytest.importorskip("evalkit.engine")
-attention = pytest.importorskip("evalkit.engine.attention")
+attention = pytest.importorskip("evalkit.engine.tree.attention")
 
 ARCHITECTURES = {"llama": "llama3", "gpt2": "gpt2"}
 LEVELS = ("A", "B", "C")
@@ -394,7 +394,7 @@ def test_loading_fixes_the_global_switches(load: Load) -> None:
 @pytest.mark.parametrize("masked", [True, False])
 @pytest.mark.parametrize("more", [0, 1])
 def test_values_that_lie_across_are_attended_as_others(masked: bool, more: int) -> None:
-    from evalkit.engine import attention
+    from evalkit.engine.tree import attention
 
     source = torch.Generator().manual_seed(0)
     tokens = attention.FEW + more
@@ -415,8 +415,8 @@ def test_values_that_lie_across_are_attended_as_others(masked: bool, more: int) 
 
 
 def test_slots_keep_their_content_and_how_it_lies() -> None:
-    from evalkit.engine.slots import BUCKET, Slots
-    from evalkit.engine.trunk import NOTHING
+    from evalkit.engine.tree.slots import BUCKET, Slots
+    from evalkit.engine.tree.trunk import NOTHING
 
     key, value = torch.randn(3, 2, 5, 4), torch.randn(3, 2, 5, 6)
     slots = Slots(NOTHING, torch.device("cpu"), 3)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from evalkit import events
+from evalkit.base import events
 
 
 def test_a_phase_speaks_up_even_when_nothing_is_done_for_long(

@@ -11,8 +11,9 @@ import support
 import yaml
 from support import call
 
-from evalkit import export, schema
-from evalkit.export import cards, tables
+from evalkit.base import schema
+from evalkit.show import export
+from evalkit.show.export import cards, tables
 
 
 @pytest.fixture(scope="module")

@@ -14,14 +14,14 @@ from hypothesis import strategies as st
 from support import call, steady
 from test_load import made_adapter
 
-from evalkit import batch as batches
-from evalkit import choice, model
-from evalkit.batch import Batch, BatchTarget, Policy
-from evalkit.errors import EvalkitError, Exit
+from evalkit.base.errors import EvalkitError, Exit
 from evalkit.harness import classes, foreign
-from evalkit.request import Settings
-from evalkit.tokenizer import Tokenizer
-from evalkit.verify import verify
+from evalkit.inputs import engine_name, model
+from evalkit.inputs.tokenizer import Tokenizer
+from evalkit.judge.verify import verify
+from evalkit.plan import batch as batches
+from evalkit.plan.batch import Batch, BatchTarget, Policy
+from evalkit.plan.request import Settings
 
 # What may be named, and what may not
 
@@ -62,13 +62,13 @@ FINE = {
 @pytest.mark.parametrize(("key", "value"), SECRETS.items())
 def test_a_key_that_looks_like_a_secret_is_refused(key: str, value: str) -> None:
     with pytest.raises(EvalkitError, match="environment variable"):
-        choice.parse("lm-eval:local-completions", [f"{key}={value}"])
+        engine_name.parse("lm-eval:local-completions", [f"{key}={value}"])
 
 
 @pytest.mark.parametrize("value", SECRET_VALUES)
 def test_a_value_that_looks_like_a_secret_is_refused_and_not_shown(value: str) -> None:
     with pytest.raises(EvalkitError, match="looks like a secret") as caught:
-        choice.parse("lm-eval:local-completions", [f"thing={value}"])
+        engine_name.parse("lm-eval:local-completions", [f"thing={value}"])
     assert value not in str(caught.value)
 
 
@@ -82,8 +82,8 @@ def test_a_secret_never_comes_near_the_disk(tmp_path: Path) -> None:
 
 def test_ordinary_arguments_are_kept_as_they_were_given_in_a_fixed_order() -> None:
     words = [f"{key}={value}" for key, value in FINE.items()]
-    made = choice.parse("lm-eval:vllm", words)
-    assert made == choice.parse("lm-eval:vllm", words[::-1])
+    made = engine_name.parse("lm-eval:vllm", words)
+    assert made == engine_name.parse("lm-eval:vllm", words[::-1])
     assert made.args == FINE and list(made.args) == sorted(FINE) and made.foreign == "vllm"
 
 
@@ -101,7 +101,7 @@ def test_ordinary_arguments_are_kept_as_they_were_given_in_a_fixed_order() -> No
 )
 def test_what_is_no_engine_or_no_argument_is_told(engine: str, args: list[str], words: str) -> None:
     with pytest.raises(EvalkitError) as caught:
-        choice.parse(engine, args)
+        engine_name.parse(engine, args)
     assert words in str(caught.value)
 
 
@@ -127,7 +127,7 @@ def test_what_a_class_can_not_do_is_told_before_anything_is_planned(
     name: str, args: dict[str, str], code: int, words: str
 ) -> None:
     with pytest.raises(EvalkitError) as caught:
-        classes.model_class(choice.Choice(f"lm-eval:{name}", args))
+        classes.model_class(engine_name.Choice(f"lm-eval:{name}", args))
     assert caught.value.code == code and words in str(caught.value)
 
 
@@ -152,10 +152,10 @@ def test_options_that_are_not_for_a_foreign_engine_are_refused(
 def test_a_row_is_as_long_as_the_class_takes() -> None:
     """hf takes the row that is computed; a server must also be sent the token behind it, and write
     one of its own."""
-    hf, served = (choice.Choice(f"lm-eval:{name}") for name in ("hf", "local-completions"))
+    hf, served = (engine_name.Choice(f"lm-eval:{name}") for name in ("hf", "local-completions"))
     assert classes.plan_length(hf, 512) == 512
     assert classes.plan_length(served, 512) == 510
-    assert classes.plan_length(choice.Choice(served.name, {"max_length": "100"}), 512) == 98
+    assert classes.plan_length(engine_name.Choice(served.name, {"max_length": "100"}), 512) == 98
 
 
 # What a class is handed, and what becomes of its answers

@@ -11,9 +11,11 @@ import gguf_files
 import pytest
 from support import call, digests, read, spawn
 
-from evalkit import canon, gguf_model, smollm2
-from evalkit import model as models
-from evalkit.errors import EvalkitError
+from evalkit.base import canon
+from evalkit.base.errors import EvalkitError
+from evalkit.inputs import gguf_model
+from evalkit.inputs import model as models
+from evalkit.inputs.builtin import smollm2
 
 SHORT = ("--suite", "demo", "--limit", "3", "--workers", "0", "--level", "A")
 

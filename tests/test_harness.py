@@ -19,14 +19,15 @@ import yaml
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from evalkit import model as models
-from evalkit import suite as suites
-from evalkit.errors import EvalkitError, Exit
-from evalkit.harness import data, locking, pinning, publish, requests, score, tasks
+from evalkit.base.errors import EvalkitError, Exit
+from evalkit.harness import locking, publish, requests, score, tasks
+from evalkit.harness.data import loading, pinning
 from evalkit.harness.tasks import Loaded
-from evalkit.request import Request, Settings, settings_from
-from evalkit.tokenise import Row, tokenise
-from evalkit.tokenizer import Tokenizer
+from evalkit.inputs import model as models
+from evalkit.inputs import suite as suites
+from evalkit.inputs.tokenizer import Tokenizer
+from evalkit.plan.request import Request, Settings, settings_from
+from evalkit.plan.tokenise import Row, tokenise
 
 pytest.importorskip("lm_eval")
 
@@ -62,7 +63,7 @@ def load(path: Path, **pins: Any) -> Loaded:
     suite = suites.load(str(path))
     lock = suites.lock_of(suite)
     revisions = {name: dataset.revision for name, dataset in lock.datasets.items()}
-    loaded = tasks.load(suite, data.Pins(revisions, include_path=suite.include_path, **pins))
+    loaded = tasks.load(suite, loading.Pins(revisions, include_path=suite.include_path, **pins))
     pinning.check(loaded, lock)
     return loaded
 
@@ -345,14 +346,14 @@ def test_a_data_file_outside_the_suites_folder_is_refused(name: str, tmp_path: P
     (tmp_path / "secret.jsonl").write_text("{}\n")
     (tmp_path / "tasks").mkdir()
     with pytest.raises(EvalkitError, match="is not in the suite's task folder"):
-        data.file_source(tmp_path / "tasks", {"test": name}, "json")
+        loading.file_source(tmp_path / "tasks", {"test": name}, "json")
 
 
 def test_the_loader_is_put_back_whatever_happens() -> None:
     import datasets
 
     original = datasets.load_dataset
-    with pytest.raises(RuntimeError, match="stop"), data.pinned(data.Pins({})):
+    with pytest.raises(RuntimeError, match="stop"), loading.pinned(loading.Pins({})):
         assert datasets.load_dataset is not original
         raise RuntimeError("stop")
     assert datasets.load_dataset is original
@@ -523,7 +524,7 @@ def test_a_cache_that_can_not_be_written_to_is_served_from_a_mirror_of_links(
     was mounted read-only could not be used."""
     import datasets.config
 
-    from evalkit.harness import cache
+    from evalkit.harness.data import cache
 
     shared = tmp_path / "org___name" / "default"
     shared.mkdir(parents=True)

@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support import steady
 
-from evalkit import canon, journal
-from evalkit.errors import EvalkitError, Exit
+from evalkit.base import canon
+from evalkit.base.errors import EvalkitError, Exit
+from evalkit.record import journal
 
 RUN = "sha256:" + "a" * 64
 BATCHES = [f"sha256:{number:064x}" for number in range(6)]

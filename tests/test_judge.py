@@ -17,22 +17,12 @@ from runs import Run
 from support import ROOT, call
 from test_verify import changed, scalars
 
-from evalkit import attest, keys
-from evalkit.errors import EvalkitError, Exit
+from evalkit.base.errors import EvalkitError, Exit
 from evalkit.harness import rescore
-from evalkit.verify import (
-    Deep,
-    Judged,
-    Report,
-    Status,
-    Trust,
-    Wanted,
-    identity,
-    judge,
-    policy,
-    verify,
-)
-from evalkit.verify.folder import Folder
+from evalkit.judge.verify import Deep, Judged, Report, Status, Trust, Wanted, judge, policy, verify
+from evalkit.record import attest, keys
+from evalkit.record.reading import identity
+from evalkit.record.reading.folder import Folder
 
 LEADERBOARD = ROOT / "policies" / "leaderboard.yaml"
 
@@ -81,8 +71,8 @@ def results(tmp_path: Path) -> Path:
     (run,) = (folder / "demo").glob("demo-*")
     other = shutil.copytree(run, run.with_name(f"{run.name}.2"))
     rewritten(other, lambda body: body.update(execution="0" * 32))
-    from evalkit import folder as folders
-    from evalkit.finish import log_finished
+    from evalkit.run import folder as folders
+    from evalkit.run.finish import log_finished
 
     log_finished(folders.read(other))
     return folder

@@ -9,11 +9,22 @@ from pathlib import Path
 import pytest
 from support import call
 
-from evalkit import hub, inside, smollm2, stamp
-from evalkit.errors import EvalkitError
-from evalkit.launch import runtimes, start
-from evalkit.launch import work as works
-from evalkit.launch.command import PLACES, SCRATCH, Image, Runtime, Work, asserted, command_line
+from evalkit.base import stamp
+from evalkit.base.errors import EvalkitError
+from evalkit.host import inside
+from evalkit.host.launch import runtimes, start
+from evalkit.host.launch import work as works
+from evalkit.host.launch.command import (
+    PLACES,
+    SCRATCH,
+    Image,
+    Runtime,
+    Work,
+    asserted,
+    command_line,
+)
+from evalkit.inputs import hub
+from evalkit.inputs.builtin import smollm2
 
 GOLDEN = Path(__file__).with_name("golden") / "launch.txt"
 SHA = "sha256:" + "ab" * 32
@@ -208,7 +219,7 @@ def test_a_suites_lock_and_tasks_come_along_and_nothing_beside_them(home: Path) 
 def test_the_lock_of_a_shipped_suite_is_this_checkouts(home: Path) -> None:
     """The image's own copy could not be written to."""
     found = work(home, "lock", "core", "--offline")
-    shipped = Path(runtimes.__file__).resolve().parents[2] / "suites"
+    shipped = Path(runtimes.__file__).resolve().parents[3] / "suites"
     assert found.arguments == ("lock", f"{shipped}/core.yaml", "--offline")
     assert found.writable == (f"{shipped}",)
 

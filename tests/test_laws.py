@@ -19,9 +19,10 @@ from hypothesis import strategies as st
 from support import steady
 from tries import LEVELS, SMALL
 
-from evalkit import canon, plan
-from evalkit.plan import Batch, Plan, Trunk
-from evalkit.tokenise import Tokenised
+from evalkit.base import canon
+from evalkit.plan import store
+from evalkit.plan.store import Batch, Plan, Trunk
+from evalkit.plan.tokenise import Tokenised
 
 Answers = dict[str, str]
 
@@ -86,7 +87,7 @@ def _alike(one: Batch, two: Batch) -> bool:
 
 def _merged(one: Batch, two: Batch) -> Batch:
     moved = [replace(target, row=target.row + len(one.rows)) for target in two.targets]
-    return plan.make_batch(
+    return store.make_batch(
         one.task, one.kind, one.settings, one.trunk, one.rows + two.rows,
         [*one.targets, *moved], SMALL,
     )  # fmt: skip
@@ -101,7 +102,7 @@ def answers_map(answers: Answers) -> dict[str, str]:
 
 
 def planned(tokenised: Tokenised, level: str) -> list[Batch]:
-    return list(plan.make_batches(tokenised, SMALL, level=level))
+    return list(store.make_batches(tokenised, SMALL, level=level))
 
 
 def requests(seed: int, *tasks: str) -> Tokenised:
@@ -180,7 +181,7 @@ def test_the_stub_sees_every_detail_of_a_batch() -> None:
 
 def test_a_plan_on_the_disk_gives_the_answers_of_the_one_in_memory(tmp_path: Path) -> None:
     rows = requests(3, "one", "two")
-    body, blocks = plan.build(
+    body, blocks = store.build(
         rows, SMALL, level="A", suite_id=canon.digest("suite"), tokenizer={}, max_length=999
     )
     canon.write_atomic(tmp_path / "plan.tokens", blocks)

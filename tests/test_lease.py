@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from support import lock
 
-from evalkit import canon, lease
-from evalkit.errors import EvalkitError, Exit
+from evalkit.base import canon, lease
+from evalkit.base.errors import EvalkitError, Exit
 
 
 def dead_pid() -> int:

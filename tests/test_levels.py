@@ -8,18 +8,19 @@ from typing import Any
 
 import pytest
 
-from evalkit import canon, sharing
-from evalkit import model as models
-from evalkit.plan import Batch, BatchTarget, Policy, make_batch, make_batches
-from evalkit.request import Request, Settings
-from evalkit.tokenise import Row, Target, Tokenised
-from evalkit.tokenizer import Tokenizer
+from evalkit.base import canon
+from evalkit.inputs import model as models
+from evalkit.inputs.tokenizer import Tokenizer
+from evalkit.plan import sharing
+from evalkit.plan.request import Request, Settings
+from evalkit.plan.store import Batch, BatchTarget, Policy, make_batch, make_batches
+from evalkit.plan.tokenise import Row, Target, Tokenised
 from tests import batches
 from tests.batches import token_ids
 
 torch = pytest.importorskip("torch")
 engine = pytest.importorskip("evalkit.engine")
-attention = pytest.importorskip("evalkit.engine.attention")
+attention = pytest.importorskip("evalkit.engine.tree.attention")
 
 TOKENIZERS = {"llama": "llama3", "gpt2": "gpt2"}
 SMALL = Policy(

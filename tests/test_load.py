@@ -15,11 +15,11 @@ import batches
 import pytest
 from batches import token_ids
 
-from evalkit import model as models
-from evalkit.batch import Batch
-from evalkit.errors import EvalkitError, Exit
-from evalkit.request import Settings
-from evalkit.tokenizer import Tokenizer
+from evalkit.base.errors import EvalkitError, Exit
+from evalkit.inputs import model as models
+from evalkit.inputs.tokenizer import Tokenizer
+from evalkit.plan.batch import Batch
+from evalkit.plan.request import Settings
 
 torch = pytest.importorskip("torch")
 core = pytest.importorskip("evalkit.engine.core")

@@ -8,7 +8,7 @@ import support
 from support import spawn
 
 import evalkit
-from evalkit.errors import EvalkitError
+from evalkit.base.errors import EvalkitError
 
 
 def test_scores_and_samples_are_the_records(tmp_path: Path) -> None:

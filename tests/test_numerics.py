@@ -15,10 +15,10 @@ import batches
 import pytest
 from batches import token_ids
 
-from evalkit import model as models
-from evalkit.errors import EvalkitError
-from evalkit.request import Settings
-from evalkit.tokenizer import Tokenizer
+from evalkit.base.errors import EvalkitError
+from evalkit.inputs import model as models
+from evalkit.inputs.tokenizer import Tokenizer
+from evalkit.plan.request import Settings
 
 torch = pytest.importorskip("torch")
 core = pytest.importorskip("evalkit.engine.core")

@@ -10,10 +10,11 @@ import support
 from support import call
 from test_load import made_adapter
 
-from evalkit import folder as folders
-from evalkit.engine import core, probe
-from evalkit.errors import EvalkitError, Exit
-from evalkit.verify import verify
+from evalkit.base.errors import EvalkitError, Exit
+from evalkit.engine import core
+from evalkit.engine.probe import probe
+from evalkit.judge.verify import verify
+from evalkit.run import folder as folders
 
 Start = Callable[..., support.Ran]
 

@@ -19,10 +19,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from runs import Run
 from support import call
 
-from evalkit import archive, attest, canon, keys, pack, salted
-from evalkit.errors import EvalkitError, Exit
+from evalkit.base import canon
+from evalkit.base.errors import EvalkitError, Exit
 from evalkit.harness import rescore
-from evalkit.verify import Deep, Report, Status, Trust, Wanted, judge
+from evalkit.judge.verify import Deep, Report, Status, Trust, Wanted, judge
+from evalkit.record import archive, attest, keys, pack, salted
 
 
 @pytest.fixture(autouse=True)

@@ -9,13 +9,16 @@ from typing import Any
 import pytest
 from support import call, read_journal
 
-from evalkit import canon, engine, journal, serving, worker
-from evalkit import folder as run_folder
-from evalkit import model as models
+from evalkit import engine
+from evalkit.base import canon
 from evalkit.engine import pipeline
 from evalkit.engine.pipeline import Busy, Stages
-from evalkit.plan import Plan
-from evalkit.tokenizer import Tokenizer
+from evalkit.inputs import model as models
+from evalkit.inputs.tokenizer import Tokenizer
+from evalkit.plan.store import Plan
+from evalkit.record import journal
+from evalkit.run import folder as run_folder
+from evalkit.run import serving, worker
 
 
 @pytest.fixture(scope="module")

@@ -18,11 +18,12 @@ from hypothesis import strategies as st
 from support import steady
 from tries import LEVELS, SMALL
 
-from evalkit import batching, canon, plan, schema
-from evalkit.errors import EvalkitError, Exit
-from evalkit.plan import Policy
-from evalkit.request import Request, Settings
-from evalkit.tokenise import Row, Target, Tokenised, Tokens, rolling_windows, tokenise
+from evalkit.base import canon, schema
+from evalkit.base.errors import EvalkitError, Exit
+from evalkit.plan import grouping, store
+from evalkit.plan.request import Request, Settings
+from evalkit.plan.store import Policy
+from evalkit.plan.tokenise import Row, Target, Tokenised, Tokens, rolling_windows, tokenise
 
 GREEDY = Settings(("\n",), 16)
 
@@ -71,8 +72,8 @@ def some_requests(seed: int, task: str) -> list[Request]:
 
 def batches_of(
     requests: list[Request], policy: Policy = SMALL, level: str = "C"
-) -> list[plan.Batch]:
-    return list(plan.make_batches(tokenise(requests, Letters()), policy, level=level))
+) -> list[store.Batch]:
+    return list(store.make_batches(tokenise(requests, Letters()), policy, level=level))
 
 
 def build(requests: list[Request], folder: Path, level: str = "A") -> dict[str, Any]:
@@ -81,7 +82,7 @@ def build(requests: list[Request], folder: Path, level: str = "A") -> dict[str, 
 
 
 def write(tokenised: Tokenised, folder: Path, level: str) -> dict[str, Any]:
-    body, blocks = plan.build(
+    body, blocks = store.build(
         tokenised, SMALL, level=level, suite_id=canon.digest("suite"),
         tokenizer={"tokenizer.json": "0" * 64}, max_length=24,
     )  # fmt: skip
@@ -90,9 +91,9 @@ def write(tokenised: Tokenised, folder: Path, level: str) -> dict[str, Any]:
     return body
 
 
-def planned(seed: int, level: str, *tasks: str) -> list[plan.Batch]:
+def planned(seed: int, level: str, *tasks: str) -> list[store.Batch]:
     """The batches of random rows."""
-    return list(plan.make_batches(tries.tokenised(seed, *tasks), SMALL, level=level))
+    return list(store.make_batches(tries.tokenised(seed, *tasks), SMALL, level=level))
 
 
 def seeds(test: Callable[..., None]) -> Callable[..., None]:
@@ -203,7 +204,7 @@ def test_the_order_of_the_requests_changes_nothing(seed: int, level: str) -> Non
     given_rows = tries.tokenised(seed, "one", "two").rows
     shuffled = random.Random(seed).sample(given_rows, len(given_rows))
     turned = [replace(row, targets=row.targets[::-1]) for row in shuffled]
-    found = plan.make_batches(Tokenised(turned), SMALL, level=level)
+    found = store.make_batches(Tokenised(turned), SMALL, level=level)
     assert [batch.id for batch in found] == [b.id for b in planned(seed, level, "one", "two")]
 
 
@@ -261,7 +262,7 @@ def test_a_plan_read_from_the_disk_has_the_same_batches(
 ) -> None:
     folder = tmp_path_factory.mktemp("plan")
     body = write(tries.tokenised(seed, "one", "two"), folder, level)
-    read = plan.Plan(folder)
+    read = store.Plan(folder)
     assert len(read) == len(body["batches"]) and schema.check("plan", body) == []
     last = None
     for made in planned(seed, level, "one", "two"):
@@ -279,10 +280,10 @@ def test_a_plan_read_from_the_disk_has_the_same_batches(
 def test_a_plan_fits_its_schema_and_has_the_id_of_its_own_fields(tmp_path: Path) -> None:
     body = build(some_requests(5, "task"), tmp_path)
     assert schema.check("plan", body) == []
-    assert body["ids"]["plan"] == plan.plan_id(body)
+    assert body["ids"]["plan"] == store.plan_id(body)
     for key in ("level", "policy", "max_length", "tokenizer", "batches"):
         assert (
-            plan.plan_id(body | {key: body[key][:1] if key == "batches" else None})
+            store.plan_id(body | {key: body[key][:1] if key == "batches" else None})
             != (body["ids"]["plan"])
         )
 
@@ -370,7 +371,7 @@ def test_damaged_tokens_are_named_and_never_executed(tmp_path: Path, change: str
             "flip": bytes([*data[:20], data[20] ^ 1, *data[21:]]), "cut": data[: len(data) // 2],
             "empty": b"", "other": other + data[len(other) :],
         }[change])  # fmt: skip
-    read = plan.Plan(tmp_path)
+    read = store.Plan(tmp_path)
     with pytest.raises(EvalkitError, match=r"plan\.tokens is damaged") as caught:
         for batch in read.entries:
             read.batch(batch)
@@ -382,18 +383,18 @@ def test_a_target_that_was_moved_in_plan_json_changes_the_batchs_digest(tmp_path
     body["batches"][0]["targets"][0][2] += 1
     (tmp_path / "plan.json").write_text(json.dumps(body))
     with pytest.raises(EvalkitError, match="has another digest"):
-        plan.Plan(tmp_path).batch(body["batches"][0]["id"])
+        store.Plan(tmp_path).batch(body["batches"][0]["id"])
 
 
 def test_a_plan_of_another_schema_says_which(tmp_path: Path) -> None:
     body = build(some_requests(11, "task"), tmp_path)
     (tmp_path / "plan.json").write_text(json.dumps(body | {"schema": "evalkit/plan/1"}))
     with pytest.raises(EvalkitError, match="evalkit/plan/1, this evalkit reads"):
-        plan.Plan(tmp_path)
+        store.Plan(tmp_path)
 
 
 def test_nothing_to_do_is_a_plan_without_batches() -> None:
-    assert all(list(plan.make_batches(Tokenised([]), SMALL, level=x)) == [] for x in LEVELS)
+    assert all(list(store.make_batches(Tokenised([]), SMALL, level=x)) == [] for x in LEVELS)
 
 
 def rows_of(
@@ -424,18 +425,18 @@ def documents(shots: int, number: int, question: int, choices: int, seed: int = 
 
 def stems_of(rows: Tokenised, level: str = "A", policy: Policy | None = None) -> list[Any]:
     """Of each batch: its trunk's length, and how many rows it has."""
-    batches = plan.make_batches(rows, policy or Policy(), level=level)
+    batches = store.make_batches(rows, policy or Policy(), level=level)
     return [(batch.trunk.length if batch.trunk else 0, len(batch.rows)) for batch in batches]
 
 
 def prompts_of(rows: Tokenised) -> list[tuple[int, int]]:
     """Of each generating batch: its trunk's length, and how many prompts it has."""
-    batches = plan.make_batches(rows, Policy(), level="A")
+    batches = store.make_batches(rows, Policy(), level="A")
     return [(batch.trunk.length if batch.trunk else 0, len(batch.targets)) for batch in batches]
 
 
 def test_shots_that_all_share_are_a_trunk_and_a_documents_choices_a_tree() -> None:
-    (batch,) = plan.make_batches(rows_of(documents(600, 20, 90, 4), 5), Policy(), level="A")
+    (batch,) = store.make_batches(rows_of(documents(600, 20, 90, 4), 5), Policy(), level="A")
     assert batch.trunk and batch.trunk.length == 600 and len(batch.rows) == 10
     assert [len(row.starts) for row in batch.rows] == [8] * 10  # two documents of four choices
     lengths = [trunk for trunk, _ in stems_of(rows_of(documents(600, 20, 90, 4), 5), "B")]
@@ -450,7 +451,7 @@ def test_shots_of_one_document_stay_in_its_row() -> None:
 
 def test_a_path_that_is_a_prefix_of_another_ends_in_it() -> None:
     one = list(range(50, 80))
-    (batch,) = plan.make_batches(rows_of([one, one[:10], one[:20]]), Policy(), level="A")
+    (batch,) = store.make_batches(rows_of([one, one[:10], one[:20]]), Policy(), level="A")
     assert batch.num_tokens == 30 and len(batch.rows) == 1
     assert sorted(target.end for target in batch.targets) == [9, 19, 29]
 
@@ -484,23 +485,25 @@ def test_prompts_are_spread_evenly_over_as_few_batches_as_may_be() -> None:
 def test_long_generations_get_fewer_slots() -> None:
     for length, slots in ((100, 64), (4000, 31), (200_000, 1)):
         prompts = rows_of([[n, *range(2, length)] for n in range(2)], settings=Settings((), 200))
-        assert {batch.slots for batch in plan.make_batches(prompts, Policy(), level="A")} == {slots}
+        assert {batch.slots for batch in store.make_batches(prompts, Policy(), level="A")} == {
+            slots
+        }
 
 
 @pytest.mark.parametrize("level", LEVELS)
 def test_rows_behind_the_limit_of_their_rope_keep_to_themselves(level: str) -> None:
     long = [[*range(100, 400), *range(2, 2 + size)] for size in (210, 210, 220)]
     rows = rows_of([*long, *documents(300, 40, 60, 4)], 5)
-    batches = list(plan.make_batches(rows, Policy(), level=level, rope_limit=500))
+    batches = list(store.make_batches(rows, Policy(), level=level, rope_limit=500))
     beyond = [b for b in batches if any(len(tries.path(b, t)) > 500 for t in b.targets)]
     assert all(len(tries.path(b, t)) > 500 for b in beyond for t in b.targets)
     assert [b.width for b in beyond] == [520, 510] and all(b.trunk is None for b in beyond)
     assert len(beyond[1].rows) == 2 and all(row.starts == (0,) for b in beyond for row in b.rows)
     prompts = rows_of([*long, *documents(300, 40, 60, 1)], settings=Settings((), 16))
-    made = list(plan.make_batches(prompts, Policy(), level=level, rope_limit=500))
+    made = list(store.make_batches(prompts, Policy(), level=level, rope_limit=500))
     alone = [b for b in made if b.trunk is None and b.width > 484]
     assert [len(b.rows) for b in alone] == [1, 1, 1]
-    short = {b.id for b in plan.make_batches(
+    short = {b.id for b in store.make_batches(
         rows_of(documents(300, 40, 60, 1), settings=Settings((), 16)), Policy(), level=level
     )}  # fmt: skip
     assert len({b.id for b in made} - short) >= 3
@@ -509,7 +512,7 @@ def test_rows_behind_the_limit_of_their_rope_keep_to_themselves(level: str) -> N
 @seeds
 def test_a_plan_that_is_made_task_by_task_is_the_plan_of_all(seed: int, level: str) -> None:
     """So that only one task's rows need to be in memory."""
-    apart, together = (plan.Builder(SMALL, level=level) for _ in range(2))
+    apart, together = (store.Builder(SMALL, level=level) for _ in range(2))
     together.add(tries.tokenised(seed, "two", "one"))
     for task in ("one", "two"):
         apart.add(tries.tokenised(seed, task))
@@ -527,16 +530,16 @@ def test_a_trie_of_great_depth_is_no_recursion(level: str, tmp_path: Path) -> No
     whole = np.random.default_rng(0).integers(2, 9, 3000).tolist()
     combed = rows_of([[*whole[:size], 9, 9] for size in range(3, 3000, 3)])
     tight = replace(SMALL, max_tree=8, row_tokens=8, min_trunk=1)
-    batches = list(plan.make_batches(combed, tight, level=level))
+    batches = list(store.make_batches(combed, tight, level=level))
     assert sum(len(batch.targets) for batch in batches) == len(combed.rows)
     prompts = rows_of([[*whole[:size], 9] for size in range(2, 3000, 2)], settings=GREEDY)
-    body, blocks = plan.build(
+    body, blocks = store.build(
         prompts, replace(tight, max_slots=1), level=level, suite_id=canon.digest("suite"),
         tokenizer={}, max_length=9000,
     )  # fmt: skip
     canon.write_atomic(tmp_path / "plan.tokens", blocks)
     canon.write_atomic(tmp_path / "plan.json", canon.dumps(body))
-    read = plan.Plan(tmp_path)
+    read = store.Plan(tmp_path)
     assert read.batch(body["batches"][-1]["id"]).targets
 
 
@@ -548,11 +551,11 @@ def test_little_more_than_the_unique_tokens_is_computed_and_hardly_any_padding()
         rows_of(documents(800, 250, 50, 1), settings=Settings((), 256)),
     ]
     for rows in kinds:
-        body, _ = plan.build(
+        body, _ = store.build(
             rows, Policy(), level="A", suite_id="", tokenizer={}, max_length=4096
         )  # fmt: skip
-        figures = plan.figures(body)
-        (trie,) = (group.trie() for group in batching.groups(rows))
+        figures = store.figures(body)
+        (trie,) = (group.trie() for group in grouping.groups(rows))
         assert figures.computed <= 1.05 * trie.unique(trie.whole)
         assert figures.padding <= 0.05 * figures.computed
         assert figures.longest == max(entry["cost"] for entry in body["batches"])
@@ -562,7 +565,9 @@ def test_sharing_less_costs_what_the_levels_say() -> None:
     rows = rows_of(documents(700, 150, 80, 1))
     computed = {}
     for level in LEVELS:
-        body, _ = plan.build(rows, Policy(), level=level, suite_id="", tokenizer={}, max_length=999)
-        computed[level] = plan.figures(body).computed
+        body, _ = store.build(
+            rows, Policy(), level=level, suite_id="", tokenizer={}, max_length=999
+        )
+        computed[level] = store.figures(body).computed
     assert max(computed["A"], computed["B"]) < computed["C"] / 5
     assert computed["C"] >= sum(len(row.tokens) for row in rows.rows)

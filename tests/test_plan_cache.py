@@ -12,9 +12,10 @@ import support
 import yaml
 from support import Ran, call
 
-from evalkit import model as models
-from evalkit import plan_cache
-from evalkit.harness import data, requests
+from evalkit.harness import requests
+from evalkit.harness.data import loading
+from evalkit.inputs import model as models
+from evalkit.plan import cache
 
 BEFORE = "planned before: the same requests in the same tokens"
 Plan = Callable[..., Ran]
@@ -56,7 +57,7 @@ def test_a_second_model_with_the_same_tokenizer_builds_no_request(
     first = plan()
     assert BEFORE not in first.err
     monkeypatch.setattr(requests, "build", refuse)
-    monkeypatch.setattr(data, "_load", refuse)
+    monkeypatch.setattr(loading, "_load", refuse)
     second = plan(model=tiny_model(seed=1, num_hidden_layers=3))
     assert BEFORE in second.err
     for name in ("plan.json", "plan.tokens"):
@@ -101,7 +102,7 @@ def test_the_same_files_read_by_another_class_of_tokenizer_miss(
 def test_what_changes_a_plan_misses(
     tmp_path: Path, plan: Plan, tiny_model: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(plan_cache, "KEPT", 99)
+    monkeypatch.setattr(cache, "KEPT", 99)
     chat = tiny_model(chat_template=True)
     changed = shutil.copytree(chat, tmp_path / "changed")
     template = changed / "chat_template.jinja"
@@ -134,11 +135,11 @@ def test_another_lock_is_another_plan(tmp_path: Path, plan: Plan) -> None:
 
 
 def test_another_version_of_evalkits_code_is_another_key(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = plan_cache.key({"suite": "x"})
-    assert plan_cache.key({"suite": "y"}) != before
-    code = plan_cache.kept.code()
-    monkeypatch.setattr(plan_cache.kept, "code", lambda: code | {"plan.py": "0" * 64})
-    assert plan_cache.key({"suite": "x"}) != before
+    before = cache.key({"suite": "x"})
+    assert cache.key({"suite": "y"}) != before
+    code = cache.kept.code()
+    monkeypatch.setattr(cache.kept, "code", lambda: code | {"plan.py": "0" * 64})
+    assert cache.key({"suite": "x"}) != before
 
 
 @pytest.mark.parametrize("name", ["plan.json", "plan.tokens", "digests.json"])
@@ -163,13 +164,13 @@ def test_a_damaged_plan_is_made_again(plan: Plan, own_cache: Path, name: str, da
 
 
 def test_only_the_newest_plans_are_kept(own_cache: Path) -> None:
-    for number in range(plan_cache.KEPT + 3):
-        planned = plan_cache.Planned({"number": number}, b"tokens", number)
-        plan_cache.write(f"{number:064x}", planned)
+    for number in range(cache.KEPT + 3):
+        planned = cache.Planned({"number": number}, b"tokens", number)
+        cache.write(f"{number:064x}", planned)
         os.utime(own_cache / f"{number:064x}", (number, number))
     names = [path.name for path in kept(own_cache)]
-    assert names == [f"{number:064x}" for number in range(3, plan_cache.KEPT + 3)]
-    assert plan_cache.read(names[0]) == plan_cache.Planned({"number": 3}, b"tokens", 3)
+    assert names == [f"{number:064x}" for number in range(3, cache.KEPT + 3)]
+    assert cache.read(names[0]) == cache.Planned({"number": 3}, b"tokens", 3)
 
 
 def test_a_cache_that_can_not_be_written_costs_time_only(plan: Plan, own_cache: Path) -> None:

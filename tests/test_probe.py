@@ -14,27 +14,18 @@ import numpy as np
 import pytest
 from architectures import ARCHITECTURES
 
-from evalkit import canon
-from evalkit import model as models
-from evalkit.errors import EvalkitError, Exit
-from evalkit.model import Model
-from evalkit.tokenizer import Tokenizer
+from evalkit.base import canon
+from evalkit.base.errors import EvalkitError, Exit
+from evalkit.inputs import model as models
+from evalkit.inputs.model import Model
+from evalkit.inputs.tokenizer import Tokenizer
 
 torch = pytest.importorskip("torch")
 engine = pytest.importorskip("evalkit.engine")
 
-from evalkit.engine import (  # noqa: E402
-    cloned,
-    numerics,
-    probe,
-    scoring,
-    shrink,
-    slots,
-    tail,
-    tree,
-    trials,
-    trunk,
-)
+from evalkit.engine import numerics, prefix, scoring  # noqa: E402
+from evalkit.engine.probe import probe, shrink, trials  # noqa: E402
+from evalkit.engine.tree import slots, tail, tree, trunk  # noqa: E402
 
 VOCABULARY = 1200
 # Flagships' configs, as far as their sizes are concerned.
@@ -372,14 +363,14 @@ def test_a_wrong_position_behind_a_cache_is_seen_at_the_lower_levels(
     level: str, load: Made, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loaded = load(level)
-    original = cloned.run
+    original = prefix.run
 
     def run(engine: Any, places: Any, input_ids: Any, state: Any) -> Any:
         if state is not None and state.length:
             state = replace(state, length=state.length + 1)
         return original(engine, places, input_ids, state)
 
-    monkeypatch.setattr(cloned, "run", run)
+    monkeypatch.setattr(prefix, "run", run)
     with pytest.raises(EvalkitError, match=f"at level {level} are not its own") as caught:
         probe.check(loaded)
     assert "lm-eval:hf" in caught.value.fix

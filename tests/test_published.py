@@ -9,10 +9,11 @@ import support
 from rich.console import Console
 from support import call
 
-from evalkit import published, summary
-from evalkit import suite as suites
-from evalkit.errors import EvalkitError
-from evalkit.published import Published
+from evalkit.base.errors import EvalkitError
+from evalkit.inputs import published
+from evalkit.inputs import suite as suites
+from evalkit.inputs.published import Published
+from evalkit.show import summary
 
 MODEL = "EleutherAI/pythia-70m"
 

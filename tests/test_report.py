@@ -13,8 +13,11 @@ import pytest
 import support
 from support import call
 
-from evalkit import attest, canon, keys, published, report, statistics
-from evalkit.report import leaves, page, plots, texts
+from evalkit.base import canon, statistics
+from evalkit.inputs import published
+from evalkit.record import attest, keys
+from evalkit.show import report
+from evalkit.show.report import leaves, page, plots, texts
 
 SCRIPT = '</script><script>alert(1)</script><img src=x onerror="alert(2)">'
 HOSTILE = f"{SCRIPT}\x1b[31mred\x1b[0m \u202ereversed\u202c \u2028 \ud800 {{{{7*7}}}}"

@@ -9,14 +9,15 @@ import pytest
 import support
 from support import call
 
-from evalkit import archive, attest, canon
-from evalkit.audit.noise import Noise
-from evalkit.compare import compare
-from evalkit.errors import EvalkitError
-from evalkit.reproduce import NOTHING, Wanted, differences, prepared, verdicts
-from evalkit.reproduce.answers import apart
-from evalkit.reproduce.obtain import obtained
-from evalkit.reproduce.verdicts import Verdict
+from evalkit.base import canon
+from evalkit.base.errors import EvalkitError
+from evalkit.judge.audit.noise import Noise
+from evalkit.judge.compare import compare
+from evalkit.judge.reproduce import NOTHING, Wanted, differences, prepared, verdicts
+from evalkit.judge.reproduce.answers import apart
+from evalkit.judge.reproduce.obtain import obtained
+from evalkit.judge.reproduce.verdicts import Verdict
+from evalkit.record import archive, attest
 
 (EXAMPLE,) = (support.ROOT / "results" / "example").glob("demo-*")
 NOISE = Noise(0.01, 100)
@@ -105,7 +106,7 @@ def test_every_verdict_has_its_exit_code() -> None:
 
 def test_what_runs_code_is_never_taken_from_a_record(tmp_path: Path) -> None:
     """A record can say trust_remote_code; the reproducer has to."""
-    from evalkit.reproduce import _options
+    from evalkit.judge.reproduce import _options
 
     record = support.read(EXAMPLE)
     record["command"]["config"] |= {"trust_remote_code": True, "allow_pickle": True}

@@ -21,24 +21,15 @@ import pytest
 import support
 from support import DEMO, call
 
-from evalkit import (
-    auditlog,
-    canon,
-    digests,
-    execute,
-    journal,
-    lease,
-    prepare,
-    record,
-    stamp,
-    worker,
-)
-from evalkit import folder as folders
-from evalkit import model as models
-from evalkit import suite as suites
-from evalkit.errors import EvalkitError
-from evalkit.events import Events
-from evalkit.verify import verify
+from evalkit.base import canon, digests, lease, stamp
+from evalkit.base.errors import EvalkitError
+from evalkit.base.events import Events
+from evalkit.inputs import model as models
+from evalkit.inputs import suite as suites
+from evalkit.judge.verify import verify
+from evalkit.record import auditlog, journal, record
+from evalkit.run import execute, prepare, worker
+from evalkit.run import folder as folders
 
 # Run before the command line: stop after the third batch, at its end or in the middle of its line,
 # and wait there to be killed.

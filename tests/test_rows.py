@@ -21,11 +21,13 @@ from hypothesis import strategies as st
 from runs import Run
 from support import steady
 
-from evalkit import canon, rows, summary
-from evalkit import suite as suites
-from evalkit.errors import EvalkitError, Exit
-from evalkit.rows import SIZE, Rows
-from evalkit.verify import Report, Status, verify
+from evalkit.base import canon
+from evalkit.base.errors import EvalkitError, Exit
+from evalkit.inputs import rows
+from evalkit.inputs import suite as suites
+from evalkit.inputs.rows import SIZE, Rows
+from evalkit.judge.verify import Report, Status, verify
+from evalkit.show import summary
 
 Write = Callable[..., Path]
 Value = dict[str, Any]
@@ -209,7 +211,8 @@ def test_shots_are_pinned_the_same_whatever_was_loaded_or_built_before(
     shots: Path, write_task: Write
 ) -> None:
     """The code of own_r shuffles its rows by Python's and numpy's generators."""
-    from evalkit.harness import pinning, requests
+    from evalkit.harness import requests
+    from evalkit.harness.data import pinning
 
     tasks = shots.parent / "tasks"
     (tasks / "utils.py").write_text(

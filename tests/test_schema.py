@@ -8,8 +8,8 @@ import yaml
 from jsonschema import Draft202012Validator
 from runs import Run
 
-from evalkit import schema
-from evalkit import suite as suites
+from evalkit.base import schema
+from evalkit.inputs import suite as suites
 
 VERSIONED = {
     "lock": 2,

@@ -11,9 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support import call, steady
 
-from evalkit import export, schema, score_table, statistics
-from evalkit.export import cards, tables
-from evalkit.verify.samples import Document
+from evalkit.base import schema, statistics
+from evalkit.record.reading import score_table
+from evalkit.record.reading.samples import Document
+from evalkit.show import export
+from evalkit.show.export import cards, tables
 
 EXAMPLE = next((support.ROOT / "results/example").glob("*/record.json"))
 

@@ -10,7 +10,7 @@ import pytest
 import support
 from support import call
 
-from evalkit import stamp
+from evalkit.base import stamp
 
 TOKEN = "hf_plantedABCDEFGHIJKLMNOPQRSTUVWXYZ"
 USER = "janedoeplanted"
@@ -43,7 +43,7 @@ def leaks(folder: Path, tmp_path: Path) -> list[str]:
 
 def own_suite(folder: Path) -> Path:
     """A suite with a task folder of its own, whose YAML calls a Python function there."""
-    from evalkit.demo.model import TASKS
+    from evalkit.inputs.builtin.demo.model import TASKS
 
     suite = support.suite(folder, "mine", ["demo_qa"])
     tasks = shutil.copytree(TASKS, folder / "tasks")

@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 from support import steady
 from tries import LEVELS, SMALL
 
-from evalkit import canon, plan, shards
-from evalkit.errors import EvalkitError
-from evalkit.shards import Costs, Shard
-from evalkit.tokenise import Tokenised
+from evalkit.base import canon
+from evalkit.base.errors import EvalkitError
+from evalkit.plan import shards, store
+from evalkit.plan.shards import Costs, Shard
+from evalkit.plan.tokenise import Tokenised
 
 
 def planned(seed: int, level: str = "A", tasks: int = 4) -> dict[str, Any]:
@@ -22,7 +23,7 @@ def planned(seed: int, level: str = "A", tasks: int = 4) -> dict[str, Any]:
     for task in range(tasks):
         rows += tries.some_rows(seed + task, f"t{task}")
         rows += tries.some_rows(seed + task, f"t{task}_gen", tries.GREEDY)
-    body, _ = plan.build(
+    body, _ = store.build(
         Tokenised(rows), SMALL, level=level, suite_id=canon.digest("s"), tokenizer={},
         max_length=999,
     )  # fmt: skip

@@ -14,7 +14,7 @@ import hub as stand_in
 import pytest
 from support import call, spawn, start
 
-from evalkit import canon
+from evalkit.base import canon
 
 TOKEN = "hf_thisIsASecretTokenOfATest"
 CARD = "---\nlicense: apache-2.0\n---\nA tiny model.\n"

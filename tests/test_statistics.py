@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from evalkit import statistics
+from evalkit.base import statistics
 
 VALUES = [1.0, 0.0, 1.0, 1.0, 0.0]
 

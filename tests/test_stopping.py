@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from evalkit import stopping
+from evalkit.base import stopping
 
 
 @pytest.fixture(autouse=True)

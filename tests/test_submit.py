@@ -13,14 +13,15 @@ import pytest
 import support
 from support import call, spawn
 
-from evalkit import canon, shards
-from evalkit.cluster import script, site, submission, submit
-from evalkit.cluster.script import Recipe
-from evalkit.cluster.site import Site
-from evalkit.cluster.submission import Member, Submission
-from evalkit.errors import EvalkitError
-from evalkit.launch.command import Image, Runtime
-from evalkit.launch.runtimes import Place
+from evalkit.base import canon
+from evalkit.base.errors import EvalkitError
+from evalkit.host.cluster import script, site, submission, submit
+from evalkit.host.cluster.script import Recipe
+from evalkit.host.cluster.site import Site
+from evalkit.host.cluster.submission import Member, Submission
+from evalkit.host.launch.command import Image, Runtime
+from evalkit.host.launch.runtimes import Place
+from evalkit.plan import shards
 
 GOLDEN = Path(__file__).parent / "golden"
 OUT = Path("/shared/us er/results")

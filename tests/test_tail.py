@@ -6,17 +6,17 @@ from typing import Any
 import architectures
 import pytest
 
-from evalkit import model as models
-from evalkit.plan import Batch
-from evalkit.request import Settings
-from evalkit.tokenizer import Tokenizer
+from evalkit.inputs import model as models
+from evalkit.inputs.tokenizer import Tokenizer
+from evalkit.plan.request import Settings
+from evalkit.plan.store import Batch
 from tests import batches
 from tests.batches import token_ids
 
 torch = pytest.importorskip("torch")
 engine = pytest.importorskip("evalkit.engine")
 
-from evalkit.engine import tail  # noqa: E402
+from evalkit.engine.tree import tail  # noqa: E402
 
 # of each: what in its last layer is narrowed
 FEW = {

@@ -22,10 +22,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from runs import Run
 from tamper import JOURNAL, NOBODY, SIGNATURE, Change, caught, failed
 
-from evalkit import attest, keys
-from evalkit.errors import Exit
+from evalkit.base.errors import Exit
 from evalkit.harness import rescore
-from evalkit.verify import Trust, Wanted, completeness, verify
+from evalkit.judge.verify import Trust, Wanted, verify
+from evalkit.judge.verify.checks import completeness
+from evalkit.record import attest, keys
 
 PAGE = Path(__file__).parents[1] / "docs" / "tamper.md"
 FUZZ = Path(__file__).parent / "fuzz.py"

@@ -17,9 +17,10 @@ from typing import Any
 
 import pytest
 
-from evalkit import canon, telemetry
-from evalkit.errors import EvalkitError
-from evalkit.telemetry import gpu, host, threads
+from evalkit.base import canon
+from evalkit.base.errors import EvalkitError
+from evalkit.run import telemetry
+from evalkit.run.telemetry import gpu, host, threads
 
 RANGE_UJ = 262_143_328_850  # a common package's: 262 kJ
 UNSUPPORTED, FORBIDDEN, NO_LIBRARY, LOST = 3, 4, 12, 15  # NVML's numbers

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from evalkit import model as models
-from evalkit.tokenizer import Tokenizer
+from evalkit.inputs import model as models
+from evalkit.inputs.tokenizer import Tokenizer
 
 TEXTS = [
     "",

@@ -21,14 +21,17 @@ import hub as stand_in
 import pytest
 import yaml
 
-from evalkit import canon, run, summary
-from evalkit import suite as suites
-from evalkit.errors import EvalkitError, Exit
-from evalkit.events import Events
-from evalkit.harness import data, locking, pinning, requests, score, tasks
+from evalkit.base import canon
+from evalkit.base.errors import EvalkitError, Exit
+from evalkit.base.events import Events
+from evalkit.harness import locking, requests, score, tasks
+from evalkit.harness.data import loading, pinning
 from evalkit.harness.tasks import Loaded
-from evalkit.prepare import Options
-from evalkit.request import settings_from
+from evalkit.inputs import suite as suites
+from evalkit.plan.request import settings_from
+from evalkit.run import evaluate as run
+from evalkit.run.prepare import Options
+from evalkit.show import summary
 
 pytest.importorskip("lm_eval")
 
@@ -373,7 +376,7 @@ def test_what_an_older_cache_serves_is_held_against_the_pin(
     cached = [{"filename": os.fspath(tmp_path / "0.0.0" / "abc" / "test.arrow")}]
     old = SimpleNamespace(cache_files=cached)
     monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: {"test": old})
-    pinned = data.pinned(data.Pins({"own/questions": "0" * 40}))
+    pinned = loading.pinned(loading.Pins({"own/questions": "0" * 40}))
     with pinned, pytest.raises(EvalkitError, match=r"pinned to 0000.* served an unknown revision"):
         datasets.load_dataset("own/questions")
 
@@ -393,7 +396,7 @@ def test_a_dataset_that_the_lock_does_not_name_is_refused(tmp_path: Path) -> Non
     import datasets
 
     with (
-        data.pinned(data.Pins({}, include_path=tmp_path)),
+        loading.pinned(loading.Pins({}, include_path=tmp_path)),
         pytest.raises(EvalkitError, match="dataset own/questions is not in the suite's lock"),
     ):
         datasets.load_dataset("own/questions")
@@ -409,7 +412,7 @@ def test_a_folder_of_a_datasets_name_does_not_replace_it(
         (tmp_path / "own/questions" / path).write_text(text)
     monkeypatch.chdir(tmp_path)
     with (
-        data.pinned(data.Pins({"own/questions": "0" * 40})),
+        loading.pinned(loading.Pins({"own/questions": "0" * 40})),
         pytest.raises(EvalkitError, match="named 'own/questions' in the working directory"),
     ):
         datasets.load_dataset("own/questions")

@@ -24,10 +24,12 @@ import yaml
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from runs import Run
 
-from evalkit import attest, keys
-from evalkit.errors import EvalkitError, Exit
+from evalkit.base.errors import EvalkitError, Exit
 from evalkit.harness import rescore
-from evalkit.verify import Report, Status, completeness, folder, scores, verify
+from evalkit.judge.verify import Report, Status, verify
+from evalkit.judge.verify.checks import completeness, scores
+from evalkit.record import attest, keys
+from evalkit.record.reading import folder
 
 JOURNAL = f"journal/{runs.SEGMENT}.jsonl"
 
@@ -1166,7 +1168,7 @@ def test_verify_needs_neither_lm_eval_nor_torch_nor_a_network(tmp_path: Path) ->
             sys.modules[name] = None
         socket.socket.connect = None
         from pathlib import Path
-        from evalkit.verify import verify
+        from evalkit.judge.verify import verify
         print("\\n".join(verify(Path({str(path)!r})).lines()))
     """
     done = subprocess.run(
@@ -1179,8 +1181,8 @@ def test_verify_needs_neither_lm_eval_nor_torch_nor_a_network(tmp_path: Path) ->
 
 
 def test_verify_imports_nothing_heavy_where_lm_eval_is_not_needed() -> None:
-    code = "import sys, evalkit.verify; print([m for m in ('torch', 'lm_eval', 'datasets', 'numpy')"
-    code += " if m in sys.modules])"
+    code = "import sys, evalkit.judge.verify; heavy = 'torch', 'lm_eval', 'datasets', 'numpy'"
+    code += "; print([m for m in heavy if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

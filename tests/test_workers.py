@@ -11,10 +11,13 @@ import pytest
 import support
 from support import DEMO
 
-from evalkit import child, events, folder, model, prepare, run, stopping, workers
-from evalkit.errors import EvalkitError, Exit
-from evalkit.plan import Plan
-from evalkit.worker import Place
+from evalkit.base import events, stopping
+from evalkit.base.errors import EvalkitError, Exit
+from evalkit.inputs import model
+from evalkit.plan.store import Plan
+from evalkit.run import child, folder, prepare, workers
+from evalkit.run import evaluate as run
+from evalkit.run.worker import Place
 
 
 def test_two_workers_give_the_answers_of_one_process(tmp_path: Path) -> None:

@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from evalkit.plan import Batch, BatchTarget, Policy
-from evalkit.request import Request, Settings
-from evalkit.tokenise import Row, Target, Tokenised, Tokens
+from evalkit.plan.request import Request, Settings
+from evalkit.plan.store import Batch, BatchTarget, Policy
+from evalkit.plan.tokenise import Row, Target, Tokenised, Tokens
 
 LEVELS = ("A", "B", "C")
 SMALL = Policy(

@@ -15,9 +15,10 @@ from typing import NoReturn
 import click
 
 import evalkit
-from evalkit import inside, stopping
+from evalkit.base import stopping
+from evalkit.base.errors import EvalkitError, Exit
 from evalkit.cli import hosting, judging, running, showing
-from evalkit.errors import EvalkitError, Exit
+from evalkit.host import inside
 
 
 class Group(click.Group):

@@ -7,8 +7,8 @@ from typing import Any
 
 import click
 
+from evalkit.base.errors import EvalkitError
 from evalkit.cli.telling import json_option, tell
-from evalkit.errors import EvalkitError
 
 IN = "docker, podman, apptainer or none (default: the first that works and has the image)."
 
@@ -43,9 +43,9 @@ def stage_command(
 
 
 def _check(folder: Path, full: bool, as_json: bool) -> None:
-    from evalkit import staged
+    from evalkit.host import stage_manifest
 
-    found = staged.check(folder, full=full)
+    found = stage_manifest.check(folder, full=full)
     read = "all of it read" if full else f"{found.read:,} read"
     click.echo(f"stage ok: {found.files:,} files, {found.size:,} bytes, {read}", err=True)
     if as_json:
@@ -53,12 +53,12 @@ def _check(folder: Path, full: bool, as_json: bool) -> None:
 
 
 def _fetch(squashfs: Path | None, given: dict[str, Any]) -> Path:
-    from evalkit import staged
+    from evalkit.host import stage_manifest
 
-    for name, value in staged.fetching(given["to"]).items():
+    for name, value in stage_manifest.fetching(given["to"]).items():
         os.environ.pop(name, None) if value is None else os.environ.update({name: value})
-    from evalkit import stage
-    from evalkit.events import Events
+    from evalkit.base.events import Events
+    from evalkit.host import stage
 
     events = Events()
     manifest = stage.stage(stage.Wanted(**given), events)
@@ -77,7 +77,7 @@ def launch_command(wanted: str, image: str, arguments: tuple[str, ...]) -> None:
     \b
     evalkit launch --in docker eval --model demo --suite demo
     """
-    from evalkit.launch import runtimes, start
+    from evalkit.host.launch import runtimes, start
 
     place = runtimes.choose(wanted, image)
     click.echo(f"evalkit: runs {place.words}", err=True)
@@ -95,7 +95,7 @@ def doctor_command(model: str | None, out: Path, as_json: bool) -> None:
     \b
     evalkit doctor --model meta-llama/Llama-3.1-8B
     """
-    from evalkit import doctor
+    from evalkit.host import doctor
 
     findings = doctor.examine(doctor.Host(), out, model)
     told = [{"name": f.name, "status": f.status, "found": f.found, "fix": f.fix} for f in findings]
@@ -153,7 +153,7 @@ def submit_command(as_json: bool, **given: Any) -> None:
     \b
     evalkit submit --model meta-llama/Llama-3.1-8B --suite core --stage staged --sif evalkit.sif
     """
-    from evalkit.cluster import submit
+    from evalkit.host.cluster import submit
 
     sent = submit.submit(_wanted(given), lambda line: click.echo(line, err=True))
     if given["dry_run"] and not as_json:
@@ -164,7 +164,7 @@ def submit_command(as_json: bool, **given: Any) -> None:
 
 def _wanted(given: dict[str, Any]) -> Any:
     """The library's words for the command line's."""
-    from evalkit.cluster import site, submit
+    from evalkit.host.cluster import site, submit
 
     if not given["models"]:
         raise EvalkitError("no model given", fix="evalkit submit --model MODEL --suite SUITE")

@@ -6,9 +6,9 @@ from typing import Any
 
 import click
 
-from evalkit import hub
+from evalkit.base.errors import EvalkitError
 from evalkit.cli.telling import json_option, tell
-from evalkit.errors import EvalkitError
+from evalkit.inputs import hub
 
 FILE = click.Path(path_type=Path)
 
@@ -49,7 +49,7 @@ def verify_command(
     evalkit verify results/demo/demo-0123456789ab
     evalkit verify results/ --policy policies/leaderboard.yaml --allowed-signers signers
     """
-    from evalkit.verify import Deep, judge, wanted
+    from evalkit.judge.verify import Deep, judge, wanted
 
     if offline:
         hub.go_offline()
@@ -77,7 +77,7 @@ def sign_command(folder: Path | None, key: Path, new_key: bool, as_json: bool) -
     evalkit sign --new-key --key my-key
     evalkit sign results/demo/demo-0123456789ab --key my-key
     """
-    from evalkit import attest, keys
+    from evalkit.record import attest, keys
 
     if new_key:
         click.echo(f"{key}.pub  {keys.make(key).fingerprint}", err=True)
@@ -100,9 +100,10 @@ def compare_command(runs: tuple[Path, ...], gate: Path | None, as_json: bool, **
     \b
     evalkit compare results/demo/demo-0123456789ab lm_eval_results/other-model
     """
-    from evalkit import archive, compare
-    from evalkit.compare import gate as gates
-    from evalkit.compare import text
+    from evalkit.judge import compare
+    from evalkit.judge.compare import gate as gates
+    from evalkit.judge.compare import text
+    from evalkit.record import archive
 
     policy = gates.read(gate) if gate else None
     with archive.opened(runs) as folders:
@@ -124,7 +125,7 @@ def pack_command(folder: Path, public: bool, as_json: bool) -> None:
     \b
     evalkit pack results/demo/demo-0123456789ab
     """
-    from evalkit import pack
+    from evalkit.record import pack
 
     path = pack.pack(folder, public=public)
     tell(as_json, path, file=str(path))
@@ -158,8 +159,8 @@ def audit_command(folder: Path, key: Path | None, as_json: bool, **given: Any) -
     evalkit audit results/demo/demo-0123456789ab --sample 100
     """
     private = _private(key)
-    from evalkit import audit
-    from evalkit.events import Events
+    from evalkit.base.events import Events
+    from evalkit.judge import audit
 
     found = audit.audit(folder, audit.Asked(**given), Events(), private)
     told = {"problems": found.problems, "together": found.together}
@@ -171,7 +172,7 @@ def _private(path: Path | None) -> Any:
     """A private key, its passphrase asked for; None without a path."""
     if path is None:
         return None
-    from evalkit import keys
+    from evalkit.record import keys
 
     return keys.private(path, lambda: click.prompt("Passphrase", hide_input=True, err=True))
 
@@ -209,7 +210,7 @@ def reproduce_command(
     evalkit reproduce results/demo/demo-0123456789ab
     """
     private = _private(key)
-    from evalkit.reproduce import command
+    from evalkit.judge.reproduce import command
 
     wanted = command.Wanted(out, given, workers, sample, seed)
     found = command.run(where, wanted, sys.argv, private, only_plan=only_plan)
@@ -226,7 +227,7 @@ def validate_command(folder: Path, as_json: bool) -> None:
     \b
     evalkit validate results/EleutherAI--pythia-70m/core-0123456789ab
     """
-    from evalkit import published
+    from evalkit.inputs import published
 
     found = published.check(folder)
     tell(as_json, "\n".join(found.lines()), figures=found.to_json())

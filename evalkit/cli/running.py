@@ -7,9 +7,10 @@ from typing import Any
 
 import click
 
-from evalkit import hub, stopping
+from evalkit.base import stopping
+from evalkit.base.errors import EvalkitError
 from evalkit.cli.telling import json_option, tell
-from evalkit.errors import EvalkitError
+from evalkit.inputs import hub
 
 DEVICES = "cpu, cuda (a worker on each GPU), cuda:N, or auto (one model over all GPUs)."
 MODEL_EXAMPLE = "make eval MODEL=meta-llama/Llama-3.1-8B   (or: evalkit eval --model FOLDER)"
@@ -62,7 +63,7 @@ def means_options(command: Any) -> Any:
 
 def options_from(given: dict[str, Any]) -> Any:
     """The library's Options from the command line's words."""
-    from evalkit.prepare import Options
+    from evalkit.run.prepare import Options
 
     if not given["model"]:
         raise EvalkitError(
@@ -86,8 +87,9 @@ def eval_command(workers: int | None, grace_s: float, as_json: bool, **given: An
     evalkit eval --model meta-llama/Llama-3.1-8B --suite core
     """
     options = options_from(given)
-    from evalkit import run, summary
-    from evalkit.events import Events
+    from evalkit.base.events import Events
+    from evalkit.run import evaluate as run
+    from evalkit.show import summary
 
     events = Events()
     folder = run.evaluate(options, events, sys.argv, workers=workers, grace_s=grace_s)
@@ -106,8 +108,9 @@ def plan_command(as_json: bool, **given: Any) -> None:
     evalkit plan --model meta-llama/Llama-3.1-8B --suite core
     """
     options = options_from(given)
-    from evalkit import run, summary
-    from evalkit.events import Events
+    from evalkit.base.events import Events
+    from evalkit.run import evaluate as run
+    from evalkit.show import summary
 
     events = Events()
     folder = run.plan_only(options, events)
@@ -131,8 +134,9 @@ def execute_command(folder: Path, shard: str | None, as_json: bool, **given: Any
     evalkit execute results/demo/demo-0123456789ab
     evalkit execute results/demo/demo-0123456789ab --shard 1/4
     """
-    from evalkit import run, shards
-    from evalkit.events import Events
+    from evalkit.base.events import Events
+    from evalkit.plan import shards
+    from evalkit.run import evaluate as run
 
     part = shards.parse(shard) if shard else shards.of_array(os.environ)
     run.execute_only(folder, Events(), shard=part, **given)
@@ -142,7 +146,7 @@ def execute_command(folder: Path, shard: str | None, as_json: bool, **given: Any
 @click.command("worker", hidden=True)
 def worker_command() -> None:
     """What `eval` and `execute` start: answers batches as its parent says on stdin."""
-    from evalkit import serving
+    from evalkit.run import serving
 
     serving.serve()
 
@@ -160,8 +164,9 @@ def finish_command(folder: Path, as_json: bool, **given: Any) -> None:
     \b
     evalkit finish results/demo/demo-0123456789ab
     """
-    from evalkit import run, summary
-    from evalkit.events import Events
+    from evalkit.base.events import Events
+    from evalkit.run import evaluate as run
+    from evalkit.show import summary
 
     events = Events()
     run.finish_only(folder, events, sys.argv, **given)
@@ -183,7 +188,7 @@ def status_command(folder: Path, watched: bool, as_json: bool) -> None:
     """
     import time
 
-    from evalkit.cluster import watch
+    from evalkit.host.cluster import watch
 
     if watched:
         watch.follow(folder, click.echo, time.sleep)

@@ -31,7 +31,8 @@ def report_command(
     evalkit report RUN1 RUN2 --out compared.html
     evalkit report --site results/ --out public/
     """
-    from evalkit import archive, report
+    from evalkit.record import archive
+    from evalkit.show import report
 
     if len(folders) == 1 and out is None and archive.is_pack(folders[0]):
         out = folders[0].with_name(folders[0].name.removesuffix(archive.SUFFIX) + ".html")
@@ -52,7 +53,8 @@ def export_command(folders: tuple[Path, ...], to: str, out: Path | None, as_json
     evalkit export results/demo/demo-0123456789ab --to csv
     evalkit export RUN1 RUN2 --to latex --out table.tex
     """
-    from evalkit import archive, export
+    from evalkit.record import archive
+    from evalkit.show import export
 
     with archive.opened(folders) as runs:
         made = export.write(runs, to, out)
@@ -69,7 +71,8 @@ def check_table_command(paper: Path, folders: tuple[Path, ...], as_json: bool) -
     \b
     evalkit check-table paper.tex results/demo/demo-0123456789ab
     """
-    from evalkit import archive, table_check
+    from evalkit.record import archive
+    from evalkit.show import table_check
 
     with archive.opened(folders) as runs:
         found = table_check.check(paper, runs)
@@ -88,7 +91,7 @@ def import_command(source: Path, out: Path, as_json: bool) -> None:
     \b
     evalkit import lm_eval_results/my-model
     """
-    from evalkit import imported
+    from evalkit.record import imported
 
     folder = imported.bring_in(source, out)
     tell(as_json, folder, folder=str(folder))

@@ -9,6 +9,6 @@ json_option = click.option("--json", "as_json", is_flag=True, help="The result a
 
 def tell(as_json: bool, text: object, /, **fields: Any) -> None:
     """Print a result as text, or as one JSON object of `fields`."""
-    from evalkit import canon
+    from evalkit.base import canon
 
     click.echo(canon.dumps(fields) if as_json else str(text))

@@ -7,22 +7,13 @@ from typing import Any
 
 import torch
 
-from evalkit.batch import Batch
-from evalkit.engine import (
-    attention,
-    decoding,
-    generate,
-    heap,
-    rotary,
-    scoring,
-    split,
-    tail,
-    weights,
-)
+from evalkit.base.errors import EvalkitError, Exit
+from evalkit.engine import decoding, generate, heap, scoring, split, weights
 from evalkit.engine.numerics import Numerics, fix_numerics, numerics_for, quantization
-from evalkit.errors import EvalkitError, Exit
-from evalkit.model import Model
-from evalkit.tokenizer import Tokenizer
+from evalkit.engine.tree import attention, rotary, tail
+from evalkit.inputs.model import Model
+from evalkit.inputs.tokenizer import Tokenizer
+from evalkit.plan.batch import Batch
 
 __all__ = [
     "NAME", "Engine", "Numerics", "hardware", "load", "numerics_for",

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from evalkit.batch import Batch
-from evalkit.engine.tree import path_end
-from evalkit.errors import EvalkitError
-from evalkit.request import Settings
+from evalkit.base.errors import EvalkitError
+from evalkit.engine.tree.tree import path_end
+from evalkit.plan.batch import Batch
+from evalkit.plan.request import Settings
 
 if TYPE_CHECKING:
     from evalkit.engine.core import Engine

@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from evalkit.batch import Batch
-from evalkit.engine import attention, cloned, decoding, head, trunk
+from evalkit.engine import decoding
+from evalkit.engine import prefix as cloned
 from evalkit.engine.decoding import Text
-from evalkit.engine.slots import Slots
-from evalkit.engine.tree import Tree, path_end
-from evalkit.request import Settings
+from evalkit.engine.tree import attention, head, trunk
+from evalkit.engine.tree.slots import Slots
+from evalkit.engine.tree.tree import Tree, path_end
+from evalkit.plan.batch import Batch
+from evalkit.plan.request import Settings
 
 if TYPE_CHECKING:
     from evalkit.engine.core import Engine

@@ -14,9 +14,9 @@ from typing import Any
 
 import torch
 
-from evalkit import architecture
-from evalkit.errors import EvalkitError
-from evalkit.model import Model
+from evalkit.base.errors import EvalkitError
+from evalkit.inputs import architecture
+from evalkit.inputs.model import Model
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 PROFILES = ("native", "precise")

@@ -14,13 +14,15 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from evalkit import canon
-from evalkit.batch import Batch, BatchTarget
-from evalkit.engine import alone, attention, decoding, rotary, scoring
-from evalkit.engine.alone import Answered
+from evalkit.base import canon
+from evalkit.engine import decoding, scoring
 from evalkit.engine.numerics import DTYPES
-from evalkit.engine.tree import depths
-from evalkit.request import Settings
+from evalkit.engine.probe import reference
+from evalkit.engine.probe.reference import Answered
+from evalkit.engine.tree import attention, rotary
+from evalkit.engine.tree.tree import depths
+from evalkit.plan.batch import Batch, BatchTarget
+from evalkit.plan.request import Settings
 
 if TYPE_CHECKING:
     from evalkit.engine.core import Engine
@@ -73,7 +75,7 @@ def _replayed(
         values = logits[torch.tensor(index, device=logits.device)].float()  # [tokens, vocabulary]
         if generated and engine.processors:
             values = _processed(engine, [*batch.tokens_of(target), target.last], labels, values)
-        found[target.id] = Replayed(*alone.chances(values, labels))
+        found[target.id] = Replayed(*reference.chances(values, labels))
     return found
 
 
@@ -98,7 +100,7 @@ def in_float32(engine: "Engine") -> Iterator[None]:
     """Let an engine compute in float32 from its stored weights until the end of the block."""
     engine.kept = None  # a trunk's state is of one precision
     try:
-        with alone.float32(engine.model):
+        with reference.float32(engine.model):
             yield
     finally:
         engine.kept = None
@@ -114,8 +116,8 @@ def twice(engine: "Engine", batch: Batch, count: int) -> list[tuple[float, float
         for target in batch.targets[:count]:
             values = replayed[target.id].logprobs
             answer = Answered([*batch.tokens_of(target), target.last], len(values), 0, False, [])
-            with alone.float32(engine.model) if rounds(engine) else nullcontext():
-                (own,) = alone.forward(engine, [answer])
+            with reference.float32(engine.model) if rounds(engine) else nullcontext():
+                (own,) = reference.forward(engine, [answer])
             found += zip(values, own.each, strict=True)
     return found
 

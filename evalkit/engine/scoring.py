@@ -9,11 +9,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from evalkit import canon
-from evalkit.batch import Batch, BatchTarget, Row
-from evalkit.engine import cloned, trunk
-from evalkit.engine.tail import Place
-from evalkit.engine.tree import Tree, depths, path_end
+from evalkit.base import canon
+from evalkit.engine import prefix as cloned
+from evalkit.engine.tree import trunk
+from evalkit.engine.tree.tail import Place
+from evalkit.engine.tree.tree import Tree, depths, path_end
+from evalkit.plan.batch import Batch, BatchTarget, Row
 
 if TYPE_CHECKING:
     from evalkit.engine.core import Engine

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from evalkit.batch import Batch
+from evalkit.plan.batch import Batch
 
 Answers = dict[str, dict[str, Any]]
 # What a full memory is called where it is no torch.OutOfMemoryError: torch's CPU allocator, cuBLAS.

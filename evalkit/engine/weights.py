@@ -13,11 +13,11 @@ from typing import Any
 
 import torch
 
-from evalkit import architecture
+from evalkit.base.errors import EvalkitError, Exit
 from evalkit.engine import numerics, precise, products
 from evalkit.engine.numerics import DTYPES, Numerics, quantization
-from evalkit.errors import EvalkitError, Exit
-from evalkit.model import Model
+from evalkit.inputs import architecture
+from evalkit.inputs.model import Model
 
 AUTO = "auto"  # the device that stands for all the visible GPUs
 

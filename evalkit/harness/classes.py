@@ -7,9 +7,9 @@ import inspect
 from importlib.util import find_spec
 from typing import Any
 
-from evalkit import stamp
-from evalkit.choice import Choice
-from evalkit.errors import EvalkitError, Exit, one_of
+from evalkit.base import stamp
+from evalkit.base.errors import EvalkitError, Exit, one_of
+from evalkit.inputs.engine_name import Choice
 
 PACKAGES = {"vllm": "vllm", "vllm-vlm": "vllm", "sglang": "sglang"}  # that a class runs on
 # What evalkit decides, digests or checks itself, and what to do instead.

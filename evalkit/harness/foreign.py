@@ -12,14 +12,14 @@ from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
-from evalkit import stamp
-from evalkit.batch import Batch
-from evalkit.choice import Choice
-from evalkit.errors import EvalkitError, Exit
+from evalkit.base import stamp
+from evalkit.base.errors import EvalkitError, Exit
 from evalkit.harness import classes
-from evalkit.model import Model
-from evalkit.request import Settings
-from evalkit.tokenizer import Tokenizer
+from evalkit.inputs.engine_name import Choice
+from evalkit.inputs.model import Model
+from evalkit.inputs.tokenizer import Tokenizer
+from evalkit.plan.batch import Batch
+from evalkit.plan.request import Settings
 
 Answers = dict[str, dict[str, Any]]
 # Whatever a class that is not ours may raise for what it is given or for what answers it.

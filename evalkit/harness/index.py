@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from evalkit import canon, kept, stamp
+from evalkit.base import canon, kept, stamp
 
 KIND = "tasks"
 Index = dict[str, Any]  # lm-eval's Entry by name

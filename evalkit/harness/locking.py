@@ -3,12 +3,14 @@
 from dataclasses import replace
 from pathlib import Path
 
-from evalkit import canon, hub, schema
-from evalkit import suite as suites
-from evalkit.errors import EvalkitError, Exit
-from evalkit.harness import data, tasks
+from evalkit.base import canon, schema
+from evalkit.base.errors import EvalkitError, Exit
+from evalkit.harness import tasks
+from evalkit.harness.data import loading
 from evalkit.harness.tasks import Leaf
-from evalkit.suite import Lock, LockedDataset, Suite
+from evalkit.inputs import hub
+from evalkit.inputs import suite as suites
+from evalkit.inputs.suite import Lock, LockedDataset, Suite
 
 
 def write_lock(name: str, *, update: bool = False, offline: bool = False) -> Path:
@@ -28,7 +30,7 @@ def make_lock(suite: Suite, *, update: bool, offline: bool) -> Lock:
     import lm_eval
 
     known, unknown = _kept(suite.lock_path, update)
-    pins = data.Pins(
+    pins = loading.Pins(
         revisions={k: d.revision for k, d in known.items() if not k.startswith(suites.OWN_FILES)},
         include_path=suite.include_path,
         offline=offline,

@@ -9,9 +9,9 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from evalkit import stamp
+from evalkit.base import stamp
 from evalkit.harness.tasks import task_folder
-from evalkit.suite import Suite
+from evalkit.inputs.suite import Suite
 
 ELSEWHERE = "see record.json"
 BOOTSTRAP_ITERS = 100000  # lm-eval's default

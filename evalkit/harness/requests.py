@@ -8,10 +8,10 @@ the prompts differ from one build to the next). So a leaf task can be built alon
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from evalkit.errors import EvalkitError
+from evalkit.base.errors import EvalkitError
 from evalkit.harness.tasks import Leaf, Loaded, compiled_once, named
-from evalkit.request import Request, settings_from
-from evalkit.suite import Suite
+from evalkit.inputs.suite import Suite
+from evalkit.plan.request import Request, settings_from
 
 ChatTemplate = Callable[..., str]
 

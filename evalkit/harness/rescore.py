@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from evalkit.harness import publish, tasks
+from evalkit.inputs.builtin.demo import model as demo
 
-_DEMO = Path(__file__).resolve().parent.parent / "demo" / "tasks"
 _NAME = re.compile(
     rb"""^["']?task["']?[ \t]*:[ \t]*["']?([^"'\s#\[{]+)["']?[ \t]*(?:#.*)?\r?$""", re.M
 )
@@ -71,7 +71,7 @@ def _yaml_files() -> dict[str, list[Path]]:
     A scan for `task:` lines: lm-eval's own index parses 14,000 files and takes ten seconds.
     """
     found: dict[str, list[Path]] = {}
-    for root in (_DEMO, _harness_tasks()):
+    for root in (demo.TASKS, _harness_tasks()):
         for path in sorted(root.glob("**/*.yaml")):
             for name in _NAME.findall(path.read_bytes()):
                 found.setdefault(name.decode(errors="replace"), []).append(path)
@@ -84,7 +84,7 @@ def _installed_config(name: str) -> dict[str, Any]:
     from lm_eval.tasks._yaml_loader import load_yaml
 
     for path in _yaml_files().get(name, []):
-        ours = path.is_relative_to(_DEMO)
+        ours = path.is_relative_to(demo.TASKS)
         try:
             config = load_yaml(path, resolve_func=ours)
         except (OSError, ValueError, yaml.YAMLError):

@@ -16,8 +16,8 @@ from collections.abc import Callable, Iterator
 from contextlib import redirect_stdout
 from typing import Any
 
-from evalkit import canon
-from evalkit.errors import EvalkitError
+from evalkit.base import canon
+from evalkit.base.errors import EvalkitError
 from evalkit.harness import publish, tasks
 from evalkit.harness import requests as building
 from evalkit.harness.tasks import Leaf, Loaded

@@ -14,11 +14,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from evalkit import suite as suites
-from evalkit.errors import EvalkitError, one_of
-from evalkit.harness import cache, data, index, pinning
-from evalkit.rows import Rows
-from evalkit.suite import Lock, Suite
+from evalkit.base.errors import EvalkitError, one_of
+from evalkit.harness import index
+from evalkit.harness.data import cache, loading, pinning
+from evalkit.inputs import suite as suites
+from evalkit.inputs.rows import Rows
+from evalkit.inputs.suite import Lock, Suite
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +66,7 @@ def load_locked(
     """Load every task of the suite with the data that its lock pins, and hold it against the lock;
     `served` is called for each dataset."""
     revisions = {name: dataset.revision for name, dataset in lock.datasets.items()}
-    pins = data.Pins(
+    pins = loading.Pins(
         revisions, include_path=suite.include_path, offline=offline, served=served
     )  # fmt: skip
     loaded = load(suite, pins)
@@ -73,7 +74,7 @@ def load_locked(
     return loaded
 
 
-def load(suite: Suite, pins: data.Pins) -> Loaded:
+def load(suite: Suite, pins: loading.Pins) -> Loaded:
     """Load every task of the suite with its pinned data; raises EvalkitError for what's above."""
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     logging.getLogger("datasets").setLevel(logging.ERROR)
@@ -85,7 +86,7 @@ def load(suite: Suite, pins: data.Pins) -> Loaded:
     task_dict: dict[str, Any] = {"tasks": {}, "groups": {}, "group_map": {}}
     top_level: dict[str, list[str]] = {}
     drawn: dict[str, tuple[Any, Any]] = {}
-    with data.pinned(pins):
+    with loading.pinned(pins):
         for member in suite.tasks:
             _seed_everything(suite)
             pins.task = member.task

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from playwright.sync_api import sync_playwright
 
-from evalkit import report
+from evalkit.show import report
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 PICTURES = {

@@ -15,7 +15,7 @@ import full
 import pytest
 import support
 
-from evalkit import report
+from evalkit.show import report
 
 pytestmark = pytest.mark.browser
 playwright = pytest.importorskip("playwright.sync_api")

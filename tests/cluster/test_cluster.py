@@ -11,9 +11,9 @@ import pytest
 import support
 from cluster import MODELS, Cluster, User, slurm
 
-from evalkit import canon
-from evalkit.cluster import submission
-from evalkit.verify import verify
+from evalkit.base import canon
+from evalkit.host.cluster import submission
+from evalkit.judge.verify import verify
 
 pytestmark = pytest.mark.cluster
 

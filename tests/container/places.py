@@ -12,9 +12,9 @@ from pathlib import Path
 
 import support
 
-from evalkit.launch import runtimes
-from evalkit.launch import work as works
-from evalkit.launch.command import Image, Runtime, Work, command_line
+from evalkit.host.launch import runtimes
+from evalkit.host.launch import work as works
+from evalkit.host.launch.command import Image, Runtime, Work, command_line
 
 ROOT = support.ROOT
 MACHINE = ROOT.parent / "shared" / "machine" / "containers.sh"

@@ -119,8 +119,8 @@ def test_a_token_is_in_nothing_that_can_be_inspected(
     image: str, room: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It gets to the program by a file that is gone once it was read."""
-    from evalkit.launch import start
-    from evalkit.launch.runtimes import Place as Where
+    from evalkit.host.launch import start
+    from evalkit.host.launch.runtimes import Place as Where
 
     monkeypatch.setenv("HF_TOKEN", "hf_planted")
     monkeypatch.setenv("HF_HOME", str(room / "token-hf"))

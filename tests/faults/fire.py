@@ -21,8 +21,9 @@ import models
 import support
 import yaml
 
-from evalkit import auditlog, canon
-from evalkit.verify import verify
+from evalkit.base import canon
+from evalkit.judge.verify import verify
+from evalkit.record import auditlog
 
 PHASES = ("prepare", "load", "build", "start", "execute", "score")
 WORDS = models.COMMON[:120]

@@ -12,7 +12,7 @@ import pytest
 import support
 from fire import Fire, Tell
 
-from evalkit import prepare
+from evalkit.run import prepare
 
 pytestmark = pytest.mark.faults
 NO_FLOOR = "from evalkit import prepare; prepare.FREE_BYTES = 0"  # 200 MB are asked for otherwise

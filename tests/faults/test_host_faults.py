@@ -11,7 +11,8 @@ import pytest
 import support
 from fire import Fire, Tell
 
-from evalkit import canon, folder, stamp
+from evalkit.base import canon, stamp
+from evalkit.run import folder
 
 pytestmark = pytest.mark.faults
 HABITS = [
@@ -79,7 +80,7 @@ def test_a_run_goes_on_on_another_host_and_names_both(
     hosts = {segment["host"] for segment in record["segments"]}
     assert len(hosts) == 2 and "elsewhere" in hosts
     assert len({json.dumps(segment["hardware"]) for segment in record["segments"]}) == 2
-    from evalkit.verify import verify
+    from evalkit.judge.verify import verify
 
     (line,) = [line for line in verify(plan).lines() if "  segments" in line]
     assert line.startswith("WARN") and "2 kinds of hardware" in line

@@ -24,12 +24,13 @@ import yaml
 from faulty_hub import FaultyHub, alter, cut, refuse, reset, tear
 from support import Ran, call, spawn
 
-from evalkit import canon
-from evalkit import hub as hubs
-from evalkit import suite as suites
-from evalkit.errors import EvalkitError
-from evalkit.harness import cache, data, locking, pinning
+from evalkit.base import canon
+from evalkit.base.errors import EvalkitError
+from evalkit.harness import locking
 from evalkit.harness import tasks as tasks_
+from evalkit.harness.data import cache, loading, pinning
+from evalkit.inputs import hub as hubs
+from evalkit.inputs import suite as suites
 
 datasets = pytest.importorskip("datasets")
 errors = pytest.importorskip("huggingface_hub.errors")
@@ -369,7 +370,7 @@ def reword(path: Path, old: bytes, new: bytes) -> None:
     """Change a text within a file, not its length."""
     data = path.read_bytes()
     assert old in data and len(old) == len(new)
-    path.write_bytes(data.replace(old, new, 1))
+    path.write_bytes(loading.replace(old, new, 1))
 
 
 def halve(path: Path) -> None:
@@ -484,7 +485,7 @@ def test_documents_that_a_task_rewrote_are_sealed_too(
     assert len(rewritten) == 2, "one of each split"
     assert {path.name for path in rewritten} < support.read(folder, cache.SEAL).keys()
     read = suites.load(str(path))
-    pins = data.Pins({"own/examples": lock.datasets["own/examples"].revision}, read.include_path)
+    pins = loading.Pins({"own/examples": lock.datasets["own/examples"].revision}, read.include_path)
     rewritten[0].unlink()
     tasks_.load(read, pins)
     reword(rewritten[1], b"WHICH", b"WITCH")
@@ -504,7 +505,7 @@ def test_the_prepared_copy_of_a_suites_own_file_is_sealed_too(
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets")
     lock = suites.read_lock(locking.write_lock(str(path)))
     read = suites.load(str(path))
-    pins = data.Pins({name: d.revision for name, d in lock.datasets.items()}, read.include_path)
+    pins = loading.Pins({name: d.revision for name, d in lock.datasets.items()}, read.include_path)
     (table,) = tmp_path.glob("datasets/json/*/*/*/json-test.arrow")
     for damage in (lambda: reword(table, b"which", b"witch"), lambda: halve(table)):
         damage()

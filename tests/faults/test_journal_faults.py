@@ -12,7 +12,8 @@ import support
 from fire import Fire, Tell
 from support import call
 
-from evalkit import canon, journal
+from evalkit.base import canon
+from evalkit.record import journal
 
 pytestmark = pytest.mark.faults
 

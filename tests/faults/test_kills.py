@@ -12,7 +12,7 @@ import pytest
 import support
 from fire import Fire, Tell
 
-from evalkit import lease
+from evalkit.base import lease
 
 pytestmark = pytest.mark.faults
 IN_CI = ("build", "start", "execute", "score")

@@ -14,8 +14,9 @@ import support
 from fire import Fire, Tell
 from support import call
 
-from evalkit import canon, journal
-from evalkit.verify import verify
+from evalkit.base import canon
+from evalkit.judge.verify import verify
+from evalkit.record import journal
 
 pytestmark = pytest.mark.faults
 

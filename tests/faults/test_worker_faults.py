@@ -11,7 +11,7 @@ import pytest
 import support
 from fire import Fire, Tell
 
-from evalkit.verify import verify
+from evalkit.judge.verify import verify
 
 pytestmark = pytest.mark.faults
 SOON = "from evalkit import workers; workers.WATCHDOG_S = 4.0"

@@ -1,7 +1,7 @@
 """Both sides of a comparison: lm-eval's own run of a suite with its `hf` model, and ours.
 
 A suite is stated once, as the dictionary of a suite file; `theirs` translates it into a call of
-`lm_eval.simple_evaluate`, `ours` writes it to a file, locks it and runs `evalkit.run.evaluate`.
+`lm_eval.simple_evaluate`, `ours` writes it to a file, locks it and evaluates it.
 `compare` holds one against the other: everything equal but the log-likelihoods, whose sums over
 tokens are taken in another order and with other neighbours in the batch.
 """
@@ -18,7 +18,7 @@ from typing import Any
 
 import yaml
 
-from evalkit import canon
+from evalkit.base import canon
 
 BATCH_SIZE = 4
 # Of a log-likelihood. lm-eval sums a window's tokens in float32, so of a text's 2,000 nats its own
@@ -119,10 +119,11 @@ def theirs(model: Any, suite: Value, folder: Path) -> Side:
 
 def ours(model: Path, suite: Value, folder: Path) -> Side:
     """Our run of `suite`, which is written to `folder` and locked there."""
-    from evalkit import rows, run
-    from evalkit.events import Events
+    from evalkit.base.events import Events
     from evalkit.harness import locking
-    from evalkit.prepare import Options
+    from evalkit.inputs import rows
+    from evalkit.run import evaluate as run
+    from evalkit.run.prepare import Options
 
     path = folder / f"{suite['name']}.yaml"
     path.write_text(text := yaml.safe_dump(suite))

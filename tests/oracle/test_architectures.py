@@ -17,8 +17,8 @@ import pytest
 import sides
 from architectures import ARCHITECTURES
 
-from evalkit import suite as suites
-from evalkit.errors import EvalkitError
+from evalkit.base.errors import EvalkitError
+from evalkit.inputs import suite as suites
 
 pytestmark = [pytest.mark.oracle_all, pytest.mark.shared, pytest.mark.usefixtures("hub")]
 IN_CI = ("gemma3", "qwen3-moe", "gpt-oss", "deepseek-v3", "bloom", "falcon-h1")

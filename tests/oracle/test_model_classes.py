@@ -18,7 +18,7 @@ import yaml
 from support import call
 
 from evalkit.harness import locking
-from evalkit.verify import verify
+from evalkit.judge.verify import verify
 
 pytestmark = pytest.mark.oracle
 TASKS = ("own_choices", "own_texts", "own_goings_on")

@@ -17,8 +17,8 @@ import sides
 
 from bench import real, real_figures, real_pieces, tables
 from bench.real_pieces import Work
-from evalkit import canon
-from evalkit import suite as suites
+from evalkit.base import canon
+from evalkit.inputs import suite as suites
 
 pytestmark = [pytest.mark.oracle, pytest.mark.shared, pytest.mark.usefixtures("hub")]
 # (architecture, tokenizer): BOS added, none added, BOS and a leading blank added

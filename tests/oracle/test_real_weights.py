@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import sides
 
-from evalkit import model as models
+from evalkit.inputs import model as models
 
 pytestmark = pytest.mark.real
 ROOT = Path(__file__).resolve().parents[2]

@@ -1,0 +1,211 @@
+"""One canonical JSON, one tagged hash, one way to write a file.
+
+Every identity in evalkit is `sha256:<hex>` of canonical JSON: sorted keys, tight separators, UTF-8,
+floats as the shortest decimals that give the same float64 back, non-finite ones as the strings
+`nan`, `inf`, `-inf`. Reading refuses duplicate keys. No other module opens a file for writing, so
+"written atomically" and "on the disk when we say so" are decided here alone.
+"""
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from evalkit.base.errors import EvalkitError, Exit
+
+Json = Any  # what json.loads gives: dict, list, str, int, float, bool, None
+_ENCODER = json.JSONEncoder(
+    sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+)
+
+
+def finite(value: Json) -> Json:
+    """The value with every non-finite float replaced by its string, tuples by lists."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(item) for item in value]
+    return value
+
+
+def number(value: Json) -> float:
+    """The float64 that canonical JSON stands for; raises ValueError for anything else."""
+    if value in ("nan", "inf", "-inf"):
+        return float(value)
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise ValueError(f"not a number: {value!r}")
+    return float(value)
+
+
+def total(values: Iterable[float]) -> float:
+    """Floats added one by one, in order: Python's own `sum` rounds otherwise from 3.12 on."""
+    result = 0.0
+    for value in values:
+        result += value
+    return result
+
+
+def dumps(value: Json) -> str:
+    """Canonical JSON of a value made of dicts with string keys, lists, strings, numbers, None."""
+    try:
+        return _ENCODER.encode(value)
+    except ValueError:  # a non-finite float somewhere: rare, so only then pay for the copy
+        return _ENCODER.encode(finite(value))
+
+
+def _no_duplicates(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = sorted({key for key in keys if keys.count(key) > 1})
+        raise ValueError(f"duplicate keys {', '.join(twice)}")
+    return found
+
+
+def _no_constant(name: str) -> Json:
+    raise ValueError(f"{name} is not JSON")
+
+
+def loads(text: str | bytes) -> Json:
+    """Parse JSON; ValueError on duplicate keys and on NaN or Infinity literals."""
+    return json.loads(text, object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
+
+
+def digest_bytes(data: bytes) -> str:
+    """`sha256:<hex>` of bytes."""
+    return "sha256:" + hashlib.sha256(data).hexdigest()
+
+
+def digest(value: Json) -> str:
+    """`sha256:<hex>` of a value's canonical JSON."""
+    return digest_bytes(dumps(value).encode())
+
+
+def sha256_file(path: Path) -> str:
+    """Bare hex sha256 of a file, read in 1 MiB blocks."""
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def read_json(path: Path) -> Json:
+    """A JSON file; EvalkitError when it is missing, torn or has duplicate keys."""
+    try:
+        return loads(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        raise EvalkitError(f"there is no {path.name}", where=str(path), code=Exit.MISSING) from None
+    except OSError as error:
+        raise EvalkitError(
+            f"can't read {path.name}: {error.strerror}", where=str(path), code=Exit.MISSING
+        ) from None
+    except (ValueError, RecursionError) as error:
+        raise EvalkitError(f"{path.name} is not readable JSON: {error}", where=str(path)) from None
+
+
+def make_folder(path: Path) -> None:
+    """Create a folder and its parents, private to the user; EvalkitError (3) where it can't be."""
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise EvalkitError(
+            f"can't make the folder: {error.strerror}",
+            where=str(path),
+            fix="choose another --out, or mend what is there",
+            code=Exit.MISSING,
+        ) from None
+
+
+def write_atomic(path: Path, data: bytes | str | Iterable[bytes], *, private: bool = False) -> None:
+    """Write a whole file or nothing: a temporary neighbour, synced, then renamed over `path`.
+
+    `private`: for the user alone, whatever the process's umask is.
+    """
+    blocks = [data.encode()] if isinstance(data, str) else data
+    blocks = [blocks] if isinstance(blocks, bytes) else blocks
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with part.open("wb") as handle:
+            if private:
+                os.fchmod(handle.fileno(), 0o600)
+            for block in blocks:
+                handle.write(block)
+            handle.flush()
+            os.fsync(handle.fileno())
+        part.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            part.unlink()
+        raise EvalkitError(
+            f"can't write {path.name}: {error.strerror}",
+            where=str(path.parent),
+            fix="free space or choose another --out, then run the same command again",
+            code=Exit.MISSING,
+        ) from None
+    _sync_folder(path.parent)
+
+
+def write_json(path: Path, value: Json) -> None:
+    """Write JSON for people to read as well: sorted keys, indent 2, same numbers as `dumps`."""
+    text = json.dumps(finite(value), sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False)
+    write_atomic(path, text + "\n")
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+class Appender:
+    """A file that only grows, a canonical JSON line at a time, each on the disk before we go on."""
+
+    def __init__(self, path: Path, *, sync: bool = True) -> None:
+        self.path, self._sync = path, sync
+        try:
+            make_folder(path.parent)
+            is_new = not path.exists()
+            self._handle = path.open("ab+")
+            if sync and is_new:  # a synced line in a file whose name is lost is lost too
+                _sync_folder(path.parent)
+            self._end_torn_line()
+        except OSError as error:
+            raise self._error(error) from None
+
+    def _end_torn_line(self) -> None:
+        """A writer before us may have died in mid-line: what we add starts on a line of its own."""
+        if self._handle.tell():
+            self._handle.seek(-1, os.SEEK_END)
+            if self._handle.read(1) != b"\n":
+                self._handle.write(b"\n")
+
+    def append(self, value: Json) -> None:
+        """Write one line; EvalkitError when the disk is full or the folder turned read-only."""
+        try:
+            self._handle.write(dumps(value).encode() + b"\n")
+            self._handle.flush()
+            if self._sync:
+                os.fsync(self._handle.fileno())
+        except OSError as error:
+            raise self._error(error) from None
+
+    def close(self) -> None:
+        """Close the file; what was appended is already on the disk."""
+        try:
+            self._handle.close()
+        except OSError as error:
+            raise self._error(error) from None
+
+    def _error(self, error: OSError) -> EvalkitError:
+        return EvalkitError(
+            f"can't write {self.path.name}: {error.strerror}",
+            where=str(self.path.parent),
+            fix="free space or mend the folder, then run the same command again",
+            code=Exit.MISSING,
+        )

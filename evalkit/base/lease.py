@@ -1,0 +1,253 @@
+"""One process works on a folder: a lock file that names its owner and beats while it lives.
+
+Made exclusively and written in place, so it works where flock does not. Whether an owner is alive
+is known at once where its process can be seen (the same boot of the same host, the same
+container). Elsewhere its lock is watched, by what stands in it and by this host's monotonic clock,
+so no two clocks need agree: one that does not beat for `STALE_S` is a dead owner's.
+"""
+
+import os
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from evalkit.base import canon
+from evalkit.base.errors import EvalkitError, Exit
+
+NAME = ".lock"
+BEAT_S = 10.0
+# NFS may show what stood in a file a minute ago, unless it is opened anew, as is done here.
+STALE_S = 60.0
+_BEAT_DIGITS = 12
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """Who holds a lock. `seen_from`: where its process can be seen, a boot of a host and a
+    namespace of processes; `started`: when the process began, in the kernel's words, since numbers
+    of processes are used again. Both are empty where the kernel does not tell. `mark` is random."""
+
+    host: str = "unknown"
+    pid: int = 0
+    seen_from: str = ""
+    started: str = ""
+    mark: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """The owner as its lock holds it."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
+    def is_dead(self) -> bool | None:
+        """Whether its process is no more; None where that can't be seen from here."""
+        if not self.seen_from or self.seen_from != _seen_from():
+            return None
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return True
+        except PermissionError:
+            pass  # alive, and another user's
+        return bool(self.started) and _started(self.pid) != self.started
+
+
+class Lease:
+    """A lock that this process holds; a thread lets it beat."""
+
+    def __init__(self, path: Path, owner: Owner) -> None:
+        self._path, self._owner = path, owner
+        self._over, self._lost = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._beat, daemon=True)
+        self._thread.start()
+
+    def check(self) -> None:
+        """EvalkitError (75) where the lock was lost: this process stood still for so long that
+        another took it for dead."""
+        if self._lost.is_set():
+            raise EvalkitError(
+                "another process has taken this over, because this one stood still",
+                where=str(self._path.parent),
+                fix="what is done is kept; look whether the other one still works on it",
+                code=Exit.STOPPED,
+            )
+
+    def release(self) -> None:
+        """Give the lock back."""
+        self._over.set()
+        self._thread.join()
+        if not self._lost.is_set() and _read(self._path)[0] == self._owner:
+            with suppress(OSError):  # a folder made read-only: what stays is a dead owner's soon
+                self._path.unlink()
+
+    def _beat(self) -> None:
+        count = 0
+        while not self._over.wait(BEAT_S):
+            count += 1
+            try:
+                if _read(self._path)[0] != self._owner:
+                    self._lost.set()
+                    return
+                _write(self._path, os.O_WRONLY, self._owner, count)
+            except OSError:
+                pass  # a file server that is away for a moment; the next beat may reach it
+
+
+@contextmanager
+def held(
+    folder: Path, name: str = NAME, *, wait_s: float = 0.0,
+    say: Callable[[str], None] = lambda _: None,
+) -> Iterator[Lease]:  # fmt: skip
+    """Hold a folder's lock for the block.
+
+    A live owner is waited for `wait_s` seconds; one that can't be seen from here is watched for
+    `STALE_S` in any case, which `say` is told, and taken over where it does not beat. Raises
+    EvalkitError (3) naming the owner, or when the folder can't be written.
+    """
+    path = folder / name
+    owner = _myself(secrets.token_hex(8))
+    deadline = time.monotonic() + wait_s
+    watched = _Watched(path, say)
+    while not _taken(path, owner):
+        if watched.is_dead():
+            _take_away(path, watched.owner)
+        elif time.monotonic() >= deadline and watched.is_alive():
+            raise _locked(path, watched.owner)
+        else:
+            watched.wait()
+    lease = Lease(path, owner)
+    try:
+        yield lease
+    finally:
+        lease.release()
+
+
+class _Watched:
+    """Another's lock, looked at again and again."""
+
+    def __init__(self, path: Path, say: Callable[[str], None]) -> None:
+        self.path, self._say = path, say
+        self.owner = Owner()
+        self._text: bytes | None = None
+        self._beats = 0
+        self._told = False
+        self._since = time.monotonic()  # when it was first seen as it is
+
+    def is_dead(self) -> bool:
+        """Whether its owner is known to be dead, or has not let it beat for too long."""
+        owner, text = _read(self.path)
+        if text != self._text:
+            same = self._text is not None and owner == self.owner
+            self._beats = self._beats + 1 if same else 0
+            self.owner, self._text, self._since = owner, text, time.monotonic()
+        dead = owner.is_dead()
+        return dead if dead is not None else time.monotonic() - self._since > STALE_S
+
+    def is_alive(self) -> bool:
+        """Whether its owner is known to live: it can be seen, or its lock was seen to beat."""
+        return self.owner.is_dead() is False or self._beats > 0
+
+    def wait(self) -> None:
+        """A moment, until the next look; longer where it goes over a network, and told."""
+        if self.owner.is_dead() is False:
+            time.sleep(0.05)
+            return
+        if not self._told:
+            self._told = True
+            who = f"process {self.owner.pid} on {self.owner.host}" if self.owner.pid else "somebody"
+            self._say(f"{who} holds {self.path}: seeing for {STALE_S:.0f} s whether it lives")
+        time.sleep(min(0.5, STALE_S / 10))
+
+
+def is_held(folder: Path, name: str = NAME) -> bool:
+    """Whether a process works on a folder now, as far as a look can tell: its lock is there, and
+    not of one that is known to be dead."""
+    path = folder / name
+    return path.exists() and not _read(path)[0].is_dead()
+
+
+def _myself(mark: str = "") -> Owner:
+    return Owner(socket.gethostname(), os.getpid(), _seen_from(), _started(os.getpid()), mark)
+
+
+def _seen_from() -> str:
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
+    except OSError:  # not Linux: a host's processes are those that its name stands for
+        return "" if Path("/proc/self").exists() else socket.gethostname()
+
+
+def _started(pid: int) -> str:
+    """When a process began, in ticks since the boot; empty where the kernel does not tell."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except (OSError, IndexError):
+        return ""
+
+
+def _read(path: Path) -> tuple[Owner, bytes]:
+    """A lock's owner and all that stands in it; nobody where it can't be read or names none."""
+    text = b""
+    try:
+        text = path.read_bytes()
+        found = canon.loads(text)["owner"]
+        return Owner(**{name: type(item)(found[name]) for name, item in _FIELDS.items()}), text
+    except (OSError, ValueError, KeyError, TypeError):
+        return Owner(), text
+
+
+_FIELDS = Owner().to_json()
+
+
+def _write(path: Path, flags: int, owner: Owner, count: int) -> None:
+    """Write a lock in place. Its length never changes, so that a beat can't fill a disk."""
+    text = canon.dumps({"beat": f"{count:0{_BEAT_DIGITS}}", "owner": owner.to_json()})
+    handle = os.open(path, flags, 0o600)
+    try:
+        os.write(handle, text.encode())
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _taken(path: Path, owner: Owner) -> bool:
+    try:
+        _write(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, owner, 0)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if _read(path)[0] in (Owner(), owner):  # made, and then there was no room to sign it
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
+        raise EvalkitError(
+            f"the folder can't be written: {error.strerror}",
+            where=str(path.parent),
+            fix="free space or mend its permissions, or choose another --out",
+            code=Exit.MISSING,
+        ) from None
+    return True
+
+
+def _locked(path: Path, owner: Owner) -> EvalkitError:
+    return EvalkitError(
+        f"process {owner.pid} on {owner.host} is already working here",
+        where=str(path.parent),
+        fix=f"wait for it, or remove {path.name} there if it is gone",
+        code=Exit.MISSING,
+    )
+
+
+def _take_away(path: Path, owner: Owner) -> None:
+    """Remove a dead owner's lock, and put back what another process has meanwhile locked."""
+    aside = path.with_name(f"{path.name}.{os.getpid()}")
+    with suppress(FileNotFoundError):
+        path.rename(aside)
+        if _read(aside)[0] != owner:
+            with suppress(FileExistsError):
+                os.link(aside, path)
+        aside.unlink()

@@ -1,0 +1,197 @@
+"""Where a number came from: software, hardware, source, and whether the harness is untouched.
+
+Reads the machine, never a secret: no environment variable's value is copied but those named here.
+What can't be known is `{"unknown": "<reason>"}`.
+"""
+
+import base64
+import hashlib
+import os
+import platform
+import re
+import socket
+import subprocess
+import sys
+from contextlib import suppress
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import evalkit
+from evalkit.base import canon
+from evalkit.base.errors import EvalkitError
+
+VERSIONED = ("torch", "transformers", "tokenizers")
+SLURM = ("SLURM_JOB_ID", "SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID", "SLURM_RESTART_COUNT",
+         "SLURM_JOB_PARTITION")  # fmt: skip
+# What launches a container says of its image, in words: what the digest is of, the digest, the
+# runtime and its version. An image can't hold its own digest.
+IMAGE = "EVALKIT_IMAGE"
+ASSERTED = re.compile(r"(manifest|config|sif) (sha256:[0-9a-f]{64}) ([a-z]+) (\S{1,60})")
+SETUP_NOTE = "evalkit-setup.json"  # what requirements/setup.py leaves in an environment
+COMMIT = "EVALKIT_COMMIT"  # evalkit's own commit, set when an image is built
+
+
+def unknown(reason: str) -> dict[str, str]:
+    """A value that can't be known, and why."""
+    return {"unknown": reason}
+
+
+def version(package: str) -> str | None:
+    """An installed distribution's version, or None."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def versions() -> dict[str, str]:
+    """The versions that the run id covers."""
+    found = {name: version(name) or "not installed" for name in VERSIONED}
+    return {"evalkit": evalkit.__version__, **found}
+
+
+def _run(*command: str) -> str | None:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+def code() -> dict[str, Any]:
+    """evalkit's own commit, and whether its tracked files differ from it."""
+    source = Path(evalkit.__file__).resolve().parent
+    if os.environ.get(COMMIT):
+        return {"commit": os.environ[COMMIT], "dirty": False}
+    if not (source.parent / ".git").exists():
+        reason = unknown("evalkit is not run from a checkout")
+        return {"commit": reason, "dirty": reason}
+    commit = _run("git", "-C", str(source), "rev-parse", "HEAD")
+    status = _run("git", "-C", str(source.parent), "status", "--porcelain", "-uno")
+    if commit is None or status is None:
+        reason = unknown("git does not answer in evalkit's checkout")
+        return {"commit": reason, "dirty": reason}
+    return {"commit": commit, "dirty": bool(status)}
+
+
+def harness_intact() -> bool | dict[str, str]:
+    """Whether every installed lm-eval file still has the digest that its RECORD gives."""
+    try:
+        distribution = metadata.distribution("lm_eval")
+    except metadata.PackageNotFoundError:
+        return unknown("lm-eval is not installed")
+    files = [file for file in distribution.files or [] if file.hash]
+    if not files:
+        return unknown("lm-eval's installation has no RECORD with digests")
+    for file in files:
+        try:
+            data = Path(str(file.locate())).read_bytes()
+        except OSError:
+            return False
+        assert file.hash is not None, "filtered above"
+        digest = base64.urlsafe_b64encode(hashlib.new(file.hash.mode, data).digest())
+        if digest.rstrip(b"=").decode() != file.hash.value:
+            return False
+    return True
+
+
+def _cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(
+            line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")
+        )
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def image() -> dict[str, str]:
+    """The image that this runs in, as its launcher asserts it."""
+    said = os.environ.get(IMAGE)
+    if not said:
+        return unknown("not started from an image by evalkit")
+    found = ASSERTED.fullmatch(said)
+    if found is None:
+        return unknown(f"what {IMAGE} says is not what evalkit's launcher writes")
+    of, digest, name, number = found.groups()
+    return {"digest": digest, "of": of, "runtime": f"{name} {number}", "asserted_by": "launcher"}
+
+
+def _container() -> str:
+    """The container runtime, as it shows from inside."""
+    if os.environ.get("APPTAINER_CONTAINER"):
+        return "apptainer"
+    if os.environ.get("container") == "podman":  # noqa: SIM112  # that is how podman writes it
+        return "podman"
+    if Path("/.dockerenv").exists():
+        return "docker"
+    return "none"
+
+
+def _lock() -> str | dict[str, str]:
+    """Digest of the lock that this environment was installed from, as set-up noted it."""
+    try:
+        note = canon.read_json(Path(sys.prefix) / SETUP_NOTE)
+        return f"{note['lock']} sha256:{note['done']['packages']}"
+    except (EvalkitError, OSError, KeyError, TypeError):
+        return unknown("this environment was not installed by evalkit's set-up")
+
+
+def environment(hardware: dict[str, Any]) -> dict[str, Any]:
+    """The software and hardware that this process runs on. `hardware`: `engine.hardware`."""
+    driver = _run("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
+    installed = {found.name: found.version for found in metadata.distributions()}
+    return {
+        "versions": versions(),
+        "packages": dict(sorted(installed.items())),
+        "image": image(),
+        "lock": _lock(),
+        "harness_intact": harness_intact(),
+        "python": platform.python_version(),
+        "os": platform.platform(),
+        "cpu": _cpu(),
+        "gpu": hardware["gpu"],
+        "driver": driver.splitlines()[0] if driver else unknown("nvidia-smi does not answer"),
+        "cuda": hardware["cuda"] or unknown("not run on a GPU"),
+        "runtime": _container(),
+    }
+
+
+def segment_start(hardware: dict[str, Any]) -> dict[str, Any]:
+    """Who runs this stretch: host, hardware (unknown where a server computes) and Slurm's ids."""
+    slurm = {name: os.environ[name] for name in SLURM if name in os.environ}
+    named = hardware["gpu"] or [f"{_cpu()} ({os.cpu_count()} cores)"]
+    machine = named if isinstance(named, dict) else ", ".join(named)
+    return {"host": socket.gethostname(), "hardware": machine, "slurm": slurm or None}
+
+
+def command(argv: list[str]) -> list[str]:
+    """The command line as it may be published: paths of this host cut to their last part."""
+    return [Path(argv[0]).name if argv else "evalkit", *map(_word, argv[1:])]
+
+
+def _word(word: str) -> str:
+    """A word, or what stands behind its `--option=`, is one path where it starts like one."""
+    option, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
+    return option + equals + (Path(value).name if value.startswith(("/", "~")) else value)
+
+
+def without_paths(text: str) -> str:
+    """An error's text with every absolute path cut to its last part."""
+    return re.sub(r"(?<![\w.~-])~?/(?:[^\s/'\":=,]+/)*(?=[^\s/])", "", text)
+
+
+def peak_memory_bytes() -> int:
+    """The most memory that this process has held so far.
+
+    Linux's getrusage keeps what the process was before it ran this program: its parent's.
+    """
+    import resource
+
+    with suppress(OSError, StopIteration):
+        lines = Path("/proc/self/status").read_text().splitlines()
+        told = next(line for line in lines if line.startswith("VmHWM:"))
+        return int(told.split()[1]) * 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -1,0 +1,257 @@
+"""Our own attention function, which transformers calls in place of its own at level A.
+
+A query attends to up to two sets of keys: a trunk's, held once for the whole batch, and its own
+row's (or slot's). The two results are merged by their log-sum-exps (cascade attention), so a shared
+prefix is neither copied nor read once a row. What the keys are is the business of the `View` that
+is active while the model runs; the model's own masks and caches are not used.
+"""
+
+import math
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch.nn import functional
+
+from evalkit.base.errors import EvalkitError, Exit
+
+NAME = "evalkit"
+HIDDEN = -1e30  # added to a hidden key's score; finite, so that a row that sees nothing is no NaN
+FEW = 4  # queries of a key head, with which values that lie across are the better left factor
+_PASSED_OVER = {"is_causal", "position_ids", "use_cache", "cu_seq_lens_q", "cu_seq_lens_k"}
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """How a layer makes scores of queries and keys.
+
+    `scale` multiplies the product, `softcap` bounds it by tanh, `window` is how many positions back
+    a query sees (itself included), `sinks` [heads] are scores that take weight and give nothing.
+    """
+
+    scale: float
+    softcap: float | None
+    window: int | None
+    sinks: torch.Tensor | None
+
+
+class View(Protocol):
+    """Which keys the queries of the forward pass that runs see."""
+
+    def attend(
+        self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor,
+        scores: Scores,
+    ) -> torch.Tensor:  # fmt: skip
+        """Output [rows, heads, tokens, value size] of query [rows, heads, tokens, size], key and
+        value [rows, key heads, tokens, size]."""
+
+
+Part = tuple[torch.Tensor, torch.Tensor]  # output [..., tokens, size], log-sum-exp [..., tokens]
+
+
+class _Active(threading.local):
+    """The views of the forward passes that this thread is in, the innermost last."""
+
+    def __init__(self) -> None:
+        self.views: list[View] = []
+
+
+_active = _Active()
+
+
+@contextmanager
+def viewing(view: View) -> Iterator[None]:
+    """Let the model's attention layers use `view` until the end of the block."""
+    _active.views.append(view)
+    try:
+        yield
+    finally:
+        _active.views.pop()
+
+
+def forward(
+    module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor,
+    attention_mask: torch.Tensor | None, scaling: float | None = None, dropout: float = 0.0,
+    sliding_window: int | None = None, softcap: float | None = None,
+    s_aux: torch.Tensor | None = None, **others: Any,
+) -> tuple[torch.Tensor, None]:  # fmt: skip
+    """What transformers calls for each layer; returns [rows, tokens, heads, size].
+
+    Raises EvalkitError for an argument that it does not know: passing one over could change an
+    answer.
+    """
+    unknown = sorted(
+        name
+        for name, given in others.items()
+        if given is not None and given is not False and name not in _PASSED_OVER
+    )
+    if unknown or attention_mask is not None or dropout or not _active.views:
+        what = ", ".join(unknown) or "a mask or dropout of its own"
+        raise EvalkitError(
+            f"this model's attention uses {what}, which sharing prefixes can't honour",
+            fix="plan with --level B",
+            code=Exit.FAILED,
+        )
+    scale = scaling if scaling is not None else 1 / math.sqrt(query.shape[-1])
+    scores = Scores(float(scale), softcap, sliding_window, s_aux)
+    output = _active.views[-1].attend(module.layer_idx, query, key, value, scores)
+    return output.transpose(1, 2).contiguous(), None
+
+
+def switch(model: Any, implementation: str) -> None:
+    """Let a model use this function (`NAME`) or one of transformers' own. Raises EvalkitError where
+    its attention can't be exchanged."""
+    from transformers import AttentionInterface
+
+    AttentionInterface.register(NAME, forward)
+    if model.config._attn_implementation != implementation:
+        if not model._can_set_attn_implementation():  # transformers would only warn
+            raise EvalkitError(
+                f"{type(model).__name__} has an attention of its own, so trees of rows can't share",
+                fix="plan with --level B",
+                code=Exit.FAILED,
+            )
+        model.set_attn_implementation(implementation)
+
+
+@contextmanager
+def plain(engine: Any) -> Iterator[None]:
+    """Let an engine's model compute as transformers alone would, until the end of the block."""
+    before = engine.model.config._attn_implementation
+    switch(engine.model, engine.numerics.attention)
+    try:
+        yield
+    finally:
+        switch(engine.model, before)
+
+
+def attend(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scores: Scores,
+    mask: torch.Tensor | None = None, *, causal: bool = False, across: bool = False,
+) -> Part:  # fmt: skip
+    """Attention of query [rows, heads, tokens, size] to key and value [rows, key heads, keys,
+    size], of which each is that of as many query heads.
+
+    `mask` is added to the scores, [rows or 1, 1, tokens, keys]; `causal` needs as many keys as
+    tokens; `across` says that `value` lies in memory as `lies_across` has it. The log-sum-exp is
+    in float32.
+    """
+    if scores.softcap is None and not across:
+        kernel = _KERNELS.get(query.device.type)
+        if kernel and key.shape[-1] >= value.shape[-1]:
+            return kernel(query, key, value, scores.scale, mask, causal)
+    if causal:
+        ones = torch.ones(query.shape[-2], key.shape[-2], dtype=torch.bool, device=query.device)
+        mask = hide(ones.tril(), torch.float32)
+    return _plain(query, key, value, scores, mask, across)
+
+
+def _plain(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scores: Scores,
+    mask: torch.Tensor | None, across: bool,
+) -> Part:  # fmt: skip
+    key, value = (_repeated(each, query.shape[1]) for each in (key, value))
+    product = torch.matmul(query, key.mT).float().mul_(scores.scale)
+    if scores.softcap is not None:
+        product = product.div_(scores.softcap).tanh_().mul_(scores.softcap)
+    if mask is not None:
+        product += mask
+    most = product.amax(dim=-1, keepdim=True)
+    weights = product.sub_(most).exp_()
+    total = weights.sum(dim=-1, keepdim=True)
+    weights = weights.div_(total).to(value.dtype)
+    if across and query.shape[-2] <= FEW:
+        output = torch.matmul(value.mT, weights.mT).mT
+    else:
+        output = torch.matmul(weights, value)
+    return output, (most + total.log()).squeeze(-1)
+
+
+def lies_across(values: torch.Tensor) -> bool:
+    """Whether the values of texts that grow should lie in memory size by size, not token by token:
+    a CPU then reads them in long runs."""
+    return values.device.type == "cpu" and values.dtype == torch.float32
+
+
+def _cpu(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float,
+    mask: torch.Tensor | None, causal: bool,
+) -> Part:  # fmt: skip
+    size = value.shape[-1]
+    if size < key.shape[-1]:  # latent attention
+        value = functional.pad(value, (0, key.shape[-1] - size))
+    # it takes key heads as they are: the same bits as of repeated ones, a tenth faster
+    output, total = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+        query, key, value, 0.0, causal, attn_mask=mask, scale=scale
+    )
+    return output[..., :size], total
+
+
+def _cuda(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float,
+    mask: torch.Tensor | None, causal: bool,
+) -> Part:  # fmt: skip
+    if mask is not None:  # the kernel wants rows of the mask aligned to 16 bytes
+        keys = mask.shape[-1]
+        mask = functional.pad(mask, (0, -keys % 16))[..., :keys]
+        mask = mask.expand(query.shape[0], query.shape[1], *mask.shape[-2:])
+    key, value = (_repeated(each, query.shape[1]) for each in (key, value))
+    output, total, *_ = torch.ops.aten._scaled_dot_product_efficient_attention(
+        query, key, value, mask, True, 0.0, causal, scale=scale
+    )
+    return output, total[..., : query.shape[-2]]  # padded to a multiple of 32 by the kernel
+
+
+def _repeated(key: torch.Tensor, heads: int) -> torch.Tensor:
+    """Key heads [rows, key heads, keys, size] repeated for their groups of query heads."""
+    groups = heads // key.shape[1]
+    return key if groups == 1 else key.repeat_interleave(groups, dim=1)
+
+
+_KERNELS: dict[str, Callable[..., Part]] = {"cpu": _cpu, "cuda": _cuda}
+
+
+def hide(visible: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """The mask that hides what is not visible (bool, any shape), to be added to scores."""
+    hidden = max(HIDDEN, torch.finfo(dtype).min)
+    mask = torch.zeros(visible.shape, dtype=dtype, device=visible.device)
+    return mask.masked_fill_(~visible, hidden)
+
+
+def merge(own: Part, trunk: Part | None, sinks: torch.Tensor | None) -> torch.Tensor:
+    """Join attention over two disjoint sets of keys: outputs [rows, heads, tokens, size] weighted
+    by the softmax of their log-sum-exps; `sinks` [heads] take weight without output (Hydragen,
+    arXiv:2402.05099, section 3)."""
+    output, total = own
+    if trunk is None and sinks is None:
+        return output
+    joined = output.float()
+    if trunk is not None:
+        share = torch.sigmoid(trunk[1] - total)  # the softmax of two
+        joined = torch.lerp(joined, trunk[0].float(), share.unsqueeze(-1))
+    if sinks is not None:
+        total = total if trunk is None else torch.logaddexp(total, trunk[1])
+        share = torch.sigmoid(total - sinks.float().view(1, -1, 1))
+        joined = joined * share.unsqueeze(-1)
+    return joined.to(output.dtype)
+
+
+def fold_rows(query: torch.Tensor, key_heads: int) -> torch.Tensor:
+    """Queries of all rows as one row's for keys that all share: [rows, heads, tokens, size] ->
+    [1, key heads, groups x rows x tokens, size]."""
+    rows, heads, tokens, size = query.shape
+    grouped = query.view(rows, key_heads, heads // key_heads, tokens, size)
+    return grouped.permute(1, 2, 0, 3, 4).reshape(1, key_heads, -1, size)
+
+
+def unfold_rows(part: Part, rows: int, heads: int) -> Part:
+    """The inverse of `fold_rows` for an output and its log-sum-exp."""
+    output, total = part
+    key_heads = output.shape[1]
+    shape = (key_heads, heads // key_heads, rows, -1)
+    output = output.view(*shape, output.shape[-1]).permute(2, 0, 1, 3, 4)
+    total = total.view(shape).permute(2, 0, 1, 3)
+    return output.reshape(rows, heads, -1, output.shape[-1]), total.reshape(rows, heads, -1)

@@ -1,0 +1,231 @@
+"""The data a suite is locked to, and nothing else.
+
+lm-eval asks `datasets.load_dataset` for whatever the Hub has now; when the Hub does not answer,
+`datasets` serves the newest revision it has cached, even if another was asked for, and a folder of
+the dataset's name in the working directory silently replaces it. Inside `pinned(...)` each of these
+is refused: every dataset is loaded at the lock's revision, from the prepared cache of exactly that
+revision where there is one and it is undamaged, and what was loaded is checked to be it.
+"""
+
+import os
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from evalkit.base import canon
+from evalkit.base.errors import EvalkitError, Exit
+from evalkit.harness.data import cache
+from evalkit.inputs import downloads, hub
+from evalkit.inputs.suite import OWN_FILES
+
+Loader = Callable[..., Any]
+
+
+@dataclass
+class Source:
+    """Which dataset a `load_dataset` call meant, and at which revision it was served."""
+
+    repo: str
+    revision: str
+
+
+@dataclass
+class Pins:
+    """The revisions to serve, by repo; a repo without one is an error unless `resolve` is set.
+
+    `resolve` (locking) turns a repo into its current commit. `used` fills with what was served,
+    `folders` with where that lies. `task` is the suite's member being loaded: errors name it.
+    """
+
+    revisions: dict[str, str]
+    include_path: Path | None = None
+    offline: bool = False
+    resolve: Callable[[str], str] | None = None
+    served: Callable[[], None] = lambda: None  # told of every dataset that was loaded
+    task: str = ""
+    used: dict[str, str] = field(default_factory=dict)
+    folders: set[Path] = field(default_factory=set)
+
+    def revision(self, repo: str) -> str:
+        """The commit that `repo` is pinned to."""
+        if repo not in self.revisions:
+            if self.resolve is None:
+                raise EvalkitError(
+                    f"dataset {repo} is not in the suite's lock",
+                    fix="refresh the lock with `evalkit lock SUITE`",
+                    code=Exit.FAILED,
+                )
+            self.revisions[repo] = self.resolve(repo)
+        self.used[repo] = self.revisions[repo]
+        return self.revisions[repo]
+
+    def named(self, dataset: str, config: str | None = None) -> str:
+        """A dataset, its configuration and what it is for, in words."""
+        shown = f"dataset {dataset}{f' ({config})' if config else ''}"
+        return f"{shown} of task '{self.task}'" if self.task else shown
+
+
+class _NothingElse:
+    """In the place of what `datasets` falls back on when the Hub does not answer: what it has
+    cached of a dataset, at whatever revision. The Hub's answer is the error then."""
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        pass
+
+    def get_module(self) -> Any:
+        """Serve nothing."""
+        raise FileNotFoundError("only the pinned revision will do")
+
+
+@contextmanager
+def pinned(pins: Pins) -> Iterator[None]:
+    """Within the block, `datasets.load_dataset` serves only what `pins` allows."""
+    import datasets
+    from datasets import load
+
+    cache.mirror()
+    original, fallback = datasets.load_dataset, load.CachedDatasetModuleFactory
+
+    def load_dataset(path: str, name: str | None = None, **kwargs: Any) -> Any:
+        loaded = _load(original, pins, path, name, kwargs)
+        pins.served()
+        return loaded
+
+    datasets.load_dataset, load.CachedDatasetModuleFactory = load_dataset, _NothingElse
+    try:
+        yield
+    finally:
+        datasets.load_dataset, load.CachedDatasetModuleFactory = original, fallback
+
+
+def _load(original: Loader, pins: Pins, path: str, name: str | None, kwargs: dict[str, Any]) -> Any:
+    from datasets.packaged_modules import _PACKAGED_DATASETS_MODULES
+
+    kwargs = {key: value for key, value in kwargs.items() if key != "revision"}
+    if path in _PACKAGED_DATASETS_MODULES:
+        return _load_files(original, pins, path, name, kwargs)
+    if Path(path).exists():
+        raise EvalkitError(
+            f"a file or folder named '{path}' in the working directory would replace the dataset"
+            " of that name",
+            where=os.fspath(Path.cwd()),
+            fix="run from another folder or rename it",
+        )
+    revision = pins.revision(path)
+    prepared = cache.find(path, name, revision) if not kwargs else None
+    if prepared is not None:
+        return cache.serve(prepared, path, pins.named(path, name), pins.folders)
+    loaded = _download(original, pins, path, name, revision, kwargs)
+    _check_revision(loaded, path, revision)
+    return loaded
+
+
+def _download(
+    original: Loader,
+    pins: Pins,
+    path: str,
+    name: str | None,
+    revision: str,
+    kwargs: dict[str, Any],
+) -> Any:
+    if pins.offline:
+        raise _missing(pins, path, name, revision, "the run is offline")
+    from datasets.exceptions import DatasetNotFoundError
+    from huggingface_hub.errors import GatedRepoError
+
+    def load() -> Any:
+        return original(path, name, revision=revision, **kwargs)
+
+    named = pins.named(path, name)
+    try:
+        with downloads.checked_downloads():
+            return hub.patiently(named, lambda: cache.loaded(load, path, named, pins.folders))
+    except (GatedRepoError, DatasetNotFoundError) as error:
+        raise EvalkitError(
+            f"the Hub does not serve dataset {path} at {revision} to you",
+            fix="accept its terms on the Hub and set HF_TOKEN, or refresh the suite's lock"
+            f" ({type(error).__name__})",
+            code=Exit.MISSING,
+        ) from None
+    except hub.unreachable() as error:
+        raise _missing(pins, path, name, revision, hub.reason(error)) from None
+
+
+def _missing(pins: Pins, path: str, name: str | None, revision: str, reason: str) -> EvalkitError:
+    again = "run the same command once online with the same HF_HOME"
+    if not pins.offline:
+        again = (
+            "run the same command again, what was fetched is kept, or check HF_ENDPOINT, HF_TOKEN"
+            " and the network"
+        )
+    return EvalkitError(
+        f"dataset {path}{f' ({name})' if name else ''} at revision {revision} is not in the cache"
+        f" and {reason}",
+        where=f"task '{pins.task}', {cache.root()}" if pins.task else os.fspath(cache.root()),
+        fix=again,
+        code=Exit.MISSING,
+    )
+
+
+def _check_revision(loaded: Any, repo: str, revision: str) -> None:
+    """EvalkitError unless the prepared files of `loaded` lie under the asked-for commit."""
+    tables = loaded.values() if hasattr(loaded, "values") else [loaded]
+    for table in tables:
+        for entry in table.cache_files:
+            commits = re.findall(r"/([0-9a-f]{40})/", entry["filename"])
+            if commits != [revision]:
+                got = commits[-1] if commits else "an unknown revision"
+                raise EvalkitError(
+                    f"dataset {repo} is pinned to {revision} but the cache served {got}",
+                    where=os.fspath(cache.root()),
+                    fix="delete what the cache has of it, and the same command fetches it again",
+                    code=Exit.MISSING,
+                )
+
+
+def file_source(
+    include_path: Path | None, data_files: Any, where: str
+) -> tuple[dict[str, str], Source]:
+    """Absolute paths of a task's own data files, and what they are as a locked source.
+
+    The source's name lists the files relative to the suite's task folder; its revision digests
+    their bytes.
+    """
+    if include_path is None or not data_files:
+        raise EvalkitError(
+            f"a task loads local files with '{where}' but the suite has no include_path",
+            fix="keep a task's data beside its YAML and name that folder in include_path",
+        )
+    named = data_files if isinstance(data_files, dict) else {"train": data_files}
+    resolved: dict[str, str] = {}
+    digests: dict[str, str] = {}
+    for split, value in sorted(named.items()):
+        file = (include_path / str(value)).resolve()
+        if not file.is_relative_to(include_path) or not file.is_file():
+            raise EvalkitError(f"data file '{value}' is not in the suite's task folder")
+        resolved[split] = os.fspath(file)
+        digests[str(value)] = canon.sha256_file(file)
+    return resolved, Source(OWN_FILES + ",".join(sorted(digests)), canon.digest(digests))
+
+
+def _load_files(
+    original: Loader, pins: Pins, path: str, name: str | None, kwargs: dict[str, Any]
+) -> Any:
+    """Serve a task's own files: no Hub is asked, their digest must be the locked one."""
+    resolved, source = file_source(pins.include_path, kwargs.pop("data_files", None), path)
+    if pins.resolve is not None:
+        pins.revisions[source.repo] = source.revision
+    if pins.revision(source.repo) != source.revision:
+        raise EvalkitError(
+            f"{source.repo} is not the data that the suite is locked to",
+            fix="restore the files or refresh the lock with `evalkit lock SUITE`",
+            code=Exit.FAILED,
+        )
+
+    def load() -> Any:
+        return original(path, name, data_files=resolved, **kwargs)
+
+    return cache.loaded(load, path, pins.named(source.repo), pins.folders)

@@ -1,0 +1,170 @@
+"""What a loaded leaf task's data is, in the form in which a lock pins it, and whether it is the
+locked one.
+
+Pinned are the documents that are asked and, where a task has shots, the rows that these are drawn
+from: lm-eval takes them from another split or from the task's own YAML, and another row there is
+another prompt. What differs is named to the row.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from evalkit.base.errors import EvalkitError, Exit
+from evalkit.harness.data import cache, loading, row_digests
+from evalkit.harness.data.row_digests import doc_hash
+from evalkit.inputs import rows as single
+from evalkit.inputs.rows import Rows
+from evalkit.inputs.suite import OWN_FILES, Lock, LockedTask, Suite
+
+if TYPE_CHECKING:
+    from evalkit.harness.tasks import Leaf, Loaded
+
+_REFRESH = "mend the suite or its data, or refresh the lock with `evalkit lock`"
+
+
+def describe(task: Any, pins: loading.Pins) -> LockedTask:
+    """A loaded leaf task's data as a lock pins it; EvalkitError where it comes from nowhere that
+    can be pinned."""
+    documents, digest = row_digests.of(task.eval_docs)
+    split = task.config.test_split if task.has_test_docs() else task.config.validation_split
+    return LockedTask(
+        dataset=_repo(task, pins),
+        config=task.DATASET_NAME,
+        split=str(split),
+        documents=documents,
+        rows=digest,
+        shots=describe_shots(task),
+    )
+
+
+def single_rows(task: Any, locked: LockedTask) -> Rows:
+    """A loaded leaf task's rows one by one; of those that shots are drawn from, if they are pinned.
+    Every row is hashed for it."""
+    shots = single.joined(map(doc_hash, task.sampler.df)) if locked.pins_shots else None
+    return Rows(single.joined(map(doc_hash, task.eval_docs)), shots)
+
+
+def describe_shots(task: Any) -> dict[str, Any] | None:
+    """The rows that a task's shots are drawn from, all of them, whichever are drawn; None where it
+    has no shots."""
+    if not task.get_config("num_fewshot"):
+        return None
+    drawn_from = task.sampler.df if hasattr(task, "sampler") else []
+    if not drawn_from:
+        raise EvalkitError(
+            f"task '{task.task_name}' has shots, but no rows that they are drawn from",
+            fix="give it a fewshot_split or fewshot_config.samples in its YAML",
+        )
+    count, digest = row_digests.of(drawn_from)
+    return {"split": _shots_split(task), "rows": count, "digest": digest}
+
+
+def _shots_split(task: Any) -> str | None:
+    """The split that lm-eval draws shots from; None for samples in the task's YAML. Its rule:
+    lm_eval.api.task.ConfigurableTask.fewshot_docs."""
+    config = task.config
+    if task.fewshot_cfg.split is not None:
+        return str(task.fewshot_cfg.split)
+    if task.fewshot_cfg.samples is not None:
+        return None
+    return str(config.training_split or config.validation_split or config.test_split)
+
+
+def _repo(task: Any, pins: loading.Pins) -> str:
+    if task.DATASET_PATH in pins.used:
+        return str(task.DATASET_PATH)
+    kwargs = task.get_config("dataset_kwargs") or {}
+    if "data_files" in kwargs:
+        return loading.file_source(pins.include_path, kwargs["data_files"], task.task_name)[1].repo
+    raise EvalkitError(
+        f"task '{task.task_name}' did not load its dataset ({task.DATASET_PATH}) in a way that"
+        " can be pinned",
+        fix="give it dataset_path in its YAML",
+    )
+
+
+def check(loaded: "Loaded", lock: Lock) -> None:
+    """EvalkitError (1) that names the first leaf task off the lock, and the first of its documents
+    or of the rows that its shots are drawn from; rows that the lock says are unknown may be any."""
+    suite, found, wanted = loaded.suite, set(loaded.leaves), set(lock.tasks)
+    if found != wanted:
+        missing, extra = sorted(wanted - found), sorted(found - wanted)
+        problem = "; ".join(
+            f"{len(names)} leaf tasks {word} ({', '.join(names[:3])}{'...' if names[3:] else ''})"
+            for names, word in ((missing, "missing"), (extra, "not in the lock"))
+            if names
+        )
+        raise _off_the_lock(suite, problem, _REFRESH)
+    for name in sorted(found):
+        leaf, want = loaded.leaves[name], lock.tasks[name]
+        each = lock.each.get(name, Rows(b""))
+        if problem := _other_source(leaf.locked, want):
+            raise _off_the_lock(suite, f"task '{name}': {problem}", _REFRESH)
+        if problem := _other_rows(leaf, want, each):
+            fix = _compare(want.dataset, lock, suite)
+            raise _off_the_lock(suite, f"task '{name}': {problem}", fix)
+        if problem := _other_shots(leaf, want, each):
+            own = want.shots is not None and want.shots["split"] is None
+            fix = _compare(OWN_FILES if own else want.dataset, lock, suite)
+            raise _off_the_lock(suite, f"task '{name}': {problem}", fix)
+
+
+def _off_the_lock(suite: Suite, problem: str, fix: str) -> EvalkitError:
+    what = f"suite '{suite.name}' is not what its lock says: {problem}"
+    return EvalkitError(what, where=str(suite.lock_path), fix=fix, code=Exit.FAILED)
+
+
+def _other_source(have: LockedTask, want: LockedTask) -> str:
+    """How a leaf task's data is not from where the locked is, whatever its rows; or nothing."""
+    for key in ("dataset", "config", "split"):
+        if getattr(have, key) != getattr(want, key):
+            return f"{key} is {getattr(have, key)}, locked {getattr(want, key)}"
+    ours, theirs = _source(have.shots), _source(want.shots)
+    unknown = have.shots is not None and want.shots is not None and not want.pins_shots
+    return "" if unknown or ours == theirs else f"it draws {ours}, the lock says {theirs}"
+
+
+def _source(shots: dict[str, Any] | None) -> str:
+    """What shots are drawn from, in words."""
+    if shots is None:
+        return "no shots"
+    if "unknown" in shots:
+        return "shots from rows that are not known"
+    return f"shots from the split '{shots['split']}'" if shots["split"] else "shots of its own YAML"
+
+
+def _other_rows(leaf: "Leaf", want: LockedTask, each: Rows) -> str:
+    """How the documents are not the locked ones, or nothing."""
+    have = leaf.locked
+    if (have.documents, have.rows) == (want.documents, want.rows):
+        return ""
+    first = single.difference(leaf.each.documents, each.documents)
+    if have.documents != want.documents:
+        counts = f"documents is {have.documents}, locked {want.documents}"
+        return f"{counts}; {first}" if first else counts
+    return first or f"rows is {have.rows}, locked {want.rows}"
+
+
+def _other_shots(leaf: "Leaf", want: LockedTask, each: Rows) -> str:
+    """How the rows that shots are drawn from are not the locked ones, or nothing."""
+    have = leaf.locked.shots
+    if not want.pins_shots or have == want.shots:
+        return ""
+    first = single.difference(leaf.each.shots or b"", each.shots or b"", "row")
+    return f"{_source(have)}: {first or f'they are {have}, locked {want.shots}'}"
+
+
+def _compare(dataset: str, lock: Lock, suite: Suite) -> str:
+    """What to do about a row that is not the locked one."""
+    from huggingface_hub import constants, file_download
+
+    again = f"refresh the lock with `evalkit lock {suite.path}`"
+    if dataset.startswith(OWN_FILES):
+        return f"restore the task's own files, or {again}"
+    revision = lock.datasets[dataset].revision
+    fetched = file_download.repo_folder_name(repo_id=dataset, repo_type="dataset")
+    return (
+        f"compare it with {dataset} at {revision[:12]} on the Hub: where yours is another, delete"
+        f" {cache.folder_of(dataset)} and {Path(constants.HF_HUB_CACHE) / fetched} and run again,"
+        f" else {again}"
+    )

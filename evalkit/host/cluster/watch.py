@@ -1,0 +1,97 @@
+"""How far what was submitted is: shards, and what Slurm says of them.
+
+Seen from the journals and the logs; Slurm adds what is still in its queue, and where there is no
+Slurm (a compute node, another machine) nothing else is missing.
+"""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from evalkit.host.cluster import slurm, submission
+from evalkit.host.cluster.submission import Member, Progress, Submission
+from evalkit.run import folder
+from evalkit.show import summary
+
+POLL_S = 15.0
+TAIL = 2000  # bytes of a log that are looked at for its last line
+
+
+def report(where: Path) -> str:
+    """What there is to say of a run or a submission."""
+    if (where / submission.NAME).is_file():
+        return "\n".join(_submission(submission.read(where)))
+    found = submission.of_run(where)
+    told = [summary.status(where)]
+    if found is not None and not folder.read(where).finished:
+        member = next(each for each in found.members if each.run == where.absolute())
+        told += _shards(found, member, _queue(found))
+    return "\n".join(told)
+
+
+def follow(where: Path, show: Callable[[str], None], wait: Callable[[float], None]) -> None:
+    """Show a report again and again, until nothing of it is in the queue any more."""
+    while True:
+        show(report(where))
+        found = submission.read(where) if (where / submission.NAME).is_file() else None
+        found = found or submission.of_run(where)
+        if found is None or not (_queue(found) or any(slurm.waits(last) for _, last in found.jobs)):
+            return
+        wait(POLL_S)
+
+
+def _queue(found: Submission) -> dict[int, slurm.Queued]:
+    """What Slurm has of every job that was sent."""
+    return slurm.tasks(array for array, _ in found.jobs if array)
+
+
+def _submission(found: Submission) -> Iterator[str]:
+    queue = _queue(found)
+    for member in found.members:
+        name = submission.described(folder.read(member.run).body)
+        yield f"{name}: {summary.status(member.run)}"
+        if not folder.read(member.run).finished:
+            yield from _shards(found, member, queue)
+
+
+def _shards(found: Submission, member: Member, queue: dict[int, slurm.Queued]) -> Iterator[str]:
+    """A line a shard, and how long the rest takes."""
+    progress = submission.progress(member.run, found.shards)
+    yield f"{'shard':<9}{'batches':>11}  {'slurm':<11}"
+    for task in found.tasks(member):
+        yield _shard(found, task, progress, queue.get(task)).rstrip()
+    running = sum(queue[task].state == "running" for task in found.tasks(member) if task in queue)
+    speeds = submission.speeds(member.run)
+    if running and speeds:
+        seconds = sum(progress.left) / (running * sum(speeds) / len(speeds))
+        yield f"about {_time(seconds)} left with {running} running"
+
+
+def _shard(
+    found: Submission, task: int, progress: Progress, queued: slurm.Queued | None
+) -> str:  # fmt: skip
+    _, shard = found.shard(task)
+    index = shard.index - 1
+    done, batches = progress.done[index], progress.batches[index]
+    head = f"{shard!s:<9}{f'{done}/{batches}':>11}  "
+    if done == batches:
+        return f"{head}done"
+    if queued is not None:
+        return f"{head}{queued.state:<11}{queued.where} {queued.time}"
+    said = _last_line(found.log(task))
+    return f"{head}{'not queued':<11}{said or 'it has said nothing'}"
+
+
+def _last_line(log: Path) -> str:
+    """The last line of a task's log, "" where there is none."""
+    try:
+        with log.open("rb") as handle:
+            handle.seek(max(log.stat().st_size - TAIL, 0))
+            lines = handle.read().decode(errors="replace").split("\n")
+    except OSError:
+        return ""
+    return next((line.strip() for line in reversed(lines) if line.strip()), "")
+
+
+def _time(seconds: float) -> str:
+    hours, rest = divmod(round(seconds), 3600)
+    return f"{hours} h {rest // 60} min" if hours else f"{rest // 60} min {rest % 60} s"

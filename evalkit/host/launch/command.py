@@ -1,0 +1,128 @@
+"""The command line that runs evalkit in its image. A pure function: nothing is looked at here.
+
+What the container gets is all named: the folders in `Work`, each at the path that it has on the
+host, so that a path means the same inside and outside; a scratch folder; environment variables by
+name. Everything else of the image is read-only, there are no capabilities and no way to new ones,
+and no network unless something must be downloaded. No secret may stand in a `Work`: the runtimes
+show what they were told to whoever asks (`docker inspect`), so secrets go through a file in the
+scratch folder (`start`).
+"""
+
+from dataclasses import dataclass
+
+from evalkit.base import stamp
+
+PLACES = ("docker", "podman", "apptainer", "none")
+SCRATCH = "/var/cache/evalkit"  # where the image has its HOME, caches and temporary files
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """What runs containers: its name, its version, and whether it does so without root's rights, in
+    which case the container's user 0 is the caller."""
+
+    name: str
+    version: str
+    rootless: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """An image: what a runtime calls it (a SIF's path for apptainer), its digest (`sha256:<hex>`),
+    and what that is the digest of: a registry's `manifest`, a local image's `config`, a `sif`."""
+
+    reference: str
+    digest: str
+    of: str
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What to run, and all that it may see of the host.
+
+    `arguments`: evalkit's, without the word evalkit. `folder`: the working folder. `readable` and
+    `writable`: files and folders, absolute. `scratch`: a folder for what need not last.
+    `environment`: variables and their values, none of them secret. `user`: `uid:gid` of the caller.
+    """
+
+    arguments: tuple[str, ...]
+    folder: str
+    scratch: str
+    user: str
+    hostname: str
+    readable: tuple[str, ...] = ()
+    writable: tuple[str, ...] = ()
+    environment: tuple[tuple[str, str], ...] = ()
+    online: bool = False
+    gpus: bool = False
+    terminal: bool = False
+
+
+def command_line(runtime: Runtime | None, image: Image | None, work: Work) -> list[str]:
+    """The words that run `work` in `image` with `runtime`; on the host itself without one."""
+    if runtime is None or image is None:
+        return ["evalkit", *work.arguments]
+    if runtime.name == "apptainer":
+        return _apptainer(runtime, image, work)
+    return _docker(runtime, image, work)
+
+
+def asserted(runtime: Runtime, image: Image) -> str:
+    """What the record is told of the image, in four words: nothing inside can see it."""
+    return f"{image.of} {image.digest} {runtime.name} {runtime.version}"
+
+
+def _docker(runtime: Runtime, image: Image, work: Work) -> list[str]:
+    """Docker's words; podman takes the same but for GPUs and whose files they are."""
+    podman = runtime.name == "podman"
+    user = "0:0" if runtime.rootless and not podman else work.user
+    gpus = ("--device", "nvidia.com/gpu=all") if podman else ("--gpus", "all")
+    command = [runtime.name, "run", "--rm", "--read-only", "--cap-drop", "ALL"]
+    command += ["--security-opt", "no-new-privileges", "--user", user]
+    command += ["--userns", "keep-id"] if runtime.rootless and podman else []
+    # else podman lets /tmp and other places of the image be written to
+    command += ["--read-only-tmpfs=false"] if podman else []
+    command += ["--hostname", work.hostname]
+    command += [] if work.online else ["--network", "none"]
+    command += gpus if work.gpus else ()
+    command += ["--interactive", "--tty"] if work.terminal else []
+    command += _mounts(work, "readonly")
+    for name, value in _environment(runtime, image, work):
+        command += ["--env", f"{name}={value}"]
+    return [*command, "--workdir", work.folder, image.reference, *work.arguments]
+
+
+def _apptainer(runtime: Runtime, image: Image, work: Work) -> list[str]:
+    """Apptainer's words: it runs as the caller by itself, and shares the host's places and
+    environment unless told not to."""
+    command = ["apptainer", "--quiet", "run", "--containall", "--cleanenv", "--no-home"]
+    command += ["--no-privs", "--no-mount", "bind-paths,tmp"]
+    command += [] if work.online else ["--net", "--network", "none"]
+    command += ["--nv"] if work.gpus else []
+    command += _mounts(work, "ro")
+    for name, value in _environment(runtime, image, work):
+        command += ["--env", f"{name}={value}"]
+    return [*command, "--pwd", work.folder, image.reference, *work.arguments]
+
+
+def _mounts(work: Work, read_only: str) -> list[str]:
+    """Every folder at its own path, outer ones first; what is writable within what is not stays
+    so."""
+    places = {path: path in work.writable for path in (*work.readable, *work.writable)}
+    mounts = [(SCRATCH, work.scratch, True)]
+    mounts += [(path, path, places[path]) for path in sorted(places)]
+    words = []
+    for inside, outside, writable in mounts:
+        fields = ["type=bind", f"source={outside}", f"destination={inside}"]
+        fields += [] if writable else [read_only]
+        words += ["--mount", ",".join(_quoted(field) for field in fields)]
+    return words
+
+
+def _quoted(field: str) -> str:
+    """A field of a comma-separated line, as the runtimes read one."""
+    return '"' + field.replace('"', '""') + '"' if set(field) & set(',"') else field
+
+
+def _environment(runtime: Runtime, image: Image, work: Work) -> list[tuple[str, str]]:
+    return [*work.environment, (stamp.IMAGE, asserted(runtime, image))]

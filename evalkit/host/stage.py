@@ -1,0 +1,199 @@
+"""Fetches everything that a run without network needs, once, at pinned revisions.
+
+Into one folder come the models and the datasets as a run itself would fetch them, with the same
+checks; at last the manifest (`staged`). What was fetched is kept whatever happens, and the same
+command goes on from there; another model or suite is added to what is there. A model in a folder of
+its own stays where it is: its digests stand in the manifest. A token is read and never written.
+"""
+
+import os
+import shutil
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from evalkit.base import canon
+from evalkit.base.errors import EvalkitError, Exit
+from evalkit.base.events import Events
+from evalkit.host import stage_manifest
+from evalkit.inputs import hub
+from evalkit.inputs import model as models
+from evalkit.inputs import suite as suites
+from evalkit.inputs.model import Model
+from evalkit.inputs.suite import Lock
+from evalkit.run import evaluate
+
+POLL_S = 0.5  # how often it is looked how much has come
+MADE = 1.5  # bytes that `datasets` makes of one that it fetches, the fetched one aside
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What is to be staged."""
+
+    models: tuple[str, ...]
+    suite: str
+    to: Path
+    revision: str | None = None
+    allow_pickle: bool = False
+    trust_remote_code: bool = False
+
+
+def stage(wanted: Wanted, events: Events) -> Path:
+    """Fetch what is wanted into a folder and write its manifest, whose path is returned.
+
+    The process's environment must be `staged.fetching`'s. Raises EvalkitError; what was fetched
+    before is kept.
+    """
+    suite = suites.load(wanted.suite)
+    lock = suites.lock_of(suite)
+    canon.make_folder(wanted.to / stage_manifest.HOME)
+    _announce(wanted, lock, events)
+    found = {reference: _model(reference, wanted, events) for reference in wanted.models}
+    evaluate.load_suite(suite, lock, events, offline=False)
+    datasets = {
+        name: {"revision": dataset.revision, "licence": dataset.licence}
+        for name, dataset in lock.datasets.items()
+    }
+    events.say("writing the manifest")
+    body = stage_manifest.write(wanted.to, found, {suite.name: {"datasets": datasets}})
+    size = sum(entry["size"] for entry in body["files"].values())
+    events.say(f"staged: {len(body['files']):,} files, {_bytes(size)}")
+    return wanted.to / stage_manifest.NAME
+
+
+def _announce(wanted: Wanted, lock: Lock, events: Events) -> None:
+    """Say what will be fetched, how large and under which licence; EvalkitError (3) where the disk
+    has no room for it."""
+    total = 0.0
+    for reference in wanted.models:
+        if models.is_on_hub(reference):
+            size = sum(models.fetched_sizes(hub.sizes(reference, "model", wanted.revision)))
+            total += size
+            events.say(f"model    {reference}: {_bytes(size)}")
+    for name, dataset in lock.datasets.items():
+        if not name.startswith(suites.OWN_FILES):
+            size = _dataset_size(name, lock)
+            total += size * (1 + MADE)
+            events.say(
+                f"dataset  {name} at {dataset.revision[:12]}: at most {_bytes(size)},"
+                f" licence {dataset.licence}"
+            )
+    there = _size(wanted.to / stage_manifest.HOME)
+    free = shutil.disk_usage(wanted.to).free
+    if total - there > free:
+        raise EvalkitError(
+            f"{_bytes(total - there)} are to come and {_bytes(free)} are free",
+            where=str(wanted.to),
+            fix="free space or stage elsewhere (--to)",
+            code=Exit.MISSING,
+        )
+
+
+def _dataset_size(name: str, lock: Lock) -> int:
+    """The bytes of a dataset's files in folders that bear a wanted configuration's name, or of all
+    where there is no such folder for one of them."""
+    sizes = hub.sizes(name, "dataset", lock.datasets[name].revision)
+    configs = {task.config for task in lock.tasks.values() if task.dataset == name}
+    folders = {part for path in sizes for part in Path(path).parent.parts}
+    if not configs <= folders:
+        return sum(sizes.values())
+    return sum(size for path, size in sizes.items() if configs & {*Path(path).parent.parts})
+
+
+def _model(reference: str, wanted: Wanted, events: Events) -> dict[str, Any]:
+    """Fetch a model, or only digest one in a folder; its part of the manifest."""
+    on_hub = models.is_on_hub(reference)
+    with _progress(wanted.to, events):
+        model = models.resolve(
+            reference,
+            revision=wanted.revision if on_hub else None,
+            allow_pickle=wanted.allow_pickle,
+            trust_remote_code=wanted.trust_remote_code,
+        )
+        licence = hub.licence(reference, model.revision) if on_hub else _own_licence(model)
+    size = sum(entry["size"] for entry in model.own_files().values())
+    at = f" at {model.revision[:12]}" if model.revision else ""
+    events.say(f"model    {reference}{at}: {_bytes(size)} are there, licence {licence}")
+    return {
+        "revision": model.revision,
+        "folder": None if on_hub else os.fspath(Path(model.source or model.folder).resolve()),
+        "licence": licence,
+        "files": model.own_files(),
+    }
+
+
+def _own_licence(model: Model) -> str:
+    """What the card in a model's folder says, as far as it is one."""
+    return hub.licence_in(model.folder / "README.md")
+
+
+@contextmanager
+def _progress(folder: Path, events: Events) -> Iterator[None]:
+    """Within the block, show how many bytes come into a stage."""
+    before, over = _size(folder / stage_manifest.HOME), threading.Event()
+    with events.phase("fetch", 0, "bytes") as phase:
+
+        def watch() -> None:
+            while not over.wait(POLL_S):
+                phase.advance(max(_size(folder / stage_manifest.HOME) - before - phase.done, 0))
+
+        thread = threading.Thread(target=watch, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+
+
+def _size(folder: Path) -> int:
+    """Bytes in a folder that is being written to; what is linked counts once."""
+    total = 0
+    for path in folder.rglob("*"):
+        try:
+            total += path.lstat().st_size
+        except OSError:  # a part that has got its name meanwhile
+            continue
+    return total
+
+
+def pack(folder: Path, file: Path, events: Events) -> None:
+    """Make one read-only file of a whole stage: cluster file systems count files, and this is one.
+
+    Raises EvalkitError where mksquashfs is not there or fails.
+    """
+    stage_manifest.read(folder)
+    part = file.with_name(f".{file.name}.{os.getpid()}.part")
+    command = ["mksquashfs", os.fspath(folder), os.fspath(part), "-noappend", "-all-root",
+               "-no-progress", "-quiet", "-no-xattrs", "-comp", "zstd"]  # fmt: skip
+    try:
+        subprocess.run(command, check=True, capture_output=True, text=True)
+    except FileNotFoundError:
+        raise EvalkitError(
+            "--squashfs needs the program mksquashfs, which is not here",
+            fix="install squashfs-tools, or use the folder as it is",
+            code=Exit.MISSING,
+        ) from None
+    except subprocess.CalledProcessError as error:
+        part.unlink(missing_ok=True)
+        last = (error.stderr or error.stdout).strip().splitlines()[-1:]
+        raise EvalkitError(
+            f"mksquashfs failed: {' '.join(last)}", where=os.fspath(file), code=Exit.MISSING
+        ) from None
+    part.replace(file)
+    digest = canon.sha256_file(file)
+    events.say(f"packed   {file}: {_bytes(file.stat().st_size)}, sha256 {digest}")
+
+
+def _bytes(size: float) -> str:
+    """A number of bytes as people read it."""
+    for unit in ("B", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:,.1f} GB"

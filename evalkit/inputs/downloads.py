@@ -1,0 +1,80 @@
+"""Whether a file in the Hub's cache is the one that the Hub announced.
+
+huggingface_hub compares sizes only, and takes whatever lies in its cache for what it once fetched.
+But it keeps a file under the name that the Hub gave its content: a large one's sha256, git's name
+of a small one.
+"""
+
+import hashlib
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from evalkit.base import canon
+from evalkit.base.errors import EvalkitError, Exit
+
+
+@contextmanager
+def checked_downloads() -> Iterator[None]:
+    """Within the block, each file that `datasets` fetches, or has fetched before, is held against
+    the Hub's digest before anything is made of it."""
+    from huggingface_hub import HfApi
+
+    api: Any = HfApi
+    original = api.hf_hub_download
+
+    def hf_hub_download(*arguments: Any, **options: Any) -> str:
+        path = str(original(*arguments, **options))
+        check_file(Path(path))
+        return path
+
+    api.hf_hub_download = hf_hub_download
+    try:
+        yield
+    finally:
+        api.hf_hub_download = original
+
+
+def check_file(path: Path, sha256: str = "") -> None:
+    """EvalkitError where a file is not what its name in the cache says. `sha256`: its own (hex),
+    where it is known already.
+
+    A mirror of the Hub may name a small file by its sha1, or by what says nothing of its content.
+    """
+    blob = path.resolve()
+    if re.fullmatch("[0-9a-f]{64}", blob.name):
+        right = blob.name == (sha256 or _sha256(blob, *_as_it_is(blob)))
+    elif re.fullmatch("[0-9a-f]{40}", blob.name):
+        right = blob.name in _sha1(blob)
+    else:
+        return
+    if not right:
+        raise EvalkitError(
+            f"{path.name} is not the file that the Hub announced: it was altered in the cache or"
+            " on its way there",
+            where=os.fspath(blob),
+            fix="delete that file, and the same command fetches it again",
+            code=Exit.FAILED,
+        )
+
+
+def _as_it_is(path: Path) -> tuple[int, int]:
+    stat = path.stat()
+    return stat.st_size, stat.st_mtime_ns
+
+
+@cache
+def _sha256(path: Path, size: int, mtime_ns: int) -> str:
+    """The sha256 (hex) of a file, which a process reads once while it is as it was."""
+    return canon.sha256_file(path)
+
+
+def _sha1(path: Path) -> set[str]:
+    """A small file's sha1 (hex), and the one that git names it by."""
+    data = path.read_bytes()
+    both = (data, b"blob %d\0" % len(data) + data)
+    return {hashlib.sha1(each, usedforsecurity=False).hexdigest() for each in both}

@@ -1,0 +1,159 @@
+"""Scores that others published: suites/published.yaml, each row with its protocol and source.
+
+A row is shown beside a run's own score of the same model, task and metric, with what is done
+otherwise; two numbers of one name are no comparison by themselves. `check` holds a run against
+the rows whose protocol is its own, within their standard errors. Nothing is fetched.
+"""
+
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from evalkit.base import canon, schema
+from evalkit.base.errors import EvalkitError, Exit
+from evalkit.inputs import suite as suites
+
+ERRORS = 2  # standard errors of the difference that a reproduced figure may be off
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """One figure. `differs`: what its protocol does otherwise than lm-eval's task; None: nothing
+    known."""
+
+    model: str
+    task: str
+    metric: str
+    shots: int
+    value: float
+    stderr: float | None
+    harness: str
+    differs: str | None
+    source: str
+
+
+@cache
+def rows() -> tuple[Published, ...]:
+    """Every shipped row."""
+    body = suites.read_yaml(suites.FOLDER / suites.PUBLISHED, "table of published figures")
+    problems = schema.check("published", body)
+    assert not problems, f"{suites.PUBLISHED} does not fit its schema: {problems[0]}"
+    return tuple(Published(**row) for row in body["rows"])
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """A row beside a record's own score; `differs` names every difference of protocol, or none."""
+
+    row: Published
+    score: float
+    stderr: float | None
+    differs: tuple[str, ...]
+
+    @property
+    def within(self) -> bool:
+        """Whether the scores differ by no more than two standard errors of the difference."""
+        errors = [error for error in (self.stderr, self.row.stderr) if error is not None]
+        allowed = ERRORS * sum(error**2 for error in errors) ** 0.5
+        return bool(abs(self.score - self.row.value) <= allowed)
+
+    def __str__(self) -> str:
+        row = self.row
+        told = f"{row.task} {row.metric} {row.value:.4f} ({row.harness}, {row.shots} shots)"
+        if not self.differs:
+            return f"{told}, by the same protocol; {row.source}"
+        return f"{told}: another protocol: {'; '.join(self.differs)}; {row.source}"
+
+
+def matches(record: dict[str, Any]) -> list[Match]:
+    """The rows of a record's model, task and metric: those of its own shots, else all."""
+    found = []
+    for name, entry in {**record["groups"], **record["tasks"]}.items():
+        shots = _shots(record, name)
+        for key, metric in sorted(entry["metrics"].items()):
+            same = [
+                row
+                for row in rows()
+                if (row.model, row.task, row.metric)
+                == (record["model"]["reference"], name, key.partition(",")[0])
+            ]
+            for row in [row for row in same if {row.shots} == shots] or same:
+                error = metric["stderr"]
+                found.append(
+                    Match(
+                        row, canon.number(metric["value"]),
+                        None if error is None else canon.number(error),
+                        tuple(_differences(record, row, shots)),
+                    )
+                )  # fmt: skip
+    return found
+
+
+def _differences(record: dict[str, Any], row: Published, shots: set[int]) -> list[str]:
+    found = [row.differs] if row.differs else []
+    if shots != {row.shots}:
+        here = ", ".join(map(str, sorted(shots)))
+        found.append(f"{row.shots} shots, here {here}")
+    if record["suite"]["partial"]:
+        found.append("here only a part of the documents")
+    if record["suite"]["apply_chat_template"]:
+        found.append("here with a chat template")
+    return found
+
+
+def _shots(record: dict[str, Any], name: str, above: tuple[str, ...] = ()) -> set[int]:
+    """The few-shot examples of a task, or all that a group's leaf tasks have."""
+    if name in record["tasks"]:
+        return {int(record["tasks"][name]["num_fewshot"])}
+    if name in above:
+        return set()
+    children = record["groups"].get(name, {"subtasks": []})["subtasks"]
+    return {n for child in children for n in _shots(record, child, (*above, name))}
+
+
+@dataclass(frozen=True, slots=True)
+class Validation:
+    """A run's scores beside the published ones of its protocol, at least one, and of others."""
+
+    same: tuple[Match, ...]
+    others: tuple[Match, ...]
+
+    @property
+    def exit_code(self) -> Exit:
+        """1 where one of the same protocol is not met."""
+        return Exit.OK if all(match.within for match in self.same) else Exit.FAILED
+
+    def lines(self) -> list[str]:
+        """A line for each."""
+        found = [
+            f"{'PASS' if match.within else 'FAIL'}  {match.score:.4f} here, published {match}"
+            for match in self.same
+        ]
+        return found + [f"NOTE  published {match}" for match in self.others]
+
+    def to_json(self) -> list[dict[str, Any]]:
+        """The same for programs."""
+        return [
+            {**asdict(match), "within": match.within if not match.differs else None}
+            for match in (*self.same, *self.others)
+        ]
+
+
+def check(folder: Path) -> Validation:
+    """Hold a finished run against every published figure of its model.
+
+    Raises EvalkitError (2) where there is none of the same protocol.
+    """
+    record = canon.read_json(folder / "record.json")
+    if problems := schema.check("record", record):
+        raise EvalkitError(f"record.json is not a record: {problems[0]}", where=str(folder))
+    found = matches(record)
+    same = tuple(match for match in found if not match.differs)
+    if not same:
+        raise EvalkitError(
+            f"no published figure of '{record['model']['reference']}' has this run's protocol",
+            where=suites.PUBLISHED,
+            fix="add one with its source" + (f"; there is {found[0]}" if found else ""),
+        )
+    return Validation(same, tuple(match for match in found if match.differs))

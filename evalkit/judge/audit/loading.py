@@ -1,0 +1,92 @@
+"""The model that a record names, ready to replay its answers.
+
+It is held against the record's digests, and loaded with the record's numerics.
+
+Nothing that a record says makes its model's own code or pickles run: only the auditor's word does.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from evalkit.base.errors import EvalkitError
+from evalkit.inputs import model as models
+from evalkit.inputs.model import Model
+from evalkit.plan import store
+from evalkit.record.reading.findings import shown
+
+SAMPLES = 300  # find 1% of altered samples with 95% probability
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What an auditor chooses: `samples` to draw, with `seed` (None: one is drawn now); `model` and
+    `adapter` where they lie, if not where the record's names say."""
+
+    samples: int = SAMPLES
+    seed: int | None = None
+    model: str | None = None
+    adapter: Path | None = None
+    device: str | None = None
+    offline: bool = False
+    allow_pickle: bool = False
+    trust_remote_code: bool = False
+
+
+def model_of(record: dict[str, Any], asked: Asked) -> Model:
+    """The record's model; EvalkitError names the first file that is another."""
+    recorded = record["model"]
+    revision = recorded["revision"] if isinstance(recorded["revision"], str) else None
+    model = models.resolve(
+        asked.model or recorded["reference"],
+        revision=None if asked.model else revision,
+        offline=asked.offline,
+        allow_pickle=asked.allow_pickle,
+        trust_remote_code=asked.trust_remote_code,
+    )
+    wanted = {name: entry["sha256"] for name, entry in recorded["files"].items()}
+    found = model.sha256()
+    unlike = [n for n in sorted(wanted.keys() | found.keys()) if wanted.get(n) != found.get(n)]
+    if unlike:
+        raise EvalkitError(
+            f"the model at hand is not the record's: {shown(unlike[0])} is another",
+            where=str(model.folder), fix="give the recorded model with --model",
+        )  # fmt: skip
+    return model
+
+
+def engine_for(
+    record: dict[str, Any], model: Model, planned: store.Plan, asked: Asked
+) -> tuple[Any, Any]:
+    """Our own engine with the record's numerics as far as it names any, and the tokenizer."""
+    from evalkit.engine import core
+    from evalkit.engine.probe import probe
+    from evalkit.inputs.tokenizer import Tokenizer
+
+    tokenizer = Tokenizer(model)
+    tokenizer.max_length = planned.body["max_length"]
+    told = record["numerics"]
+    dtype = told["dtype"] if isinstance(told["dtype"], str) else None
+    profile = told["profile"] if isinstance(told["profile"], str) else "native"
+    own = record["engine"]["name"] == core.NAME
+    level = record["engine"]["level"] if own else probe.resolve(model)
+    numerics = core.numerics_for(model, dtype, profile)
+    device = core.devices(core.pick_device(asked.device), model.weight_bytes)[0]
+    adapter = _adapter(record, asked)
+    engine = core.load(model, tokenizer, numerics, device, level=level, adapter=adapter)
+    probe.check(engine)
+    return engine, tokenizer
+
+
+def _adapter(record: dict[str, Any], asked: Asked) -> Path | None:
+    """The adapter's folder, which must be the record's."""
+    recorded = record["model"]["adapter"]
+    if recorded is None:
+        return None
+    folder = asked.adapter or Path(recorded["reference"])
+    found = models.resolve_adapter(folder)
+    if {n: e["sha256"] for n, e in found.items()} != {
+        n: e["sha256"] for n, e in recorded["files"].items()
+    }:
+        raise EvalkitError("the adapter at hand is not the record's", where=str(folder))
+    return folder

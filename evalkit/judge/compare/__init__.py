@@ -1,0 +1,186 @@
+"""`compare` says what the difference between two evaluations is worth.
+
+The first run is held against each of the others, document by document. The result is a value,
+`Comparison`, of frozen dataclasses: `Comparison.pairs` has a `Pair` for each other run, which holds
+its `Row`s (a task or group and a metric), its `Flip`s, a few `Excerpt`s to read, and what was
+`LeftOut`; for students of a teacher also what they `Kept`. `text.markdown` and `text.to_json` show
+it, `gate.check` judges it by a policy. Nothing here is a verdict by itself, nothing needs a model,
+and no record is believed to be true: `verify` says what is known of each.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from evalkit.base import statistics
+from evalkit.base.errors import EvalkitError
+from evalkit.judge.compare import flips as flipping
+from evalkit.judge.compare import kept as keeping
+from evalkit.judge.compare import pairs as pairing
+from evalkit.judge.compare.flips import Excerpt, Flip
+from evalkit.judge.compare.kept import Kept
+from evalkit.judge.compare.pairs import LeftOut, Row
+from evalkit.record.reading import scored
+from evalkit.record.reading.scored import Scored
+
+__all__ = ["Comparison", "Excerpt", "Flip", "Kept", "LeftOut", "Pair", "Row", "Side", "compare"]
+
+READ = 6  # flips of each pair that are shown with their texts
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """One of the evaluations: `label` is the letter it goes by, `ids` the record's (empty for
+    lm-eval's own results)."""
+
+    label: str
+    path: str
+    model: str
+    kind: str
+    ids: dict[str, str]
+    execution: str
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Two sides. `notes`: what a reader should know before reading the rows."""
+
+    before: Side
+    after: Side
+    notes: tuple[str, ...]
+    rows: tuple[Row, ...]
+    left_out: tuple[LeftOut, ...]
+    flips: tuple[Flip, ...]
+    excerpts: tuple[Excerpt, ...]
+    kept: tuple[Kept, ...]
+
+    @property
+    def tops(self) -> list[Row]:
+        """The headline rows of the tasks and groups that were asked for."""
+        return [row for row in self.rows if row.top and row.headline]
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """All pairs; `tests` is how many p-values Holm's adjustment covers."""
+
+    sides: tuple[Side, ...]
+    pairs: tuple[Pair, ...]
+    tests: int
+    teacher: bool
+    seed: int
+
+
+def compare(
+    paths: Sequence[Path], *, names: Sequence[str] = (), teacher: bool = False, seed: int = 0
+) -> Comparison:
+    """Hold the first run against each of the others.
+
+    `names`: what to call the paths by, where not by themselves; `teacher`: the first is a teacher
+    and the others its students, of which is said how much they kept; `seed` fixes the bootstrap's
+    draws. Raises EvalkitError where a run can't be read or no task can be paired.
+    """
+    if len(paths) < 2:
+        raise EvalkitError("two runs are needed", fix="usage: evalkit compare A B [C ...]")
+    runs = [scored.read(path) for path in paths]
+    called = names or list(map(str, paths))
+    sides = [_side(letters(index), name, run)
+             for index, (name, run) in enumerate(zip(called, runs, strict=True))]  # fmt: skip
+    made = [_pair(runs[0], run, sides[0], side, teacher, seed)
+            for run, side in zip(runs[1:], sides[1:], strict=True)]  # fmt: skip
+    pairs, tests = _adjusted(made)
+    return Comparison(tuple(sides), tuple(pairs), tests, teacher, seed)
+
+
+def letters(index: int) -> str:
+    """What the index-th side goes by: A to Z, then AA to ZZ and so on."""
+    before, last = divmod(index, 26)
+    return (letters(before - 1) if before else "") + chr(ord("A") + last)
+
+
+def _side(label: str, path: str, run: Scored) -> Side:
+    if run.record is None:
+        return Side(label, path, run.name, "lm-eval results", {}, "")
+    return Side(
+        label, path, run.name, "evalkit record",
+        dict(run.record["ids"]), run.record["execution"],
+    )  # fmt: skip
+
+
+def _pair(
+    before: Scored, after: Scored, old: Side, new: Side, teacher: bool, seed: int
+) -> Pair:  # fmt: skip
+    rows, left_out = pairing.rows(before, after)
+    if not rows:
+        reasons = "; ".join(f"{item.task}: {item.reason}" for item in left_out[:3])
+        raise EvalkitError(
+            "no task can be paired: " + (reasons or "no leaf task on either side"),
+            where=f"{old.path} and {new.path}",
+            fix="compare runs of the same questions",
+        )
+    found = flipping.flips(before, after, rows)
+    chosen = flipping.choose(found, READ)
+    kept = [
+        keeping.kept(before, after, row, seed)
+        for row in rows
+        if teacher and row.top and row.headline and not row.nats and row.higher_is_better
+    ]
+    return Pair(
+        old, new, tuple(_notes(before, after, rows)), tuple(rows), tuple(left_out), tuple(found),
+        tuple(flipping.excerpts(before, after, chosen)), tuple(kept),
+    )  # fmt: skip
+
+
+def _notes(before: Scored, after: Scored, rows: list[Row]) -> list[str]:
+    """What differs between the sides beside the scores."""
+    found = []
+    leaves = dict.fromkeys(leaf for row in rows for leaf in row.leaves)
+    unlike = [n for n in leaves if before.leaves[n].prompts != after.leaves[n].prompts]
+    if unlike:
+        found.append(
+            f"{len(unlike):,} of {len(leaves):,} leaf tasks were asked with other prompts "
+            f"({', '.join(unlike[:3])}{', ...' if len(unlike) > 3 else ''})"
+        )
+    old, new = before.record, after.record
+    if old is None or new is None:
+        return found
+    if old["execution"] == new["execution"]:
+        found.append("both are the same execution")
+    for name in ("model", "numerics", "engine", "environment"):
+        found += _unlike(name, old, new)
+    if old["ids"]["answers"] == new["ids"]["answers"]:
+        found.append("all answers are equal, bit for bit")
+    return found
+
+
+def _unlike(name: str, old: dict[str, object], new: dict[str, object]) -> list[str]:
+    """A note where a section differs in what decides answers."""
+    one, other = _decisive(name, old), _decisive(name, new)
+    keys = [key for key in one if one[key] != other.get(key)]
+    return [f"{name} differs in {', '.join(keys)}"] if keys else []
+
+
+def _decisive(name: str, record: dict[str, object]) -> dict[str, object]:
+    section = record[name]
+    assert isinstance(section, dict), "a section of a valid record"
+    if name == "environment":
+        return dict(section["versions"])
+    if name == "model":
+        return {key: section[key] for key in ("files", "adapter", "chat_template")}
+    return section
+
+
+def _adjusted(pairs: list[Pair]) -> tuple[list[Pair], int]:
+    """The pairs with Holm's p-values over all their headline rows, and how many those are."""
+    p_values = [row.p for pair in pairs for row in pair.tops if row.p is not None]
+    adjusted = iter(statistics.holm(p_values))
+    found = []
+    for pair in pairs:
+        rows = [
+            replace(row, adjusted=next(adjusted))
+            if row.top and row.headline and row.p is not None
+            else row
+            for row in pair.rows
+        ]
+        found.append(replace(pair, rows=tuple(rows)))
+    return found, len(p_values)

@@ -1,0 +1,209 @@
+"""Every aggregate and standard error, recomputed from the samples' values.
+
+Which metric is aggregated how is in the recorded config; a name outside the table below is
+lm-eval's business (F1, BLEU, bootstrapped errors) and counted as not checked.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from evalkit.base import canon, statistics
+from evalkit.record.reading.findings import Check, Findings, Status, difference, few, shown
+from evalkit.record.reading.folder import BROKEN, reason
+from evalkit.record.reading.samples import Samples
+
+_DEFAULTS = {
+    "perplexity": "perplexity",
+    "word_perplexity": "weighted_perplexity",
+    "byte_perplexity": "weighted_perplexity",
+    "bits_per_byte": "bits_per_byte",
+    "f1": "f1",
+    "mcc": "matthews_corrcoef",
+    "bleu": "bleu",
+    "chrf": "chrf",
+    "chrf++": "chrf++",
+    "ter": "ter",
+    "brier_score": "brier_score",
+}  # lm-eval's for a metric whose config names no aggregation; any other is a mean
+_AGGREGATIONS: dict[str, Callable[[Sequence[Any]], float]] = {
+    "mean": statistics.mean,
+    "median": statistics.median,
+    "perplexity": statistics.perplexity,
+    "weighted_perplexity": statistics.weighted_perplexity,
+    "bits_per_byte": statistics.bits_per_byte,
+}
+_NO_ERROR = {"weighted_perplexity", "bits_per_byte", "brier_score"}  # lm-eval has none for them
+_UNIT = {"acc", "acc_norm", "acc_bytes", "acc_mutual_info", "acc_all", "exact_match"}
+_PERPLEXITY = {"perplexity", "word_perplexity", "byte_perplexity"}
+
+Value = dict[str, Any]
+
+
+def _close(recorded: Any, computed: float | None) -> bool:
+    """Equal to 1e-12, relative; None is lm-eval's "N/A"."""
+    if recorded is None or computed is None:
+        return recorded is computed
+    value = canon.number(recorded)
+    both_nan = math.isnan(value) and math.isnan(computed)
+    return both_nan or math.isclose(value, computed, rel_tol=1e-12, abs_tol=1e-15)
+
+
+def _aggregation(config: Value, metric: str) -> str:
+    entries = config.get("metric_list")
+    if entries is None:
+        return _DEFAULTS.get(metric, "mean")
+    for entry in entries:
+        if entry.get("metric") == metric:
+            return str(entry.get("aggregation") or _DEFAULTS.get(metric, "mean"))
+    return "mean"  # lm-eval's for a metric that a task's own code adds
+
+
+class Aggregates:
+    """Recomputes a record's leaf tasks and groups from the samples."""
+
+    def __init__(self, record: Value, results: Value, samples: Samples) -> None:
+        self.record, self.results, self.samples = record, results, samples
+        self.findings = Findings("aggregates")
+        self.skipped: set[str] = set()
+        self.plain: set[str] = set()  # groups whose score is the plain mean of their members'
+        self.count = 0
+
+    def check(self) -> list[Check]:
+        """PASS or FAIL, and SKIP for what only lm-eval aggregates."""
+        for leaf in sorted(self.record["tasks"].keys() & self.samples.leaves.keys()):
+            try:
+                self._leaf(leaf)
+            except BROKEN as error:
+                self.findings.add(f"{shown(leaf)}: {reason(error)}")
+        for name in sorted(self.record["groups"]):
+            try:
+                self._group(name)
+            except BROKEN as error:
+                self.findings.add(f"{shown(name)}: {reason(error)}")
+        passed = f"{self.count:,} values and standard errors recomputed from the samples, equal"
+        if self.plain:
+            passed += f"; plain means, not weighted by size: {few(self.plain)}"
+        found = [self.findings.check(passed)]
+        if self.skipped:
+            text = (
+                f"{len(self.skipped):,} not recomputed, as only lm-eval does: {few(self.skipped)}"
+            )
+            found.append(Check("aggregates", Status.SKIP, text))
+        return found
+
+    def _leaf(self, leaf: str) -> None:
+        entry, seen = self.record["tasks"][leaf], self.samples.leaves[leaf]
+        config = self.results["configs"][leaf]
+        values = {f"{metric},{name}": items for (metric, name), items in seen.values.items()}
+        missing = difference(set(entry["metrics"]), set(values), f"metrics of {shown(leaf)}")
+        self.findings.add(missing)
+        for key in sorted(values.keys() & entry["metrics"].keys()):
+            how = _aggregation(config, key.partition(",")[0])
+            self._value(f"{shown(leaf)} {shown(key)}", entry["metrics"][key], how, values[key])
+
+    def _value(self, name: str, recorded: Value, how: str, values: list[Any]) -> None:
+        if how not in _AGGREGATIONS:
+            self.skipped |= {f"{name} ({shown(how)[:40]})"}
+            return
+        self._compare(name, recorded["value"], _AGGREGATIONS[how](list(map(_number, values))))
+        if how == "mean":
+            numbers = [float(_number(value)) for value in values]
+            error = statistics.standard_error(numbers) if len(numbers) > 1 else None
+            self._compare(f"{name} stderr", recorded["stderr"], error)
+        elif how in _NO_ERROR or len(values) == 1:
+            self._compare(f"{name} stderr", recorded["stderr"], None)
+        elif recorded["stderr"] is not None:
+            self.skipped |= {f"{name} stderr (bootstrapped)"}
+
+    def _compare(self, name: str, recorded: Any, computed: float | None) -> None:
+        self.count += 1
+        if not _close(recorded, computed):
+            self.findings.add(f"{name} is {recorded}, the samples give {computed}")
+
+    def _leaves(self, name: str, above: tuple[str, ...] = ()) -> list[str]:
+        """A group's leaf tasks, in order, through its groups."""
+        if name in self.record["tasks"]:
+            return [name]
+        if name in above or name not in self.record["groups"]:
+            raise ValueError(f"{shown(name)} is no task or group of this record")
+        children = self.record["groups"][name]["subtasks"]
+        return [leaf for child in children for leaf in self._leaves(child, (*above, name))]
+
+    def _group(self, name: str) -> None:
+        group, leaves = self.record["groups"][name], list(dict.fromkeys(self._leaves(name)))
+        total = sum(self.record["tasks"][leaf]["n"] for leaf in leaves)
+        if group["metrics"] or group["n"]:  # lm-eval counts only for groups that aggregate
+            self.findings.add_unequal(f"{shown(name)}: n", group["n"], total)
+        for key, recorded in sorted(group["metrics"].items()):
+            members = [leaf for leaf in leaves if key in self.record["tasks"][leaf]["metrics"]]
+            if not members:
+                self.findings.add(f"{shown(name)} {shown(key)} is no metric of its tasks")
+                continue
+            self._group_metric(f"{shown(name)} {shown(key)}", key, recorded, members)
+
+    def _group_metric(self, name: str, key: str, recorded: Value, members: list[str]) -> None:
+        """The size-weighted mean and pooled error; or, in groups that lm-eval does not weight by
+        size (results.json does not say which), the plain mean and its error: both or neither."""
+        found = [self.record["tasks"][leaf]["metrics"][key] for leaf in members]
+        sizes = [self.record["tasks"][leaf]["n"] for leaf in members]
+        values = [canon.number(entry["value"]) for entry in found]
+        errors = [canon.number(e["stderr"]) for e in found if e["stderr"] is not None]
+        pooled = plain = None
+        if len(errors) == len(values):
+            pooled = statistics.pooled_standard_error(errors, sizes)
+            plain = statistics.unweighted_standard_error(errors)
+        value = statistics.weighted_mean(values, sizes)
+        if not _close(recorded["value"], value) or not _close(recorded["stderr"], pooled):
+            unweighted = statistics.mean(values)
+            if _close(recorded["value"], unweighted) and _close(recorded["stderr"], plain):
+                self.count += 2
+                self.plain.add(name)
+                return
+        self._compare(name, recorded["value"], value)
+        self._compare(f"{name} stderr", recorded["stderr"], pooled)
+
+
+def _number(value: Any) -> Any:
+    """A sample's metric as a number, or as the pair that a weighted metric has."""
+    if isinstance(value, list):
+        first, second = value
+        return canon.number(first), canon.number(second)
+    return float(value) if isinstance(value, bool) else canon.number(value)
+
+
+def ranges(record: Value, samples: Samples) -> Check:
+    """Values that no run can have: an accuracy above 1, a perplexity below 1, a NaN."""
+    findings = Findings("ranges")
+    count = 0
+    entries = {**record["tasks"], **record["groups"]}
+    for name in sorted(entries):
+        for key, metric in sorted(entries[name]["metrics"].items()):
+            count += 1
+            value = canon.number(metric["value"])
+            error = canon.number(metric["stderr"] or 0.0)
+            where = f"{shown(name)} {shown(key)}"
+            findings.add(_range_problem(where, key.partition(",")[0], value))
+            if not 0.0 <= error < math.inf:
+                findings.add(f"{where} has standard error {error}")
+    for leaf in sorted(samples.leaves):
+        for (metric, _), values in samples.leaves[leaf].values.items():
+            wrong = [v for v in values if metric in _UNIT and not _is_unit(v)]
+            if wrong:
+                text = f"{shown(leaf)} has {len(wrong):,} samples whose {shown(metric)} is not"
+                findings.add(f"{text} in [0, 1]: {shown(wrong[0])}")
+    return findings.check(f"{count:,} values are in their ranges")
+
+
+def _is_unit(value: Any) -> bool:
+    return isinstance(value, (bool, int, float)) and 0 <= value <= 1
+
+
+def _range_problem(where: str, metric: str, value: float) -> str:
+    if math.isnan(value):
+        return f"{where} is NaN"
+    if metric in _UNIT and not 0.0 <= value <= 1.0:
+        return f"{where} is {value}, not in [0, 1]"
+    if metric in _PERPLEXITY and not 1.0 <= value < math.inf:
+        return f"{where} is {value}, not a finite perplexity of at least 1"
+    return ""

@@ -1,0 +1,264 @@
+"""Whether everything was asked that the suite's lock says, of exactly the data that it pins.
+
+The lock that counts is the one shipped with the verifier's evalkit. A suite of a user's own has
+none there: then the run's lock.yaml is its author's word, and is called that.
+"""
+
+from typing import Any
+
+import yaml
+
+from evalkit.base import canon, schema
+from evalkit.base import shipped as shipped_files
+from evalkit.inputs import rows
+from evalkit.inputs.rows import Rows
+from evalkit.record.reading.findings import Check, Findings, Status, difference, few, shown
+from evalkit.record.reading.folder import BROKEN, Folder, MiB, reason
+from evalkit.record.reading.samples import Samples
+
+SUITES = [shipped_files.folder("suites")]
+MAX_LOCK = 16 * MiB
+ROWS = "lock.rows"
+AUTHORS_WORD = "the lock is the author's word"
+
+Value = dict[str, Any]
+
+
+def shipped(name: str, kind: str) -> Value | None:
+    """A shipped suite's file (kind `yaml`) or lock (kind `lock.yaml`), or None.
+
+    `name` comes from a record: it is looked for among the shipped names, never made into a path.
+    """
+    for folder in SUITES:
+        for path in sorted(folder.glob(f"*.{kind}")):
+            if path.name == f"{name}.{kind}":
+                value: Value = yaml.safe_load(path.read_text("utf-8"))
+                return value
+    return None
+
+
+def locks() -> list[Value]:
+    """Every shipped lock."""
+    return [
+        yaml.safe_load(path.read_text("utf-8"))
+        for folder in SUITES
+        for path in sorted(folder.glob("*.lock.yaml"))
+    ]
+
+
+def lock_of(folder: Folder, record: Value, findings: Findings) -> tuple[Value | None, bool]:
+    """The lock to judge by, and whether it is a shipped one; problems go into the findings."""
+    wanted = shipped(record["suite"]["name"], "lock.yaml")
+    try:
+        found = folder.yaml("lock.yaml", MAX_LOCK)
+        problems = schema.check("lock", found)
+    except BROKEN as error:
+        problems = [reason(error)]
+    if problems:
+        findings.add(f"lock.yaml: {shown(problems[0])}")
+        return wanted, wanted is not None
+    if wanted is None:
+        findings.add_unequal("lock.yaml's suite", record["suite"]["name"], found["suite"])
+        return found, False
+    if found != wanted:
+        findings.add(f"lock.yaml is not the shipped one: {_first_unlike(found, wanted)}")
+    return wanted, True
+
+
+def rows_of(folder: Folder, lock: Value | None, findings: Findings) -> dict[str, Rows]:
+    """The single rows that a lock pins, from the run's folder, by leaf task: the file must be the
+    one that the lock names, and hold as many rows as it counts. Problems go into the findings."""
+    if lock is None:
+        return {}
+    try:
+        data = folder.read(ROWS, rows.MAX_BYTES)
+        if canon.digest_bytes(data) != lock["rows_file"]:
+            findings.add(f"{ROWS} is not the file that the lock names")
+            return {}
+        found = rows.parse(data, ROWS)
+    except BROKEN as error:
+        findings.add(f"{ROWS}: {reason(error)}")
+        return {}
+    counts = {leaf: len(each.documents) // rows.SIZE for leaf, each in found.items()}
+    wanted = {leaf: entry["documents"] for leaf, entry in lock["tasks"].items()}
+    if counts != wanted:
+        findings.add(f"{ROWS} does not fit the lock: {_first_unlike(counts, wanted)}")
+    return found
+
+
+def _first_unlike(found: Value, wanted: Value, path: str = "") -> str:
+    for key in sorted(found.keys() | wanted.keys()):
+        here, ours, theirs = f"{path}{shown(key)}", wanted.get(key), found.get(key)
+        if isinstance(ours, dict) and isinstance(theirs, dict) and ours != theirs:
+            return _first_unlike(theirs, ours, f"{here}.")
+        if ours != theirs:
+            return f"{here} is {shown(theirs)}, shipped {shown(ours)}"
+    return ""
+
+
+def check(record: Value, lock: Value | None, shipped_lock: bool, samples: Samples) -> Check:
+    """The leaf tasks and exactly min(limit, documents) documents of each, once a filter."""
+    findings = samples.order
+    if lock is None:
+        return findings.check("")
+    limit = record["suite"]["limit"]
+    wanted = {
+        leaf: entry["documents"] if limit is None else min(limit, entry["documents"])
+        for leaf, entry in lock["tasks"].items()
+    }
+    findings.add(difference(set(record["tasks"]), set(wanted), "leaf tasks"))
+    findings.add(difference(set(samples.leaves), set(wanted), "leaf tasks' samples"))
+    for leaf in sorted(wanted.keys() & record["tasks"].keys()):
+        entry = record["tasks"][leaf]
+        seen = samples.leaves[leaf].n if leaf in samples.leaves else 0
+        for what, count in (
+            ("samples", seen),
+            ("n", entry["n"]),
+            ("n_expected", entry["n_expected"]),
+        ):
+            if count != wanted[leaf]:
+                findings.add(f"{shown(leaf)}: {what} {count:,}, the lock asks {wanted[leaf]:,}")
+        findings.add_unequal(
+            f"{shown(leaf)}: documents", entry["documents"], lock["tasks"][leaf]["documents"]
+        )
+    _groups(record, lock, findings)
+    _shots(record, findings)
+    passed = f"{sum(wanted.values()):,} documents of {len(wanted):,} leaf tasks"
+    if findings.count or shipped_lock:
+        return findings.check(f"{passed}, as the shipped lock asks")
+    return Check(findings.name, Status.WARN, f"{passed}; {AUTHORS_WORD}")
+
+
+def _groups(record: Value, lock: Value, findings: Findings) -> None:
+    findings.add(difference(set(record["groups"]), set(lock["groups"]), "groups"))
+    for name in sorted(record["groups"].keys() & lock["groups"].keys()):
+        found, wanted = set(record["groups"][name]["subtasks"]), set(lock["groups"][name])
+        findings.add(difference(found, wanted, f"members of {shown(name)}"))
+
+
+def _shots(record: Value, findings: Findings) -> None:
+    """Where the suite gives a member its shots, that member's leaf tasks have them."""
+    for member in record["suite"]["tasks"]:
+        pending, seen = [member["task"]], set()
+        while pending and member["num_fewshot"] is not None:
+            name = pending.pop()
+            if name in record["tasks"]:
+                shots = record["tasks"][name]["num_fewshot"]
+                findings.add_unequal(f"{shown(name)}: num_fewshot", member["num_fewshot"], shots)
+            elif name in record["groups"] and name not in seen:
+                seen.add(name)
+                pending.extend(record["groups"][name]["subtasks"])
+
+
+def data(record: Value, lock: Value | None, each: dict[str, Rows], samples: Samples) -> list[Check]:
+    """Datasets, rows digests, the per-task digests of questions and prompts, where shots are from.
+
+    `each`: the lock's single rows by leaf task.
+    """
+    findings = Findings("data")
+    for leaf in sorted(record["tasks"].keys() & samples.leaves.keys()):
+        entry, seen = record["tasks"][leaf], samples.leaves[leaf]
+        for key, parts in (("questions", seen.questions), ("prompts", seen.prompts)):
+            digest = canon.digest_bytes(f"[{','.join(parts)}]".encode())
+            findings.add_unequal(f"{shown(leaf)}: the {key} digest", entry[key], digest)
+    rows = {leaf: entry["dataset"]["rows"] for leaf, entry in record["tasks"].items()}
+    unlike = {leaf for leaf in rows if rows[leaf] != record["suite"]["rows"].get(leaf)}
+    if unlike or rows.keys() != record["suite"]["rows"].keys():
+        findings.add(f"suite.rows is not the tasks' own: {few(unlike or set(rows))}")
+    if lock is not None:
+        datasets(record, lock, findings)
+    passed = "questions, prompts and datasets agree"
+    return [findings.check(passed), _rows(record, lock, each, samples), *shots(record, lock)]
+
+
+def datasets(record: Value, lock: Value, findings: Findings) -> None:
+    """Each dataset and each task's as the lock has it."""
+    revisions = {repo: {"revision": entry["revision"]} for repo, entry in lock["datasets"].items()}
+    if record["suite"]["datasets"] != revisions:
+        where = _first_unlike(record["suite"]["datasets"], revisions)
+        findings.add(f"suite.datasets are not the lock's: {where}")
+    for leaf in sorted(record["tasks"].keys() & lock["tasks"].keys()):
+        found, entry = record["tasks"][leaf]["dataset"], lock["tasks"][leaf]
+        source = lock["datasets"].get(entry["dataset"], {})
+        wanted = {
+            "repo": entry["dataset"],
+            "config": entry["config"],
+            "split": entry["split"],
+            "rows": entry["rows"],
+            **{key: source.get(key) for key in ("revision", "licence", "redistributable")},
+        }
+        for key, value in wanted.items():
+            if found[key] != value:
+                findings.add(f"{shown(leaf)}: {key} {shown(found[key])}, locked {shown(value)}")
+
+
+def _rows(record: Value, lock: Value | None, each: dict[str, Rows], samples: Samples) -> Check:
+    """The samples' documents are the locked ones: all of them by the digest over all, and those of
+    a limited task one by one, so that they are the first and no others."""
+    findings, tasks = Findings("rows"), lock["tasks"] if lock else {}
+    whole = part = 0
+    for leaf in sorted(record["tasks"].keys() & samples.leaves.keys() & tasks.keys()):
+        seen, problem = samples.leaves[leaf], ""
+        if leaf in each:
+            first = each[leaf].documents[: len(seen.each)]
+            problem = rows.difference(bytes(seen.each), first)
+        if seen.n >= tasks[leaf]["documents"]:
+            whole += 1
+            digest = f"sha256:{seen.rows.hexdigest()}"
+            if digest != tasks[leaf]["rows"]:
+                other = f"the rows digest is {digest}, locked {shown(tasks[leaf]['rows'])}"
+                problem = problem or other
+        else:
+            part += leaf in each
+        findings.add(problem and f"{shown(leaf)}: {problem}")
+    if not whole and not part and not findings.count:
+        why = "no lock pins the documents one by one, and no leaf task's are all there"
+        return Check(findings.name, Status.SKIP, why)
+    told = [f"{whole:,} leaf tasks' documents are the locked ones"] if whole else []
+    told += [f"{part:,} leaf tasks' documents are the first of the locked ones"] if part else []
+    return findings.check("; ".join(told))
+
+
+def shots(record: Value, lock: Value | None) -> list[Check]:
+    """Whether the rows that shots are drawn from are those that the lock pins, and a warning where
+    it pins none; nothing for a suite without shots. `verify --deep` looks at the rows themselves.
+    """
+    findings, recorded = Findings("shots"), record["suite"]["shots"]
+    if lock is not None:
+        wanted = {n: task["shots"] for n, task in lock["tasks"].items() if task["shots"]}
+        if recorded != wanted:
+            findings.add(f"suite.shots is not the lock's: {_first_unlike(recorded, wanted)}")
+    for leaf, entry in sorted(record["tasks"].items()):
+        if bool(entry["num_fewshot"]) != (leaf in recorded):
+            named = "names" if leaf in recorded else "does not name"
+            has = f"{shown(leaf)} has {entry['num_fewshot']:,} shots"
+            findings.add(f"{has}, but suite.shots {named} the rows that they are drawn from")
+    unknown = {n: said["unknown"] for n, said in recorded.items() if "unknown" in said}
+    if not recorded and not findings.count:
+        return []
+    passed = f"{len(recorded) - len(unknown):,} leaf tasks' shots are drawn from locked rows"
+    if findings.count or not unknown:
+        return [findings.check(passed)]
+    names = few({f"{name} ({why})" for name, why in unknown.items()})
+    detail = f"{len(unknown):,} leaf tasks' shots are drawn from rows that no lock pins: {names}"
+    return [Check(findings.name, Status.WARN, f"{detail}; {passed}")]
+
+
+def settings(record: Value) -> list[Check]:
+    """A warning where a record named like a shipped suite asked with other settings."""
+    suite = shipped(record["suite"]["name"], "yaml")
+    if suite is None:
+        return []
+    members = [item if isinstance(item, dict) else {"task": item} for item in suite["tasks"]]
+    wanted = {
+        "tasks": [{"task": m["task"], "num_fewshot": m.get("num_fewshot")} for m in members],
+        "apply_chat_template": suite.get("apply_chat_template", False),
+        "fewshot_as_multiturn": suite.get("fewshot_as_multiturn", False),
+        "system_instruction": suite.get("system_instruction"),
+        "gen_kwargs": suite.get("gen_kwargs", {}),
+    }
+    unlike = [key for key, value in wanted.items() if record["suite"][key] != value]
+    if not unlike:
+        return []
+    detail = f"not asked as the shipped {suite['name']} asks: {', '.join(unlike)} differ"
+    return [Check("settings", Status.WARN, detail)]

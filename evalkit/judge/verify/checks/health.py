@@ -1,0 +1,131 @@
+"""What a consistent record may still have to own up to: NaN answers, cut prompts, an altered
+harness, unlike machines, a part of the suite.
+"""
+
+from typing import Any
+
+from evalkit.base import canon
+from evalkit.record.reading.findings import Check, Findings, Status, few, shown
+from evalkit.record.reading.journal import Journal
+from evalkit.record.reading.plan import Plan
+from evalkit.record.reading.samples import Samples
+
+_WARNED = {
+    "truncated_prompts": "prompts cut on the left",
+    "missing_bos": "prompts without BOS",
+    "double_bos": "prompts with two BOS",
+    "empty_generations": "empty generations",
+    "cut_generations": "generations cut at the length limit",
+    "answers_not_found": "generations in which no answer was found",
+    "split_batches": "batches split because memory ran out (bits are promised for equal splits)",
+}
+
+Value = dict[str, Any]
+
+
+def health(
+    record: Value, plan: Plan | None, journal: Journal | None, samples: Samples | None = None
+) -> list[Check]:
+    """NaN answers and a harness that isn't the released one fail; the rest warns."""
+    findings = Findings("health")
+    counts = record["health"]
+    nan = len(journal.nan) if journal else 0
+    if counts["nan_answers"] or nan:
+        findings.add(f"{max(counts['nan_answers'], nan):,} samples with a NaN answer")
+    intact = record["environment"]["harness_intact"]
+    if intact is False:
+        findings.add("lm-eval's installed files were not the released ones")
+    _recount(counts, plan, journal, findings)
+    if samples is not None and samples.readable and not findings.count:
+        ties = sum(
+            count
+            for leaf, count in samples.ties.items()
+            if record["tasks"].get(leaf, {}).get("output_type") == "multiple_choice"
+        )
+        findings.add_unequal("answers_not_found", counts["answers_not_found"], samples.not_found)
+        findings.add_unequal("exact_ties", counts["exact_ties"], ties)
+    warnings = [_warning(counts[key], text) for key, text in _WARNED.items() if counts[key]]
+    if isinstance(intact, dict):
+        warnings.append(f"whether lm-eval was intact is unknown ({shown(intact['unknown'])})")
+    told = f"; {counts['exact_ties']:,} exact ties" if counts["exact_ties"] else ""
+    if findings.count or not warnings:
+        return [findings.check(f"no NaN, cut or empty answers{told}")]
+    return [Check("health", Status.WARN, "; ".join(warnings) + told)]
+
+
+def _warning(count: int | dict[str, str], text: str) -> str:
+    if isinstance(count, dict):
+        return f"{text}: unknown ({shown(count['unknown'])})"
+    return f"{count:,} {text}"
+
+
+def _recount(counts: Value, plan: Plan | None, journal: Journal | None, findings: Findings) -> None:
+    """Counts that the folder itself can tell."""
+    if plan is not None:
+        truncated = sum(plan.body["truncated"].values())
+        findings.add_unequal("truncated_prompts", counts["truncated_prompts"], truncated)
+        for key in ("missing_bos", "double_bos"):
+            findings.add_unequal(key, counts[key], plan.body.get(key, counts[key]))
+    if journal is not None:
+        cut = counts["cut_generations"]
+        if not (isinstance(cut, dict) and journal.untold):
+            findings.add_unequal("cut_generations", cut, journal.cut)
+        findings.add_unequal("split_batches", counts["split_batches"], journal.splits)
+        if not journal.empty <= counts["empty_generations"] <= journal.blank:
+            findings.add_unequal("empty_generations", counts["empty_generations"], journal.empty)
+
+
+def engine(record: Value) -> Check:
+    """What computed the answers, and whether its bits are promised: evalkit's own are, those of an
+    engine of lm-eval's are not."""
+    findings = Findings("engine")
+    made, numerics = record["engine"], record["numerics"]
+    own = made["name"] == "evalkit"
+    if made["bit_repeatable"] != own:
+        findings.add(f"{shown(made['name'])} claims bit_repeatable {made['bit_repeatable']}")
+    if own and (made["args"] or made["versions"]):
+        findings.add("evalkit's own engine has no arguments and no versions of its own")
+    if own and any(isinstance(value, dict) for value in numerics.values()):
+        findings.add("evalkit's own engine has numerics that it says it does not know")
+    if not own and made["level"] != "C":
+        findings.add(f"{shown(made['name'])} has level {made['level']}, not C")
+    told = [numerics[key] for key in ("profile", "dtype") if isinstance(numerics[key], str)]
+    how = ", ".join([made["name"], f"level {made['level']}", *filter(None, [" ".join(told)])])
+    if findings.count or own:
+        return findings.check(shown(how))
+    return Check("engine", Status.WARN, f"{shown(how)}: not bit-repeatable")
+
+
+def segments(record: Value) -> Check:
+    """Whether every segment ran on like hardware, and none had to be preferred to another: only
+    then are equal bits promised."""
+    kinds: dict[str, list[str]] = {}
+    for segment in record["segments"]:
+        kinds.setdefault(canon.dumps(segment["hardware"]), []).append(segment["segment"])
+    machines = [segment["hardware"] for segment in record["segments"]]
+    if any(isinstance(machine, dict) and "unknown" in machine for machine in machines):
+        return Check("segments", Status.WARN, "what they ran on is not known")
+    if preferred := record["preferred"]:
+        detail = f"{preferred['batches']:,} batches were answered unequally, and the answers of"
+        return Check("segments", Status.WARN, f"{detail} {shown(preferred['segment'])} count")
+    if len(kinds) == 1:
+        count = len(record["segments"])
+        number = f"{count:,} segments" if count != 1 else "1 segment"
+        return Check("segments", Status.PASS, f"{number} on like hardware")
+    detail = f"{len(kinds):,} kinds of hardware in one run: {few(set(kinds))}"
+    return Check("segments", Status.WARN, detail)
+
+
+def partial(record: Value) -> Check:
+    """Whether the whole suite was asked."""
+    suite = record["suite"]
+    limit = suite["limit"]
+    fewer = {n for n, entry in record["tasks"].items() if entry["n"] < entry["documents"]}
+    if fewer and not suite["partial"]:
+        detail = f"{len(fewer):,} leaf tasks are partial, the record says whole: {few(fewer)}"
+        return Check("whole", Status.FAIL, detail)
+    if suite["partial"] and limit is None:
+        return Check("whole", Status.FAIL, "the record says partial but names no limit")
+    if suite["partial"] or limit is not None:
+        return Check("whole", Status.WARN, f"partial: {limit} documents a leaf task")
+    return Check("whole", Status.PASS, "every document of every leaf task")

@@ -1,0 +1,90 @@
+"""Whether results.json, lm-eval's own account of the run, says what record.json says."""
+
+from typing import Any
+
+from evalkit.record.reading.findings import Check, Findings, difference, shown
+from evalkit.record.reading.folder import BROKEN, Folder, MiB, reason
+
+MAX_RESULTS = 256 * MiB
+_SECTIONS = ("results", "configs", "versions", "n-shot", "n-samples", "higher_is_better")
+
+Value = dict[str, Any]
+
+
+def read(folder: Folder, findings: Findings) -> Value | None:
+    """results.json where it is usable; what is wrong with it goes into the findings."""
+    try:
+        results: Value = folder.json("results.json", MAX_RESULTS)
+        for name in _SECTIONS:
+            if not isinstance(results[name], dict):
+                raise TypeError(f"{name} is not a mapping")
+    except BROKEN as error:
+        findings.add(f"results.json: {reason(error)}")
+        return None
+    return results
+
+
+def check(record: Value, results: Value) -> Check:
+    """Every number, version, count and setting that both hold."""
+    findings = Findings("results")
+    subtasks = {name: group["subtasks"] for name, group in record["groups"].items()}
+    if results.get("group_subtasks", {}) != subtasks:
+        findings.add("results.json's group_subtasks are not the record's")
+    names = record["tasks"].keys() | record["groups"].keys()
+    findings.add(difference(set(results["results"]), set(names), "entries of results.json"))
+    for name in sorted(names & results["results"].keys()):
+        try:
+            if name in record["tasks"]:
+                _leaf(name, record["tasks"][name], results, findings)
+            else:
+                _group(name, record["groups"][name], results, findings)
+        except BROKEN as error:
+            findings.add(f"{shown(name)}: {reason(error)}")
+    return findings.check("results.json and record.json agree")
+
+
+def _leaf(name: str, entry: Value, results: Value, findings: Findings) -> None:
+    _common(name, entry, results, findings)
+    for key, found in (
+        ("num_fewshot", results["n-shot"].get(name) or 0),
+        ("n", results["n-samples"][name]["effective"]),
+        ("documents", results["n-samples"][name]["original"]),
+        ("output_type", results["configs"][name].get("output_type")),
+    ):
+        findings.add_unequal(f"{shown(name)}: {key}", entry[key], found)
+
+
+def _group(name: str, entry: Value, results: Value, findings: Findings) -> None:
+    _common(name, entry, results, findings)
+    if entry["metrics"]:
+        findings.add(_unlike(name, entry, results["groups"][name]))
+
+
+def _common(name: str, entry: Value, results: Value, findings: Findings) -> None:
+    published = results["results"][name]
+    findings.add(_unlike(name, entry, published))
+    findings.add_unequal(f"{shown(name)}: version", entry["version"], results["versions"].get(name))
+    for key, wanted in (("name", name), ("sample_len", entry["n"])):
+        findings.add_unequal(f"{shown(name)}: {key}", wanted, published.get(key, wanted))
+    findings.add_unequal(f"{shown(name)}: alias", entry["alias"], published.get("alias", name))
+    ways = results["higher_is_better"].get(name) or {}
+    for key, metric in entry["metrics"].items():
+        way = ways.get(key.partition(",")[0])
+        what = f"{shown(name)} {shown(key)}: higher_is_better"
+        findings.add_unequal(what, metric["higher_is_better"], way)
+
+
+def _unlike(name: str, entry: Value, published: Value) -> str:
+    """The first number of an entry that results.json has otherwise."""
+    wanted: Value = {}
+    for key, metric in entry["metrics"].items():
+        head, _, tail = key.partition(",")
+        wanted[key] = metric["value"]
+        if metric["stderr"] is not None:
+            wanted[f"{head}_stderr,{tail}"] = metric["stderr"]
+    found = {key: v for key, v in published.items() if "," in key and v != "N/A"}
+    for key in sorted(wanted.keys() | found.keys()):
+        if wanted.get(key) != found.get(key):
+            text = f"is {shown(found.get(key))}, in record.json {shown(wanted.get(key))}"
+            return f"{shown(name)} {shown(key)} {text}"
+    return ""

@@ -1,0 +1,193 @@
+"""`verify --deep`: what can be checked with the data, the tokenizer or the model at hand.
+
+The suite is the reader's own (a shipped one, or a file that the reader names), its data comes from
+where its lock pins it, the model from where the reader says: no name or path of the record's is
+followed. The plan is built again, and lm-eval scores the journal's answers again from the pinned
+documents, to the same samples and results. Only for a record that is consistent: its files are then
+what they list, and evalkit's own readers may read them.
+"""
+
+import gzip
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import zip_longest
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from evalkit.base import canon
+from evalkit.base.errors import EvalkitError, Exit
+from evalkit.inputs import suite as suites
+from evalkit.inputs.suite import Suite
+from evalkit.judge.verify import reattach
+from evalkit.record.reading.findings import Check, Findings, Status, few, shown
+from evalkit.record.reading.folder import BROKEN, Folder, reason
+from evalkit.record.reading.identity import Read
+from evalkit.record.reading.samples import NAME
+
+if TYPE_CHECKING:
+    from evalkit.harness.tasks import Loaded
+    from evalkit.inputs.model import Model
+
+SECTIONS = ("results", "groups", "group_subtasks", "configs", "versions", "n-shot", "n-samples",
+            "higher_is_better")  # fmt: skip
+
+Value = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Deep:
+    """What the reader has at hand: a model's folder or name, the suite's file where it is not a
+    shipped one, and whether the network may be asked."""
+
+    model: str | None = None
+    suite: str | None = None
+    offline: bool = False
+
+
+def checks(folder: Folder, read: Read, deep: Deep) -> list[Check]:
+    """The checks; what is not at hand is skipped with the reason."""
+    found: list[Check] = []
+    try:
+        for check in _checks(folder, read, deep):
+            found.append(check)
+            if check.status is not Status.PASS and check.name == "deep suite":
+                break
+    except EvalkitError as error:
+        missing = error.code == Exit.MISSING
+        told = ": ".join(map(shown, filter(None, (error.what, error.where, error.fix))))
+        found.append(Check("deep", Status.SKIP if missing else Status.FAIL, told))
+    except BROKEN as error:  # a public pack's answers, which nothing before held against a shape
+        found.append(Check("deep", Status.FAIL, reason(error)))
+    return found
+
+
+def _checks(folder: Folder, read: Read, deep: Deep) -> Iterator[Check]:
+    """The order: 1 the suite, 2 its data, 3 the model, 4 the plan, 5 the samples and results."""
+    from evalkit.harness import tasks
+    from evalkit.inputs import model as models
+
+    record, run = read.record, folder.root
+    assert record is not None, "only a consistent record is looked at more deeply"
+    name = deep.suite or record["suite"]["name"]
+    if deep.suite is None and name not in suites.shipped():
+        yield Check("deep suite", Status.SKIP, f"{shown(name)} is no shipped suite: give --suite")
+        return
+    suite = _suite(name, record)
+    yield _asked(suite, record)
+    loaded = tasks.load_locked(suite, suites.lock_of(suite), offline=deep.offline)
+    yield Check("deep data", Status.PASS, f"{len(loaded.leaves):,} leaf tasks' rows as locked")
+    model = models.resolve(deep.model, offline=deep.offline) if deep.model else None
+    if model is None:
+        yield Check("deep plan", Status.SKIP, "no tokenizer at hand: give --model")
+    else:
+        yield _model(model, record)
+        yield _plan(run, record, loaded, model)
+    if suite.apply_chat_template and model is None:
+        yield Check("deep scores", Status.SKIP, "no chat template at hand: give --model")
+        return
+    template = _template(model, suite)
+    if folder.is_public:
+        yield reattach.check(folder, record, read.sha256, loaded, template)
+    else:
+        yield _scores(run, record, loaded, template)
+
+
+def _suite(name: str, record: Value) -> Suite:
+    """The reader's suite, with the record's limit and, where all of them are one, its seed."""
+    asked = record["suite"]
+    suite = suites.load(name, limit=asked["limit"])
+    seeds = set(asked["seeds"].values())
+    if suite.seeds != asked["seeds"] and len(seeds) == 1:
+        suite = suites.load(name, limit=asked["limit"], seed=seeds.pop())
+    return suite
+
+
+def _asked(suite: Suite, record: Value) -> Check:
+    findings = Findings("deep suite")
+    identity = canon.finite(suites.identity(suite, suites.lock_of(suite)))
+    for key, value in identity.items():
+        if record["suite"][key] != value:
+            findings.add(f"{key} is {shown(record['suite'][key])}, the suite says {shown(value)}")
+    return findings.check("asked as the suite's own files ask, every one of them")
+
+
+def _model(model: "Model", record: Value) -> Check:
+    findings = Findings("deep model")
+    recorded = {name: entry["sha256"] for name, entry in record["model"]["files"].items()}
+    found = model.sha256()
+    unlike = {n for n in found.keys() | recorded.keys() if found.get(n) != recorded.get(n)}
+    if unlike:
+        findings.add(f"{len(unlike):,} files are not the recorded ones: {few(unlike)}")
+    return findings.check(f"{len(found):,} files, digests as recorded")
+
+
+def _template(model: "Model | None", suite: Suite) -> Any:
+    if model is None or not suite.apply_chat_template:
+        return None
+    from evalkit.inputs.tokenizer import Tokenizer
+
+    return Tokenizer(model).chat_template_for(suite.apply_chat_template)
+
+
+def _plan(run: Path, record: Value, loaded: "Loaded", model: "Model") -> Check:
+    """The plan, built again from the requests and the tokenizer."""
+    from evalkit.harness import requests
+    from evalkit.inputs import architecture
+    from evalkit.inputs.tokenizer import Tokenizer
+    from evalkit.plan.store import Builder, Policy
+    from evalkit.plan.tokenise import tokenise
+
+    policy, engine = Policy(), record["engine"]
+    if policy.to_json() != engine["policy"]:
+        return Check("deep plan", Status.SKIP, "planned by another batching policy than ours")
+    tokenizer = Tokenizer(model)
+    path = run / "plan.json"
+    written = canon.read_json(path) if path.exists() else None  # a public pack has none
+    if engine["name"] != "evalkit":  # whose own limit only its engine knows
+        if written is None:
+            return Check("deep plan", Status.SKIP, "the plan of another engine is not in the pack")
+        tokenizer.max_length = written["max_length"]
+    template = tokenizer.chat_template_for(loaded.suite.apply_chat_template)
+    rope_limit = architecture.rope_limit(model.config)
+    made = Builder(policy, level=engine["level"], rope_limit=rope_limit)
+    for name in sorted(loaded.leaves):
+        made.add(tokenise(requests.of_leaf(loaded, name, template), tokenizer))
+    body = made.body(
+        suite_id=record["ids"]["suite"],
+        tokenizer=model.tokenizer_files(),
+        max_length=tokenizer.max_length,
+    )
+    findings = Findings("deep plan")
+    findings.add_unequal("the plan id", record["ids"]["plan"], body["ids"]["plan"])
+    if findings.count and written:
+        theirs, ours = ({b["id"] for b in plan["batches"]} for plan in (written, body))
+        findings.add(f"{len(theirs - ours):,} of {len(theirs):,} batches are not ours")
+    return findings.check(f"{len(body['batches']):,} batches, built again to the same ids")
+
+
+def _scores(run: Path, record: Value, loaded: "Loaded", template: Any) -> Check:
+    """lm-eval's own samples and results from the pinned documents and the journal's answers."""
+    from evalkit.harness import score
+    from evalkit.plan.store import Plan
+    from evalkit.record import journal
+    from evalkit.record.answers import Answers
+
+    plan = Plan(run)
+    done = journal.of_record(run, record, plan.entries)
+    scoring = score.Scoring(loaded, Answers(plan, done).of, template)
+    findings, count = Findings("deep scores"), 0
+    with gzip.open(run / NAME, "rt", encoding="utf-8") as recorded:
+        for line, sample in zip_longest(recorded, scoring.samples()):
+            count += 1
+            made = None if sample is None else json.dumps(canon.finite(sample), ensure_ascii=False)
+            if line is None or made != line.rstrip("\n"):
+                which = sample or json.loads(line)
+                name = f"{shown(which['task'])} document {which['doc_id']}"
+                findings.add(f"{name}: lm-eval makes another sample of it")
+    results = canon.finite(scoring.results())
+    written = canon.read_json(run / "results.json")
+    for section in SECTIONS:
+        if results.get(section) != written.get(section):
+            findings.add(f"lm-eval makes other {section} than results.json has")
+    return findings.check(f"{count:,} samples and their results made again by lm-eval, equal")

@@ -1,0 +1,106 @@
+"""A policy: what a record must hold beyond being consistent, to stand on a leaderboard, say.
+
+The reader's own file. It can only ask for more: no policy makes a failed check pass.
+"""
+
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from evalkit.base import schema
+from evalkit.base.errors import EvalkitError, Exit
+from evalkit.record.reading.findings import Check, Findings, Standing, Status, few, shown
+
+Value = dict[str, Any]
+
+
+def read(path: Path) -> Value:
+    """A policy file; EvalkitError where it is none."""
+    try:
+        found = yaml.safe_load(path.read_text("utf-8"))
+    except OSError as error:
+        what = f"can't read the policy: {error.strerror}"
+        raise EvalkitError(what, where=str(path), code=Exit.MISSING) from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        what = f"the policy is not readable YAML: {str(error).splitlines()[0]}"
+        raise EvalkitError(what, where=str(path)) from None
+    if problems := schema.check("policy", found):
+        raise EvalkitError(f"the policy is not valid: {problems[0]}", where=str(path))
+    policy: Value = found
+    return policy
+
+
+def check(policy: Value, record: Value, checks: Collection[Check], standing: Standing) -> Check:
+    """One check: every rule of the policy, the unmet ones in words."""
+    findings = Findings("policy")
+    rules = _rules(policy, record, checks, standing)
+    for name in sorted(policy.keys() & rules.keys()):
+        findings.add(rules[name](policy[name]))
+    count = len(policy.keys() & rules.keys())
+    return findings.check(f"{shown(policy['name'])}: {count} rules hold")
+
+
+def _rules(
+    policy: Value, record: Value, checks: Collection[Check], standing: Standing
+) -> dict[str, Callable[[Any], str]]:
+    """What each rule finds wrong, in words."""
+    code, suite = record["code"], record["suite"]["name"]
+    seen = {*standing.witnesses, *standing.reproducers}
+    return {
+        "suites": lambda names: "" if suite in names else f"its suite is {shown(suite)}",
+        "whole": lambda _: _whole(checks),
+        "recomputed": lambda _: _recomputed(checks),
+        "clean_commit": lambda _: "" if _clean(code) else "evalkit's commit is unknown or changed",
+        "pinned_image": lambda images: _image(record["environment"]["image"], images),
+        "bit_repeatable": lambda _: (
+            "" if record["engine"]["bit_repeatable"] else "its engine is not bit-repeatable"
+        ),
+        "health": lambda most: _health(record["health"], most),
+        "signed": lambda names: _by("signed", names, standing.authors),
+        "witnessed": lambda names: _by("witnessed", names, seen),
+        "reproduced": lambda names: _by("reproduced", names, standing.reproducers),
+    }
+
+
+def _whole(checks: Collection[Check]) -> str:
+    """Complete by a shipped lock, with the shipped settings."""
+    passed = {check.name for check in checks if check.status is Status.PASS}
+    if not {"whole", "completeness"} <= passed:
+        return "it is not the whole of a shipped suite"
+    if any(check.name == "settings" for check in checks):
+        return "it was not asked as the shipped suite asks"
+    return ""
+
+
+def _recomputed(checks: Collection[Check]) -> str:
+    skipped = {check.name for check in checks if check.status is Status.SKIP}
+    left = skipped & {"answers", "scores", "rescoring", "aggregates"}
+    return f"not all of its scores could be recomputed here ({few(left)})" if left else ""
+
+
+def _clean(code: Value) -> bool:
+    return isinstance(code["commit"], str) and code["dirty"] is False
+
+
+def _image(image: Value, wanted: Any) -> str:
+    if "digest" not in image:
+        return f"its image is unknown ({shown(image['unknown'])})"
+    named = wanted is True or image["digest"] in wanted
+    return "" if named else f"its image is {shown(image['digest'])}"
+
+
+def _health(counts: Value, most: dict[str, int]) -> str:
+    over = [
+        f"{counts[name] if isinstance(counts[name], int) else 'unknown'} {name}"
+        for name in sorted(most)
+        if not isinstance(counts[name], int) or counts[name] > most[name]
+    ]
+    return f"its health counts {few(over)}" if over else ""
+
+
+def _by(what: str, wanted: Any, found: Collection[str]) -> str:
+    if isinstance(wanted, list):
+        return "" if set(wanted) & set(found) else f"not {what} by {few(wanted)}"
+    return "" if found else f"not {what} by anybody on your list"

@@ -1,0 +1,197 @@
+"""Verifying one run's folder: what it holds is read once, and each check is made of that."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from evalkit.base.errors import EvalkitError, Exit
+from evalkit.judge.verify import deep as deeper
+from evalkit.judge.verify import policy as policies
+from evalkit.judge.verify import public, signers
+from evalkit.judge.verify.checks import aggregates, completeness, health
+from evalkit.judge.verify.checks import results as published
+from evalkit.judge.verify.checks.scores import Scores
+from evalkit.judge.verify.deep import Deep
+from evalkit.judge.verify.signers import Trust, trust
+from evalkit.record.reading import identity
+from evalkit.record.reading import journal as journals
+from evalkit.record.reading import plan as plans
+from evalkit.record.reading import samples as sampled
+from evalkit.record.reading.findings import UNMET, Check, Findings, Report, Status, shown
+from evalkit.record.reading.folder import BROKEN, Folder, reason
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a reader asks of a record beyond its being consistent: who signed it, what it is like
+    with data and model at hand, a policy."""
+
+    trust: Trust = field(default_factory=Trust)
+    deep: Deep | None = None
+    policy: dict[str, Any] | None = None
+
+    @property
+    def asked(self) -> bool:
+        """Whether anything is asked that only a record can hold."""
+        return self.trust.asked or self.policy is not None
+
+
+def wanted(
+    keys: Sequence[Path] = (), allowed: Path | None = None, policy: Path | None = None,
+    deep: Deep | None = None,
+) -> Wanted:  # fmt: skip
+    """What a reader asks, from the files that say it: public keys, an allowed_signers file, a
+    policy."""
+    return Wanted(trust(keys, allowed), deep, policies.read(policy) if policy else None)
+
+
+def verify(run: Path, wanted: Wanted = Wanted()) -> Report:
+    """Check a run's folder; EvalkitError (3) only where there is no such folder.
+
+    The order: 1 the record, 2 who signed it, 3 its files, 4 its ids, 5 the plan, 6 the journal,
+    7 completeness and data, 8 samples and answers, 9 scores, 10 aggregates, 11 ranges, 12 health,
+    13 the engine and its segments, 14 whether it is the whole suite, 15 the deep checks, 16 the
+    reader's policy.
+    """
+    if not run.is_dir():
+        raise EvalkitError("there is no such run folder", where=str(run), code=Exit.MISSING)
+    folder = Folder(run)
+    read = identity.record(folder)
+    if read.record is None:
+        return Report([read.check], advice=read.advice)
+    record = read.record
+    signed, standing = signers.check(folder, record, read.sha256, wanted.trust)
+    engine = record["engine"]
+    caveat = "" if engine["bit_repeatable"] else f"not bit-repeatable ({shown(engine['name'])})"
+    checks = [read.check, *signed]
+    if folder.is_public:
+        caveat = "; ".join(filter(None, [public.CAVEAT, caveat]))
+        checks += _guarded("public", lambda: public.Public(folder, record).checks())
+    else:
+        checks += _Evidence(folder, record).checks()
+    if wanted.deep is not None:
+        checks += _deep(folder, read, checks, wanted.deep)
+    if wanted.policy is not None:
+        checks.append(policies.check(wanted.policy, record, checks, standing))
+    return Report(checks, caveat=caveat, standing=standing)
+
+
+def require_consistent(run: Path, purpose: str) -> None:
+    """EvalkitError (1) for a record that contradicts itself; `purpose`: what there is then nothing
+    to do, a verb."""
+    report = verify(run)
+    if not report.consistent:
+        wrong = "contradicts itself" if report.readable else "can't be read here"
+        raise EvalkitError(
+            f"the record {wrong}, so there is nothing to {purpose}: {report.verdict}",
+            where=str(run), fix="see evalkit verify", code=Exit.FAILED,
+        )  # fmt: skip
+
+
+def _deep(folder: Folder, read: identity.Read, made: list[Check], deep: Deep) -> list[Check]:
+    if any(check.status is Status.FAIL for check in made if check.name not in UNMET):
+        return [Check("deep", Status.SKIP, "only a consistent record is looked at more deeply")]
+    return deeper.checks(folder, read, deep)
+
+
+def _guarded(name: str, make: Callable[[], Check | list[Check]]) -> list[Check]:
+    """A check whose broken input is its failure."""
+    try:
+        made = make()
+    except BROKEN as error:
+        return [Check(name, Status.FAIL, reason(error))]
+    return made if isinstance(made, list) else [made]
+
+
+def _broken(step: Callable[[], None]) -> str:
+    """Take a step; what broken input made of it, or nothing."""
+    try:
+        step()
+    except BROKEN as error:
+        return reason(error)
+    return ""
+
+
+class _Evidence:
+    """What a valid record's folder holds, read once."""
+
+    def __init__(self, folder: Folder, record: dict[str, Any]) -> None:
+        self.folder, self.record = folder, record
+        self.planning, self.answering = Findings("plan"), Findings("journal")
+        self.publishing = Findings("results")
+        self.plan = plans.read(folder, self.planning)
+        self.journal: journals.Journal | None = None
+        if self.plan is not None:
+            self.journal = journals.read(folder, record, self.plan, self.answering)
+        self.results = published.read(folder, self.publishing)
+        self.samples = sampled.Samples()
+        chat = record["suite"]["apply_chat_template"]
+        self.scores = Scores((self.results or {}).get("configs", {}), chat=bool(chat))
+        for document in sampled.documents(folder, self.samples):
+            for step in (self._note, self.scores.add):
+                if problem := _broken(partial(step, document)):
+                    self.samples.shape.add(f"{document.name}: {problem}")
+        self.samples.shape.add(_broken(self.scores.finish))
+
+    def _note(self, document: sampled.Document) -> None:
+        sampled.note(document, self.samples, self.journal)
+
+    def checks(self) -> list[Check]:
+        """Every check after the record's own, in order."""
+        record, samples, plan = self.record, self.samples, self.plan
+        lock, shipped = completeness.lock_of(self.folder, record, self.samples.order)
+        each = completeness.rows_of(self.folder, lock, self.samples.order)
+        steps: list[tuple[str, Callable[[], Check | list[Check]]]] = [
+            ("files", lambda: identity.files(self.folder, record)),
+            ("ids", lambda: identity.ids(record, plan.body if plan else None)),
+            ("run", lambda: identity.planned(self.folder, record)),
+            ("plan", self._plan),
+            ("journal", self._journal),
+            ("completeness", lambda: completeness.check(record, lock, shipped, samples)),
+            ("data", lambda: completeness.data(record, lock, each, samples)),
+            ("settings", lambda: completeness.settings(record)),
+            ("samples", lambda: samples.shape.check(f"{samples.lines:,} samples, hashes equal")),
+            ("answers", self._answers),
+            ("scores", lambda: self.scores.checks(lock["lm_eval"] if lock and shipped else None)),
+            ("results", self._aggregates),
+            ("ranges", lambda: aggregates.ranges(record, samples)),
+            ("health", lambda: health.health(record, plan, self.journal, samples)),
+            ("engine", lambda: health.engine(record)),
+            ("segments", lambda: health.segments(record)),
+            ("whole", lambda: health.partial(record)),
+        ]
+        return [check for name, make in steps for check in _guarded(name, make)]
+
+    def _plan(self) -> Check:
+        if self.plan is None:
+            return self.planning.check("")
+        asked = {leaf: seen.requests for leaf, seen in self.samples.leaves.items()}
+        return plans.check(self.folder, self.plan, asked, self.planning)
+
+    def _journal(self) -> Check:
+        if self.plan is None or self.journal is None:
+            if self.answering.count:
+                return self.answering.check("")
+            return Check("journal", Status.SKIP, "the plan can't be read")
+        return self.answering.check(journals.passed(self.journal, self.plan))
+
+    def _answers(self) -> Check:
+        if self.journal is None:
+            return Check("answers", Status.SKIP, "the journal can't be read")
+        left = sum(
+            len(said.keys() - self.samples.leaves[leaf].requests)
+            for leaf, said in self.journal.said.items()
+            if leaf in self.samples.leaves
+        )
+        if left:
+            self.samples.answers.add(f"{left:,} answers in the journal are of no sample")
+        count = sum(map(len, self.journal.said.values()))
+        return self.samples.answers.check(f"{count:,} responses are the journal's")
+
+    def _aggregates(self) -> list[Check]:
+        if self.results is None:
+            return [self.publishing.check("")]
+        found = aggregates.Aggregates(self.record, self.results, self.samples).check()
+        return [*found, published.check(self.record, self.results)]

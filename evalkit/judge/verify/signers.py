@@ -1,0 +1,140 @@
+"""Who vouches for a record: the statements in its attestation.json, held against the record and
+against the reader's own list of signers.
+
+A signature that is not valid, or is about something else, breaks a record. A valid one by a key on
+no list raises no verdict: anybody can make a key. Nor is somebody a witness of himself.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from evalkit.record import attest, keys
+from evalkit.record.attest import AUDIT, EVALUATION, REPRODUCTION, Statement
+from evalkit.record.keys import Public
+from evalkit.record.reading.findings import Check, Findings, Standing, Status, few, shown
+from evalkit.record.reading.folder import BROKEN, Folder, reason
+
+_GOOD = {AUDIT: {"PASSED"}, REPRODUCTION: {"BITWISE", "ANSWERS", "NUMERICS", "REPRODUCED"}}
+_BAD = {AUDIT: {"FAILED"}, REPRODUCTION: {"DIFFERENT"}}
+_WORDS = {EVALUATION: "signed", AUDIT: "audited", REPRODUCTION: "reproduced"}
+
+Value = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Trust:
+    """The reader's list: names by key. `asked`: there is a list, so one of it must have signed."""
+
+    names: dict[Public, str] = field(default_factory=dict)
+    asked: bool = False
+
+    def name(self, key: Public) -> str:
+        """Who a key belongs to; a key on no list is its fingerprint."""
+        return shown(self.names.get(key, key.fingerprint))
+
+
+def trust(key_files: Iterable[Path], allowed: Path | None) -> Trust:
+    """The list that public key files and an allowed_signers file make up."""
+    names = {keys.public(path): path.name.removesuffix(".pub") for path in key_files}
+    asked = bool(names) or allowed is not None
+    return Trust(names | (keys.allowed(allowed) if allowed else {}), asked)
+
+
+def check(
+    folder: Folder, record: Value, sha256: str, trusted: Trust
+) -> tuple[list[Check], Standing]:
+    """The checks that its statements make, and what the last line may say of them.
+
+    `sha256`: of record.json as it was read.
+    """
+    if not folder.holds(attest.NAME):
+        missing = Check("signer", Status.FAIL, "it is not signed, and you asked for a signer")
+        return [missing] if trusted.asked else [], Standing()
+    try:
+        data = folder.read(attest.NAME, attest.MAX_BYTES)
+        found = attest.read(data, sha256, trusted.names)
+    except BROKEN as error:
+        return [Check("signature", Status.FAIL, reason(error))], Standing()
+    findings = Findings("signature")
+    for problem in found.problems:
+        findings.add(shown(problem))
+    for statement in found.statements:
+        findings.add(_unlike(statement, record))
+    if findings.count:
+        return [findings.check("")], Standing()
+    passed = f"{len(found.statements):,} valid: {few(_told(found.statements, trusted))}"
+    return [findings.check(passed), *_listed(found.statements, trusted)], _standing(
+        found.statements, trusted
+    )
+
+
+def _unlike(statement: Statement, record: Value) -> str:
+    """How a statement contradicts the record that it is about."""
+    listed = {name: entry["sha256"] for name, entry in record["files"].items()}
+    subjects = {name: sha for name, sha in statement.subjects.items() if name != "record.json"}
+    if subjects != (listed if statement.kind == EVALUATION else {}):
+        return f"the statement of {few(_prints(statement))} is about other files"
+    if statement.predicate != attest.predicate(record, statement.kind, statement.claim):
+        return f"the statement of {few(_prints(statement))} says other things than the record"
+    if (statement.kind == EVALUATION) == ("verdict" in statement.claim):
+        return f"the statement of {few(_prints(statement))} claims what its kind does not"
+    return ""
+
+
+def _prints(statement: Statement) -> list[str]:
+    return [key.fingerprint for key in statement.signers]
+
+
+def _told(statements: list[Statement], trusted: Trust) -> list[str]:
+    return [
+        f"{_WORDS[statement.kind]} by {trusted.name(key)}"
+        for statement in statements
+        for key in statement.signers
+    ]
+
+
+def _listed(statements: list[Statement], trusted: Trust) -> list[Check]:
+    """Whether somebody on the list signed, and whether somebody there contradicts."""
+    found = []
+    signers = {key for statement in statements for key in statement.signers}
+    if not signers & trusted.names.keys():
+        names = few([key.fingerprint for key in signers])
+        status = Status.FAIL if trusted.asked else Status.WARN
+        found.append(Check("signer", status, f"valid, but the signer is not on your list: {names}"))
+    for statement, name in _by_listed(statements, trusted):
+        verdict = statement.claim.get("verdict")
+        if verdict in _BAD.get(statement.kind, ()):
+            what = "audit" if statement.kind == AUDIT else "reproduction"
+            found.append(Check("dispute", Status.FAIL, f"the {what} by {name} came out {verdict}"))
+    return found
+
+
+def _by_listed(statements: list[Statement], trusted: Trust) -> list[tuple[Statement, str]]:
+    return [
+        (statement, trusted.name(key))
+        for statement in statements
+        for key in statement.signers
+        if key in trusted.names
+    ]
+
+
+def _standing(statements: list[Statement], trusted: Trust) -> Standing:
+    """What is known of who saw the run, by the reader's list alone.
+
+    A witness whose key, or whose name, also made the author's statement is the author again.
+    """
+    own = [s for s in statements if s.kind == EVALUATION]
+    author_keys = {key for statement in own for key in statement.signers}
+    authors = {name for statement, name in _by_listed(own, trusted)}
+    found: dict[str, set[str]] = {AUDIT: set(), REPRODUCTION: set()}
+    for statement in statements:
+        if statement.claim.get("verdict") in _GOOD.get(statement.kind, ()):
+            found[statement.kind] |= {
+                trusted.name(key)
+                for key in statement.signers
+                if key in trusted.names and key not in author_keys
+            } - authors
+    unlisted = {key.fingerprint for key in author_keys - trusted.names.keys()}
+    return Standing(authors, found[AUDIT], found[REPRODUCTION], unlisted)

@@ -1,0 +1,61 @@
+"""A complete run's answers, of one leaf task at a time: a million of them need not be in memory.
+
+A batch's answers are all of one leaf task, so the journal says where each leaf's stand. What the
+record says of all answers is noted as they pass.
+"""
+
+import math
+from collections.abc import Callable
+
+from evalkit.base import canon
+from evalkit.plan.store import Plan
+from evalkit.record import journal
+
+
+class Answers:
+    """The answers to a plan's requests.
+
+    `digests`: of each leaf task's answers; then what the record's health section counts: `empty`
+    and `cut` texts (`untold`: why it is not known which were cut), `nan_documents`, and `ties` for
+    the best answer by leaf task. `advance` is told of progress in answers.
+    """
+
+    def __init__(
+        self, plan: Plan, done: journal.Journal, advance: Callable[[int], None] = lambda _: None
+    ) -> None:
+        self.digests: dict[str, str] = {}
+        self.empty = self.cut = self.nan_documents = 0
+        self.untold: dict[str, str] | None = None
+        self.ties: dict[str, int] = {}
+        self._done, self._advance = done, advance
+        self._batches: dict[str, list[str]] = {}
+        for batch, entry in plan.entries.items():
+            self._batches.setdefault(entry["task"], []).append(batch)
+
+    def of(self, leaf: str) -> dict[str, journal.Answer]:
+        """A leaf task's answers by request id, read again from the disk; to be asked for once."""
+        parts = self._done.answers(self._batches.get(leaf, []))
+        self._advance(len(parts))
+        answers = journal.assemble(parts)
+        self.digests |= journal.digests(answers)
+        self._note(leaf, answers)
+        return answers
+
+    def _note(self, leaf: str, answers: dict[str, journal.Answer]) -> None:
+        nan: set[str] = set()
+        scored: dict[str, list[float]] = {}
+        for request, answer in answers.items():
+            document = request.rsplit("/", 2)[0]
+            if "text" in answer:
+                self.empty += not answer["text"].strip()
+                self.cut += answer["stop"] == "length"
+                self.untold = answer["stop"] if isinstance(answer["stop"], dict) else self.untold
+                is_nan = "nan" in answer["logprobs"]
+            else:
+                value = canon.number(answer["loglikelihood"])
+                scored.setdefault(document, []).append(value)
+                is_nan = math.isnan(value)
+            if is_nan:
+                nan.add(document)
+        self.nan_documents += len(nan)
+        self.ties[leaf] = sum(values.count(max(values)) > 1 for values in scored.values())

@@ -1,0 +1,128 @@
+"""A run's files in one .tar.gz: the same bytes for the same files, and read as if meant to harm.
+
+Written are plain files under one folder, with no owner, time or mode of their own (ustar). Read is
+nothing else: a link, a folder, a name that leaves its place, an extension that would have to be
+believed first, a file that stands twice, or more than a run can hold, is refused.
+"""
+
+import gzip
+import io
+import struct
+import tarfile
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from evalkit.base import canon
+from evalkit.base.errors import EvalkitError, Exit
+
+SUFFIX = ".tar.gz"
+MAX_FILES = 20_000
+MAX_BYTES = 16 << 30  # unpacked
+BLOCK = 1 << 20
+_RECORD = 512
+_ERRORS = (EOFError, OSError, ValueError, struct.error, zlib.error)
+
+
+def packed(folder: str, files: Iterable[tuple[str, bytes]]) -> Iterator[bytes]:
+    """The archive's bytes, a block at a time: each file by its name below `folder`."""
+    block = io.BytesIO()
+    with gzip.GzipFile(fileobj=block, mode="wb", compresslevel=9, mtime=0, filename="") as zipped:
+        for name, data in files:
+            head = tarfile.TarInfo(f"{folder}/{name}")
+            head.size = len(data)
+            try:
+                zipped.write(head.tobuf(tarfile.USTAR_FORMAT))
+            except ValueError as error:
+                raise EvalkitError(f"can't pack {name}: {error}") from None
+            zipped.write(data + bytes(-len(data) % _RECORD))
+            if block.tell() >= BLOCK:
+                yield block.getvalue()
+                block = zipped.fileobj = io.BytesIO()
+        zipped.write(bytes(2 * _RECORD))
+    yield block.getvalue()
+
+
+@contextmanager
+def unpacked(path: Path) -> Iterator[Path]:
+    """A pack's run, in a folder that is there until the block ends; EvalkitError (1) for a file
+    that is no pack of ours."""
+    with TemporaryDirectory(prefix="evalkit-pack-") as place:
+        try:
+            with path.open("rb") as handle, gzip.open(handle, "rb") as stream:
+                top = _unpack(stream, Path(place))
+        except _ERRORS as error:
+            what = f"not a pack of evalkit's: {error or type(error).__name__}"
+            raise EvalkitError(what, where=str(path), code=Exit.FAILED) from None
+        yield Path(place) / top
+
+
+@contextmanager
+def opened(paths: Iterable[Path]) -> Iterator[list[Path]]:
+    """The same paths with each pack among them unpacked, until the block ends."""
+    with ExitStack() as stack:
+        yield [stack.enter_context(unpacked(path)) if is_pack(path) else path for path in paths]
+
+
+def is_pack(path: Path) -> bool:
+    """Whether a path is a file named as packs are."""
+    return path.name.endswith(SUFFIX) and path.is_file()
+
+
+def _unpack(stream: gzip.GzipFile, place: Path) -> str:
+    """Write the files below `place`; the name of the one folder that they lie in."""
+    tops: set[str] = set()
+    names: set[str] = set()
+    total = 0
+    while (head := _exactly(stream, _RECORD)) != bytes(_RECORD):
+        name, size = _header(head)
+        total += size
+        if name in names or len(names) >= MAX_FILES or total > MAX_BYTES:
+            raise ValueError("a file stands twice, or it holds more than a run")
+        names.add(name)
+        tops.add(name.partition("/")[0])
+        path = place / name
+        canon.make_folder(path.parent)
+        canon.write_atomic(path, _content(stream, size))
+        _exactly(stream, -size % _RECORD)
+    if stream.read(_RECORD + 1) != bytes(_RECORD):
+        raise ValueError("something stands behind its end")
+    if len(tops) != 1:
+        raise ValueError("not one folder")
+    return tops.pop()
+
+
+def _header(head: bytes) -> tuple[str, int]:
+    """Name and size of a plain file; ValueError for anything else."""
+    if head[257:265] != b"ustar\x0000" or head[156:157] != b"0":
+        raise ValueError("holds what is no plain file")
+    checked = head[:148] + b" " * 8 + head[156:]
+    if int(head[148:156].rstrip(b"\0 "), 8) != sum(checked):
+        raise ValueError("a header is damaged")
+    name = head[345:500].rstrip(b"\0") + b"/" if head[345] else b""
+    text = (name + head[:100].rstrip(b"\0")).decode("ascii")
+    parts = text.split("/")
+    if len(parts) < 2 or any(p in ("", ".", "..") for p in parts) or not text.isprintable():
+        raise ValueError("a name leaves its place")
+    if "\\" in text or len(parts) > 8:
+        raise ValueError("a name leaves its place")
+    size = head[124:136].rstrip(b"\0 ")
+    if not size.isdigit():
+        raise ValueError("a header is damaged")
+    return text, int(size, 8)
+
+
+def _content(stream: gzip.GzipFile, size: int) -> Iterator[bytes]:
+    while size:
+        data = _exactly(stream, min(size, BLOCK))
+        size -= len(data)
+        yield data
+
+
+def _exactly(stream: gzip.GzipFile, size: int) -> bytes:
+    data = stream.read(size)
+    if len(data) != size:
+        raise EOFError("it is torn")
+    return data

@@ -1,0 +1,53 @@
+"""results/audit.jsonl: one line for every run that finished or failed, chained by hash.
+
+Each line holds the digest of the line before it, so a line that is removed or altered later shows.
+Written under a lock, by `eval` and `finish` only.
+"""
+
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from evalkit.base import canon, lease
+from evalkit.base.events import now
+
+SCHEMA = "evalkit/judge/audit/1"
+FIRST = "sha256:" + "0" * 64
+NAME = "audit.jsonl"
+
+
+def append(out: Path, status: str, fields: dict[str, Any]) -> None:
+    """Add a line about a run (`status`: finished or failed) to the log of a results folder."""
+    with lease.held(out, ".audit.lock", wait_s=30.0):
+        path = out / NAME
+        lines = path.read_bytes().splitlines() if path.is_file() else []
+        before = canon.digest_bytes(lines[-1]) if lines else FIRST
+        log = canon.Appender(path)
+        log.append({"schema": SCHEMA, "time": now(), "status": status, "before": before, **fields})
+        log.close()
+
+
+def has_finished(out: Path, execution: str) -> bool:
+    """Whether the log says that this execution finished."""
+    path = out / NAME
+    if not path.is_file():
+        return False
+    for line in path.read_bytes().splitlines():
+        with suppress(ValueError):  # a torn line says nothing
+            entry = canon.loads(line)
+            if entry.get("execution") == execution and entry.get("status") == "finished":
+                return True
+    return False
+
+
+def broken_at(path: Path) -> int | None:
+    """The number of the first line whose `before` is not the line before it; None when whole."""
+    before = FIRST
+    for number, line in enumerate(path.read_bytes().splitlines(), 1):
+        try:
+            if canon.loads(line)["before"] != before:
+                return number
+        except (ValueError, KeyError, TypeError, RecursionError):
+            return number
+        before = canon.digest_bytes(line)
+    return None

@@ -1,0 +1,197 @@
+"""A record's scores as every view shows them: the order of tasks and groups, each metric's
+direction and scale, the interval of 95%, and the one metric that stands for its task.
+
+The console, the report, the exports and `compare` take these from here, so that a score looks the
+same wherever it is read. Everything is computed from the record alone.
+
+An interval of a share is Wilson's, which stays between 0 and 1 and has a width where a score is 0
+or 1. Its count is the number of documents where the scores are zeros and ones, which is seen from
+the standard error; else the count that gives the recorded standard error.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from evalkit.base import canon, statistics
+
+# The metrics that stand for their task where it has them; else its first one by name.
+PREFERRED = ("acc_norm", "prompt_level_strict_acc")
+FILTERS = ("none", "strict-match")  # likewise of a metric's filters
+SIGNED = {"mcc"}  # correlations: they may be below 0
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """One metric of a task or group.
+
+    `metric` is its key, `acc,none`. `share`: it lies between 0 and 1 and higher is better, so it
+    may be shown in per cent. `low`, `high`: the interval of 95%. `headline`: it stands for its
+    task. `chance`: what guessing scores, where the samples were read.
+    """
+
+    task: str
+    depth: int
+    is_group: bool
+    alias: str
+    shots: str
+    metric: str
+    value: float
+    stderr: float | None
+    stderr_method: str | None
+    higher_is_better: bool | None
+    share: bool
+    low: float | None
+    high: float | None
+    count: int
+    headline: bool
+    is_first: bool
+    chance: float | None = None
+
+    @property
+    def name(self) -> str:
+        """The metric as lm-eval's table names it: with its filter only where there is one."""
+        return self.metric.removesuffix(",none")
+
+
+def scores(record: dict[str, Any], *, leaves: bool = False) -> list[Score]:
+    """The suite's members with all their metrics, a group's subgroups below it; with `leaves`,
+    its leaf tasks as well."""
+    return [each for depth, name in rows(record, leaves=leaves) for each in of(record, name, depth)]
+
+
+def of(record: dict[str, Any], name: str, depth: int = 0) -> list[Score]:
+    """All metrics of a task or group, by name."""
+    result = record["groups"].get(name) or record["tasks"][name]
+    main = headline(result["metrics"])
+    found = []
+    for index, (metric, entry) in enumerate(sorted(result["metrics"].items())):
+        value, stderr = canon.number(entry["value"]), _finite(entry["stderr"])
+        better = direction(record, name, metric)
+        share = is_share(metric, value, better)
+        low, high = interval(value, stderr, result["n"], share=share)
+        found.append(
+            Score(
+                name, depth, name in record["groups"], result["alias"], shots(record, name),
+                metric, value, stderr, entry["stderr_method"], better, share, low, high,
+                result["n"], metric == main, not index,
+            )
+        )  # fmt: skip
+    return found
+
+
+def _finite(value: Any) -> float | None:
+    number = None if value is None else canon.number(value)
+    return number if number is not None and math.isfinite(number) else None
+
+
+def headline(metrics: Any) -> str | None:
+    """Which of a task's metrics, keys like `acc,none`, stands for it."""
+    return min(metrics, key=_rank, default=None)
+
+
+def _rank(metric: str) -> tuple[int, str, int, str]:
+    name, _, filtered = metric.partition(",")
+    return _place(name, PREFERRED), name, _place(filtered, FILTERS), filtered
+
+
+def _place(name: str, names: tuple[str, ...]) -> int:
+    return names.index(name) if name in names else len(names)
+
+
+def direction(record: dict[str, Any], name: str, metric: str) -> bool | None:
+    """Whether higher is better: as the entry says, or, where a group says nothing, as all its leaf
+    tasks do. lm-eval leaves it open for a group of groups."""
+    result = record["groups"].get(name) or record["tasks"][name]
+    found = result["metrics"][metric]["higher_is_better"]
+    if found is not None or name not in record["groups"]:
+        return None if found is None else bool(found)
+    said = {
+        record["tasks"][leaf]["metrics"].get(metric, {}).get("higher_is_better")
+        for leaf in below(record, name)
+    }
+    return said.pop() if len(said) == 1 else None
+
+
+def is_share(metric: str, value: float, better: bool | None) -> bool:
+    """Whether a score lies between 0 and 1 and higher is better."""
+    return better is True and 0 <= value <= 1 and metric.partition(",")[0] not in SIGNED
+
+
+def interval(
+    value: float, stderr: float | None, count: int, *, share: bool
+) -> tuple[float | None, float | None]:
+    """The interval of 95%; (None, None) where nothing is known of the error."""
+    if stderr is None or not math.isfinite(value) or count < 1:
+        return None, None
+    if share:
+        return statistics.wilson(value, effective_count(value, stderr, count))
+    if stderr == 0:  # that says nothing of how far off it may be
+        return None, None
+    return value - statistics.Z95 * stderr, value + statistics.Z95 * stderr
+
+
+def effective_count(value: float, stderr: float, count: int) -> float:
+    """Of how many yes-or-no outcomes a share with this standard error is: value (1 - value) /
+    stderr^2, and the count itself where the values are zeros and ones or the error says nothing."""
+    spread = value * (1 - value)
+    if stderr == 0 or spread == 0:
+        return count
+    if math.isclose(stderr**2 * (count - 1), spread, rel_tol=1e-6):
+        return count
+    return max(spread / stderr**2, 1.0)
+
+
+def rows(record: dict[str, Any], *, leaves: bool = False) -> list[tuple[int, str]]:
+    """(depth, name) of each row, the suite's members in the suite's order: groups, each below the
+    one it is in, and the leaf tasks that are in no group; with `leaves`, every leaf task below its
+    group. A group without a score of its own is left out, and what it holds stands in its place."""
+    children = {c for group in record["groups"].values() for c in group["subtasks"]}
+    order = {item["task"]: index for index, item in enumerate(record["suite"]["tasks"])}
+    names = [*record["groups"], *record["tasks"]]
+    tops = sorted((n for n in names if n not in children), key=lambda n: order.get(n, len(order)))
+    found = [row for top in tops for row in _tree(record, top, 0, leaves, ())]
+    seen = {name for _, name in found}
+    lost = [name for name in record["groups"] if name not in seen and _has_scores(record, name)]
+    return found + [(0, name) for name in lost]  # groups that are in each other only
+
+
+def _has_scores(record: dict[str, Any], name: str) -> bool:
+    return name in record["tasks"] or bool(record["groups"][name]["metrics"])
+
+
+def _tree(
+    record: dict[str, Any], name: str, depth: int, leaves: bool, above: tuple[str, ...]
+) -> Iterator[tuple[int, str]]:
+    has_scores = _has_scores(record, name)
+    if has_scores:
+        yield depth, name
+    for child in record["groups"].get(name, {"subtasks": []})["subtasks"]:
+        is_leaf = child in record["tasks"]
+        if child in (name, *above) or not (is_leaf or child in record["groups"]):
+            continue
+        if not is_leaf or leaves or not has_scores:
+            yield from _tree(record, child, depth + has_scores, leaves, (*above, name))
+
+
+def below(record: dict[str, Any], name: str) -> list[str]:
+    """The leaf tasks of a task or group, each once; a group inside itself is passed over."""
+    found: dict[str, None] = {}
+    pending, seen = [name], set()
+    while pending:
+        each = pending.pop(0)
+        if each in seen:
+            continue
+        seen.add(each)
+        if each in record["tasks"]:
+            found[each] = None
+        else:
+            pending = [*record["groups"].get(each, {"subtasks": []})["subtasks"], *pending]
+    return list(found)
+
+
+def shots(record: dict[str, Any], name: str) -> str:
+    """A task's shots, or a group's where all its leaf tasks agree."""
+    found = {str(record["tasks"][leaf]["num_fewshot"]) for leaf in below(record, name)}
+    return found.pop() if len(found) == 1 else "mixed"

@@ -1,0 +1,206 @@
+"""The record: what was asked, what was answered, what was scored, with what and on what.
+
+Built here from plain values (run.json, lm-eval's results, the journal's digests, the events);
+`write` checks it against schemas/record.schema.json and puts it on the disk last, so that a record
+that is there says the run finished.
+"""
+
+import gzip
+import io
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from evalkit.base import canon, schema
+from evalkit.inputs.suite import Lock
+from evalkit.record.answers import Answers
+
+SCHEMA = "evalkit/record/4"
+UNLISTED = ("record.json", "attestation.json", "report.html", ".lock")
+MEAN = "sample standard deviation / sqrt(n)"
+POOLED = "pooled over leaf tasks"
+UNWEIGHTED = "root of summed squares / number of leaf tasks"
+BOOTSTRAP = "bootstrap"
+BLOCK = 1 << 20  # bytes of samples.jsonl.gz that are held back
+
+
+def write_samples(path: Path, samples: Iterable[dict[str, Any]]) -> "SampleFacts":
+    """Write samples.jsonl.gz (the same bytes for the same samples) and note what the record says
+    of them."""
+    facts = SampleFacts()
+    canon.write_atomic(path, _zipped(samples, facts))
+    return facts
+
+
+def _zipped(samples: Iterable[dict[str, Any]], facts: "SampleFacts") -> Iterator[bytes]:
+    """The file's bytes, a block at a time."""
+    block = io.BytesIO()
+    with gzip.GzipFile(fileobj=block, mode="wb", compresslevel=6, mtime=0, filename="") as zipped:
+        for sample in samples:
+            facts.add(sample)
+            text = json.dumps(canon.finite(sample), ensure_ascii=False, allow_nan=False)
+            zipped.write(text.encode() + b"\n")
+            if block.tell() >= BLOCK:
+                yield block.getvalue()
+                block = zipped.fileobj = io.BytesIO()
+    yield block.getvalue()
+
+
+@dataclass
+class SampleFacts:
+    """Per leaf task: its questions and prompts in order, and what the health section counts."""
+
+    questions: dict[str, list[list[Any]]] = field(default_factory=dict)
+    prompts: dict[str, list[list[Any]]] = field(default_factory=dict)
+    not_found: int = 0
+    _first_filter: dict[str, str] = field(default_factory=dict)
+
+    def add(self, sample: dict[str, Any]) -> None:
+        """Take in one line of samples.jsonl.gz."""
+        task, doc_id = sample["task"], sample["doc_id"]
+        # lm-eval's regex filters answer "[invalid]" where they find nothing
+        self.not_found += any(answer == "[invalid]" for answer in _flat(sample["filtered_resps"]))
+        if self._first_filter.setdefault(task, sample["filter"]) != sample["filter"]:
+            return
+        self.questions.setdefault(task, []).append(
+            [doc_id, sample["doc_hash"], sample["target_hash"]]
+        )
+        self.prompts.setdefault(task, []).append([doc_id, sample["prompt_hash"]])
+
+
+def _flat(value: Any) -> Iterable[Any]:
+    if isinstance(value, list):
+        for item in value:
+            yield from _flat(item)
+    else:
+        yield value
+
+
+def health(
+    plan: dict[str, Any], answers: Answers, facts: SampleFacts, multiple_choice: set[str],
+    split_batches: int,
+) -> dict[str, Any]:  # fmt: skip
+    """Counts of what should be zero. Exact ties are looked for in multiple-choice tasks only; which
+    texts were cut is unknown where the engine does not say why they ended."""
+    return {
+        "truncated_prompts": sum(plan["truncated"].values()),
+        "missing_bos": plan["missing_bos"],
+        "double_bos": plan["double_bos"],
+        "empty_generations": answers.empty,
+        "cut_generations": answers.untold or answers.cut,
+        "answers_not_found": facts.not_found,
+        "nan_answers": answers.nan_documents,
+        "exact_ties": sum(count for leaf, count in answers.ties.items() if leaf in multiple_choice),
+        "split_batches": split_batches,
+    }
+
+
+def metrics(
+    result: dict[str, Any], higher_is_better: dict[str, Any], method: dict[str, str | None]
+) -> dict[str, Any]:
+    """A task's or group's `<metric>,<filter>` entries, each with its standard error.
+
+    `method` says how lm-eval made a metric's standard error, by metric name.
+    """
+    found = {}
+    for key, value in result.items():
+        name, comma, filtered = key.partition(",")
+        if not comma or name.endswith("_stderr"):
+            continue
+        stderr = result.get(f"{name}_stderr,{filtered}")
+        stderr = None if stderr in (None, "N/A") else stderr
+        found[key] = {
+            "value": value,
+            "stderr": stderr,
+            "stderr_method": method.get(name) if stderr is not None else None,
+            "higher_is_better": higher_is_better.get(name),
+        }
+    return found
+
+
+def tasks(
+    results: dict[str, Any], lock: Lock, facts: SampleFacts, limit: int | None
+) -> dict[str, Any]:
+    """The record's tasks section from lm-eval's results."""
+    found = {}
+    for name, locked in lock.tasks.items():
+        config = results["configs"][name]
+        dataset = lock.datasets[locked.dataset]
+        found[name] = {
+            "alias": results["results"][name].get("alias", name),
+            "output_type": config["output_type"],
+            "version": results["versions"].get(name),
+            "num_fewshot": results["n-shot"].get(name) or 0,
+            "n": results["n-samples"][name]["effective"],
+            "n_expected": min(limit or locked.documents, locked.documents),
+            "documents": locked.documents,
+            "metrics": metrics(
+                results["results"][name],
+                results["higher_is_better"].get(name, {}),
+                _methods(config),
+            ),
+            "questions": canon.digest(facts.questions[name]),
+            "prompts": canon.digest(facts.prompts[name]),
+            "dataset": {
+                "repo": locked.dataset,
+                "config": locked.config,
+                "split": locked.split,
+                "revision": dataset.revision,
+                "rows": locked.rows,
+                "licence": dataset.licence,
+                "redistributable": dataset.redistributable,
+            },
+        }
+    return found
+
+
+def _methods(config: dict[str, Any]) -> dict[str, str | None]:
+    """How lm-eval made each metric's standard error: from its aggregation's name."""
+    return {
+        str(entry["metric"]): MEAN if entry.get("aggregation", "mean") == "mean" else BOOTSTRAP
+        for entry in config.get("metric_list") or []
+    } or {"acc": MEAN, "acc_norm": MEAN, "exact_match": MEAN}
+
+
+def groups(results: dict[str, Any], weighted: dict[str, dict[str, bool]]) -> dict[str, Any]:
+    """The record's groups section; `weighted` says per group which metrics weigh by size."""
+    found = {}
+    for name, children in results["group_subtasks"].items():
+        result = results["results"].get(name, {})
+        methods: dict[str, str | None] = {
+            metric: POOLED if by_size else UNWEIGHTED
+            for metric, by_size in weighted.get(name, {}).items()
+        }
+        found[name] = {
+            "alias": result.get("alias", name),
+            "version": results["versions"].get(name),
+            "subtasks": children,
+            "n": result.get("sample_len", 0),
+            "metrics": metrics(result, results["higher_is_better"].get(name) or {}, methods),
+        }
+    return found
+
+
+def list_files(folder: Path) -> dict[str, dict[str, Any]]:
+    """Size and sha256 of every file of a run but those that may be there unlisted."""
+    found = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {
+        path.relative_to(folder).as_posix(): {
+            "size": path.stat().st_size,
+            "sha256": canon.sha256_file(path),
+        }
+        for path in found
+        if path.relative_to(folder).as_posix() not in UNLISTED
+    }
+
+
+def write(folder: Path, body: dict[str, Any]) -> Path:
+    """Check a record against its schema and write it, last and atomically."""
+    body = canon.finite(body)
+    problems = schema.check("record", body)
+    assert not problems, f"the record does not fit its schema: {problems[:3]}"
+    path = folder / "record.json"
+    canon.write_json(path, body)
+    return path

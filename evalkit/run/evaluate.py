@@ -1,0 +1,265 @@
+"""One evaluation from a model's name to a record: plan, execute, finish."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
+from pathlib import Path
+from typing import Any
+
+from evalkit.base import canon, lease, stamp, stopping
+from evalkit.base.errors import EvalkitError, Exit
+from evalkit.base.events import Events
+from evalkit.harness import requests, tasks
+from evalkit.harness.tasks import Loaded
+from evalkit.inputs import architecture, engine_name
+from evalkit.inputs import model as models
+from evalkit.inputs.model import Model
+from evalkit.inputs.suite import Lock, Suite
+from evalkit.inputs.tokenizer import Tokenizer
+from evalkit.plan import cache
+from evalkit.plan import store as planning
+from evalkit.plan.cache import Planned
+from evalkit.plan.shards import Shard
+from evalkit.plan.tokenise import tokenise
+from evalkit.run import execute as executing
+from evalkit.run import finish as finishing
+from evalkit.run import folder, prepare, telemetry, worker
+from evalkit.run.folder import Run
+from evalkit.run.prepare import Job, Options
+
+PLANNERS = ("lm_eval", "tokenizers", "transformers")  # whose versions a plan may depend on
+
+
+def evaluate(
+    options: Options, events: Events, argv: Sequence[str] = (), *,
+    workers: int | None = None, grace_s: float = stopping.GRACE_S,
+) -> Path:  # fmt: skip
+    """Evaluate a model on a suite and return the run's folder. `workers`, `grace_s`: see
+    `execute.Means`.
+
+    Continues an unfinished run of the same inputs and returns a finished one as it is. Raises
+    EvalkitError; what was done before it is kept.
+    """
+    events.log("started", argv=stamp.command(list(argv)))
+    # An engine of lm-eval's needs the plan, and without workers this process does their work.
+    with executing.early(wanted=options.engine == engine_name.OWN and workers != 0) as early:
+        job = prepare_job(options, events)
+        place = worker.Place(job.device, job.options.adapter)
+        means = executing.Means(place, workers, grace_s)
+        run, loaded = find_or_plan(job, events, lambda: early.start(job, means))
+        if run.finished:
+            events.say("this run is already finished (--again makes another execution of it)")
+            finishing.log_finished(run)
+            return run.folder
+        if early.children and loaded is None:  # they load the weights meanwhile
+            loaded = load(job, events)
+        with _worked_on(run, events) as held:
+            executing.execute(run, job.model, means, events, held.check, early)
+            held.check()
+            finish(run, job, loaded, events, list(argv))
+    return run.folder
+
+
+@contextmanager
+def _worked_on(run: Run, events: Events) -> Iterator[lease.Lease]:
+    """Hold a run's folder to its end, and note in the audit log if it fails."""
+    with lease.held(run.folder, say=events.say) as held:
+        try:
+            yield held
+        except EvalkitError as error:
+            if error.code != Exit.STOPPED and not run.finished:
+                with suppress(EvalkitError):  # a full disk has no room for this line either
+                    finishing.log_failure(run, error)
+            raise
+        finally:
+            events.close()
+
+
+def prepare_job(options: Options, events: Events) -> Job:
+    """Resolve what was asked for; shown, since fetching and digesting a large model takes time."""
+    with events.phase("prepare", 0, "steps"):
+        return prepare.prepare(options)
+
+
+def find_or_plan(
+    job: Job, events: Events, meanwhile: Callable[[], None] = lambda: None
+) -> tuple[Run, Loaded | None]:
+    """The run that this job continues or already is, else a newly planned one; of two processes
+    that start the same thing at once, one plans it. `meanwhile` is called before it is planned, to
+    start what goes on at the same time."""
+    with lease.held(job.folder, f".{job.suite.name}.planning.lock", say=events.say):
+        if run := folder.find(job):
+            return run, None
+        meanwhile()
+        return plan(job, events)
+
+
+def plan(job: Job, events: Events) -> tuple[Run, Loaded | None]:
+    """Write the folder of a run with its batches: those that follow from the same inputs and were
+    kept, else from every request, which are then loaded."""
+    span = telemetry.Span()
+    tokenizer = Tokenizer(job.model)
+    inputs = _plan_inputs(job, tokenizer)
+    key = cache.key(inputs)
+    planned, loaded = cache.read(key), None
+    if planned:
+        events.say("planned before: the same requests in the same tokens")
+    else:
+        loaded, planned = _build(job, tokenizer, inputs, events)
+        cache.write(key, planned)
+    run = folder.create(job, planned, tokenizer.template)
+    events.log(
+        "planned",
+        **span.taken(),
+        batches=len(planned.body["batches"]),
+        kept=loaded is None,
+    )
+    return run, loaded
+
+
+def _plan_inputs(job: Job, tokenizer: Tokenizer) -> dict[str, Any]:
+    """Everything that a plan follows from, evalkit's own code aside."""
+    tokenizer.chat_template_for(job.suite.apply_chat_template)  # chooses one of several
+    max_length = tokenizer.max_length
+    if job.engine.foreign:
+        from evalkit.harness import classes
+
+        max_length = classes.plan_length(job.engine, max_length)
+    return {
+        "suite": job.inputs["suite"],
+        "tokenizer": job.model.tokenizer_files(),
+        "tokenizer_as_loaded": tokenizer.identity(),
+        "level": job.level,
+        "policy": job.policy.to_json(),
+        "max_length": max_length,
+        "rope_limit": architecture.rope_limit(job.model.config),
+        "chat_template": tokenizer.template if job.suite.apply_chat_template else None,
+        "versions": {name: stamp.version(name) for name in PLANNERS},
+    }
+
+
+def _build(
+    job: Job, tokenizer: Tokenizer, inputs: dict[str, Any], events: Events
+) -> tuple[Loaded, Planned]:
+    """Load the suite, build and tokenise its requests, and pack them."""
+    loaded = load(job, events)
+    documents = sum(
+        min(job.suite.limit or t.documents, t.documents) for t in job.lock.tasks.values()
+    )
+    tokenizer.max_length = inputs["max_length"]
+    template = tokenizer.chat_template_for(job.suite.apply_chat_template)
+    made = planning.Builder(job.policy, level=job.level, rope_limit=inputs["rope_limit"])
+    with events.phase("build", documents, "documents") as phase:
+        for name in sorted(loaded.leaves):  # one's requests and rows are gone before the next's
+            made.add(tokenise(requests.of_leaf(loaded, name, template), tokenizer))
+            phase.advance(min(job.suite.limit or documents, job.lock.tasks[name].documents))
+    body = made.body(
+        suite_id=canon.digest(job.inputs["suite"]),
+        tokenizer=inputs["tokenizer"],
+        max_length=inputs["max_length"],
+    )
+    return loaded, Planned(body, b"".join(made.blocks), made.unique_tokens)
+
+
+def load(job: Job, events: Events) -> Loaded:
+    """Load a job's suite's tasks with their pinned data, and hold them against the lock."""
+    return load_suite(job.suite, job.lock, events, offline=job.options.offline)
+
+
+def load_suite(suite: Suite, lock: Lock, events: Events, *, offline: bool) -> Loaded:
+    """Load a suite's tasks with their pinned data, and hold them against the lock."""
+    with events.phase("load", len(lock.tasks), "datasets") as phase:
+        return tasks.load_locked(suite, lock, offline=offline, served=lambda: phase.advance(1))
+
+
+def finish(
+    run: Run, job: Job, loaded: Loaded | None, events: Events, argv: list[str],
+    prefer: str | None = None,
+) -> Path:  # fmt: skip
+    """Score a run whose batches are all answered; loads the suite's tasks if need be."""
+    loaded = loaded or load(job, events)
+    return finishing.finish(run, loaded, Tokenizer(job.model), events, argv, prefer)
+
+
+def plan_only(options: Options, events: Events) -> Path:
+    """Plan a run, or find the one that is already planned; its folder."""
+    run, _ = find_or_plan(prepare_job(options, events), events)
+    if not (run.folder / "events").exists():  # new: how it was planned is kept
+        events.open(run.folder / "events" / f"{worker.segment_name()}.jsonl")
+        events.close()
+    return run.folder
+
+
+def execute_only(
+    where: Path, events: Events, *,
+    model: str | None, adapter: Path | None, device: str | None, offline: bool,
+    workers: int | None, grace_s: float, shard: Shard | None,
+) -> None:  # fmt: skip
+    """Answer a planned run's batches, or those of a shard, which needs no lock: others may work on
+    theirs, or on the same. `model`, `adapter`: where they lie, if not where their names say."""
+    run = folder.read(where)
+    found = _model(run, model, offline)
+    from evalkit.engine import core
+
+    asked = run.body["options"]["adapter"]
+    place = worker.Place(core.pick_device(device), adapter or (Path(asked) if asked else None))
+    means = executing.Means(place, workers, grace_s, shard)
+    with nullcontext() if shard else lease.held(where, say=events.say) as held:
+        try:
+            executing.execute(run, found, means, events, held.check if held else lambda: None)
+        finally:
+            events.close()
+
+
+def finish_only(
+    where: Path, events: Events, argv: list[str], *,
+    suite: str | None, model: str | None, offline: bool, prefer: str | None,
+) -> None:  # fmt: skip
+    """Score an executed run and write its record. `suite`, `model`: where they lie, if not where
+    their names say; `prefer`: the segment whose answers count where two are unequal."""
+    run = folder.read(where)
+    if run.finished:
+        events.say("this run is already finished")
+        return
+    finishing.check_complete(run, *executing.progress(where))
+    job = prepare.prepare(_to_score(run, suite, model, offline))
+    if job.inputs["suite"] != run.body["inputs"]["suite"]:
+        name, old, new = folder.first_difference(run.body["inputs"]["suite"], job.inputs["suite"])
+        raise EvalkitError(f"the suite is not the planned one, {name}: {old} -> {new}")
+    with _worked_on(run, events):
+        events.open(where / "events" / f"{worker.segment_name()}.jsonl")
+        finish(run, job, None, events, argv, prefer)
+
+
+def _to_score(run: Run, suite: str | None, model: str | None, offline: bool) -> Options:
+    """What scoring needs of a run's options: the suite and the tokenizer; no engine, so neither its
+    package nor an adapter, and no level to find out."""
+    asked, dtype = run.body["options"], run.body["inputs"]["numerics"]["dtype"]
+    return Options(
+        model=model or asked["model"],
+        suite=suite or asked["suite"],
+        revision=_revision(run),
+        limit=asked["limit"],
+        out=run.folder.parent.parent,
+        offline=offline,
+        dtype=dtype if isinstance(dtype, str) else None,
+        level="C",
+        seed=asked["seed"],
+        allow_pickle=asked["allow_pickle"],
+        trust_remote_code=asked["trust_remote_code"],
+    )
+
+
+def _revision(run: Run) -> str | None:
+    revision = run.body["model"]["revision"]
+    return revision if isinstance(revision, str) else None
+
+
+def _model(run: Run, where: str | None, offline: bool) -> Model:
+    asked = run.body["options"]
+    return models.resolve(
+        where or asked["model"],
+        revision=None if where else _revision(run),
+        offline=offline,
+        allow_pickle=asked["allow_pickle"],
+        trust_remote_code=asked["trust_remote_code"],
+    )

@@ -1,0 +1,239 @@
+"""Works through a plan: what of it is left, and who answers that.
+
+Needs the run's folder and the model; no suite, no dataset, no lm-eval. What the journal already
+holds is not done again. Batches go to workers in processes of their own (`workers`), or, without
+any, are answered here, one after another.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from evalkit.base import stamp, stopping
+from evalkit.base.errors import EvalkitError
+from evalkit.base.events import Events
+from evalkit.base.stopping import Stop
+from evalkit.inputs import model as models
+from evalkit.inputs.model import Model
+from evalkit.plan import shards
+from evalkit.plan.shards import Shard
+from evalkit.plan.store import Plan, plan_id
+from evalkit.record import journal
+from evalkit.run import child, prepare, telemetry, worker
+from evalkit.run.child import Child
+from evalkit.run.folder import Run, first_difference, read, run_id
+from evalkit.run.prepare import Job
+from evalkit.run.worker import Place, engine_of
+from evalkit.run.workers import Workers
+
+
+@dataclass(frozen=True, slots=True)
+class Means:
+    """What this host answers a plan's batches with, and which of them.
+
+    `number` of workers: None is as many as it has GPUs, or cores for CPU workers; 0 is none, so
+    that this process does it itself. `grace_s` is how long a batch in hand is waited for once the
+    run is told to stop.
+    """
+
+    place: Place
+    number: int | None = None
+    grace_s: float = stopping.GRACE_S
+    shard: Shard | None = None
+
+
+def check_inputs(run: Run, plan: Plan, model: Model, place: Place) -> None:
+    """EvalkitError (2) naming the first input of the run's identity that is not what it was."""
+    planned = run.body["inputs"]
+    found = models.resolve_adapter(place.adapter) if place.adapter else None
+    now = planned | {
+        "model": model.sha256(),
+        "adapter": prepare.digests(found),
+        "engine": planned["engine"] | {"versions": prepare.engine_versions(engine_of(planned))},
+        "versions": stamp.versions(),
+    }
+    fix = "continue it where it was started, or start another run"
+    if now != planned:
+        name, old, new = first_difference(planned, now)
+        what = f"this run was planned with another {name}: {old} -> {new}"
+        raise EvalkitError(what, where=str(run.folder), fix=fix)
+    ids = run.body["ids"]
+    for name, known in (("plan", plan_id(plan.body)), ("run", run_id(ids["plan"], planned))):
+        if ids[name] != known:
+            what = f"run.json or plan.json was changed: the {name} id does not follow from them"
+            raise EvalkitError(what, where=str(run.folder), fix=fix)
+
+
+class Early:
+    """Workers that are started while a run is being prepared and planned: what they import, load
+    and check follows from less than a plan. They end with the block of `early`, unless a run has
+    taken them over. `children`: those that load the weights."""
+
+    def __init__(self, spares: list[Child]) -> None:
+        self.spares = spares
+        self.children: list[Child] = []
+
+    def start(self, job: Job, means: Means) -> None:
+        """Start as many as the run will need at the least: it has a batch for each leaf task."""
+        if not self.spares:
+            return
+        for place in _places(job.inputs, job.model, means, len(job.lock.tasks)):
+            first = not self.children  # the others wait until they are told that it has passed
+            spare = self.spares.pop() if first else None
+            inputs, model = job.inputs, job.model
+            self.children.append(child.started(inputs, model, place, probes=first, spare=spare))
+
+
+@contextmanager
+def early(*, wanted: bool) -> Iterator[Early]:
+    """Workers to be started before there is a plan, the first one now, if they are `wanted`; none
+    that is left over outlives the block."""
+    found = Early([child.spare()] if wanted else [])
+    try:
+        yield found
+    finally:
+        for left in (*found.spares, *found.children):
+            left.kill()
+            left.ended()
+
+
+def execute(
+    run: Run, model: Model, means: Means, events: Events,
+    check: Callable[[], None] = lambda: None, early: Early | None = None,
+) -> None:  # fmt: skip
+    """Answer every batch of the run's plan, or of a shard, that its journal does not hold yet.
+
+    `check` is called between batches and may raise; workers of `early` are used first. Raises
+    EvalkitError where a batch can't be computed or written, KeyboardInterrupt where a signal ended
+    it; what came before is kept.
+    """
+    plan = Plan(run.folder)
+    check_inputs(run, plan, model, means.place)
+    if run.finished:
+        events.say("this run is already finished")
+        return
+    segment = worker.segment_name()
+    events.open(run.folder / "events" / f"{segment}.jsonl")
+    todo = _left(run, plan, means.shard, events)
+    if not todo:
+        return
+    places = _places(run.body["inputs"], model, means, len(todo))
+    on = f" on {len(places)} workers" if len(places) > 1 else ""
+    events.say(f"loading {run.body['model']['reference']}{on} ({_how(run)})")
+    path = run.folder / "telemetry" / f"{segment}.jsonl"
+    sampled = telemetry.Telemetry(path, telemetry.meter())
+    deferred = stopping.deferred(means.grace_s, lambda: _say_stopping(events, means))
+    with sampled, deferred as stop:
+        if means.number == 0:
+            _describe(run, means, events)
+            _alone(run, plan, model, places[0], todo, events, stop, check)
+        else:
+            children = early.children if early else []
+            team = Workers(run, plan, model, places, events, check, children)
+            _together(team, todo, stop, events, lambda: _describe(run, means, events))
+        stop.check()
+    if sampled.stopped_because:
+        events.log("telemetry.stopped", why=stamp.without_paths(sampled.stopped_because))
+
+
+def _together(
+    team: Workers, todo: list[int], stop: Stop, events: Events, describe: Callable[[], None]
+) -> None:
+    """Answer batches in workers' processes."""
+    try:
+        team.work(todo, stop, describe)
+    finally:  # a segment that is stopped has cost its time as well
+        events.log("executed", tokens=team.tokens, **team.span.taken(team.peak_bytes))
+
+
+def _left(run: Run, plan: Plan, shard: Shard | None, events: Events) -> list[int]:
+    """The batches to answer, by index."""
+    names = list(plan.entries)
+    mine = shards.deal(plan.body, shard.count)[shard.index - 1] if shard else range(len(names))
+    done = journal.done(run.folder / "journal", run.body["ids"]["run"], plan.entries)
+    todo = [index for index in mine if names[index] not in done.batches]
+    if shard:
+        events.say(f"shard {shard}: {len(mine)} of {len(plan)} batches, {len(todo)} to be done")
+        return todo  # what is torn may be another's, and just being written
+    for line in done.set_aside:
+        events.say(f"set aside a torn or altered journal line ({line}); its batch is repeated")
+        events.log("journal.set_aside", line=line)
+    if todo and done.batches:
+        events.say(f"continuing: {len(done.batches)} of {len(plan)} batches are done")
+    return todo
+
+
+def _places(inputs: dict[str, Any], model: Model, means: Means, batches: int) -> list[Place]:
+    """Where the workers are: a GPU each, or a share of this host's cores."""
+    if engine_of(inputs).foreign:  # it uses what it finds as it likes
+        return [means.place] * (means.number or 1)
+    from evalkit.engine import core
+
+    devices = core.devices(means.place.device, model.weight_bytes)
+    number = means.number
+    if number is None:
+        threads = inputs["numerics"]["threads"]
+        on_cpu = devices == ["cpu"]
+        number = shards.available_cores() // threads if on_cpu else len(devices)
+    number = min(max(number, 1), batches)
+    return [Place(devices[n % len(devices)], means.place.adapter) for n in range(number)]
+
+
+def _say_stopping(events: Events, means: Means) -> None:
+    events.say(
+        f"stopping: the batches in hand have {means.grace_s:.0f} s to be done"
+        " (interrupt again to drop them)"
+    )
+
+
+def _how(run: Run) -> str:
+    """Engine, level and numerics in words: `evalkit, level A, native float32`."""
+    engine, numerics = run.body["inputs"]["engine"], run.body["inputs"]["numerics"]
+    told = [numerics[key] for key in ("profile", "dtype") if isinstance(numerics[key], str)]
+    return ", ".join([engine["name"], f"level {engine['level']}", *filter(None, [" ".join(told)])])
+
+
+def _describe(run: Run, means: Means, events: Events) -> None:
+    """Log what is known of this host's software and hardware, before there is an answer of it."""
+    here = worker.hardware(run, means.place.device)
+    events.log("environment", **stamp.environment(here))
+
+
+def _alone(
+    run: Run, plan: Plan, model: Model, place: Place, todo: list[int], events: Events,
+    stop: Stop, check: Callable[[], None],
+) -> None:  # fmt: skip
+    """Answer batches in this process."""
+    names, entries = list(plan.entries), plan.body["batches"]
+    with events.phase("start", 1, "workers") as phase:
+        inputs = run.body["inputs"]
+        mine = worker.Worker(inputs, model, place, plan.body["max_length"])
+        if not mine.is_checked:
+            mine.check()
+        mine.begin(run, plan, events.log)
+        phase.advance(1)
+    worker.log_probed(inputs["engine"]["level"], events, mine.probed, mine.key)
+    tokens: int | None = 0
+    total = sum(entries[index]["cost"] for index in todo)
+    span = telemetry.Span()
+    try:
+        with events.phase("execute", total, "tokens") as phase:
+            for count, index in enumerate(todo, 1):
+                check()
+                tokens = worker.added(tokens, mine.answer(names[index]))
+                phase.advance(entries[index]["cost"], f"batch {count}/{len(todo)}")
+                if stop.asked:
+                    break
+    finally:
+        mine.close()
+        events.log("executed", tokens=tokens, **span.taken())
+
+
+def progress(folder: Path) -> tuple[int, int]:
+    """(batches done, batches in the plan) of a run."""
+    run = read(folder)
+    plan = Plan(folder)
+    done = journal.done(folder / "journal", run.body["ids"]["run"], plan.entries)
+    return len(done.batches), len(plan)

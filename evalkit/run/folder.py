@@ -1,0 +1,176 @@
+"""A run's folder: what stands in it before it executes, and which one a job continues."""
+
+import os
+import secrets
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from evalkit.base import canon, stamp
+from evalkit.base.errors import EvalkitError
+from evalkit.base.events import now
+from evalkit.inputs.model import Model
+from evalkit.plan.cache import Planned
+from evalkit.run.prepare import Job
+
+SCHEMA = "evalkit/run/3"
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A run's folder and run.json, what was decided before it executed."""
+
+    folder: Path
+    body: dict[str, Any]
+
+    @property
+    def finished(self) -> bool:
+        """Whether the record, which is written last, is there."""
+        return (self.folder / "record.json").is_file()
+
+
+def run_id(plan_id: str, inputs: dict[str, Any]) -> str:
+    """The run's identity: the plan, and all of `inputs` that the plan does not cover."""
+    rest = {key: inputs[key] for key in ("model", "adapter", "numerics", "engine", "versions")}
+    return canon.digest({"plan": plan_id, **rest})
+
+
+def find(job: Job) -> Run | None:
+    """The run that this job continues or already is; None when it must be planned.
+
+    Raises EvalkitError (2) that names the first differing input where an unfinished run of the
+    same model and suite name was started with others.
+    """
+    runs = _runs(job.folder, job.suite.name)
+    wanted = {"schema": SCHEMA, **job.inputs}
+    same = [run for run in runs if _inputs(run) == wanted]
+    others = [run for run in runs if _inputs(run) != wanted and not run.finished]
+    unfinished = [run for run in same if not run.finished]
+    if unfinished:
+        return unfinished[0]
+    if same and not job.options.again:
+        return same[0]
+    if others and not job.options.fresh:
+        name, old, new = first_difference(_inputs(others[0]), wanted)
+        raise EvalkitError(
+            f"an unfinished run differs in {name}: {old} -> {new}",
+            where=str(others[0].folder),
+            fix="undo the change to continue it, or pass --fresh to start another",
+        )
+    return None
+
+
+def _runs(folder: Path, suite: str) -> list[Run]:
+    """Runs of a suite of that name, those of an older evalkit included."""
+    found = sorted(
+        [*folder.glob(f"{suite}-*/run.json"), *folder.glob(f"{suite}.limit*-*/run.json")]
+    )
+    runs = [Run(path.parent, _body(path.parent)) for path in found]
+    return [run for run in runs if run.body["suite"]["name"] == suite]
+
+
+def _inputs(run: Run) -> dict[str, Any]:
+    """What a run follows from, with the form in which it is written down."""
+    return {"schema": run.body["schema"], **run.body["inputs"]}
+
+
+def _body(folder: Path) -> dict[str, Any]:
+    body = canon.read_json(folder / "run.json")
+    if not isinstance(body, dict) or not {"schema", "suite", "inputs"} <= body.keys():
+        raise EvalkitError("run.json is not of this evalkit", where=str(folder))
+    return body
+
+
+def read(folder: Path) -> Run:
+    """A run's folder with its run.json; EvalkitError when it is none, or of another evalkit."""
+    body = _body(folder)
+    if body["schema"] != SCHEMA:
+        raise EvalkitError(
+            f"run.json is {body['schema']}, this evalkit reads {SCHEMA}", where=str(folder)
+        )
+    return Run(folder, body)
+
+
+def first_difference(old: Any, new: Any, name: str = "") -> tuple[str, Any, Any]:
+    """The first place, in the inputs' order, where two nested values differ: (name, old, new)."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in [*new, *(key for key in old if key not in new)]:
+            if old.get(key) != new.get(key):
+                return first_difference(old.get(key), new.get(key), f"{name}.{key}".strip("."))
+    return name, old, new
+
+
+def create(job: Job, planned: Planned, chat_template: Any) -> Run:
+    """Write a planned run's folder; it appears under its name when it is complete."""
+    plan = planned.body
+    ids = {**plan["ids"], "run": run_id(plan["ids"]["plan"], job.inputs)}
+    suite, root = job.suite, job.folder
+    limit = f".limit{suite.limit}" if suite.limit else ""
+    name = f"{suite.name}{limit}-{ids['run'][7:19]}"
+    body = {
+        "schema": SCHEMA,
+        "ids": ids,
+        "execution": secrets.token_hex(16),
+        "created": now(),
+        "suite": {"name": suite.name, "partial": suite.limit is not None, **job.inputs["suite"]},
+        "inputs": job.inputs,
+        "model": _describe(job, chat_template),
+        "options": job.options.published(),
+        "unique_tokens": planned.unique_tokens,
+    }
+    making = root / f".{name}.{os.getpid()}"
+    shutil.rmtree(making, ignore_errors=True)
+    canon.make_folder(making)
+    canon.write_atomic(making / "plan.tokens", planned.tokens)
+    canon.write_atomic(making / "plan.json", canon.dumps(plan) + "\n")
+    job.lock.write(making / "lock.yaml")
+    canon.write_json(making / "run.json", body)
+    folder, count = root / name, 1
+    while folder.exists():
+        count += 1
+        folder = root / f"{name}.{count}"
+    making.rename(folder)
+    return Run(folder, body)
+
+
+def _described(job: Job) -> dict[str, Any] | None:
+    """The record's word of an adapter: the folder's name and its files."""
+    if job.adapter is None:
+        return None
+    return {"reference": job.options.published()["adapter"], "files": job.adapter}
+
+
+def _quantised(model: Model) -> dict[str, Any] | None:
+    """The record's word of how the stored weights are quantised."""
+    from evalkit.engine import quantization
+
+    found = quantization(model)
+    if model.quantization or found is None:
+        return model.quantization
+    bits = found["bits"] if found["bits"] is not None else stamp.unknown("config.json does not say")
+    return found | {
+        "bits": bits,
+        "dequantized": stamp.unknown("transformers decides when it loads"),
+    }
+
+
+def _describe(job: Job, chat_template: Any) -> dict[str, Any]:
+    """The record's model section."""
+    model = job.model
+    stored = model.config.get("dtype") or model.config.get("torch_dtype")
+    return {
+        "reference": job.options.published()["model"],
+        "revision": model.revision or stamp.unknown("a local folder"),
+        "files": model.files,
+        "config": canon.digest(model.config),
+        "tokenizer": canon.digest(model.tokenizer_files()),
+        "chat_template": canon.digest(chat_template) if chat_template else None,
+        "adapter": _described(job),
+        "quantization": _quantised(model),
+        "parameters": job.parameters
+        if job.parameters is not None
+        else stamp.unknown("the weights are pickles"),
+        "dtype": stored or stamp.unknown("config.json does not say"),
+        "trust_remote_code": model.trust_remote_code,
+    }

@@ -1,0 +1,204 @@
+"""Everything that is decided before a run starts.
+
+The inputs of a run's identity can all be had without building a request, so the same command finds
+its unfinished run, and an upgrade or a changed option is named before it costs a night.
+"""
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from evalkit.base import canon, stamp
+from evalkit.base.errors import EvalkitError, Exit
+from evalkit.inputs import engine_name
+from evalkit.inputs import model as models
+from evalkit.inputs import suite as suites
+from evalkit.inputs.engine_name import Choice
+from evalkit.inputs.model import Model
+from evalkit.inputs.suite import Lock, Suite
+from evalkit.plan.store import LEVELS, Policy
+
+FREE_BYTES = 200_000_000  # what a full run of the largest shipped suite leaves, with room
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What a user asked for."""
+
+    model: str
+    suite: str = "core"
+    revision: str | None = None
+    limit: int | None = None
+    out: Path = Path("results")
+    offline: bool = False
+    dtype: str | None = None
+    profile: str | None = None
+    level: str | None = None
+    adapter: Path | None = None
+    engine: str = engine_name.OWN
+    engine_args: tuple[str, ...] = ()
+    device: str | None = None
+    seed: int | None = None
+    threads: int = 1
+    allow_pickle: bool = False
+    trust_remote_code: bool = False
+    fresh: bool = False
+    again: bool = False
+
+    def published(self) -> dict[str, Any]:
+        """The options as a record keeps them: a path of this host only by its last part."""
+        shown = {name: getattr(self, name) for name in self.__slots__}
+        for name in ("model", "suite", "out", "adapter"):
+            if shown[name] is not None:
+                path = Path(shown[name])
+                shown[name] = path.name if path.is_absolute() else str(shown[name])
+        return shown | {"engine_args": list(self.engine_args)}
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A run's resolved inputs. `inputs` is what the run id covers, the plan's batches aside;
+    `adapter` the files of one as `Model.files` has them."""
+
+    options: Options
+    model: Model
+    adapter: dict[str, dict[str, Any]] | None
+    parameters: int | None
+    suite: Suite
+    lock: Lock
+    policy: Policy
+    engine: Choice
+    device: str
+    inputs: dict[str, Any]
+
+    @property
+    def level(self) -> str:
+        """How the engine may share work between rows."""
+        level: str = self.inputs["engine"]["level"]
+        return level
+
+    @property
+    def folder(self) -> Path:
+        """Where the runs of this model lie."""
+        return self.options.out / self.model.short_name
+
+
+def prepare(options: Options) -> Job:
+    """Resolve the model, the suite and the numerics; EvalkitError for what can't be run."""
+    if options.limit is not None and options.limit < 1:
+        raise EvalkitError("--limit must be at least 1")
+    if options.seed is not None and not 0 <= options.seed < 2**32:
+        raise EvalkitError("--seed must lie between 0 and 4294967295")
+    if options.threads < 1:
+        raise EvalkitError("--threads must be at least 1")
+    engine = _check_engine(options)
+    suite = suites.load(options.suite, limit=options.limit, seed=options.seed)
+    lock = suites.lock_of(suite)
+    model = models.resolve(
+        options.model,
+        revision=options.revision,
+        offline=options.offline,
+        allow_pickle=options.allow_pickle,
+        trust_remote_code=options.trust_remote_code,
+    )
+    adapter = models.resolve_adapter(options.adapter) if options.adapter else None
+    parameters = models.num_parameters(model)
+    _check_out(options.out / model.short_name)
+    from evalkit.engine import core  # torch: only once all cheaper checks have passed
+
+    device = core.pick_device(options.device)
+    policy = Policy()
+    inputs = {
+        "suite": suites.identity(suite, lock),
+        "model": model.sha256(),
+        "adapter": digests(adapter),
+        "numerics": _numerics(options, engine, model),
+        "engine": {"name": engine.name, "level": _level(options, engine, model),
+                   "policy": policy.to_json(), "args": engine.args,
+                   "versions": engine_versions(engine), "bit_repeatable": not engine.foreign},
+        "versions": stamp.versions(),
+    }  # fmt: skip
+    return Job(options, model, adapter, parameters, suite, lock, policy, engine, device, inputs)
+
+
+def digests(files: dict[str, dict[str, Any]] | None) -> dict[str, str] | None:
+    """What the run id covers of an adapter's files."""
+    return None if files is None else {name: entry["sha256"] for name, entry in files.items()}
+
+
+def _check_engine(options: Options) -> Choice:
+    """The engine asked for; EvalkitError where other options are not for it."""
+    engine = engine_name.parse(options.engine, options.engine_args)
+    if options.level is not None and options.level not in LEVELS:
+        raise EvalkitError(
+            f"unknown level '{options.level}'", fix=f"choose from {', '.join(LEVELS)}"
+        )
+    if not engine.foreign:
+        return engine
+    if options.level not in (None, "C"):
+        raise EvalkitError(f"{engine.name} shares nothing between rows: its level is C")
+    if options.threads != 1:
+        raise EvalkitError(f"--threads is not for {engine.name}, which has numerics of its own")
+    if options.profile:
+        raise EvalkitError(f"--profile is not for {engine.name}, which has numerics of its own")
+    from evalkit.harness import classes
+
+    classes.model_class(engine)
+    classes.check_device(engine, options.device)
+    if options.adapter:
+        classes.adapter_parameter(engine)
+    return engine
+
+
+def _numerics(options: Options, engine: Choice, model: Model) -> dict[str, Any]:
+    from evalkit.engine import core
+
+    profile = options.profile or "native"
+    found = core.numerics_for(model, options.dtype, profile, options.threads).to_json()
+    if not engine.foreign:
+        return found
+    from evalkit.harness import classes
+
+    return classes.numerics(engine, found["dtype"], options.dtype)
+
+
+def _level(options: Options, engine: Choice, model: Model) -> str:
+    """The level asked for, or the one that a shrunken random model of this config passes."""
+    if engine.foreign or options.level:
+        return options.level or "C"
+    from evalkit.engine.probe import probe
+
+    return probe.resolve(model)
+
+
+def engine_versions(engine: Choice) -> dict[str, Any]:
+    """Versions that the run id covers for a foreign engine; EvalkitError where it is not there."""
+    if not engine.foreign:
+        return {}
+    from evalkit.harness import classes
+
+    return classes.versions(engine)
+
+
+def _check_out(folder: Path) -> None:
+    """The model's results folder must be there, writable and not nearly full before anything
+    costs time."""
+    canon.make_folder(folder)
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise EvalkitError(
+            "the results folder is not writable",
+            where=str(folder),
+            fix="choose another with --out",
+            code=Exit.MISSING,
+        )
+    free = shutil.disk_usage(folder).free
+    if free < FREE_BYTES:
+        raise EvalkitError(
+            f"only {free // 1_000_000} MB are free for results, a run needs"
+            f" {FREE_BYTES // 1_000_000}",
+            where=str(folder),
+            fix="free space or choose another --out",
+            code=Exit.MISSING,
+        )

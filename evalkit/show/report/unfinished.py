@@ -1,0 +1,65 @@
+"""What the report of a run without a record shows: what was asked of which model, and how much of
+it is answered. It has no scores, as lm-eval gives them only for all answers, and says so.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from evalkit.base import lease
+from evalkit.base.errors import EvalkitError, Exit
+from evalkit.record import journal
+from evalkit.record.reading.folder import BROKEN, Folder, MiB
+from evalkit.record.reading.plan import MAX_PLAN
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How many of a leaf task's requests are answered."""
+
+    name: str
+    answered: int
+    asked: int
+
+    @property
+    def share(self) -> float:
+        """The answered part."""
+        return self.answered / max(self.asked, 1)
+
+
+def context(run: Path) -> dict[str, Any]:
+    """What the template `unfinished.html.j2` shows; EvalkitError (3) where there is no run."""
+    folder = Folder(run)
+    try:
+        body = folder.json("run.json", MiB)
+        batches = {batch["id"]: batch for batch in folder.json("plan.json", MAX_PLAN)["batches"]}
+        tasks = [item["task"] for item in body["suite"]["tasks"]]
+        facts = {"model": body["model"]["reference"], "suite": body["suite"]["name"],
+                 "run": body["ids"]["run"], "created": body["created"]}  # fmt: skip
+    except BROKEN as error:
+        raise EvalkitError(
+            "there is neither a record nor a planned run", where=str(run), code=Exit.MISSING
+        ) from error
+    done = journal.done(run / "journal", facts["run"], batches)
+    progress = _progress(batches, done.batches)
+    answered, asked = (sum(getattr(each, name) for each in progress) for name in
+                       ("answered", "asked"))  # fmt: skip
+    return {
+        "title": f"{facts['model']} on {facts['suite']}, unfinished",
+        "facts": facts,
+        "tasks": tasks,
+        "running": lease.is_held(run),
+        "progress": progress,
+        "answered": answered,
+        "asked": asked,
+        "set_aside": len(done.set_aside),
+    }
+
+
+def _progress(batches: dict[str, Any], done: set[str]) -> list[Progress]:
+    counts: dict[str, list[int]] = {}
+    for name, batch in batches.items():
+        count = counts.setdefault(str(batch["task"]), [0, 0])
+        count[0] += len(batch["targets"]) if name in done else 0
+        count[1] += len(batch["targets"])
+    return [Progress(name, *count) for name, count in sorted(counts.items())]
