@@ -12,7 +12,7 @@ from evalkit.judge.verify import verify
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
-DOCS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCS = [ROOT / "README.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
 def test_the_committed_record_verifies_as_the_readme_shows() -> None:
@@ -46,6 +46,22 @@ def test_the_readmes_tree_names_what_is_there() -> None:
 def test_every_link_leads_somewhere(doc: Path) -> None:
     for link in re.findall(r"\]\(([^)#]+)\)", doc.read_text("utf-8")):
         assert (doc.parent / link).exists(), link
+
+
+def test_the_index_names_every_page_of_the_docs() -> None:
+    index = (ROOT / "docs/README.md").read_text("utf-8")
+    named = re.findall(r"\]\((\S+?\.md)\)", index)
+    pages = {page.name for page in (ROOT / "docs").glob("*.md")} - {"README.md"}
+    assert len(named) == len(set(named)) and set(named) == pages
+
+
+def test_the_workflow_runs_the_tiers_of_the_projects_own_integration() -> None:
+    ours = re.search(r"^for tier in (.*?); do", (ROOT / ".ci/run").read_text("utf-8"), re.M)
+    text = (ROOT / ".github/workflows/test.yml").read_text("utf-8")
+    slow = re.search(r"tier: \[(.*)\]", text)
+    assert ours and slow
+    single = re.findall(r"run: make ([\w-]+)$", text, re.M)
+    assert {*single, *slow[1].split(", ")} == set(ours[1].split())
 
 
 def test_every_file_named_in_the_docs_exists() -> None:
