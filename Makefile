@@ -15,6 +15,7 @@ DTYPE    ?=
 DEVICE   ?=
 SEED     ?=
 STAGE    ?= staged
+GPUS     ?=
 SQUASHFS ?=
 LEVEL    ?=
 THREADS  ?=
@@ -28,7 +29,7 @@ PYTHON   ?= python3
 
 # Values reach the commands through the environment and are quoted there, whatever is in them.
 export MODEL REVISION SUITE LIMIT OUT OFFLINE RUN LOCK DTYPE DEVICE SEED WORKERS GRACE
-export STAGE SQUASHFS SIF SHARDS TIME PARTITION LEVEL THREADS PROFILE ADAPTER ENGINE ENGINE_ARGS IN IMAGE FROM FILE
+export STAGE SQUASHFS SIF SHARDS TIME PARTITION GPUS LEVEL THREADS PROFILE ADAPTER ENGINE ENGINE_ARGS IN IMAGE FROM FILE
 export OTHER
 EVALKIT := .venv/bin/evalkit
 # In the image where there is one, else on this host; IN says otherwise.
@@ -78,11 +79,11 @@ stage: setup ## fetch all that MODEL on SUITE needs without network into STAGE; 
 	@$(EVALKIT) stage $${MODEL:+--model "$$MODEL"} $${REVISION:+--revision "$$REVISION"} \
 		--suite "$$SUITE" --to "$$STAGE" $${SQUASHFS:+--squashfs "$$SQUASHFS"}
 
-submit: setup ## send MODEL on SUITE to Slurm, with the STAGE; in SIF, or IN=none; SHARDS, TIME, PARTITION
+submit: setup ## send MODEL on SUITE to Slurm, with the STAGE; in SIF, or IN=none; GPUS (a shard), SHARDS, TIME, PARTITION
 	@$(EVALKIT) submit $${MODEL:+--model "$$MODEL"} --suite "$$SUITE" --out "$$OUT" \
 		--stage "$$STAGE" $${LIMIT:+--limit "$$LIMIT"} $${SIF:+--sif "$$SIF"} $${IN:+--in "$$IN"} \
 		$${SHARDS:+--shards "$$SHARDS"} $${TIME:+--time "$$TIME"} \
-		$${PARTITION:+--partition "$$PARTITION"}
+		$${PARTITION:+--partition "$$PARTITION"} $${GPUS:+--gpus-per-shard "$$GPUS"}
 
 suite-lock: setup ## write the lock of SUITE: dataset revisions, rows, counts, licences
 	@$(LAUNCH) lock "$$SUITE" $(offline)

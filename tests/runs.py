@@ -180,6 +180,7 @@ ENGINE: Value = {
     "bit_repeatable": True,
 }
 TRUNK = [5, 6, 7, 8]  # of the first leaf task, whose rows are trees
+ABSENT = ("image", "driver", "cuda", "cublas", "cudnn", "runtime")  # of this environment
 SEGMENT = "20260102T030405Z-host-1-abcd"
 
 
@@ -623,10 +624,11 @@ class Run:
             "environment": {
                 "versions": versions,
                 "packages": {"lm_eval": "0.4.13"},
-                **{name: {"unknown": "none"} for name in ("image", "driver", "cuda", "runtime")},
+                **{name: {"unknown": "none"} for name in ABSENT},
                 **dict.fromkeys(("lock", "python", "os", "cpu"), "made up"),
                 "harness_intact": True,
                 "gpu": [],
+                "cleared": {},
             },
             "code": {"commit": "0" * 40, "dirty": False},
             "command": {"argv": ["evalkit", "eval"], "config": {"limit": self.limit}},

@@ -48,7 +48,7 @@ DOORS = {
     "pandas": {"show.notebook"},
     "click": {"cli"},
     "rich": {"base.events", "show.summary"},
-    "subprocess": {"inputs.builtin.smollm2", "base.stamp", "run.child", "host"},
+    "subprocess": {"inputs.builtin.smollm2", "base.stamp", "base.gpus", "run.child", "host"},
     "jsonschema": {"base.schema"},
     "cryptography": {"record.keys"},
     "pynvml": {"run.telemetry"},

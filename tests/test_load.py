@@ -98,21 +98,6 @@ def test_weights_of_another_shape_are_named(tiny_model: Make, tmp_path: Path) ->
 # Devices
 
 
-def test_auto_is_for_gpus_and_says_so_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    for device in ("auto", "cuda", "cuda:1"):
-        with pytest.raises(EvalkitError, match=f"'{device}' is asked for but torch sees no GPU"):
-            core.pick_device(device)
-    with pytest.raises(EvalkitError, match="use cpu, cuda or cuda:N, or auto"):
-        core.pick_device("gpu")
-    assert core.pick_device("cpu") == core.pick_device(None) == "cpu"
-
-
-def test_auto_is_taken_where_there_are_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert core.pick_device("auto") == "auto" and core.pick_device(None) == "cuda"
-
-
 def test_auto_spreads_over_gpus_and_never_into_the_hosts_memory(
     tiny_model: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -133,15 +118,6 @@ def test_auto_spreads_over_gpus_and_never_into_the_hosts_memory(
     loaded = core.load(model, Tokenizer(model), core.Numerics("float32"), "auto", level="C")
     assert asked["device_map"] == "auto" and asked["max_memory"] == {0: 900, 1: 1800}
     assert loaded.device == torch.device("cpu"), "where the embeddings lie"
-
-
-def test_the_hardware_of_a_run_names_every_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert core.hardware("cpu") == {"device": "cpu", "gpu": [], "cuda": None}
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda at: f"GPU {getattr(at, 'index', at)}")
-    monkeypatch.setattr(torch.version, "cuda", "13.0")
-    assert core.hardware("auto") == {"device": "auto", "gpu": ["GPU 0", "GPU 1"], "cuda": "13.0"}
-    assert core.hardware("cuda:1") == {"device": "cuda:1", "gpu": ["GPU 1"], "cuda": "13.0"}
 
 
 # Adapters

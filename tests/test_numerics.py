@@ -151,7 +151,8 @@ def test_one_weight_is_upcast_at_a_time_and_of_a_table_only_the_rows(
     load: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of the embeddings, whose table is the largest tensor of many models, what is looked up."""
-    from evalkit.engine import precise, products
+    from evalkit.engine import precise
+    from evalkit.engine.hardware import products
 
     monkeypatch.setattr(products, "PACKED_BYTES", 0)  # as for a large model
     loaded = load("llama", "bfloat16", "precise", num_hidden_layers=3)
@@ -223,7 +224,8 @@ def test_precise_and_accelerates_hooks_live_together(
     """Weights that accelerate brings from the disk for each layer, as on a GPU too small."""
     from transformers import AutoModelForCausalLM
 
-    from evalkit.engine import precise, products
+    from evalkit.engine import precise
+    from evalkit.engine.hardware import products
 
     model = models.resolve(str(tiny_model("llama", dtype="bfloat16")))
     monkeypatch.setattr(products, "use_onednn", lambda _: None)  # not for layers on several devices
@@ -252,7 +254,7 @@ def test_onednn_computes_float32s_linear_layers(
     dtype: str, profile: str, packed: bool, tiny_model: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With the same answers as MKL, but for rounding; not where it is missing."""
-    from evalkit.engine import products
+    from evalkit.engine.hardware import products
 
     model = models.resolve(str(tiny_model("llama", dtype="bfloat16")))
     if not packed:
@@ -278,7 +280,7 @@ def test_onednn_computes_float32s_linear_layers(
 
 
 def test_a_packed_layer_follows_its_weight_and_can_be_copied() -> None:
-    from evalkit.engine import products
+    from evalkit.engine.hardware import products
 
     layer = torch.nn.Linear(6, 4)
     given = torch.arange(18.0).view(3, 6)
@@ -293,7 +295,7 @@ def test_a_packed_layer_follows_its_weight_and_can_be_copied() -> None:
 
 
 def test_bfloat16s_linear_layers_stay_as_they_are(tiny_model: Make) -> None:
-    from evalkit.engine import products
+    from evalkit.engine.hardware import products
 
     model = models.resolve(str(tiny_model("llama", dtype="bfloat16")))
     loaded = core.load(model, Tokenizer(model), core.Numerics("bfloat16"), "cpu", level="C")

@@ -321,6 +321,8 @@ ENVIRONMENT = {
     "image",
     "driver",
     "cuda",
+    "cublas",
+    "cudnn",
     "runtime",
     "lock",
     "python",

@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import evalkit
-from evalkit.base import canon
+from evalkit.base import canon, steering
 from evalkit.base.errors import EvalkitError
 
 VERSIONED = ("torch", "transformers", "tokenizers")
+GPU_PARTS = ("driver", "cuda", "cublas", "cudnn")  # versions that decide what a GPU computes
 SLURM = ("SLURM_JOB_ID", "SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID", "SLURM_RESTART_COUNT",
          "SLURM_JOB_PARTITION")  # fmt: skip
 # What launches a container says of its image, in words: what the digest is of, the digest, the
@@ -96,7 +97,8 @@ def harness_intact() -> bool | dict[str, str]:
     return True
 
 
-def _cpu() -> str:
+def cpu() -> str:
+    """The processor's name."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         return next(
@@ -140,7 +142,6 @@ def _lock() -> str | dict[str, str]:
 
 def environment(hardware: dict[str, Any]) -> dict[str, Any]:
     """The software and hardware that this process runs on. `hardware`: `engine.hardware`."""
-    driver = _run("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
     installed = {found.name: found.version for found in metadata.distributions()}
     return {
         "versions": versions(),
@@ -150,20 +151,46 @@ def environment(hardware: dict[str, Any]) -> dict[str, Any]:
         "harness_intact": harness_intact(),
         "python": platform.python_version(),
         "os": platform.platform(),
-        "cpu": _cpu(),
+        "cpu": cpu(),
         "gpu": hardware["gpu"],
-        "driver": driver.splitlines()[0] if driver else unknown("nvidia-smi does not answer"),
-        "cuda": hardware["cuda"] or unknown("not run on a GPU"),
+        **{part: hardware.get(part) or unknown(_no_part(hardware)) for part in GPU_PARTS},
         "runtime": _container(),
+        "cleared": {name: without_paths(value) for name, value in steering.told().items()},
     }
 
 
 def segment_start(hardware: dict[str, Any]) -> dict[str, Any]:
     """Who runs this stretch: host, hardware (unknown where a server computes) and Slurm's ids."""
     slurm = {name: os.environ[name] for name in SLURM if name in os.environ}
-    named = hardware["gpu"] or [f"{_cpu()} ({os.cpu_count()} cores)"]
-    machine = named if isinstance(named, dict) else ", ".join(named)
-    return {"host": socket.gethostname(), "hardware": machine, "slurm": slurm or None}
+    return {"host": socket.gethostname(), "hardware": machine(hardware), "slurm": slurm or None}
+
+
+def machine(hardware: dict[str, Any]) -> Any:
+    """What stretches of a run must have in common for equal bits: the kinds of GPU, whatever their
+    number, with the versions of what chooses their kernels; else the processor."""
+    named = hardware["gpu"]
+    if isinstance(named, dict):
+        return named
+    if not named:
+        return f"{cpu()} ({os.cpu_count()} cores)"
+    told = {part: hardware[part] for part in GPU_PARTS if hardware.get(part)}
+    return {"gpu": ", ".join(sorted(set(named))), **told}
+
+
+def unlike(one: Any, other: Any) -> str:
+    """How two machines (`machine`) differ, in words; empty where they don't."""
+    if not isinstance(one, dict) or not isinstance(other, dict):
+        return "" if one == other else f"{_shown(one)} -> {_shown(other)}"
+    parts = [part for part in {**one, **other} if one.get(part) != other.get(part)]
+    return ", ".join(f"{part} {one.get(part)} -> {other.get(part)}" for part in parts)
+
+
+def _shown(machine: Any) -> str:
+    return str(machine.get("gpu", machine)) if isinstance(machine, dict) else str(machine)
+
+
+def _no_part(hardware: dict[str, Any]) -> str:
+    return "this torch does not say" if hardware["gpu"] else "not run on a GPU"
 
 
 def command(argv: list[str]) -> list[str]:

@@ -15,7 +15,7 @@ from typing import NoReturn
 import click
 
 import evalkit
-from evalkit.base import stopping
+from evalkit.base import steering, stopping
 from evalkit.base.errors import EvalkitError, Exit
 from evalkit.cli import hosting, judging, running, showing
 from evalkit.host import inside
@@ -73,6 +73,7 @@ def main() -> None:
     stopping.at_once()
     try:
         inside.enter()
+        steering.clear()
         cli(standalone_mode=False)
     except EvalkitError as error:
         _say(f"evalkit: {error}")

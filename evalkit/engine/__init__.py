@@ -5,7 +5,8 @@ because lm-eval's stop conditions are strings. Policy lives in the plan: no batc
 or resized here.
 """
 
-from evalkit.engine.core import Engine, Numerics, hardware, load, numerics_for, quantization
+from evalkit.engine.core import Engine, Numerics, load, numerics_for, quantization
+from evalkit.engine.hardware.device import hardware
 from evalkit.engine.weights import import_all
 
 __all__ = ["Engine", "Numerics", "hardware", "import_all", "load", "numerics_for", "quantization"]

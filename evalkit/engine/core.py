@@ -8,17 +8,16 @@ from typing import Any
 import torch
 
 from evalkit.base.errors import EvalkitError, Exit
-from evalkit.engine import decoding, generate, heap, scoring, split, weights
+from evalkit.engine import decoding, generate, scoring, split, weights
+from evalkit.engine.hardware import heap
+from evalkit.engine.hardware.device import AUTO
 from evalkit.engine.numerics import Numerics, fix_numerics, numerics_for, quantization
 from evalkit.engine.tree import attention, rotary, tail
 from evalkit.inputs.model import Model
 from evalkit.inputs.tokenizer import Tokenizer
 from evalkit.plan.batch import Batch
 
-__all__ = [
-    "NAME", "Engine", "Numerics", "hardware", "load", "numerics_for",
-    "pick_device", "quantization",
-]  # fmt: skip
+__all__ = ["NAME", "Engine", "Numerics", "load", "numerics_for", "quantization"]
 NAME = "evalkit"
 
 
@@ -95,63 +94,8 @@ def load(
     loaded = weights.load(model, numerics, device, adapter)
     if level == "A":
         attention.switch(loaded, attention.NAME)
-    if device == weights.AUTO:
+    if device == AUTO:
         device = str(loaded.get_input_embeddings().weight.device)
     if device == "cpu":
         heap.keep_freed()
     return Engine(loaded, tokenizer, device, level, numerics)
-
-
-def pick_device(device: str | None) -> str:
-    """The device asked for, or "cuda" for a worker on every GPU, or the CPU; EvalkitError when it
-    isn't there."""
-    chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        kind = "cuda" if chosen == weights.AUTO else torch.device(chosen).type
-    except RuntimeError:
-        kind = ""
-    if kind not in ("cpu", "cuda"):
-        raise EvalkitError(
-            f"unknown device '{chosen}'", fix="use cpu, cuda or cuda:N, or auto for all GPUs"
-        )
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise EvalkitError(
-            f"device '{chosen}' is asked for but torch sees no GPU",
-            fix="run nvidia-smi; the lock may be the CPU one (LOCK=cuda13 make setup)",
-            code=Exit.MISSING,
-        )
-    return chosen
-
-
-def devices(chosen: str, weight_bytes: int) -> list[str]:
-    """Where workers may be: of "cuda", each GPU that the weights fit into, with a tenth to spare.
-
-    Raises EvalkitError where they fit into none.
-    """
-    if chosen != "cuda":
-        return [chosen]
-    sizes = [
-        torch.cuda.get_device_properties(index).total_memory
-        for index in range(torch.cuda.device_count())
-    ]
-    found = [f"cuda:{index}" for index, size in enumerate(sizes) if weight_bytes < 0.9 * size]
-    if not found:
-        raise EvalkitError(
-            f"{weight_bytes / 1e9:.0f} GB of weights do not fit into a GPU of"
-            f" {max(sizes, default=0) / 1e9:.0f} GB",
-            fix="--device auto spreads the model over all GPUs",
-            code=Exit.MISSING,
-        )
-    return found
-
-
-def hardware(device: str) -> dict[str, Any]:
-    """What the answers were computed on: the device and, for GPUs, their names (of "auto" and
-    "cuda", those of all that are visible) and the CUDA version."""
-    if device in (weights.AUTO, "cuda"):
-        names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-    elif torch.device(device).type == "cuda":
-        names = [torch.cuda.get_device_name(torch.device(device))]
-    else:
-        return {"device": "cpu", "gpu": [], "cuda": None}
-    return {"device": device, "gpu": names, "cuda": torch.version.cuda}

@@ -5,7 +5,6 @@ and are set here before the weights are loaded. Nothing is tuned by the clock an
 from the host: neither its cores nor the environment variables that would change a kernel.
 """
 
-import os
 import re
 import warnings
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from typing import Any
 
 import torch
 
+from evalkit.base import steering
 from evalkit.base.errors import EvalkitError
 from evalkit.inputs import architecture
 from evalkit.inputs.model import Model
@@ -165,7 +165,7 @@ def fix_numerics(numerics: Numerics) -> None:
     torch has two interfaces to TF32 and refuses to read either where they disagree, so both are
     set, the older one first and without its deprecation warning.
     """
-    os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # cuBLAS's deterministic setting
+    steering.clear()  # where torch was imported before the command line could
     torch.set_num_threads(numerics.threads)
     torch.use_deterministic_algorithms(numerics.deterministic)
     memory: Any = torch.utils.deterministic  # untyped

@@ -14,12 +14,12 @@ from typing import Any
 import torch
 
 from evalkit.base.errors import EvalkitError, Exit
-from evalkit.engine import numerics, precise, products
+from evalkit.engine import numerics, precise
+from evalkit.engine.hardware import products
+from evalkit.engine.hardware.device import AUTO
 from evalkit.engine.numerics import DTYPES, Numerics, quantization
 from evalkit.inputs import architecture
 from evalkit.inputs.model import Model
-
-AUTO = "auto"  # the device that stands for all the visible GPUs
 
 
 def import_all() -> None:

@@ -120,7 +120,8 @@ def hardware(choice: Choice, here: dict[str, Any]) -> dict[str, Any]:
     if not is_served(model_class(choice)):
         return here
     elsewhere = stamp.unknown("a server computed it")
-    return {"device": "server", "gpu": elsewhere, "cuda": elsewhere}
+    parts = dict.fromkeys(("gpu", *stamp.GPU_PARTS), elsewhere)
+    return {"device": "server", **parts}
 
 
 def plan_length(choice: Choice, max_length: int) -> int:

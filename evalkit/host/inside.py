@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from evalkit.base.errors import EvalkitError, Exit
+from evalkit.base.steering import KERNELS
 
 PREFIX = "EVALKIT_PREFIX"  # where the image has its Python environment
 SECRETS = "EVALKIT_SECRETS"  # a file with variables that no command line may show
@@ -24,9 +25,8 @@ OWN = {
     "PYTHONDONTWRITEBYTECODE": "1",
 }
 # Variables that change what Python loads or how a kernel computes.
-STEERING = ("PYTHON", "LD_PRELOAD", "LD_AUDIT", "TORCH", "PYTORCH", "OMP_", "MKL_", "CUBLAS_",
-            "CUDNN_", "NVIDIA_TF32", "TRITON_", "TRANSFORMERS_", "LMEVAL_", "VIRTUAL_ENV",
-            "CONDA_")  # fmt: skip
+STEERING = ("PYTHON", "LD_PRELOAD", "LD_AUDIT", "TORCH", "PYTORCH", "TRANSFORMERS_", "LMEVAL_",
+            "VIRTUAL_ENV", "CONDA_", *KERNELS)  # fmt: skip
 
 
 def enter() -> None:

@@ -77,7 +77,13 @@ def _worked_on(run: Run, events: Events) -> Iterator[lease.Lease]:
 def prepare_job(options: Options, events: Events) -> Job:
     """Resolve what was asked for; shown, since fetching and digesting a large model takes time."""
     with events.phase("prepare", 0, "steps"):
-        return prepare.prepare(options)
+        return prepare.prepare(options, lambda line: _tell_device(events, line))
+
+
+def _tell_device(events: Events, line: str) -> None:
+    """Say what computes, and keep it where `status` looks."""
+    events.say(line)
+    events.log("device", line=line)
 
 
 def find_or_plan(
@@ -198,10 +204,12 @@ def execute_only(
     theirs, or on the same. `model`, `adapter`: where they lie, if not where their names say."""
     run = folder.read(where)
     found = _model(run, model, offline)
-    from evalkit.engine import core
+    from evalkit.engine.hardware import device as devices
 
     asked = run.body["options"]["adapter"]
-    place = worker.Place(core.pick_device(device), adapter or (Path(asked) if asked else None))
+    chosen = devices.pick(device)
+    _tell_device(events, devices.described(chosen))
+    place = worker.Place(chosen, adapter or (Path(asked) if asked else None))
     means = executing.Means(place, workers, grace_s, shard)
     with nullcontext() if shard else lease.held(where, say=events.say) as held:
         try:
@@ -243,6 +251,7 @@ def _to_score(run: Run, suite: str | None, model: str | None, offline: bool) -> 
         offline=offline,
         dtype=dtype if isinstance(dtype, str) else None,
         level="C",
+        device="cpu" if asked["engine"] == engine_name.OWN else None,
         seed=asked["seed"],
         allow_pickle=asked["allow_pickle"],
         trust_remote_code=asked["trust_remote_code"],

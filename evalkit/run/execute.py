@@ -169,9 +169,9 @@ def _places(inputs: dict[str, Any], model: Model, means: Means, batches: int) ->
     """Where the workers are: a GPU each, or a share of this host's cores."""
     if engine_of(inputs).foreign:  # it uses what it finds as it likes
         return [means.place] * (means.number or 1)
-    from evalkit.engine import core
+    from evalkit.engine.hardware import device
 
-    devices = core.devices(means.place.device, model.weight_bytes)
+    devices = device.usable(means.place.device, model.weight_bytes)
     number = means.number
     if number is None:
         threads = inputs["numerics"]["threads"]

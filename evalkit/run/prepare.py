@@ -6,11 +6,12 @@ its unfinished run, and an upgrade or a changed option is named before it costs 
 
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from evalkit.base import canon, stamp
+from evalkit.base import canon, stamp, steering
 from evalkit.base.errors import EvalkitError, Exit
 from evalkit.inputs import engine_name
 from evalkit.inputs import model as models
@@ -85,8 +86,9 @@ class Job:
         return self.options.out / self.model.short_name
 
 
-def prepare(options: Options) -> Job:
-    """Resolve the model, the suite and the numerics; EvalkitError for what can't be run."""
+def prepare(options: Options, say: Callable[[str], None] = lambda _: None) -> Job:
+    """Resolve the device, which is told first, the model, the suite and the numerics; EvalkitError
+    for what can't be run."""
     if options.limit is not None and options.limit < 1:
         raise EvalkitError("--limit must be at least 1")
     if options.seed is not None and not 0 <= options.seed < 2**32:
@@ -96,6 +98,7 @@ def prepare(options: Options) -> Job:
     engine = _check_engine(options)
     suite = suites.load(options.suite, limit=options.limit, seed=options.seed)
     lock = suites.lock_of(suite)
+    device = _device(options, engine, say)  # before gigabytes are fetched
     model = models.resolve(
         options.model,
         revision=options.revision,
@@ -106,9 +109,6 @@ def prepare(options: Options) -> Job:
     adapter = models.resolve_adapter(options.adapter) if options.adapter else None
     parameters = models.num_parameters(model)
     _check_out(options.out / model.short_name)
-    from evalkit.engine import core  # torch: only once all cheaper checks have passed
-
-    device = core.pick_device(options.device)
     policy = Policy()
     inputs = {
         "suite": suites.identity(suite, lock),
@@ -121,6 +121,22 @@ def prepare(options: Options) -> Job:
         "versions": stamp.versions(),
     }  # fmt: skip
     return Job(options, model, adapter, parameters, suite, lock, policy, engine, device, inputs)
+
+
+def _device(options: Options, engine: Choice, say: Callable[[str], None]) -> str:
+    """Where the engine computes; a server computes somewhere else."""
+    from evalkit.engine.hardware import device
+
+    if engine.foreign:
+        from evalkit.harness import classes
+
+        if classes.is_served(classes.model_class(engine)):
+            say(f"a server computes: {engine.name}")
+            return device.pick("cpu")
+    chosen = device.pick(options.device)
+    for line in (device.described(chosen), *steering.lines()):
+        say(line)
+    return chosen
 
 
 def digests(files: dict[str, dict[str, Any]] | None) -> dict[str, str] | None:

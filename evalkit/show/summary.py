@@ -3,6 +3,7 @@
 Made from the record alone.
 """
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -157,13 +158,29 @@ def _planned(body: dict[str, Any], unique: int) -> Table:
 
 
 def status(folder: Path) -> str:
-    """One line: how many of a run's batches are done, and whether it has its record."""
+    """How many of a run's batches are done, whether it has its record, and in a second line what
+    computes or computed them, once something has."""
     if not (folder / "run.json").is_file():
         raise EvalkitError("there is no run here", where=str(folder), code=Exit.MISSING)
     done, total = execute.progress(folder)
     share = f"{done:,} of {total:,} batches answered ({100 * done / max(total, 1):.0f}%)"
+    return "\n".join([_state(folder, share), *_devices(folder)])
+
+
+def _state(folder: Path, share: str) -> str:
     if (folder / "record.json").is_file():
         return f"finished: {share}, record written"
     if lease.is_held(folder):
         return f"running: {share}"
     return f"unfinished: {share}; the same eval command continues it"
+
+
+def _devices(folder: Path) -> list[str]:
+    """What the run's segments say that they compute on, each once."""
+    lines: dict[str, None] = {}
+    for path in sorted((folder / "events").glob("*.jsonl")):
+        for raw in path.read_bytes().splitlines():
+            if b'"event":"device"' in raw.replace(b" ", b""):
+                with suppress(ValueError):  # torn
+                    lines[str(canon.loads(raw)["line"])] = None
+    return list(lines)

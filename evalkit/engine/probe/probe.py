@@ -23,7 +23,8 @@ import evalkit.engine
 from evalkit.base import canon, kept, stamp
 from evalkit.base.errors import EvalkitError, Exit
 from evalkit.engine import numerics
-from evalkit.engine.core import Engine, hardware
+from evalkit.engine.core import Engine
+from evalkit.engine.hardware.device import hardware
 from evalkit.engine.numerics import DTYPES, Numerics
 from evalkit.engine.probe import narrow, reference, shrink, trials
 from evalkit.engine.probe.reference import Alone, Answered

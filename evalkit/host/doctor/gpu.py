@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
+from evalkit.base.gpus import pick_lock
 from evalkit.host.doctor.finding import Finding, failed, passed, warned
 from evalkit.host.doctor.host import Host
-from evalkit.host.gpus import pick_lock
 from evalkit.host.launch.work import caches
 
 GB = 1e9

@@ -13,9 +13,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from evalkit.base import canon, stamp
+from evalkit.base import canon, gpus, stamp
 from evalkit.base.errors import EvalkitError
-from evalkit.host import gpus
 from evalkit.host.launch import runtimes
 
 WEIGHTS = "*.safetensors"

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from evalkit.base import steering
 from evalkit.host.doctor.finding import Finding, failed, passed, warned
 from evalkit.host.doctor.host import Host
 from evalkit.host.inside import STEERING
@@ -69,7 +70,12 @@ def token(host: Host) -> Finding:
 def environment(host: Host) -> Finding:
     """Variables that change what Python loads or how a kernel computes."""
     found = sorted(name for name in host.environment if name.startswith(STEERING))
-    found = [name for name in found if name not in HARMLESS]
+    cleared = steering.found(host.environment)
+    found = [name for name in found if name not in HARMLESS and name not in cleared]
+    if cleared and not found:
+        names = ", ".join(cleared)
+        return warned("environment", f"{names} would choose kernels",
+                      "nothing: a run clears it, and its record says so")  # fmt: skip
     if found:
         return warned(
             "environment", f"{', '.join(found)} may change what a run does here",

@@ -9,7 +9,7 @@ and samples that were not drawn.
 """
 
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,8 @@ WORDS = {
 class Audit:
     """What was found. `problems` by sample; `whole` is the test of all samples together; `worst`
     the largest deviation of one value, in what is allowed; `seconds` and `run_seconds` compare the
-    replay with the run's execution (unknown where the record does not say it)."""
+    replay with the run's execution (unknown where the record does not say it); `hardware` says
+    whether this machine is like the run's."""
 
     of: int
     samples: int
@@ -56,6 +57,7 @@ class Audit:
     rounding: Rounding
     seconds: float
     run_seconds: float | None
+    hardware: str = ""
 
     @property
     def difference(self) -> str:
@@ -99,6 +101,7 @@ class Audit:
         """What a person reads; the verdict is the last line."""
         found = [
             f"drawn     {self.samples:,} of {self.of:,} samples, seed {self.seed}",
+            f"hardware  {self.hardware}",
             f"replayed  {self.tokens:,} recorded tokens in {self.seconds:.1f} s{self._ratio()}",
             f"rounding  {self.rounding.logit:.2g} nats a logit, measured on"
             f" {self.rounding.measured:,} values; the largest deviation is {self.worst:.2g} of what"
@@ -168,6 +171,7 @@ def audit(folder: Path, asked: Asked, events: Events, key: Private | None = None
     drawn = drawing.gather(folder, run, planned, tokenizer, chosen)
     found = replaying.replay(engine, drawn, replaying.policy_of(planned), model, events)
     found_audit = _conclude(found, drawn, run.record, seed, len(everything))
+    found_audit = replace(found_audit, hardware=loading.hardware(run.record, engine))
     if key is not None:
         attest.sign(folder, key, attest.AUDIT, found_audit.claim)
     return found_audit

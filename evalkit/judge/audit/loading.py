@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from evalkit.base import stamp
 from evalkit.base.errors import EvalkitError
 from evalkit.inputs import model as models
 from evalkit.inputs.model import Model
@@ -60,6 +61,7 @@ def engine_for(
 ) -> tuple[Any, Any]:
     """Our own engine with the record's numerics as far as it names any, and the tokenizer."""
     from evalkit.engine import core
+    from evalkit.engine.hardware import device
     from evalkit.engine.probe import probe
     from evalkit.inputs.tokenizer import Tokenizer
 
@@ -71,11 +73,22 @@ def engine_for(
     own = record["engine"]["name"] == core.NAME
     level = record["engine"]["level"] if own else probe.resolve(model)
     numerics = core.numerics_for(model, dtype, profile)
-    device = core.devices(core.pick_device(asked.device), model.weight_bytes)[0]
+    place = device.usable(device.pick(asked.device), model.weight_bytes)[0]
     adapter = _adapter(record, asked)
-    engine = core.load(model, tokenizer, numerics, device, level=level, adapter=adapter)
+    engine = core.load(model, tokenizer, numerics, place, level=level, adapter=adapter)
     probe.check(engine)
     return engine, tokenizer
+
+
+def hardware(record: dict[str, Any], engine: Any) -> str:
+    """Whether the engine's machine is like one that computed the record, in words."""
+    from evalkit.engine.hardware import device
+
+    here = stamp.machine(device.hardware(str(engine.device)))
+    unlike = [stamp.unlike(segment["hardware"], here) for segment in record["segments"]]
+    if not all(unlike):
+        return "like the run's"
+    return f"another than the run's: {shown(unlike[0])}" if unlike else "the run's is not known"
 
 
 def _adapter(record: dict[str, Any], asked: Asked) -> Path | None:

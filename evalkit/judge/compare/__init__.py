@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from evalkit.base import statistics
+from evalkit.base import stamp, statistics
 from evalkit.base.errors import EvalkitError
 from evalkit.judge.compare import flips as flipping
 from evalkit.judge.compare import kept as keeping
@@ -164,7 +164,8 @@ def _decisive(name: str, record: dict[str, object]) -> dict[str, object]:
     section = record[name]
     assert isinstance(section, dict), "a section of a valid record"
     if name == "environment":
-        return dict(section["versions"])
+        machine = ("cpu", "gpu", *stamp.GPU_PARTS)
+        return {**section["versions"], **{part: section.get(part) for part in machine}}
     if name == "model":
         return {key: section[key] for key in ("files", "adapter", "chat_template")}
     return section

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from evalkit.base import stamp
 from evalkit.record.reading.findings import shown
 
 CAUSES = {  # a difference's first word, and what it does to answers
@@ -21,7 +22,7 @@ CAUSES = {  # a difference's first word, and what it does to answers
     "hardware": "other hardware",
     "packages": "other software",
 }
-HARDWARE = ("cpu", "gpu", "driver", "cuda")
+HARDWARE = ("cpu", "gpu", *stamp.GPU_PARTS)
 SOFTWARE = ("python", "os", "runtime")
 COMPUTING = ("torch", "transformers", "tokenizers", "lm_eval", "accelerate", "numpy", "safetensors")
 
