@@ -186,10 +186,10 @@ difference called detectable, and how often a difference of that size is found.
 
 {differences}
 
-A McNemar test on few documents is more careful than it says, and two leaf tasks are too few for a
-group: such a comparison finds next to nothing. In the last row each leaf task's true
-difference varies by {spread} probits around none, which a test over documents would take for a
-difference; clustering does not.
+A McNemar test on few documents is more careful than it says. A group of few leaf tasks is tested
+over documents, which is right where they move alike and wrong where each has a true difference of
+its own (the row "unlike", by 0.25 probits): `compare` says so below such a table. With ten tasks or
+more, clustering by task holds what it says in either case, as the last row shows.
 
 How often a second run gets which of reproduce's lower verdicts (a margin of twice the original's
 standard error, between one and five points):

@@ -45,6 +45,8 @@ DOORS = {
     "tokenizers": {"inputs.builtin.demo"},
     "jinja2": {"inputs.tokenizer", "harness", "show.report"},
     "markupsafe": {"show.report"},
+    "markdown_it": {"show.table_check"},
+    "pylatexenc": {"show.table_check"},
     "pandas": {"show.notebook"},
     "click": {"cli"},
     "rich": {"base.events", "show.summary"},

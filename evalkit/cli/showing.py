@@ -62,20 +62,25 @@ def export_command(folders: tuple[Path, ...], to: str, out: Path | None, as_json
 
 
 @click.command("check-table")
-@click.argument("paper", metavar="PAPER.tex", type=click.Path(path_type=Path))
-@runs_argument
+@click.argument("paper", metavar="PAPER", type=click.Path(path_type=Path))
+@click.argument("folders", metavar="[RUN]...", nargs=-1, type=click.Path(path_type=Path))
+@click.option("--exempt", multiple=True, metavar="COLUMN", help="One to leave out, by its head.")
 @json_option
-def check_table_command(paper: Path, folders: tuple[Path, ...], as_json: bool) -> None:
-    """Hold a paper's tables against the records that they name.
+def check_table_command(
+    paper: Path, folders: tuple[Path, ...], exempt: tuple[str, ...], as_json: bool
+) -> None:
+    """Hold a paper's tables, in LaTeX or Markdown, against the records that they name; without RUN,
+    against what so many documents can give.
 
     \b
     evalkit check-table paper.tex results/demo/demo-0123456789ab
+    evalkit check-table README.md
     """
     from evalkit.record import archive
     from evalkit.show import table_check
 
     with archive.opened(folders) as runs:
-        found = table_check.check(paper, runs)
+        found = table_check.check(paper, runs, exempt)
     tell(as_json, "\n".join(found.lines()), **found.to_json())
     sys.exit(found.exit_code)
 

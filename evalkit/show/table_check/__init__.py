@@ -1,0 +1,123 @@
+"""`check-table`: holds the numbers of a paper's tables against the records that they name, or,
+where there are no records, against what so many documents can give.
+
+LaTeX and Markdown are read by parsers (`latex`, `markdown`) into one form (`grid`); a cell's text
+becomes numbers (`numbers`); `records` judges them by records, `counts` without. A table is checked
+by records where a comment names them, as `evalkit export` writes it: `% evalkit: sha256:...`, any
+of a record's ids or 12 or more of its hex digits, at the end of a row for that row, on a line of
+its own for the table.
+"""
+
+from collections import Counter
+from collections.abc import Collection, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from evalkit.base.errors import EvalkitError, Exit
+from evalkit.judge.verify import require_consistent
+from evalkit.record.reading import read as reading
+from evalkit.show.rows import rows
+from evalkit.show.table_check import counts, records
+from evalkit.show.table_check.entries import Finding
+from evalkit.show.table_check.grid import Table
+
+__all__ = ["Finding", "Found", "check"]
+
+MAX_BYTES = 4 << 20
+MAX_BEGINS = 2_000  # a thesis has some hundred
+MARKDOWN = (".md", ".markdown", ".mdx", ".qmd")
+_FINE = {"ok", "unchecked"}
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What was found of every number of the checked tables. `by_records`: held against records."""
+
+    tables: int
+    cells: list[Finding]
+    by_records: bool
+
+    @property
+    def bad(self) -> list[Finding]:
+        """What isn't right, or can't be read."""
+        return [cell for cell in self.cells if cell.outcome not in _FINE]
+
+    @property
+    def exit_code(self) -> Exit:
+        """0 where every number is right, else 1."""
+        return Exit.FAILED if self.bad else Exit.OK
+
+    def lines(self) -> list[str]:
+        """A line a wrong number, then how many are right."""
+        told = [str(cell) for cell in self.bad]
+        where = f"{self.tables} table" + ("s" if self.tables != 1 else "")
+        count = Counter(cell.outcome for cell in self.cells)
+        if self.by_records:
+            right = f"{count['ok']:,} of {len(self.cells):,} numbers in {where} are the records'"
+        else:
+            right = (
+                f"without records: {len(self.cells):,} numbers in {where}: {len(self.bad):,} to ask"
+                f" about, {count['ok']:,} possible, {count['unchecked']:,} that can't be checked"
+            )
+        return [*told, right]
+
+    def to_json(self) -> dict[str, Any]:
+        """Its fields by name."""
+        cells = [asdict(cell) for cell in self.cells]
+        return {"tables": self.tables, "by_records": self.by_records, "cells": cells}
+
+
+def check(paper: Path, runs: Sequence[Path], exempt: Collection[str] = ()) -> Found:
+    """Hold the tables of a LaTeX or Markdown file against some runs, each verified first, or
+    without runs against the counts of documents; `exempt`: columns to leave out, by name or number.
+
+    Raises EvalkitError (3) where the file is missing, (1) where a run is BROKEN, and (2) where
+    there is no table, or none names a record.
+    """
+    tables = read(paper)
+    if not tables:
+        raise EvalkitError("there is no table in it", where=str(paper))
+    if not runs:
+        cells = [cell for table in tables for cell in counts.judge(table, exempt)]
+        return Found(len(tables), cells, by_records=False)
+    known = [_known(run) for run in runs]
+    tables = [table for table in tables if table.shared or any(row.ids for row in table.rows)]
+    if not tables:
+        raise EvalkitError(
+            "no table in it names a record", where=str(paper),
+            fix="put `% evalkit: <record id>` at the end of each row"
+            " (`evalkit export --to latex` does)",
+        )  # fmt: skip
+    cells = [cell for table in tables for cell in records.judge(table, known, exempt)]
+    return Found(len(tables), cells, by_records=True)
+
+
+def read(paper: Path) -> list[Table]:
+    """The tables of a file, by its name's ending: Markdown's, else LaTeX."""
+    try:
+        data = paper.read_bytes()[: MAX_BYTES + 1]
+    except OSError as error:
+        raise EvalkitError(
+            f"can't read it: {error.strerror}", where=str(paper), code=Exit.MISSING
+        ) from None
+    if len(data) > MAX_BYTES:
+        raise EvalkitError(f"it is larger than {MAX_BYTES >> 20} MiB", where=str(paper))
+    if data.count(b"\\begin{") > MAX_BEGINS:
+        raise EvalkitError(f"it is over the limit of {MAX_BEGINS:,} \\begin", where=str(paper))
+    text = data.decode("utf-8", "replace")
+    if paper.suffix.lower() in MARKDOWN:
+        from evalkit.show.table_check import markdown
+
+        return markdown.tables(text)
+    from evalkit.show.table_check import latex
+
+    return latex.tables(text)
+
+
+def _known(run: Path) -> records.Known:
+    require_consistent(run, "hold a table against")
+    record = reading.record(run)
+    ids = [*record["ids"].values(), record["execution"]]
+    names = tuple(each.removeprefix("sha256:") for each in ids)
+    return records.Known(names, record["model"]["reference"], rows(record))

@@ -1,0 +1,153 @@
+"""What can be said of a table's numbers without any record: which proportions so many documents
+can't give at so many decimals, which errors don't belong to their scores, which means aren't their
+parts'.
+
+The test of proportions is the GRIM test (Brown and Heathers 2017): of n documents k are right, so
+only n + 1 scores exist. It says nothing where n is large for the decimals shown. A score that is a
+mean of several runs or of several samples a document may be any number: such a finding is a
+question to the authors, not a proof.
+"""
+
+import math
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import replace
+from decimal import ROUND_DOWN, ROUND_HALF_EVEN, ROUND_HALF_UP, Decimal
+from functools import cache
+
+from evalkit.inputs import suite as suites
+from evalkit.show.table_check import entries, means, names
+from evalkit.show.table_check.entries import Entry, Finding
+from evalkit.show.table_check.grid import Table
+from evalkit.show.table_check.numbers import Number
+
+# Documents of other benchmarks' test sets, as lm-eval 0.4.13's tasks ask them, where each scores 0
+# or 1.
+DOCUMENTS = {
+    "arceasy": 2376, "boolq": 3270, "commonsenseqa": 1221, "copa": 100, "gpqadiamond": 198,
+    "gsm8k": 1319, "humaneval": 164, "lambadaopenai": 5153, "logiqa": 651, "nqopen": 3610,
+    "openbookqa": 500, "piqa": 1838, "sciq": 1000, "truthfulqamc1": 817, "winogrande": 1267,
+}  # fmt: skip
+METRICS = {"ppl", "perplexity", "f1", "bleu", "rouge", "rougel", "bpb", "bitsperbyte", "nll",
+           "ece", "brier", "time", "tokens", "length", "loss", "cost"}  # fmt: skip
+WIDTHS = (1.0, 1.96, 1.645)  # standard errors that are shown behind ±
+FEW = 5  # proportions that no such table has by chance
+TOLERANCE = 0.03  # of an error: n or n - 1, pooled or not
+
+
+@cache
+def documents() -> dict[str, int]:
+    """How many documents a leaf task has by its plain name: those of the shipped suites' locks, and
+    those of DOCUMENTS. Groups have none: their score may be the mean over tasks, which is any."""
+    found = dict(DOCUMENTS)
+    for path in sorted(suites.FOLDER.glob("*.lock.yaml")):
+        lock = suites.read_lock(path)
+        for name, task in lock.tasks.items():
+            found[names.plain(name)] = task.documents
+    return found
+
+
+def judge(table: Table, exempt: Collection[str]) -> Iterator[Finding]:
+    """Every number of a table that is a proportion of known documents, has an error or is a mean;
+    what can't be checked is `unchecked`."""
+    found = entries.of(table, exempt)
+    judged = [each for entry in found for each in _each(entry, found)]
+    tested = [each for each in judged if each.outcome == "impossible" or "documents" in each.hint]
+    impossible = [each for each in tested if each.outcome == "impossible"]
+    if len(impossible) > max(FEW, len(tested) / 2):
+        told = f"{len(impossible)} of this table's {len(tested)} proportions are none of so many"
+        told += " documents: are they means of several runs?"
+        first = impossible[0]
+        yield Finding(first.line, first.column, first.text, "impossible", f"{first.hint}; {told}")
+        left_out = set(impossible)
+        judged = [
+            replace(e, outcome="unchecked") if e in left_out else e for e in judged if e != first
+        ]
+    yield from judged
+
+
+def _each(entry: Entry, others: Sequence[Entry]) -> Iterator[Finding]:
+    if not entry.numbers:
+        if _count(entry):
+            yield entry.finding(entry.text, "unreadable", "write one score, and its error")
+        return
+    scale = _scale(entry, others)
+    for number in entry.numbers:
+        yield _judged(number, entry, others, scale)
+
+
+def _judged(number: Number, entry: Entry, others: Sequence[Entry], scale: int) -> Finding:
+    if number.kind == "difference":
+        found = means.difference(entry.finding(number.text, "difference"), entry, others)
+        return found if found.outcome == "ok" else entry.finding(number.text, "unchecked")
+    count = _count(entry)
+    if number.kind == "error":
+        score = entry.score or entries.left(entry, others)
+        return _error(number, entry, score, count)
+    if means.is_mean(entry.heads) or means.is_mean(entry.labels):
+        told_mean = means.mean(entry, others)
+        if told_mean is not None:
+            return entry.finding(number.text, *told_mean)
+    if count is None or not 0 <= number.value <= scale:
+        return entry.finding(number.text, "unchecked")
+    if Decimal(1).scaleb(-number.digits) * count > scale:
+        return entry.finding(number.text, "unchecked")  # so few decimals that any may be
+    if _is_possible(number, count, scale):
+        return entry.finding(number.text, "ok", f"of {count:,} documents")
+    near = [Decimal(scale * k) / count for k in _near(number, count, scale)]
+    digits = Decimal(1).scaleb(-number.digits)
+    told = " or ".join(str(value.quantize(digits, ROUND_HALF_EVEN)) for value in near)
+    hint = f"{count:,} documents give {told}, and nothing between"
+    return entry.finding(number.text, "impossible", hint)
+
+
+def _near(number: Number, count: int, scale: int) -> list[int]:
+    below = int(number.value * count / scale)
+    return [k for k in (below, below + 1) if k <= count]
+
+
+def _is_possible(number: Number, count: int, scale: int) -> bool:
+    """Whether some k of `count` gives the number, rounded in any of the usual ways or cut."""
+    step = Decimal(1).scaleb(-number.digits)
+    hows = (ROUND_HALF_EVEN, ROUND_HALF_UP, ROUND_DOWN)
+    return any(
+        (Decimal(scale * k) / count).quantize(step, how) == number.value
+        for k in _near(number, count, scale)
+        for how in hows
+    )
+
+
+def _error(number: Number, entry: Entry, score: Number | None, count: int | None) -> Finding:
+    scale = 1 if score is not None and score.value <= 1 else 100
+    if count is None or score is None or not 0 < score.value < scale or count < 2:
+        return entry.finding(number.text, "unchecked")
+    share = float(score.value) / scale
+    error = scale * math.sqrt(share * (1 - share) / (count - 1))
+    for width in WIDTHS:
+        slack = float(number.half) + TOLERANCE * width * error
+        if abs(float(number.value) - width * error) <= slack:
+            return entry.finding(number.text, "ok")
+    hint = f"the standard error of {score.text} over {count:,} documents is {error:.3g}"
+    return entry.finding(number.text, "unlike", hint)
+
+
+def _count(entry: Entry) -> int | None:
+    """The documents of the task that a cell's column, else its row, names; None where none is known
+    or its metric is no proportion."""
+    known = documents()
+    for words in (entry.heads, entry.labels):
+        said = [form for text in words for form in names.forms(text)]
+        if any(form in METRICS for form in said):
+            return None
+        found = {known[form] for form in said if form in known}
+        if len(found) == 1:
+            return found.pop()
+    return None
+
+
+def _scale(entry: Entry, others: Sequence[Entry]) -> int:
+    """1 for a share with three or more decimals, and where no score of the column is above 1."""
+    own = entry.score
+    if own is not None and own.value <= 1 and own.digits >= 3:
+        return 1
+    near = [e.score for e in others if e.score and e.column == entry.column]
+    return 100 if any(number.value > 1 for number in near) else 1

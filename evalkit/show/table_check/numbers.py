@@ -1,0 +1,119 @@
+"""The numbers of a cell: a score, its error, a difference to another row. What is no such thing is
+either a text or a cell that can't be read.
+"""
+
+import re
+from dataclasses import dataclass
+from decimal import ROUND_HALF_EVEN, ROUND_HALF_UP, Context, Decimal
+
+MAX_DIGITS = 60
+_CONTEXT = Context(prec=120)
+_NUMBER = r"[-+\u2013]?\s?(?:\d{1,3}(?:,\d{3})+(?![\d])(?:\.\d+)?|\d*\.?\d+)"
+_WORDS = re.compile(r"(?:%|pp|pts?|p\.p\.|points?|ppt)(?![a-zA-Z])|[^\W\d_]+")
+_UNITS = re.compile(r"(?:%|pp|pts?|p\.p\.|points?|ppt)")
+_UNIT = r"(?:\s*(?:%|pp|pts?|p\.p\.|points?|ppt)(?![a-zA-Z]))?"
+_TOKEN = re.compile(
+    rf"\s*(?:(?P<error>±)|(?P<arrow>[↑↓⇑⇓▲▼△▽Δ])|(?P<lower>_\()|(?P<upper>\^\()|(?P<open>[(\[{{])"
+    rf"|(?P<close>[)\]}}])|(?P<number>{_NUMBER})(?P<unit>{_UNIT})|(?P<mark>[†‡*\u2217⋆★☆§¶♠♣♡♢✓✗✔✘°~≈/|%])"
+    r"|(?P<slash>[,;:])|(?P<rest>.))"
+)
+_STARTS_AS_SCORE = re.compile(r"[-+]?\d*\.\d+(?!\w)")  # 71.2 with words, not 1.2M
+_EMPTY = re.compile(r"[\s\-\u2013—\u2212.?]*|n/?a|none|tbd|oom|x", re.I)
+
+
+@dataclass(frozen=True, slots=True)
+class Number:
+    """A number as it is shown. `kind`: score, error (of the score before it) or difference."""
+
+    text: str
+    kind: str
+
+    @property
+    def value(self) -> Decimal:
+        """What it says."""
+        return Decimal(self.text)
+
+    @property
+    def digits(self) -> int:
+        """Its decimals."""
+        return len(self.text.partition(".")[2])
+
+    @property
+    def half(self) -> Decimal:
+        """Half of its last digit: how far rounding may have moved it."""
+        return Decimal(1).scaleb(-self.digits) / 2
+
+    def is_rounded(self, value: float, shift: int) -> bool:
+        """Whether it is a value, times 10 to the power of `shift`, correctly rounded to its digits:
+        a half to the even digit or up."""
+        exact = Decimal(repr(value)).scaleb(shift, _CONTEXT)
+        step = Decimal(1).scaleb(-self.digits)
+        hows = (ROUND_HALF_EVEN, ROUND_HALF_UP)
+        return any(self.value == exact.quantize(step, how, _CONTEXT) for how in hows)
+
+    def rounded(self, value: float, shift: int) -> str:
+        """A value as this number should show it."""
+        exact = Decimal(repr(value)).scaleb(shift, _CONTEXT)
+        return str(exact.quantize(Decimal(1).scaleb(-self.digits), ROUND_HALF_EVEN, _CONTEXT))
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """What a cell holds: its numbers, or that it `is_text`, or neither, which is a cell that can't
+    be read."""
+
+    numbers: tuple[Number, ...] = ()
+    is_text: bool = False
+
+
+TEXT, UNREADABLE = Content(is_text=True), Content()
+
+
+def read(text: str) -> Content:
+    """The content of a cell's plain text."""
+    if not any(char.isdigit() for char in text) or _EMPTY.fullmatch(text):
+        return TEXT
+    if any(not _UNITS.fullmatch(word) for word in _WORDS.findall(text)):
+        return UNREADABLE if _STARTS_AS_SCORE.match(text) else TEXT
+    numbers: list[Number] = []
+    depth: list[str] = []
+    before = ""  # what the next number is told by
+    for token in _TOKEN.finditer(text):
+        kind = token.lastgroup or ""
+        if token["number"]:
+            number = _number(token, numbers, depth, before)
+            if number is None:
+                return UNREADABLE
+            numbers += [number] if number.text else []
+            before = ""
+        elif kind in ("lower", "upper", "open"):
+            depth.append(kind)
+        elif kind == "close":
+            del depth[-1:]
+        elif kind in ("error", "arrow"):
+            before = kind
+        elif kind == "rest" and not token["rest"].isspace():
+            return UNREADABLE
+    return Content(tuple(numbers)) if numbers else TEXT
+
+
+def _number(
+    token: re.Match[str], numbers: list[Number], depth: list[str], before: str
+) -> Number | None:
+    """The number of a token; one without text is none (a footnote's mark); None: not readable."""
+    text = token["number"].replace(",", "").replace("\u2013", "-").replace(" ", "")
+    if len(text) > MAX_DIGITS:
+        return None
+    unit = (token["unit"] or "").strip()
+    if "upper" in depth and not before and "." not in text:
+        return Number("", "")
+    if before == "error":
+        return Number(text.lstrip("+"), "error") if numbers else None
+    if before == "arrow" or (unit and unit != "%") or text[0] == "+":
+        told = numbers or before or text[0] in "+-"
+        return Number(text, "difference" if told else "score")
+    if not numbers:
+        return Number(text, "score")
+    if depth:  # in brackets, lower or smaller: an error, or with a sign a difference
+        return Number(text, "difference" if text[0] == "-" else "error")
+    return Number(text, "score") if numbers[-1].kind != "score" or "/" in token.string else None
