@@ -60,7 +60,7 @@ IMPORTS = {  # what a lock is for
 }
 # lm-eval parses 14,000 files for its index of tasks, once for each version of it.
 INDEX = """from lm_eval.tasks import TaskManager
-from evalkit import run
+from evalkit.run import evaluate as run
 from evalkit.harness import index
 with index.kept_index():
     TaskManager()"""

@@ -31,11 +31,16 @@ def contents_and_times(folder: Path) -> dict[str, tuple[bytes, int]]:
 # Help
 
 
-def test_help_lists_the_commands_in_the_order_of_their_use() -> None:
+def test_help_lists_every_command_once_in_its_group_with_a_whole_line() -> None:
     shown = call("--help").done().out
-    places = [shown.index(f"\n  {name} ") for name in COMMANDS]
-    assert places == sorted(places)
+    for title, commands in cli.COMMANDS.items():
+        for command in commands:
+            line = command.get_short_help_str(limit=1000)
+            assert len(line) < 60 and not line.endswith("..."), (title, line)
+            assert f"  {command.name} " in shown.split(f"\n{title}:\n")[1].split("\n\n")[0]
     assert "evalkit eval --model demo --suite demo" in shown
+    listed = [command.name for group in cli.COMMANDS.values() for command in group]
+    assert sorted(listed) == sorted(COMMANDS)
 
 
 @pytest.mark.parametrize("command", COMMANDS)

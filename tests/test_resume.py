@@ -35,7 +35,7 @@ from evalkit.run import folder as folders
 # and wait there to be killed.
 PAUSE = """
 import sys, time
-from evalkit import canon
+from evalkit.base import canon
 append, count = canon.Appender.append, 0
 def paused(self, value):
     global count

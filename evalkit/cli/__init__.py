@@ -1,15 +1,15 @@
-"""The command line: parse, call one library function, print, exit.
+"""The command line: each command parses its options, calls one library function, prints and exits.
 
-People read stderr; stdout is for programs: a run folder's path as its last line, or JSON. One error
-is one line. A bug leaves its traceback in a file, not on the screen. The commands stand beside this
-file: `running` makes runs, `judging` judges what they left, `showing` lets people look at it, and
-`hosting` is for where they run.
+Messages for people go to stderr. stdout is for programs: the run folder's path as the last line, or
+JSON. An error is one line; a bug's traceback goes into a file. The commands are in four modules:
+`running` (runs), `judging` (records), `showing` (pages, exports) and `hosting` (hosts).
 """
 
 import os
 import sys
 import tempfile
 import traceback
+from itertools import chain
 from typing import NoReturn
 
 import click
@@ -20,19 +20,55 @@ from evalkit.base.errors import EvalkitError, Exit
 from evalkit.cli import hosting, judging, running, showing
 from evalkit.host import inside
 
+# The commands in groups, each in the order of use.
+COMMANDS = {
+    "Run a suite": (
+        running.eval_command,
+        running.plan_command,
+        running.execute_command,
+        running.finish_command,
+        running.status_command,
+        running.lock_command,
+    ),
+    "Judge a record": (
+        judging.verify_command,
+        judging.audit_command,
+        judging.reproduce_command,
+        judging.compare_command,
+        judging.validate_command,
+    ),
+    "Show results": (
+        showing.report_command,
+        showing.export_command,
+        showing.check_table_command,
+        showing.import_command,
+    ),
+    "Share a record": (judging.sign_command, judging.pack_command),
+    "Hosts": (
+        hosting.doctor_command,
+        hosting.launch_command,
+        hosting.stage_command,
+        hosting.submit_command,
+    ),
+}
+
 
 class Group(click.Group):
-    """Shows the commands in the order they are used, not by name."""
+    """Lists the commands in groups."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """Commands as they were added."""
-        return list(self.commands)
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """One section for each group."""
+        for title, commands in COMMANDS.items():
+            with formatter.section(title):
+                formatter.write_dl(
+                    [(command.name or "", command.get_short_help_str(60)) for command in commands]
+                )
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(evalkit.__version__, prog_name="evalkit")
 def cli() -> None:
-    """Evaluate a language model, and leave a record that anyone can check.
+    """Evaluate a language model and leave a record that anyone can verify.
 
     \b
     evalkit eval --model demo --suite demo
@@ -40,30 +76,7 @@ def cli() -> None:
     """
 
 
-for _command in (
-    running.eval_command,
-    running.plan_command,
-    running.execute_command,
-    running.worker_command,
-    running.finish_command,
-    judging.verify_command,
-    judging.sign_command,
-    judging.audit_command,
-    judging.reproduce_command,
-    judging.compare_command,
-    judging.validate_command,
-    showing.report_command,
-    showing.export_command,
-    showing.check_table_command,
-    showing.import_command,
-    judging.pack_command,
-    running.status_command,
-    running.lock_command,
-    hosting.stage_command,
-    hosting.launch_command,
-    hosting.doctor_command,
-    hosting.submit_command,
-):
+for _command in (*chain.from_iterable(COMMANDS.values()), running.worker_command):
     cli.add_command(_command)
 
 

@@ -14,21 +14,23 @@ IN = "docker, podman, apptainer or none (default: the first that works and has t
 
 
 @click.command("stage")
-@click.option("--model", "models", multiple=True, help="A Hub id or a folder; may be repeated.")
+@click.option(
+    "--model", "models", multiple=True, help="A Hub id or a folder; may be given more than once."
+)
 @click.option("--revision", help="A Hub model's branch, tag or commit.")
-@click.option("--suite", default="core", show_default=True, help="A name or a file.")
-@click.option("--to", type=click.Path(path_type=Path), required=True, help="The stage's folder.")
+@click.option("--suite", default="core", show_default=True, help="A suite's name or file.")
+@click.option("--to", type=click.Path(path_type=Path), required=True, help="The folder to fill.")
 @click.option("--squashfs", type=click.Path(path_type=Path), metavar="FILE",
-              help="Make one read-only file of it as well.")  # fmt: skip
-@click.option("--allow-pickle", is_flag=True, help="Fetch weights that can run code.")
-@click.option("--trust-remote-code", is_flag=True, help="Fetch the model's own code.")
-@click.option("--check", is_flag=True, help="Only hold what is staged against its manifest.")
-@click.option("--full", is_flag=True, help="With --check: read every file again.")
+              help="Also make one read-only SquashFS file.")  # fmt: skip
+@click.option("--allow-pickle", is_flag=True, help="Allow pickled weights, which can run code.")
+@click.option("--trust-remote-code", is_flag=True, help="Allow the model's own Python code.")
+@click.option("--check", is_flag=True, help="Only check the staged files against the manifest.")
+@click.option("--full", is_flag=True, help="With --check: read all files again.")
 @json_option
 def stage_command(
     squashfs: Path | None, check: bool, full: bool, as_json: bool, **given: Any
 ) -> None:
-    """Fetch once what runs without network need: models and datasets at pinned revisions.
+    """Fetch models and datasets for hosts without a network.
 
     \b
     evalkit stage --model meta-llama/Llama-3.1-8B --suite core --to staged
@@ -72,7 +74,7 @@ def _fetch(squashfs: Path | None, given: dict[str, Any]) -> Path:
 @click.option("--image", default="", help="An image's name, or a SIF's path.")
 @click.argument("arguments", nargs=-1, required=True, type=click.UNPROCESSED, metavar="COMMAND...")
 def launch_command(wanted: str, image: str, arguments: tuple[str, ...]) -> None:
-    """Run a command of evalkit's in its image.
+    """Run an evalkit command in its container image.
 
     \b
     evalkit launch --in docker eval --model demo --suite demo
@@ -85,12 +87,12 @@ def launch_command(wanted: str, image: str, arguments: tuple[str, ...]) -> None:
 
 
 @click.command("doctor")
-@click.option("--model", help="A model whose size is compared with this host's memory.")
+@click.option("--model", help="A model to compare with this host's memory.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("results"),
-              show_default=True, help="Where runs are kept.")  # fmt: skip
+              show_default=True, help="Folder for the results.")  # fmt: skip
 @json_option
 def doctor_command(model: str | None, out: Path, as_json: bool) -> None:
-    """Say what this host has and lacks for a run, and what to do about it.
+    """Show what this host has, what it lacks, and what to do.
 
     \b
     evalkit doctor --model meta-llama/Llama-3.1-8B
@@ -108,11 +110,11 @@ def plan_options(command: Any) -> Any:
     for option in reversed(
         [
             click.option("--revision", help="A Hub model's branch, tag or commit."),
-            click.option("--limit", help="Documents a task: a partial, marked run."),
+            click.option("--limit", help="Only the first N documents of each task."),
             click.option("--dtype", help="float32, bfloat16 or float16."),
             click.option("--profile", help="native or precise."),
             click.option("--level", help="A, B or C (default: probed)."),
-            click.option("--seed", help="Sets every seed."),
+            click.option("--seed", help="Set all seeds."),
             click.option("--threads", help="Threads within an operation."),
         ]
     ):
@@ -123,32 +125,50 @@ def plan_options(command: Any) -> Any:
 def slurm_options(command: Any) -> Any:
     """The options that are sbatch's; the site file has them as well."""
     for name in ("partition", "account", "qos", "constraint", "gres", "time", "mem", "cpus"):
-        command = click.option(f"--{name}", help="As sbatch's (or the site file's).")(command)
+        command = click.option(f"--{name}", help=f"sbatch's --{name} (default: the site file's).")(
+            command
+        )
     return command
 
 
 @click.command("submit")
-@click.option("--model", "models", multiple=True, help="A Hub id or a folder; may be repeated.")
-@click.option("--suite", default="core", show_default=True, help="A name or a file.")
+@click.option(
+    "--model", "models", multiple=True, help="A Hub id or a folder; may be given more than once."
+)
+@click.option("--suite", default="core", show_default=True, help="A suite's name or file.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("results"),
-              show_default=True, help="Where runs are kept.")  # fmt: skip
-@click.option("--stage", type=click.Path(path_type=Path), help="What `evalkit stage` made.")
-@click.option("--shards", type=click.IntRange(min=1), help="A run's parts (default: by its plan).")
-@click.option("--max-running", type=click.IntRange(min=1), help="Of them, at once.")
-@click.option("--sif", type=click.Path(path_type=Path, exists=True), help="Run in this image.")
-@click.option("--in", "inside", type=click.Choice(["none"]), help="none: in this environment.")
-@click.option("--site", type=click.Path(path_type=Path), help="A cluster's settings, a TOML file.")
-@click.option("--gpus-per-shard", type=click.IntRange(min=1), help="One model over so many.")
+              show_default=True, help="Folder for the results.")  # fmt: skip
+@click.option(
+    "--stage", type=click.Path(path_type=Path), help="The folder that `evalkit stage` filled."
+)
+@click.option(
+    "--shards", type=click.IntRange(min=1), help="Number of shards (default: from the plan)."
+)
+@click.option("--max-running", type=click.IntRange(min=1), help="Shards that run at the same time.")
+@click.option(
+    "--sif", type=click.Path(path_type=Path, exists=True), help="An Apptainer image to run in."
+)
+@click.option(
+    "--in", "inside", type=click.Choice(["none"]), help="none: run in this Python environment."
+)
+@click.option(
+    "--site", type=click.Path(path_type=Path), help="A TOML file with the cluster's settings."
+)
+@click.option(
+    "--gpus-per-shard",
+    type=click.IntRange(min=1),
+    help="GPUs that one copy of the model is spread over.",
+)
 @click.option("--grace", "grace_s", type=click.IntRange(min=1), default=120, show_default=True,
-              help="Seconds that a stopped shard has to end its batch.")  # fmt: skip
-@click.option("--tokens-per-second", type=float, help="Of a shard, where none is measured yet.")
-@click.option("--workers", type=click.IntRange(min=0), help="Processes of a shard.")
-@click.option("--dry-run", is_flag=True, help="Plan, write and show the scripts; send nothing.")
+              help="Seconds to finish the current batch after a stop signal.")  # fmt: skip
+@click.option("--tokens-per-second", type=float, help="A shard's speed, if none was measured yet.")
+@click.option("--workers", type=click.IntRange(min=0), help="Worker processes of a shard.")
+@click.option("--dry-run", is_flag=True, help="Plan and show the scripts; submit nothing.")
 @slurm_options
 @plan_options
 @json_option
 def submit_command(as_json: bool, **given: Any) -> None:
-    """Run on a Slurm cluster: a job array of shards, and a job that writes the records.
+    """Run on a Slurm cluster, as a job array of shards.
 
     \b
     evalkit submit --model meta-llama/Llama-3.1-8B --suite core --stage staged --sif evalkit.sif

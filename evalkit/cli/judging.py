@@ -21,33 +21,35 @@ FILE = click.Path(path_type=Path)
     metavar="PUB",
     multiple=True,
     type=FILE,
-    help="A signer's public key: one of yours must have signed it.",
+    help="A public key; one of those given must have signed.",
 )
 @click.option(
     "--allowed-signers",
     "allowed",
     metavar="FILE",
     type=FILE,
-    help="The same, as ssh-keygen's list of names and keys.",
+    help="Names and keys, in ssh-keygen's format.",
 )
-@click.option("--policy", metavar="FILE", type=FILE, help="What else it must hold.")
-@click.option("--deep", is_flag=True, help="Plan and score again, from the pinned data.")
-@click.option("--model", help="The same, and the plan with this model's tokenizer.")
-@click.option("--suite", help="The same, by your suite's file.")
-@click.option("--offline", is_flag=True, help="With --deep: ask no network for anything.")
-@click.option("--json", "as_json", is_flag=True, help="The checks as JSON on stdout.")
+@click.option(
+    "--policy", metavar="FILE", type=FILE, help="Further conditions that the record must meet."
+)
+@click.option("--deep", is_flag=True, help="Load the pinned data; plan and score again.")
+@click.option("--model", help="As --deep, with this model's tokenizer too.")
+@click.option("--suite", help="As --deep, with this suite file.")
+@click.option("--offline", is_flag=True, help="With --deep: use no network.")
+@click.option("--json", "as_json", is_flag=True, help="Print the checks as JSON.")
 def verify_command(
     paths: tuple[Path, ...], deep: bool, model: str | None, suite: str | None, offline: bool,
     as_json: bool, **asked: Any,
 ) -> None:  # fmt: skip
-    """Check a record against itself: no GPU, no network, no dataset, no model.
-
-    RUN is a run's folder, a pack of one, a results folder with all its runs and their log, or a
-    folder that plain lm-eval wrote.
+    """Check a record against itself, in seconds.
 
     \b
     evalkit verify results/demo/demo-0123456789ab
     evalkit verify results/ --policy policies/leaderboard.yaml --allowed-signers signers
+
+    RUN is a run's folder, a pack of one, a results folder with all its runs and their log, or a
+    folder that plain lm-eval wrote. No GPU, network, dataset or model is needed.
     """
     from evalkit.judge.verify import Deep, judge, wanted
 
@@ -66,12 +68,12 @@ def verify_command(
     metavar="FILE",
     type=FILE,
     required=True,
-    help="Your private ed25519 key, OpenSSH's form or PEM.",
+    help="Your private ed25519 key (OpenSSH or PEM).",
 )
-@click.option("--new-key", is_flag=True, help="Make that key first, and FILE.pub for others.")
+@click.option("--new-key", is_flag=True, help="Make this key and FILE.pub first.")
 @json_option
 def sign_command(folder: Path | None, key: Path, new_key: bool, as_json: bool) -> None:  # fmt: skip
-    """Sign a record, and every file that it lists, in its attestation.json.
+    """Sign a record and every file that it lists.
 
     \b
     evalkit sign --new-key --key my-key
@@ -90,12 +92,14 @@ def sign_command(folder: Path | None, key: Path, new_key: bool, as_json: bool) -
 
 @click.command("compare")
 @click.argument("runs", metavar="A B [C ...]", nargs=-1, type=click.Path(path_type=Path))
-@click.option("--teacher", is_flag=True, help="A is a teacher: say how much the others kept of it.")
-@click.option("--seed", default=0, show_default=True, help="Of the bootstrap over clusters.")
-@click.option("--gate", type=click.Path(path_type=Path), help="A policy to meet, or exit with 1.")
-@click.option("--json", "as_json", is_flag=True, help="All of it as JSON on stdout.")
+@click.option("--teacher", is_flag=True, help="A is a teacher: show what share the others kept.")
+@click.option("--seed", default=0, show_default=True, help="Seed of the bootstrap over clusters.")
+@click.option(
+    "--gate", type=click.Path(path_type=Path), help="A policy file; exit code 1 if it is not met."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
 def compare_command(runs: tuple[Path, ...], gate: Path | None, as_json: bool, **how: Any) -> None:
-    """Say what the difference between evaluations is worth, document by document.
+    """Compare evaluations, document by document.
 
     \b
     evalkit compare results/demo/demo-0123456789ab lm_eval_results/other-model
@@ -117,10 +121,12 @@ def compare_command(runs: tuple[Path, ...], gate: Path | None, as_json: bool, **
 
 @click.command("pack")
 @click.argument("folder", metavar="RUN", type=FILE)
-@click.option("--public", is_flag=True, help="Leave every text out: data that may not go on.")
+@click.option(
+    "--public", is_flag=True, help="Leave out all texts, such as for data with a licence."
+)
 @json_option
 def pack_command(folder: Path, public: bool, as_json: bool) -> None:
-    """Make one .tar.gz of a finished run, beside it: what verify needs, and nothing of this host.
+    """Pack a finished run into one .tar.gz file.
 
     \b
     evalkit pack results/demo/demo-0123456789ab
@@ -134,12 +140,16 @@ def pack_command(folder: Path, public: bool, as_json: bool) -> None:
 def model_options(command: Any) -> Any:
     """Where the model is that a record names, and what may be done with it."""
     for option in (
-        click.option("--trust-remote-code", is_flag=True, help="Run the model's own code."),
-        click.option("--allow-pickle", is_flag=True, help="Load weights that can run code."),
-        click.option("--offline", is_flag=True, help="Ask no network for anything."),
+        click.option(
+            "--trust-remote-code", is_flag=True, help="Allow the model's own Python code."
+        ),
+        click.option(
+            "--allow-pickle", is_flag=True, help="Allow pickled weights, which can run code."
+        ),
+        click.option("--offline", is_flag=True, help="Use no network."),
         click.option("--device", help="cpu, cuda, cuda:N, or auto."),
-        click.option("--adapter", type=FILE, help="The adapter's folder, if not as recorded."),
-        click.option("--model", help="The model's folder, where it is not the name recorded."),
+        click.option("--adapter", type=FILE, help="The adapter's folder, if it has moved."),
+        click.option("--model", help="The model's folder, if it has moved."),
     ):
         command = option(command)
     return command
@@ -147,13 +157,15 @@ def model_options(command: Any) -> Any:
 
 @click.command("audit")
 @click.argument("folder", metavar="RUN", type=FILE)
-@click.option("--sample", "samples", default=300, show_default=True, help="Samples to replay.")
-@click.option("--seed", type=int, help="Of the draw (default: drawn now, and told).")
+@click.option(
+    "--sample", "samples", default=300, show_default=True, help="Number of samples to replay."
+)
+@click.option("--seed", type=int, help="Seed of the draw (default: random, and shown).")
 @model_options
-@click.option("--key", type=FILE, help="Sign what is found, as a witness, in the run's folder.")
+@click.option("--key", type=FILE, help="Sign the outcome as a witness with this key.")
 @json_option
 def audit_command(folder: Path, key: Path | None, as_json: bool, **given: Any) -> None:
-    """Replay some recorded answers on the model: are they its own? Nothing is generated.
+    """Replay recorded answers on the model, without generating.
 
     \b
     evalkit audit results/demo/demo-0123456789ab --sample 100
@@ -184,25 +196,30 @@ def _private(path: Path | None) -> Any:
     type=FILE,
     default=Path("reproduced"),
     show_default=True,
-    help="Where the second execution is kept.",
+    help="Folder for the second run.",
 )
-@click.option("--plan", "only_plan", is_flag=True, help="Say what would be done, and differ.")
-@click.option("--sample", type=click.IntRange(min=1), help="Only so many batches of its plan.")
-@click.option("--seed", default=0, show_default=True, help="Of the sample.")
-@click.option("--suite", help="The suite's file, where it is not the name recorded.")
+@click.option(
+    "--plan",
+    "only_plan",
+    is_flag=True,
+    help="Show what would run and what would differ; run nothing.",
+)
+@click.option("--sample", type=click.IntRange(min=1), help="Run only N batches of its plan.")
+@click.option("--seed", default=0, show_default=True, help="Seed of the sample.")
+@click.option("--suite", help="The suite's file, if it has moved.")
 @click.option("--dtype", help="Other than recorded.")
 @click.option("--profile", help="Other than recorded.")
 @click.option("--level", help="Other than recorded.")
 @click.option("--threads", type=int, help="Other than recorded.")
-@click.option("--workers", type=click.IntRange(min=0), help="Processes, as for eval.")
+@click.option("--workers", type=click.IntRange(min=0), help="Worker processes, as for eval.")
 @model_options
-@click.option("--key", type=FILE, help="Sign the verdict, for the original's record.")
+@click.option("--key", type=FILE, help="Sign the verdict with this key, for the original.")
 @json_option
 def reproduce_command(
     where: str, only_plan: bool, key: Path | None, out: Path, sample: int | None, seed: int,
     workers: int | None, as_json: bool, **given: Any,
 ) -> None:  # fmt: skip
-    """Run a record's suite again, apart from it, and say how much came out the same.
+    """Run a record's suite again and compare the outcome.
 
     RUN is a run's folder, a pack of one, or the address of a pack.
 
@@ -222,7 +239,7 @@ def reproduce_command(
 @click.argument("folder", metavar="RUN", type=FILE)
 @json_option
 def validate_command(folder: Path, as_json: bool) -> None:
-    """Hold a run's scores against published ones of the same model and protocol.
+    """Compare a run's scores with published ones.
 
     \b
     evalkit validate results/EleutherAI--pythia-70m/core-0123456789ab

@@ -22,27 +22,28 @@ def run_options(command: Any) -> Any:
         [
             click.option("--model", help="A Hub id, a folder, a GGUF file, smollm2 or demo."),
             click.option("--revision", help="A Hub model's branch, tag or commit."),
-            click.option("--suite", default="core", show_default=True, help="A name or a file."),
-            click.option("--limit", type=int, help="Documents a task: a partial, marked run."),
+            click.option("--suite", default="core", show_default=True, help="Its name or file."),
+            click.option("--limit", type=int, help="Only the first N documents of each task."),
             click.option("--out", type=click.Path(path_type=Path), default=Path("results"),
-                         show_default=True, help="Where runs are kept."),
-            click.option("--offline", is_flag=True, help="Ask no network for anything."),
+                         show_default=True, help="Folder for the results."),
+            click.option("--offline", is_flag=True, help="Use no network."),
             click.option("--dtype", help="float32, bfloat16 or float16 (default: the weights')."),
-            click.option("--profile", help="native (default) or precise: float32 matmuls."),
-            click.option("--level", help="A, B or C: how rows may share work (default: probed)."),
+            click.option("--profile", help="native (default) or precise: float32 products."),
+            click.option("--level", help="What rows share: A, B or C (default: probed)."),
             click.option("--adapter", type=click.Path(path_type=Path), help="A LoRA adapter."),
             click.option("--engine", default="evalkit", show_default=True,
                          help="evalkit, or lm-eval:NAME for a model class of lm-eval's."),
             click.option("--engine-arg", "engine_args", multiple=True, metavar="KEY=VALUE",
-                         help="An argument of that class, published: never a secret."),
+                         help="An argument of that class. It is published: no secrets."),
             click.option("--device", help=DEVICES),
             click.option("--threads", type=int, default=1, show_default=True,
-                         help="Threads within an operation: part of the run's identity."),
-            click.option("--seed", type=int, help="Sets every seed, as lm-eval's --seed does."),
-            click.option("--allow-pickle", is_flag=True, help="Load weights that can run code."),
-            click.option("--trust-remote-code", is_flag=True, help="Run the model's own code."),
-            click.option("--fresh", is_flag=True, help="Ignore an unfinished, different run."),
-            click.option("--again", is_flag=True, help="Another execution of a finished run."),
+                         help="Threads within an operation; part of the run's identity."),
+            click.option("--seed", type=int, help="Set all seeds, as lm-eval's --seed does."),
+            click.option("--allow-pickle", is_flag=True,
+                         help="Allow pickled weights, which can run code."),
+            click.option("--trust-remote-code", is_flag=True, help="Allow the model's own code."),
+            click.option("--fresh", is_flag=True, help="Start anew beside an unfinished run."),
+            click.option("--again", is_flag=True, help="Run a finished run once more."),
         ]
     ):  # fmt: skip
         command = option(command)
@@ -53,9 +54,9 @@ def means_options(command: Any) -> Any:
     """The options that decide what executes a run, and change nothing of it."""
     for option in (
         click.option("--grace", "grace_s", type=float, default=stopping.GRACE_S, show_default=True,
-                     help="Seconds that batches in hand get when the run is told to stop."),
+                     help="Seconds to finish current batches after a stop signal."),
         click.option("--workers", type=click.IntRange(min=0),
-                     help="Processes (default: one a GPU, or a core); 0: this one, unwatched."),
+                     help="Worker processes (default: one per GPU or core; 0: none)."),
     ):  # fmt: skip
         command = option(command)
     return command
@@ -81,7 +82,7 @@ def options_from(given: dict[str, Any]) -> Any:
 @means_options
 @json_option
 def eval_command(workers: int | None, grace_s: float, as_json: bool, **given: Any) -> None:
-    """Evaluate a model on a suite: plan, execute, score, record, verify.
+    """Evaluate a model on a suite and write a record.
 
     \b
     evalkit eval --model meta-llama/Llama-3.1-8B --suite core
@@ -102,7 +103,7 @@ def eval_command(workers: int | None, grace_s: float, as_json: bool, **given: An
 @run_options
 @json_option
 def plan_command(as_json: bool, **given: Any) -> None:
-    """Only plan a run: everything but the model's weights is needed.
+    """Plan a run, without loading the model's weights.
 
     \b
     evalkit plan --model meta-llama/Llama-3.1-8B --suite core
@@ -120,19 +121,23 @@ def plan_command(as_json: bool, **given: Any) -> None:
 
 @click.command("execute")
 @click.argument("folder", metavar="RUN", type=click.Path(path_type=Path))
-@click.option("--model", help="The model's folder, where it is not the name in the run.")
-@click.option("--adapter", type=click.Path(path_type=Path), help="Its folder, likewise.")
+@click.option("--model", help="The model's folder, if it has moved.")
+@click.option(
+    "--adapter", type=click.Path(path_type=Path), help="The adapter's folder, if it has moved."
+)
 @click.option("--device", help=DEVICES)
-@click.option("--offline", is_flag=True, help="Ask no network for anything.")
-@click.option("--shard", metavar="K/N", help="One of N parts (default: a Slurm array's task's).")
+@click.option("--offline", is_flag=True, help="Use no network.")
+@click.option("--shard", metavar="K/N", help="Part K of N (default: from the Slurm array).")
 @means_options
 @json_option
 def execute_command(folder: Path, shard: str | None, as_json: bool, **given: Any) -> None:
-    """Answer a planned run's batches; needs the run's folder and the model only.
+    """Compute the answers of a planned run.
 
     \b
     evalkit execute results/demo/demo-0123456789ab
     evalkit execute results/demo/demo-0123456789ab --shard 1/4
+
+    It needs the run's folder and the model, but no dataset and no network.
     """
     from evalkit.base.events import Events
     from evalkit.plan import shards
@@ -153,13 +158,15 @@ def worker_command() -> None:
 
 @click.command("finish")
 @click.argument("folder", metavar="RUN", type=click.Path(path_type=Path))
-@click.option("--suite", help="The suite's file, where it is not the name in the run.")
-@click.option("--model", help="The model's folder, where it is not the name in the run.")
-@click.option("--offline", is_flag=True, help="Ask no network for anything.")
-@click.option("--prefer", metavar="SEGMENT", help="Whose answers count where two are unequal.")
+@click.option("--suite", help="The suite's file, if it has moved.")
+@click.option("--model", help="The model's folder, if it has moved.")
+@click.option("--offline", is_flag=True, help="Use no network.")
+@click.option(
+    "--prefer", metavar="SEGMENT", help="The segment whose answers count where two differ."
+)
 @json_option
 def finish_command(folder: Path, as_json: bool, **given: Any) -> None:
-    """Score an executed run and write its record.
+    """Score a run whose answers are complete; write its record.
 
     \b
     evalkit finish results/demo/demo-0123456789ab
@@ -177,10 +184,10 @@ def finish_command(folder: Path, as_json: bool, **given: Any) -> None:
 
 @click.command("status")
 @click.argument("folder", metavar="RUN", type=click.Path(path_type=Path))
-@click.option("--watch", "watched", is_flag=True, help="Again and again, while Slurm has it.")
+@click.option("--watch", "watched", is_flag=True, help="Repeat while Slurm runs it.")
 @json_option
 def status_command(folder: Path, watched: bool, as_json: bool) -> None:
-    """Say how far a run, or all that was submitted with it, is.
+    """Show the progress of a run or a submission.
 
     \b
     evalkit status results/demo/demo-0123456789ab
@@ -199,14 +206,16 @@ def status_command(folder: Path, watched: bool, as_json: bool) -> None:
 
 @click.command("lock")
 @click.argument("suite", metavar="SUITE")
-@click.option("--update", is_flag=True, help="Move pinned datasets to their current revisions.")
-@click.option("--offline", is_flag=True, help="Ask no network for anything.")
+@click.option("--update", is_flag=True, help="Take the datasets' current revisions.")
+@click.option("--offline", is_flag=True, help="Use no network.")
 @json_option
 def lock_command(suite: str, update: bool, offline: bool, as_json: bool) -> None:
-    """Make or refresh a suite's lock: dataset revisions, every row, examples for shots, licences.
+    """Make or refresh the lock of a suite.
 
     \b
     evalkit lock my-suite.yaml
+
+    It pins dataset revisions, rows, the rows that shots are drawn from, and licences.
     """
     if offline:
         hub.go_offline()

@@ -16,15 +16,17 @@ runs_argument = click.argument(
 @click.command("report")
 @click.argument("folders", metavar="RUN...", nargs=-1, type=click.Path(path_type=Path))
 @click.option("--site", type=click.Path(path_type=Path), metavar="RESULTS",
-              help="All records below a folder and an index, into --out.")  # fmt: skip
-@click.option("--out", type=click.Path(path_type=Path), help="The file (default: in the run).")
+              help="Pages for all records in a folder, with an index.")  # fmt: skip
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="The file (default: in the run's folder)."
+)
 @click.option("--samples", type=click.Choice(["some", "all"]), default="some", show_default=True,
-              help="Whose texts: a selection within 5 MB, or everybody's.")  # fmt: skip
+              help="Which texts to include: at most 5 MB, or all.")  # fmt: skip
 @json_option
 def report_command(
     folders: tuple[Path, ...], site: Path | None, out: Path | None, samples: str, as_json: bool
 ) -> None:
-    """Write one HTML file about a run or a pack, or several compared, to open, mail or print.
+    """Write a page (one HTML file) about one run or several.
 
     \b
     evalkit report results/demo/demo-0123456789ab
@@ -44,10 +46,10 @@ def report_command(
 @click.command("export")
 @runs_argument
 @click.option("--to", required=True, type=click.Choice(FORMATS), help="The format.")
-@click.option("--out", type=click.Path(path_type=Path), help="A file, for lm-eval a folder.")
+@click.option("--out", type=click.Path(path_type=Path), help="The file (for lm-eval a folder).")
 @json_option
 def export_command(folders: tuple[Path, ...], to: str, out: Path | None, as_json: bool) -> None:
-    """Scores for other tools: CSV, Markdown, LaTeX, model cards, collections, lm-eval's own.
+    """Write scores for other tools: CSV, LaTeX, model cards.
 
     \b
     evalkit export results/demo/demo-0123456789ab --to csv
@@ -64,17 +66,21 @@ def export_command(folders: tuple[Path, ...], to: str, out: Path | None, as_json
 @click.command("check-table")
 @click.argument("paper", metavar="PAPER", type=click.Path(path_type=Path))
 @click.argument("folders", metavar="[RUN]...", nargs=-1, type=click.Path(path_type=Path))
-@click.option("--exempt", multiple=True, metavar="COLUMN", help="One to leave out, by its head.")
+@click.option(
+    "--exempt", multiple=True, metavar="COLUMN", help="A column to leave out: its heading."
+)
 @json_option
 def check_table_command(
     paper: Path, folders: tuple[Path, ...], exempt: tuple[str, ...], as_json: bool
 ) -> None:
-    """Hold a paper's tables, in LaTeX or Markdown, against the records that they name; without RUN,
-    against what so many documents can give.
+    """Check the tables of a paper against records.
 
     \b
     evalkit check-table paper.tex results/demo/demo-0123456789ab
     evalkit check-table README.md
+
+    PAPER is a LaTeX or Markdown file. Without RUN, evalkit checks whether the task's number of
+    documents can give such a score at all.
     """
     from evalkit.record import archive
     from evalkit.show import table_check
@@ -88,10 +94,10 @@ def check_table_command(
 @click.command("import")
 @click.argument("source", metavar="DIR", type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), default=Path("results"), show_default=True,
-              help="Where runs are kept.")  # fmt: skip
+              help="Folder for the results.")  # fmt: skip
 @json_option
 def import_command(source: Path, out: Path, as_json: bool) -> None:
-    """Bring in results that lm-eval wrote, of any version, marked as imported.
+    """Import results that lm-eval wrote.
 
     \b
     evalkit import lm_eval_results/my-model

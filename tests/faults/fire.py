@@ -244,7 +244,7 @@ def slow(folder: Path, seconds: float) -> dict[str, str]:
 
 SLOW = """
 import time
-from evalkit import worker
+from evalkit.run import worker
 answer = worker.Worker.answer
 def slow(self, batch, *lane):
     time.sleep({seconds})

@@ -15,12 +15,14 @@ from fire import Fire, Tell
 from evalkit.run import prepare
 
 pytestmark = pytest.mark.faults
-NO_FLOOR = "from evalkit import prepare; prepare.FREE_BYTES = 0"  # 200 MB are asked for otherwise
+NO_FLOOR = (
+    "from evalkit.run import prepare; prepare.FREE_BYTES = 0"  # 200 MB are asked for otherwise
+)
 # The process waits before the first call of a function, until a file is gone.
 PAUSED = """
 import time
 from pathlib import Path
-from evalkit import {module}
+from evalkit.{room} import {module}
 inner = {module}.{name}
 def paused(*given, **named):
     here = Path({folder!r}) / "paused"
@@ -59,14 +61,15 @@ def fill(folder: Path, leave: int) -> Path:
 
 def paused(folder: Path, module: str, name: str) -> tuple[dict[str, str], Path]:
     """An environment in which a run waits before a function; the file that says that it does."""
-    code = PAUSED.format(module=module, name=name, folder=os.fspath(folder))
+    room, module = module.split(".")
+    code = PAUSED.format(room=room, module=module, name=name, folder=os.fspath(folder))
     return fire.inject(folder / f"pause-{name}", code), folder / "paused"
 
 
 MOMENTS = {
-    "the journal": ("worker", "Worker.answer", 0),
-    "the samples": ("record", "write_samples", 0),
-    "the record": ("record", "write", 4096),
+    "the journal": ("run.worker", "Worker.answer", 0),
+    "the samples": ("record.record", "write_samples", 0),
+    "the record": ("record.record", "write", 4096),
 }
 
 

@@ -90,7 +90,7 @@ def test_a_run_goes_on_on_another_host_and_names_both(
 OTHER = """
 import socket
 socket.gethostname = lambda: "elsewhere"
-from evalkit import stamp
+from evalkit.base import stamp
 stamp._cpu = lambda: "Another Processor"
 """
 

@@ -177,7 +177,7 @@ def test_a_shard_that_is_still_at_work_can_not_change_a_finished_record(
 LATE = """
 import time
 from pathlib import Path
-from evalkit import worker
+from evalkit.run import worker
 answer, count = worker.Worker.answer, 0
 def late(self, batch, *lane):
     global count
