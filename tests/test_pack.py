@@ -348,7 +348,7 @@ def test_a_torn_or_altered_or_endless_pack_is_refused(
         assert failed(judged(path)), text[:20]
     monkeypatch.setattr(archive, "MAX_BYTES", 10_000)
     path.write_bytes(good)
-    assert "more than a run" in failed(judged(path))["pack"]
+    assert "over the limit of" in failed(judged(path))["pack"]
 
 
 def test_a_negative_size_is_no_size(tmp_path: Path) -> None:

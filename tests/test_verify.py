@@ -696,7 +696,7 @@ def test_a_lock_that_would_blow_up_is_not_loaded(tmp_path: Path) -> None:
         for old, new in zip("abcdefgh", "bcdefghi", strict=True)
     )
     report = verify(resealed(path, "lock.yaml", bomb.encode()))
-    assert "lock.yaml uses YAML aliases" in line(report, "completeness", Status.FAIL)
+    assert "it uses YAML aliases" in line(report, "completeness", Status.FAIL)
     report = verify(resealed(path, "lock.yaml", b"[" * 100_000))
     assert "nested too deep" in line(report, "completeness", Status.FAIL)
 
@@ -835,7 +835,8 @@ def test_a_gzip_bomb_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(folder, "MAX_STREAM", 150_000)
     monkeypatch.setattr(folder, "MAX_LINE", 100_000)
     path = Run().write(tmp_path / "run")
-    for line_of, text in ((b"\n" * 200_000, "holds more than"), (b"x" * 120_000, "longer than")):
+    cases = ((b"\n" * 200_000, "is over the limit of"), (b"x" * 120_000, "longer than"))
+    for line_of, text in cases:
         report = verify(resealed(path, "samples.jsonl.gz", gzip.compress(line_of)))
         assert text in "\n".join(check.detail for check in report.checks)
 

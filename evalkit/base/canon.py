@@ -6,17 +6,22 @@ floats as the shortest decimals that give the same float64 back, non-finite ones
 "written atomically" and "on the disk when we say so" are decided here alone.
 """
 
+import errno
 import hashlib
 import json
 import math
 import os
+import stat
+from collections import Counter
 from collections.abc import Iterable
 from contextlib import suppress
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
 from evalkit.base.errors import EvalkitError, Exit
 
+MAX_VALUES = 10_000_000  # of a JSON text: the plan of a million requests holds a third of that
 Json = Any  # what json.loads gives: dict, list, str, int, float, bool, None
 _ENCODER = json.JSONEncoder(
     sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
@@ -62,8 +67,7 @@ def dumps(value: Json) -> str:
 def _no_duplicates(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = sorted({key for key in keys if keys.count(key) > 1})
+        twice = sorted(k for k, times in Counter(key for key, _ in pairs).items() if times > 1)[:5]
         raise ValueError(f"duplicate keys {', '.join(twice)}")
     return found
 
@@ -73,8 +77,18 @@ def _no_constant(name: str) -> Json:
 
 
 def loads(text: str | bytes) -> Json:
-    """Parse JSON; ValueError on duplicate keys and on NaN or Infinity literals."""
+    """Parse JSON; ValueError on duplicate keys, NaN or Infinity literals, and more values than fit
+    into memory: 60 MiB of `[],` are two gigabytes of lists."""
+    if len(text) > MAX_VALUES and _values(text) > MAX_VALUES:
+        raise ValueError(f"it is over the limit of {MAX_VALUES:,} values")
     return json.loads(text, object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
+
+
+def _values(text: str | bytes) -> int:
+    """No fewer values than JSON text holds."""
+    if isinstance(text, bytes):
+        return text.count(b",") + text.count(b"[") + text.count(b"{")
+    return text.count(",") + text.count("[") + text.count("{")
 
 
 def digest_bytes(data: bytes) -> str:
@@ -87,16 +101,48 @@ def digest(value: Json) -> str:
     return digest_bytes(dumps(value).encode())
 
 
+def reader(path: Path) -> BufferedReader:
+    """A regular file, opened for reading. OSError for anything else: what is read may be somebody
+    else's, and a pipe or a device in a file's place would never end."""
+    _require_regular(path.stat().st_mode, path)
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        _require_regular(
+            os.fstat(handle).st_mode, path
+        )  # of what was opened, whatever is there now
+    except OSError:
+        os.close(handle)
+        raise
+    return os.fdopen(handle, "rb")
+
+
+def _require_regular(mode: int, path: Path) -> None:
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
+    if not stat.S_ISREG(mode):
+        raise OSError(errno.EINVAL, "it is not a plain file", os.fspath(path))
+
+
+def read_bytes(path: Path, limit: int) -> bytes:
+    """A regular file of at most `limit` bytes; OSError for a larger one and for anything else."""
+    with reader(path) as handle:
+        data = handle.read(limit + 1)
+    if len(data) > limit:
+        raise OSError(errno.EFBIG, f"it is larger than {limit:,} bytes", os.fspath(path))
+    return data
+
+
 def sha256_file(path: Path) -> str:
-    """Bare hex sha256 of a file, read in 1 MiB blocks."""
-    with path.open("rb") as handle:
+    """Bare hex sha256 of a regular file, read in blocks."""
+    with reader(path) as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def read_json(path: Path) -> Json:
     """A JSON file; EvalkitError when it is missing, torn or has duplicate keys."""
     try:
-        return loads(path.read_bytes())
+        with reader(path) as handle:
+            return loads(handle.read())
     except (FileNotFoundError, NotADirectoryError):
         raise EvalkitError(f"there is no {path.name}", where=str(path), code=Exit.MISSING) from None
     except OSError as error:
@@ -120,10 +166,13 @@ def make_folder(path: Path) -> None:
         ) from None
 
 
-def write_atomic(path: Path, data: bytes | str | Iterable[bytes], *, private: bool = False) -> None:
+def write_atomic(
+    path: Path, data: bytes | str | Iterable[bytes], *, private: bool = False, sync: bool = True
+) -> None:
     """Write a whole file or nothing: a temporary neighbour, synced, then renamed over `path`.
 
-    `private`: for the user alone, whatever the process's umask is.
+    `private`: for the user alone, whatever the process's umask is. `sync`: not for what is thrown
+    away again, of which there may be 20,000 files.
     """
     blocks = [data.encode()] if isinstance(data, str) else data
     blocks = [blocks] if isinstance(blocks, bytes) else blocks
@@ -134,8 +183,9 @@ def write_atomic(path: Path, data: bytes | str | Iterable[bytes], *, private: bo
                 os.fchmod(handle.fileno(), 0o600)
             for block in blocks:
                 handle.write(block)
-            handle.flush()
-            os.fsync(handle.fileno())
+            if sync:
+                handle.flush()
+                os.fsync(handle.fileno())
         part.replace(path)
     except OSError as error:
         with suppress(OSError):
@@ -146,7 +196,8 @@ def write_atomic(path: Path, data: bytes | str | Iterable[bytes], *, private: bo
             fix="free space or choose another --out, then run the same command again",
             code=Exit.MISSING,
         ) from None
-    _sync_folder(path.parent)
+    if sync:
+        _sync_folder(path.parent)
 
 
 def write_json(path: Path, value: Json) -> None:

@@ -6,13 +6,15 @@ the package (a wheel) or beside it (a checkout), never by a path that some file 
 """
 
 import json
+import re
+from collections.abc import Iterator
 from functools import cache
 from itertools import islice
 from typing import Any
 
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError
-from jsonschema.validators import validator_for
+from jsonschema.validators import extend, validator_for
 
 from evalkit.base import shipped
 
@@ -35,8 +37,25 @@ def load(name: str) -> dict[str, Any]:
 
 
 @cache
-def _validator(name: str) -> Draft202012Validator:
-    return Draft202012Validator(load(name))
+def _compiled(pattern: str) -> re.Pattern[str]:
+    """A schema's pattern as JSON Schema means it: `$` is the text's end and nothing before a last
+    line feed, and a digit is one of ten."""
+    return re.compile(re.sub(r"(?<!\\)\$", r"\\Z", pattern), re.ASCII)
+
+
+def _pattern(_: Any, pattern: str, value: Any, __: Any) -> Iterator[ValidationError]:
+    if isinstance(value, str) and not _compiled(pattern).search(value):
+        yield ValidationError(f"{value[:_MAX_MESSAGE]!r} does not match {pattern!r}")
+
+
+_Validator: Any = extend(  # type: ignore[no-untyped-call]
+    Draft202012Validator, {"pattern": _pattern}
+)
+
+
+@cache
+def _validator(name: str) -> Any:
+    return _Validator(load(name))
 
 
 def check(name: str, value: Any) -> list[str]:

@@ -15,7 +15,7 @@ from typing import NoReturn
 import click
 
 import evalkit
-from evalkit.base import steering, stopping
+from evalkit.base import bounded, steering, stopping
 from evalkit.base.errors import EvalkitError, Exit
 from evalkit.cli import hosting, judging, running, showing
 from evalkit.host import inside
@@ -88,6 +88,8 @@ def main() -> None:
         inside.enter()
         steering.clear()
         cli(standalone_mode=False)
+    except bounded.Crashed as crash:
+        _bug(crash.trace)
     except EvalkitError as error:
         _say(f"evalkit: {error}")
         sys.exit(error.code)
@@ -117,10 +119,10 @@ def _end_without_image() -> None:
         sys.exit(Exit.STOPPED)
 
 
-def _bug() -> NoReturn:
+def _bug(trace: str = "") -> NoReturn:
     """Say that this is our fault, keep the traceback in a file, and exit."""
     handle, name = tempfile.mkstemp(prefix="evalkit-traceback-", suffix=".txt")
-    os.write(handle, traceback.format_exc().encode())
+    os.write(handle, (trace or traceback.format_exc()).encode())
     os.close(handle)
     _say(f"evalkit: a bug in evalkit {evalkit.__version__}; its traceback is in {name}")
     sys.exit(Exit.BUG)

@@ -1,6 +1,7 @@
 """The commands that look at what runs left, and judge it."""
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -51,12 +52,15 @@ def verify_command(
     RUN is a run's folder, a pack of one, a results folder with all its runs and their log, or a
     folder that plain lm-eval wrote. No GPU, network, dataset or model is needed.
     """
-    from evalkit.judge.verify import Deep, judge, wanted
+    from evalkit.base import bounded
+    from evalkit.judge import verify
+    from evalkit.judge.verify import Deep
 
     if offline:
         hub.go_offline()
     deeper = Deep(model, suite, offline) if deep or model or suite else None
-    found = judge(paths, wanted(**asked, deep=deeper))
+    bound = bounded.run if deeper is None else verify.unbounded  # the reader's own model
+    found = verify.judge(paths, verify.wanted(**asked, deep=deeper), bound)
     click.echo(found.to_json() if as_json else "\n".join(found.lines()))
     sys.exit(found.exit_code)
 
@@ -104,6 +108,7 @@ def compare_command(runs: tuple[Path, ...], gate: Path | None, as_json: bool, **
     \b
     evalkit compare results/demo/demo-0123456789ab lm_eval_results/other-model
     """
+    from evalkit.base import bounded
     from evalkit.judge import compare
     from evalkit.judge.compare import gate as gates
     from evalkit.judge.compare import text
@@ -111,7 +116,8 @@ def compare_command(runs: tuple[Path, ...], gate: Path | None, as_json: bool, **
 
     policy = gates.read(gate) if gate else None
     with archive.opened(runs) as folders:
-        found = compare.compare(folders, names=list(map(str, runs)), **how)
+        compared = partial(compare.compare, folders, names=list(map(str, runs)), **how)
+        found = bounded.run(compared, runs)
     click.echo(text.to_json(found) if as_json else text.markdown(found))
     if policy is not None:
         judged = gates.check(found, policy)
@@ -244,8 +250,9 @@ def validate_command(folder: Path, as_json: bool) -> None:
     \b
     evalkit validate results/EleutherAI--pythia-70m/core-0123456789ab
     """
+    from evalkit.base import bounded
     from evalkit.inputs import published
 
-    found = published.check(folder)
+    found = bounded.run(lambda: published.check(folder), [folder])
     tell(as_json, "\n".join(found.lines()), figures=found.to_json())
     sys.exit(found.exit_code)

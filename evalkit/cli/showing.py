@@ -1,6 +1,7 @@
 """The commands that let people and other tools look at results."""
 
 import sys
+from functools import partial
 from pathlib import Path
 
 import click
@@ -33,13 +34,15 @@ def report_command(
     evalkit report RUN1 RUN2 --out compared.html
     evalkit report --site results/ --out public/
     """
+    from evalkit.base import bounded
     from evalkit.record import archive
     from evalkit.show import report
 
     if len(folders) == 1 and out is None and archive.is_pack(folders[0]):
         out = folders[0].with_name(folders[0].name.removesuffix(archive.SUFFIX) + ".html")
     with archive.opened(folders) as runs:
-        path = report.make(runs, site, out, everything=samples == "all")
+        work = partial(report.make, runs, site, out, everything=samples == "all")
+        path = bounded.run(work, [*runs, *([site] if site else [])])
     tell(as_json, path, file=str(path), bytes=path.stat().st_size)
 
 
@@ -55,11 +58,12 @@ def export_command(folders: tuple[Path, ...], to: str, out: Path | None, as_json
     evalkit export results/demo/demo-0123456789ab --to csv
     evalkit export RUN1 RUN2 --to latex --out table.tex
     """
+    from evalkit.base import bounded
     from evalkit.record import archive
     from evalkit.show import export
 
     with archive.opened(folders) as runs:
-        made = export.write(runs, to, out)
+        made = bounded.run(partial(export.write, runs, to, out), runs)
     tell(as_json, made, format=to, **{"path" if out else "text": made})
 
 
@@ -82,11 +86,13 @@ def check_table_command(
     PAPER is a LaTeX or Markdown file. Without RUN, evalkit checks whether the task's number of
     documents can give such a score at all.
     """
+    from evalkit.base import bounded
     from evalkit.record import archive
     from evalkit.show import table_check
 
     with archive.opened(folders) as runs:
-        found = table_check.check(paper, runs, exempt)
+        work = partial(table_check.check, paper, runs, exempt)
+        found = bounded.run(work, [paper, *runs])
     tell(as_json, "\n".join(found.lines()), **found.to_json())
     sys.exit(found.exit_code)
 
@@ -102,7 +108,8 @@ def import_command(source: Path, out: Path, as_json: bool) -> None:
     \b
     evalkit import lm_eval_results/my-model
     """
+    from evalkit.base import bounded
     from evalkit.record import imported
 
-    folder = imported.bring_in(source, out)
+    folder = bounded.run(lambda: imported.bring_in(source, out), [source])
     tell(as_json, folder, folder=str(folder))

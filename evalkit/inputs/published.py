@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from evalkit.base import canon, schema
+from evalkit.base import canon, nesting, schema
 from evalkit.base.errors import EvalkitError, Exit
 from evalkit.inputs import suite as suites
 
@@ -102,14 +102,10 @@ def _differences(record: dict[str, Any], row: Published, shots: set[int]) -> lis
     return found
 
 
-def _shots(record: dict[str, Any], name: str, above: tuple[str, ...] = ()) -> set[int]:
+def _shots(record: dict[str, Any], name: str) -> set[int]:
     """The few-shot examples of a task, or all that a group's leaf tasks have."""
-    if name in record["tasks"]:
-        return {int(record["tasks"][name]["num_fewshot"])}
-    if name in above:
-        return set()
-    children = record["groups"].get(name, {"subtasks": []})["subtasks"]
-    return {n for child in children for n in _shots(record, child, (*above, name))}
+    leaves = nesting.of_record(record).below(name)
+    return {int(record["tasks"][leaf]["num_fewshot"]) for leaf in leaves}
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +144,10 @@ def check(folder: Path) -> Validation:
     record = canon.read_json(folder / "record.json")
     if problems := schema.check("record", record):
         raise EvalkitError(f"record.json is not a record: {problems[0]}", where=str(folder))
-    found = matches(record)
+    try:
+        found = matches(record)
+    except ArithmeticError as error:  # a number that no float holds
+        raise EvalkitError(f"record.json holds {error}", where=str(folder)) from None
     same = tuple(match for match in found if not match.differs)
     if not same:
         raise EvalkitError(

@@ -15,13 +15,14 @@ import yaml
 from evalkit.base import canon, schema
 from evalkit.base import shipped as shipped_files
 from evalkit.base.errors import EvalkitError, Exit, one_of
-from evalkit.inputs import rows
+from evalkit.inputs import plain_yaml, rows
 from evalkit.inputs.rows import Rows
 
 FOLDER = shipped_files.folder("suites")
 OWN_FILES = "files:"  # how the name of a dataset begins that is the suite's own files
 PUBLISHED = "published.yaml"  # beside the suites, and none
 LOCK, EARLIER_LOCK = "evalkit/lock/2", "evalkit/lock/1"
+MAX_BYTES = 64 << 20  # of a suite or a lock
 SEEDS = {"random": 0, "numpy": 1234, "torch": 1234, "fewshot": 1234}  # lm-eval's defaults
 
 
@@ -139,12 +140,15 @@ def _plain(item: LockedTask | LockedDataset) -> dict[str, Any]:
 def read_yaml(path: Path, kind: str) -> dict[str, Any]:
     """A YAML file of ours that holds a mapping; EvalkitError where it is none. `kind`: in words."""
     try:
-        value = yaml.safe_load(path.read_text("utf-8"))
+        value = plain_yaml.loads(canon.read_bytes(path, MAX_BYTES))
     except FileNotFoundError:
         raise EvalkitError(f"there is no {kind} file", where=str(path)) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        reason = str(error).split("\n")[0]
-        raise EvalkitError(f"the {kind} is not readable YAML: {reason}", where=str(path)) from None
+    except OSError as error:
+        raise EvalkitError(
+            f"can't read the {kind} file: {error.strerror}", where=str(path), code=Exit.MISSING
+        ) from None
+    except ValueError as error:
+        raise EvalkitError(f"the {kind} is not readable YAML: {error}", where=str(path)) from None
     if not isinstance(value, dict):
         raise EvalkitError(f"the {kind} must be a YAML mapping", where=str(path))
     return value
@@ -245,7 +249,7 @@ def read_lock(path: Path) -> Lock:
 def _read_rows(path: Path, digest: str) -> dict[str, Rows]:
     again = "restore it, or make both files again with `evalkit lock`"
     try:
-        data = path.read_bytes()
+        data = canon.read_bytes(path, rows.MAX_BYTES)
     except FileNotFoundError:
         what = "the file of the lock's single rows is missing"
         raise EvalkitError(what, where=str(path), fix=again, code=Exit.MISSING) from None

@@ -7,6 +7,7 @@ believed first, a file that stands twice, or more than a run can hold, is refuse
 
 import gzip
 import io
+import os
 import struct
 import tarfile
 import zlib
@@ -21,6 +22,7 @@ from evalkit.base.errors import EvalkitError, Exit
 SUFFIX = ".tar.gz"
 MAX_FILES = 20_000
 MAX_BYTES = 16 << 30  # unpacked
+RATIO, SLACK = 20, 64 << 20  # unpacked bytes for a packed one, and how many more
 BLOCK = 1 << 20
 _RECORD = 512
 _ERRORS = (EOFError, OSError, ValueError, struct.error, zlib.error)
@@ -47,16 +49,28 @@ def packed(folder: str, files: Iterable[tuple[str, bytes]]) -> Iterator[bytes]:
 
 @contextmanager
 def unpacked(path: Path) -> Iterator[Path]:
-    """A pack's run, in a folder that is there until the block ends; EvalkitError (1) for a file
-    that is no pack of ours."""
+    """A pack's run, in a folder that is there until the block ends; errors as `unpack`'s."""
+    with room() as place:
+        yield unpack(path, place)
+
+
+@contextmanager
+def room() -> Iterator[Path]:
+    """A folder to unpack into, that is there until the block ends."""
     with TemporaryDirectory(prefix="evalkit-pack-") as place:
-        try:
-            with path.open("rb") as handle, gzip.open(handle, "rb") as stream:
-                top = _unpack(stream, Path(place))
-        except _ERRORS as error:
-            what = f"not a pack of evalkit's: {error or type(error).__name__}"
-            raise EvalkitError(what, where=str(path), code=Exit.FAILED) from None
-        yield Path(place) / top
+        yield Path(place)
+
+
+def unpack(path: Path, place: Path) -> Path:
+    """Unpack a pack's run below `place`; its folder. EvalkitError (1) for a file that is no pack of
+    ours."""
+    try:
+        with canon.reader(path) as handle, gzip.open(handle, "rb") as stream:
+            most = SLACK + RATIO * os.fstat(handle.fileno()).st_size
+            return place / _unpack(stream, place, min(most, MAX_BYTES))
+    except _ERRORS as error:
+        what = f"not a pack of evalkit's: {error or type(error).__name__}"
+        raise EvalkitError(what, where=str(path), code=Exit.FAILED) from None
 
 
 @contextmanager
@@ -71,21 +85,24 @@ def is_pack(path: Path) -> bool:
     return path.name.endswith(SUFFIX) and path.is_file()
 
 
-def _unpack(stream: gzip.GzipFile, place: Path) -> str:
-    """Write the files below `place`; the name of the one folder that they lie in."""
+def _unpack(stream: gzip.GzipFile, place: Path, most: int) -> str:
+    """Write the files, of no more than `most` bytes, below `place`; the name of the one folder that
+    they lie in. Nothing waits for the disk: it is all thrown away again."""
     tops: set[str] = set()
     names: set[str] = set()
     total = 0
     while (head := _exactly(stream, _RECORD)) != bytes(_RECORD):
         name, size = _header(head)
         total += size
-        if name in names or len(names) >= MAX_FILES or total > MAX_BYTES:
-            raise ValueError("a file stands twice, or it holds more than a run")
+        if name in names:
+            raise ValueError("a file stands twice")
+        if len(names) >= MAX_FILES or total > most:
+            raise ValueError(f"it is over the limit of {MAX_FILES:,} files or {most:,} bytes")
         names.add(name)
         tops.add(name.partition("/")[0])
         path = place / name
         canon.make_folder(path.parent)
-        canon.write_atomic(path, _content(stream, size))
+        canon.write_atomic(path, _content(stream, size), sync=False)
         _exactly(stream, -size % _RECORD)
     if stream.read(_RECORD + 1) != bytes(_RECORD):
         raise ValueError("something stands behind its end")

@@ -22,7 +22,9 @@ from evalkit.record.keys import Private, Public, parsed
 
 NAME = "attestation.json"
 SCHEMA = "evalkit/attestation/1"
-MAX_BYTES = 64 << 20
+MAX_BYTES = 16 << 20  # a statement about 20,000 files has 3 MiB
+MAX_TRIES = 20_000  # of keys on signatures, each counted for its message's length: seconds
+_TRY_BYTES = 1 << 16
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
 STATEMENT = "https://in-toto.io/Statement/v1"
 EVALUATION = "urn:evalkit:statement:evaluation:1"
@@ -170,19 +172,20 @@ def read(data: bytes, sha256: str, known: Iterable[Public] = ()) -> Attested:
         if key.id != keyid:
             found.problems.append(f"key {keyid[:12]} is not the one of that id")
         known_keys[key.id] = key
+    tries = _Tries()
     for number, envelope in enumerate(body["envelopes"], 1):
         try:
-            found.statements.append(_opened(envelope, sha256, known_keys))
+            found.statements.append(_opened(envelope, sha256, known_keys, tries))
         except ValueError as error:
             found.problems.append(f"statement {number}: {error}")
     return found
 
 
-def _opened(envelope: Value, sha256: str, known: dict[str, Public]) -> Statement:
+def _opened(envelope: Value, sha256: str, known: dict[str, Public], tries: "_Tries") -> Statement:
     """A statement out of its envelope; ValueError says what is wrong with either."""
     payload = _decoded(envelope["payload"], "payload")
     message = pae(envelope["payloadType"], payload)
-    signers = tuple(_signer(signature, message, known) for signature in envelope["signatures"])
+    signers = tuple(_signer(each, message, known, tries) for each in envelope["signatures"])
     if len(set(signers)) != len(signers):
         raise ValueError("one key signed it twice")
     if envelope["payloadType"] != PAYLOAD_TYPE:
@@ -201,11 +204,26 @@ def _opened(envelope: Value, sha256: str, known: dict[str, Public]) -> Statement
     return Statement(body["predicateType"], subjects, body["predicate"], signers)
 
 
-def _signer(signature: Value, message: bytes, known: dict[str, Public]) -> Public:
-    """Who made a signature. Its keyid is a hint: another tool's is made otherwise."""
+class _Tries:
+    """How many more keys are tried on a file's signatures."""
+
+    def __init__(self) -> None:
+        self._left = MAX_TRIES
+
+    def take(self, message: bytes) -> None:
+        """Count one on a message; ValueError where it is one too many."""
+        self._left -= 1 + len(message) // _TRY_BYTES
+        if self._left < 0:
+            raise ValueError(f"the file is over the limit of {MAX_TRIES:,} keys to try")
+
+
+def _signer(signature: Value, message: bytes, known: dict[str, Public], tries: "_Tries") -> Public:
+    """Who made a signature. Its keyid is a hint: another tool's is made otherwise, so all keys are
+    tried, as long as there are `tries` left."""
     raw = _decoded(signature["sig"], "signature")
     named = known.get(signature["keyid"])
     for key in [named] if named else known.values():
+        tries.take(message)
         if key.verifies(raw, message):
             return key
     if named:

@@ -14,7 +14,7 @@ from pathlib import Path
 from evalkit.base import canon
 from evalkit.base.errors import EvalkitError, Exit
 from evalkit.record.reading import lm_eval_results
-from evalkit.record.reading.folder import Folder
+from evalkit.record.reading.folder import Folder, foreign
 from evalkit.record.reading.lm_eval_results import PlainResults
 from evalkit.record.reading.older import Completing, with_sizes
 
@@ -30,9 +30,13 @@ UNKNOWN = {
 def bring_in(source: Path, out: Path) -> Path:
     """Write the newest run in `source` below `out`; the folder's path, or that of an equal one that
     is there. EvalkitError where `source` holds none, or its samples can't be read."""
-    found = lm_eval_results.find(source)
+    with foreign(source):
+        return _bring_in(lm_eval_results.find(source), out)
+
+
+def _bring_in(found: PlainResults, out: Path) -> Path:
     names = [f"results_{found.time}.json", *sorted(p.name for p in found.samples().values())]
-    files = {name: canon.sha256_file(found.folder / name) for name in names}
+    files = {name: canon.sha256_file(Folder(found.folder).path(name)) for name in names}
     model = (
         "".join(c if c.isalnum() or c in "._-" else "_" for c in found.name).strip(".") or "model"
     )

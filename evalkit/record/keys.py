@@ -31,6 +31,7 @@ from evalkit.base.errors import EvalkitError, Exit
 NAMESPACE = "evalkit"  # what an allowed_signers line may name in namespaces="..."
 MAX_FILE = 1 << 20
 _KIND = "ssh-ed25519"
+_KINDS = ("ssh-", "sk-", "ecdsa-", "webauthn-")  # how all kinds' names begin
 _OPTION = re.compile(r"""([\w-]+)(?:="([^"]*)")?""")
 _WORD = re.compile(r"""(?:[^\s"]|"[^"]*")+""")
 
@@ -153,7 +154,35 @@ def parsed(text: str) -> Public:
         raise ValueError("no public key can be read from it") from None
     if not isinstance(key, Ed25519PublicKey):
         raise ValueError("the key is not an ed25519 one")
-    return Public(key.public_bytes(Encoding.Raw, PublicFormat.Raw))
+    raw = key.public_bytes(Encoding.Raw, PublicFormat.Raw)
+    if _is_anybodys(raw):
+        raise ValueError("it is no key: signatures of it can be made without one")
+    return Public(raw)
+
+
+_P = 2**255 - 19
+_D = -121665 * pow(121666, -1, _P) % _P
+
+
+def _is_anybodys(raw: bytes) -> bool:
+    """Whether a public key is one of the eight points of small order (RFC 8032, 5.1), or none: a
+    signature that such a one verifies needs no private key."""
+    y = int.from_bytes(raw, "little") & (2**255 - 1)
+    if y >= _P:
+        return True
+    square = (y * y - 1) * pow(_D * y * y + 1, -1, _P) % _P
+    x = pow(square, (_P + 3) // 8, _P)
+    if (x * x - square) % _P:
+        x = x * pow(2, (_P - 1) // 4, _P) % _P
+    if (x * x - square) % _P:
+        return True
+    for _ in range(3):  # eight times the point
+        product = _D * x * x * y * y
+        x, y = (
+            2 * x * y * pow(1 + product, -1, _P) % _P,
+            (y * y + x * x) * pow(1 - product, -1, _P) % _P,
+        )
+    return (x, y) == (0, 1)
 
 
 def allowed(path: Path) -> dict[Public, str]:
@@ -167,7 +196,7 @@ def allowed(path: Path) -> dict[Public, str]:
         words = _WORD.findall(line)
         if not words or words[0].startswith("#"):
             continue
-        kind = next((i for i, word in enumerate(words) if word.startswith(("ssh-", "sk-"))), 0)
+        kind = next((i for i, word in enumerate(words) if word.startswith(_KINDS)), 0)
         where = f"{path}, line {number}"
         if not kind or len(words) < kind + 2:
             raise EvalkitError("not a line of allowed_signers", where=where, fix=_FORM)
@@ -197,8 +226,7 @@ def _for_us(options: Iterable[str], where: str) -> bool:
 
 def _read(path: Path) -> bytes:
     try:
-        with path.open("rb") as handle:
-            return handle.read(MAX_FILE)
+        return canon.read_bytes(path, MAX_FILE)
     except OSError as error:
         raise EvalkitError(
             f"can't read the key file: {error.strerror}", where=str(path), code=Exit.MISSING

@@ -21,6 +21,7 @@ from evalkit.judge.compare.flips import Excerpt, Flip
 from evalkit.judge.compare.kept import Kept
 from evalkit.judge.compare.pairs import LeftOut, Row
 from evalkit.record.reading import scored
+from evalkit.record.reading.folder import foreign
 from evalkit.record.reading.scored import Scored
 
 __all__ = ["Comparison", "Excerpt", "Flip", "Kept", "LeftOut", "Pair", "Row", "Side", "compare"]
@@ -86,8 +87,10 @@ def compare(
     called = names or list(map(str, paths))
     sides = [_side(letters(index), name, run)
              for index, (name, run) in enumerate(zip(called, runs, strict=True))]  # fmt: skip
-    made = [_pair(runs[0], run, sides[0], side, teacher, seed)
-            for run, side in zip(runs[1:], sides[1:], strict=True)]  # fmt: skip
+    made = []
+    for run, side in zip(runs[1:], sides[1:], strict=True):
+        with foreign(run.path):
+            made.append(_pair(runs[0], run, sides[0], side, teacher, seed))
     pairs, tests = _adjusted(made)
     return Comparison(tuple(sides), tuple(pairs), tests, teacher, seed)
 

@@ -5,10 +5,12 @@ brings is ever run or followed. Each check is a line; a broken or hostile folder
 tracebacks. What cannot be checked here says so.
 """
 
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+from evalkit.base.bounded import OverLimit
 from evalkit.base.errors import EvalkitError, Exit
 from evalkit.judge.verify import log, plain, several
 from evalkit.judge.verify.deep import Deep
@@ -16,7 +18,7 @@ from evalkit.judge.verify.run import Wanted, require_consistent, verify, wanted
 from evalkit.judge.verify.several import Judged
 from evalkit.judge.verify.signers import Trust, trust
 from evalkit.record import archive
-from evalkit.record.reading.findings import Check, Report, Status
+from evalkit.record.reading.findings import Check, Report, Status, shown
 
 __all__ = [
     "Check",
@@ -34,42 +36,83 @@ __all__ = [
 ]
 
 
-def judge(paths: Sequence[Path], asked: Wanted) -> Judged:
+Bound = Callable[[Callable[[], Report], Sequence[Path]], Report]
+
+
+def unbounded(work: Callable[[], Report], _: Sequence[Path]) -> Report:
+    """Just do it: `judge` in a process that is bounded otherwise, or not at all."""
+    return work()
+
+
+def judge(paths: Sequence[Path], asked: Wanted, bound: Bound = unbounded) -> Judged:
     """Check all that lies at some paths: runs, packs, results folders, folders of plain lm-eval.
 
-    EvalkitError (3) where there is nothing.
+    `bound` does the work on each (`bounded.run`), and what it raises is told of that one alone.
+    EvalkitError (3) where there is nothing, and only one path was given.
     """
     found = Judged()
     for path in paths:
-        if path.is_file():
-            found.reports[str(path)] = _pack(path, asked)
-        elif path.is_dir() and several.is_results(path):
-            _results(path, asked, found)
-        elif path.is_dir() and (names := plain.results_in(path)):
-            for name in names:
-                found.reports[str(path / name)] = plain.verify(path, name, asked=asked.asked)
-        else:
-            found.reports[str(path)] = verify(path, asked)
+        try:
+            _judge(path, _Judging(asked, found, bound))
+        except EvalkitError as error:
+            if len(paths) == 1:
+                raise
+            found.errors[str(path)] = error
+    if len(found.reports) + len(found.errors) == 1 and found.errors and not found.logs:
+        raise next(iter(found.errors.values()))
     return found
 
 
-def _pack(path: Path, asked: Wanted) -> Report:
-    """A pack's run; one that can't be unpacked is broken, as a run would be."""
-    with ExitStack() as stack:
+@dataclass(frozen=True, slots=True)
+class _Judging:
+    """How each thing is judged, and where the report of it goes."""
+
+    asked: Wanted
+    found: Judged
+    bound: Bound
+
+    def each(self, name: str, path: Path, work: Callable[[], Report]) -> None:
+        """Judge one thing, whatever comes of it."""
         try:
-            run = stack.enter_context(archive.unpacked(path))
+            self.found.reports[name] = self.bound(work, [path])
+        except OverLimit as error:
+            failed = Check("limits", Status.FAIL, f"over the limit of {error.limit} for its size")
+            self.found.reports[name] = Report([failed])
         except EvalkitError as error:
-            if error.code is not Exit.FAILED:
-                raise
-            return Report([Check("pack", Status.FAIL, error.what)])
-        return verify(run, asked)
+            self.found.errors[name] = error
 
 
-def _results(path: Path, asked: Wanted, found: Judged) -> None:
+def _judge(path: Path, judging: _Judging) -> None:
+    asked = judging.asked
+    if path.is_file():
+        with archive.room() as place:
+            judging.each(str(path), path, lambda: _pack(path, place, asked))
+    elif path.is_dir() and several.is_results(path):
+        _results(path, judging)
+    elif path.is_dir() and (names := plain.results_in(path)):
+        for name in names:
+            work = partial(plain.verify, path, name, asked=asked.asked)
+            judging.each(str(path / name), path, work)
+    else:
+        judging.each(str(path), path, lambda: verify(path, asked))
+
+
+def _pack(path: Path, place: Path, asked: Wanted) -> Report:
+    """A pack's run; one that can't be unpacked is broken, as a run would be."""
+    try:
+        run = archive.unpack(path, place)
+    except EvalkitError as error:
+        if error.code is not Exit.FAILED:
+            raise
+        return Report([Check("pack", Status.FAIL, shown(error.what))])
+    return verify(run, asked)
+
+
+def _results(path: Path, judging: _Judging) -> None:
     """All runs of a results folder, and its log."""
     runs = list(several.runs_in(path))
     if not runs:
         raise EvalkitError("no finished run lies here", where=str(path), code=Exit.MISSING)
     for run in runs:
-        found.reports[str(run)] = verify(run, asked)
-    found.logs[str(path)] = log.check(path, several.logged(path, runs))
+        judging.each(str(run), run, partial(verify, run, judging.asked))
+    judging.found.logs[str(path)] = log.check(path, several.logged(path, runs))

@@ -7,11 +7,12 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from evalkit.base import schema
+from evalkit.base import canon, schema
 from evalkit.base.errors import EvalkitError, Exit
+from evalkit.inputs import plain_yaml
 from evalkit.record.reading.findings import Check, Findings, Standing, Status, few, shown
+
+MAX_POLICY = 1 << 20
 
 Value = dict[str, Any]
 
@@ -19,12 +20,12 @@ Value = dict[str, Any]
 def read(path: Path) -> Value:
     """A policy file; EvalkitError where it is none."""
     try:
-        found = yaml.safe_load(path.read_text("utf-8"))
+        found = plain_yaml.loads(canon.read_bytes(path, MAX_POLICY))
     except OSError as error:
         what = f"can't read the policy: {error.strerror}"
         raise EvalkitError(what, where=str(path), code=Exit.MISSING) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        what = f"the policy is not readable YAML: {str(error).splitlines()[0]}"
+    except ValueError as error:
+        what = f"the policy is not readable YAML: {error}"
         raise EvalkitError(what, where=str(path)) from None
     if problems := schema.check("policy", found):
         raise EvalkitError(f"the policy is not valid: {problems[0]}", where=str(path))

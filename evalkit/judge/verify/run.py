@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from evalkit.base import bounded
 from evalkit.base.errors import EvalkitError, Exit
 from evalkit.judge.verify import deep as deeper
 from evalkit.judge.verify import policy as policies
@@ -81,7 +82,7 @@ def verify(run: Path, wanted: Wanted = Wanted()) -> Report:
 def require_consistent(run: Path, purpose: str) -> None:
     """EvalkitError (1) for a record that contradicts itself; `purpose`: what there is then nothing
     to do, a verb."""
-    report = verify(run)
+    report = bounded.run(lambda: verify(run), [run])
     if not report.consistent:
         wrong = "contradicts itself" if report.readable else "can't be read here"
         raise EvalkitError(

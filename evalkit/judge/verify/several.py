@@ -12,7 +12,7 @@ from evalkit.base.errors import EvalkitError, Exit
 from evalkit.judge.verify import log
 from evalkit.record import auditlog
 from evalkit.record.reading import identity
-from evalkit.record.reading.findings import Check, Report, Status
+from evalkit.record.reading.findings import Check, Report, Status, shown
 from evalkit.record.reading.folder import Folder
 
 MAX_RUNS = 20_000
@@ -24,6 +24,7 @@ class Judged:
 
     reports: dict[str, Report] = field(default_factory=dict)
     logs: dict[str, Check] = field(default_factory=dict)
+    errors: dict[str, EvalkitError] = field(default_factory=dict)  # what could not be judged
 
     @property
     def exit_code(self) -> Exit:
@@ -31,37 +32,47 @@ class Judged:
         codes = {report.exit_code for report in self.reports.values()}
         if any(check.status is Status.FAIL for check in self.logs.values()):
             codes.add(Exit.FAILED)
+        codes |= {error.code for error in self.errors.values()}
         return min(codes - {Exit.OK}, default=Exit.OK)
 
     @property
     def verdict(self) -> str:
         """How many of each."""
         found = Counter(report.verdict.partition(":")[0] for report in self.reports.values())
+        if self.errors:
+            found["not judged"] = len(self.errors)
         counts = ", ".join(f"{count:,} {verdict}" for verdict, count in sorted(found.items()))
         broken = any(check.status is Status.FAIL for check in self.logs.values())
         return f"{counts}; the audit log is BROKEN" if broken else counts
 
+    @property
+    def _single(self) -> bool:
+        return len(self.reports) == 1 and not self.logs and not self.errors
+
     def lines(self) -> list[str]:
         """One report in full; of several, each one's failures and last line, then the count."""
-        if len(self.reports) == 1 and not self.logs:
+        if self._single:
             (report,) = self.reports.values()
             return report.lines()
         found = []
         for name, report in self.reports.items():
             failed = [f"  {c}" for c in report.checks if c.status is Status.FAIL]
-            found += [f"{name}", *failed, f"  {report.verdict}"]
+            found += [shown(name), *failed, f"  {report.verdict}"]
+        for name, error in self.errors.items():
+            found += [shown(name), f"  not judged: {shown(error)}"]
         for name, check in self.logs.items():
-            found += [name, f"  {check}"]
+            found += [shown(name), f"  {check}"]
         return [*found, self.verdict]
 
     def to_json(self) -> str:
         """One report as it is; several by name, with the logs' checks."""
-        if len(self.reports) == 1 and not self.logs:
+        if self._single:
             (report,) = self.reports.values()
             return canon.dumps(report.to_json())
         return canon.dumps(
             {
                 "runs": {name: report.to_json() for name, report in self.reports.items()},
+                "errors": {name: str(error) for name, error in self.errors.items()},
                 "logs": {name: check.to_json() for name, check in self.logs.items()},
                 "verdict": self.verdict,
                 "exit_code": int(self.exit_code),

@@ -11,13 +11,14 @@ import stat
 import struct
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
 from typing import IO, Any
 
-import yaml
-
 from evalkit.base import canon
 from evalkit.base.errors import EvalkitError, Exit
+from evalkit.inputs import plain_yaml
 from evalkit.record.reading.findings import shown
 from evalkit.record.salted import HEAD
 
@@ -25,8 +26,9 @@ MiB = 1 << 20
 MAX_LINE = 64 * MiB
 MAX_STREAM = 64 << 30  # decompressed bytes, read a line at a time: a million requests are 2 to 9
 MAX_LINES = 5_000_000
+RATIO = 100  # unpacked bytes for a packed one: prompts with shots come to 10 to 40
+SLACK = 64 * MiB
 MAX_FILES = 20_000
-_MAX_DEPTH = 50  # of YAML: libyaml's loader recurses in C
 
 # Everything that reading a broken or hostile value may raise; a bug of ours beside these is a bug.
 BROKEN = (
@@ -56,6 +58,19 @@ def reason(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
         return shown(error.strerror)
     return f"{type(error).__name__}: {shown(error)}"
+
+
+@contextmanager
+def foreign(path: Path) -> Iterator[None]:
+    """What reading somebody else's files at a path may raise, made an EvalkitError (1): nothing
+    that they hold is a bug of ours."""
+    try:
+        yield
+    except EvalkitError:
+        raise
+    except (*BROKEN, MemoryError) as error:
+        what = f"it is not what it should be: {reason(error)}"
+        raise EvalkitError(what, where=shown(path), code=Exit.FAILED) from None
 
 
 def _parts(name: str) -> list[str]:
@@ -111,13 +126,17 @@ class Folder:
         """Whether it is a public pack's."""
         return self.holds(HEAD) and not self.holds("journal")
 
+    def reader(self, name: str) -> BufferedReader:
+        """A plain file inside the folder, opened for reading."""
+        return canon.reader(self.path(name))
+
     def holds(self, name: str) -> bool:
         """Whether there is anything of that name."""
         return os.path.lexists(self.root / name)
 
     def read(self, name: str, limit: int) -> bytes:
         """A whole file of at most `limit` bytes."""
-        with self.path(name).open("rb") as handle:
+        with self.reader(name) as handle:
             data = handle.read(limit + 1)
         if len(data) > limit:
             raise broken(f"{shown(name)} is larger than {limit // MiB:,} MiB")
@@ -136,40 +155,31 @@ class Folder:
 
     def yaml(self, name: str, limit: int) -> Any:
         """A YAML file of plain values: no aliases (they can blow up), no deep nesting, no tags."""
-        data = self.read(name, limit)
-        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-        depth = 0
         try:
-            for event in yaml.parse(data, Loader=loader):
-                if isinstance(event, yaml.AliasEvent):
-                    raise broken(f"{shown(name)} uses YAML aliases")
-                depth += isinstance(event, yaml.CollectionStartEvent)
-                depth -= isinstance(event, yaml.CollectionEndEvent)
-                if depth > _MAX_DEPTH:
-                    raise broken(f"{shown(name)} is nested too deep")
-            return yaml.load(data, Loader=loader)
-        except yaml.YAMLError as error:
+            return plain_yaml.foreign(self.read(name, limit))
+        except ValueError as error:
             raise broken(f"{shown(name)} is not readable YAML: {shown(error)}") from None
 
     def lines(self, name: str) -> Iterator[tuple[int, bytes]]:
         """Each line of a file with its number."""
-        with self.path(name).open("rb") as handle:
-            yield from _lines(handle, name)
+        with self.reader(name) as handle:
+            yield from _lines(handle, name, MAX_STREAM)
 
     def gzip_lines(self, name: str) -> Iterator[tuple[int, bytes]]:
         """Each line of a gzip-compressed file with its number."""
-        with self.path(name).open("rb") as handle, gzip.open(handle, "rb") as stream:
-            yield from _lines(stream, name)
+        with self.reader(name) as handle, gzip.open(handle, "rb") as stream:
+            most = SLACK + RATIO * os.fstat(handle.fileno()).st_size
+            yield from _lines(stream, name, min(most, MAX_STREAM))
 
 
-def _lines(handle: IO[bytes] | gzip.GzipFile, name: str) -> Iterator[tuple[int, bytes]]:
+def _lines(handle: IO[bytes] | gzip.GzipFile, name: str, most: int) -> Iterator[tuple[int, bytes]]:
     total = number = 0
     while line := handle.readline(MAX_LINE + 1):
         number += 1
         total += len(line)
         if len(line) > MAX_LINE:
             raise broken(f"line {number:,} of {shown(name)} is longer than {MAX_LINE // MiB} MiB")
-        if total > MAX_STREAM or number > MAX_LINES:
-            limit = f"{MAX_STREAM >> 30} GiB or {MAX_LINES:,} lines"
-            raise broken(f"{shown(name)} holds more than {limit}")
+        if total > most or number > MAX_LINES:
+            limit = f"{most // MiB:,} MiB or {MAX_LINES:,} lines"
+            raise broken(f"{shown(name)} is over the limit of {limit}")
         yield number, line

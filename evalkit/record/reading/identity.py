@@ -3,6 +3,7 @@ what they cover.
 """
 
 import hashlib
+import os
 import re
 from dataclasses import dataclass
 from typing import Any
@@ -85,11 +86,10 @@ def file_problem(folder: Folder, name: str, entry: dict[str, Any]) -> str:
     """How a file is not as the record lists it, or nothing."""
     if name in UNLISTED:
         return f"{name} must not be listed"
-    path = folder.path(name)
-    size = path.stat().st_size
-    if size != entry["size"]:
-        return f"{shown(name)} has {size:,} bytes, recorded {entry['size']:,}"
-    with path.open("rb") as handle:
+    with folder.reader(name) as handle:
+        size = os.fstat(handle.fileno()).st_size
+        if size != entry["size"]:
+            return f"{shown(name)} has {size:,} bytes, recorded {entry['size']:,}"
         found = hashlib.file_digest(handle, "sha256").hexdigest()
     return "" if found == entry["sha256"] else f"{shown(name)} has another sha256"
 

@@ -3,6 +3,7 @@ request of the samples once.
 """
 
 import hashlib
+import os
 from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import Any
@@ -157,9 +158,8 @@ def _tokens(folder: Folder, plan: Plan, findings: Findings) -> None:
     whole = hashlib.sha256()
     offset = 0
     try:
-        path = folder.path("plan.tokens")
-        size = path.stat().st_size
-        with path.open("rb") as handle:
+        with folder.reader("plan.tokens") as handle:
+            size = os.fstat(handle.fileno()).st_size
             for index, entry in enumerate(trunks.entries + plan.body["batches"]):
                 is_trunk = index < len(trunks.entries)
                 name = f"{'trunk' if is_trunk else 'batch'} {entry['id'][:19]}"

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from evalkit.base import canon, statistics
+from evalkit.base import canon, nesting, statistics
 
 # The metrics that stand for their task where it has them; else its first one by name.
 PREFERRED = ("acc_norm", "prompt_level_strict_acc")
@@ -151,7 +151,7 @@ def rows(record: dict[str, Any], *, leaves: bool = False) -> list[tuple[int, str
     order = {item["task"]: index for index, item in enumerate(record["suite"]["tasks"])}
     names = [*record["groups"], *record["tasks"]]
     tops = sorted((n for n in names if n not in children), key=lambda n: order.get(n, len(order)))
-    found = [row for top in tops for row in _tree(record, top, 0, leaves, ())]
+    found = list(_tree(record, tops, leaves))
     seen = {name for _, name in found}
     lost = [name for name in record["groups"] if name not in seen and _has_scores(record, name)]
     return found + [(0, name) for name in lost]  # groups that are in each other only
@@ -161,34 +161,29 @@ def _has_scores(record: dict[str, Any], name: str) -> bool:
     return name in record["tasks"] or bool(record["groups"][name]["metrics"])
 
 
-def _tree(
-    record: dict[str, Any], name: str, depth: int, leaves: bool, above: tuple[str, ...]
-) -> Iterator[tuple[int, str]]:
-    has_scores = _has_scores(record, name)
-    if has_scores:
-        yield depth, name
-    for child in record["groups"].get(name, {"subtasks": []})["subtasks"]:
-        is_leaf = child in record["tasks"]
-        if child in (name, *above) or not (is_leaf or child in record["groups"]):
+def _tree(record: dict[str, Any], tops: list[str], leaves: bool) -> Iterator[tuple[int, str]]:
+    """The rows below some tasks and groups. A group is walked once, wherever else it is named:
+    groups that name each other twice have more ways through them than there is time."""
+    pending, seen = [(0, name) for name in reversed(tops)], set()
+    while pending:
+        depth, name = pending.pop()
+        has_scores = _has_scores(record, name)
+        if has_scores:
+            yield depth, name
+        if name in record["tasks"] or name in seen:
             continue
-        if not is_leaf or leaves or not has_scores:
-            yield from _tree(record, child, depth + has_scores, leaves, (*above, name))
+        seen.add(name)
+        for child in reversed(record["groups"][name]["subtasks"]):
+            is_leaf = child in record["tasks"]
+            if child in seen or not (is_leaf or child in record["groups"]):
+                continue
+            if not is_leaf or leaves or not has_scores:
+                pending.append((depth + has_scores, child))
 
 
 def below(record: dict[str, Any], name: str) -> list[str]:
     """The leaf tasks of a task or group, each once; a group inside itself is passed over."""
-    found: dict[str, None] = {}
-    pending, seen = [name], set()
-    while pending:
-        each = pending.pop(0)
-        if each in seen:
-            continue
-        seen.add(each)
-        if each in record["tasks"]:
-            found[each] = None
-        else:
-            pending = [*record["groups"].get(each, {"subtasks": []})["subtasks"], *pending]
-    return list(found)
+    return nesting.of_record(record).below(name)
 
 
 def shots(record: dict[str, Any], name: str) -> str:

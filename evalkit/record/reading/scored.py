@@ -15,9 +15,10 @@ from typing import Any
 
 from evalkit.base import canon, statistics
 from evalkit.base.errors import EvalkitError, Exit
+from evalkit.base.nesting import Groups
 from evalkit.record.reading import identity, lm_eval_results, score_table
 from evalkit.record.reading.findings import shown
-from evalkit.record.reading.folder import BROKEN, Folder, reason
+from evalkit.record.reading.folder import BROKEN, Folder, foreign, reason
 from evalkit.record.reading.samples import Document, Samples, documents
 
 Value = tuple[float, float]  # a document's value and its weight
@@ -80,6 +81,11 @@ def read(path: Path) -> Scored:
 
     Raises EvalkitError where it is none of these, or its samples can't be read.
     """
+    with foreign(path):
+        return _read(path)
+
+
+def _read(path: Path) -> Scored:
     if Folder(path).is_public:
         raise EvalkitError(
             "a public pack leaves out the samples that this needs", where=path.name,
@@ -166,7 +172,8 @@ def _scored(
         raise EvalkitError(
             f"the samples can't be used: {reason(error)}", where=str(path), code=Exit.FAILED
         ) from None
-    groups = {group: _leaves_of(group, tables.children, leaves) for group in tables.children}
+    nested = Groups(tables.children, leaves)
+    groups = {group: tuple(nested.below(group)) for group in tables.children}
     inner = {child for members in tables.children.values() for child in members}
     known = [*tables.children, *leaves]
     tops = [top for top in tables.tops if top in known] or [n for n in known if n not in inner]
@@ -180,17 +187,6 @@ def _scored(
                              if metric in leaves[leaf].metrics])
     )  # fmt: skip
     return Scored(path, name, record, leaves, groups, tuple(tops), plain, samples)
-
-
-def _leaves_of(
-    name: str, children: dict[str, list[str]], leaves: dict[str, Leaf], above: tuple[str, ...] = ()
-) -> tuple[str, ...]:
-    if name not in children:
-        return (name,) if name in leaves else ()
-    if name in above:
-        return ()
-    found = (_leaves_of(child, children, leaves, (*above, name)) for child in children[name])
-    return tuple(dict.fromkeys(leaf for part in found for leaf in part))
 
 
 def _is_plain(score: float, members: list[Metric]) -> bool:

@@ -10,6 +10,7 @@ from pathlib import Path
 from evalkit.base import canon
 from evalkit.base.errors import EvalkitError
 from evalkit.record.reading import read
+from evalkit.record.reading.folder import foreign
 from evalkit.show.export import cards, native, tables
 from evalkit.show.rows import Row, headline, rows
 
@@ -22,8 +23,10 @@ def write(runs: Sequence[Path], to: str, out: Path | None) -> str:
     if to == "lm-eval":
         if out is None or len(runs) > 1:
             raise EvalkitError("lm-eval's format is a folder for one run", fix="give --out FOLDER")
-        return str(native.write(runs[0], out))
-    made = text(runs, to)
+        with foreign(runs[0]):
+            return str(native.write(runs[0], out))
+    with foreign(runs[0]):
+        made = text(runs, to)
     if out is None:
         return made.removesuffix("\n")
     canon.write_atomic(out, made)

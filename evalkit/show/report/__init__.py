@@ -11,6 +11,7 @@ from pathlib import Path
 from evalkit.base import canon
 from evalkit.base.errors import EvalkitError, Exit
 from evalkit.judge.verify.plain import results_in
+from evalkit.record.reading.folder import foreign
 from evalkit.show.report import comparison, page, plain, single, site, unfinished
 
 
@@ -35,16 +36,21 @@ def write(runs: Sequence[Path], out: Path | None = None, *, everything: bool = F
         if not run.is_dir():
             raise EvalkitError("there is no such run folder", where=str(run), code=Exit.MISSING)
     run = runs[0]
-    if len(runs) > 1:
-        made = comparison.context(runs, everything=everything)
-        text = page.render("compare.html.j2", "report.js", made)
-    elif (run / "record.json").is_file():
-        text = page.render("run.html.j2", "report.js", single.context(run, everything=everything))
-    elif results_in(run):
-        made = plain.context(run, everything=everything)
-        text = page.render("run.html.j2", "report.js", made)
-    else:
-        text = page.render("unfinished.html.j2", "report.js", unfinished.context(run))
+    with foreign(run):
+        text = _text(runs, everything=everything)
     path = out or (run / "report.html" if len(runs) == 1 else Path("report.html"))
     canon.write_atomic(path, text)
     return path
+
+
+def _text(runs: Sequence[Path], *, everything: bool) -> str:
+    run = runs[0]
+    if len(runs) > 1:
+        made = comparison.context(runs, everything=everything)
+        return page.render("compare.html.j2", "report.js", made)
+    if (run / "record.json").is_file():
+        return page.render("run.html.j2", "report.js", single.context(run, everything=everything))
+    if results_in(run):
+        made = plain.context(run, everything=everything)
+        return page.render("run.html.j2", "report.js", made)
+    return page.render("unfinished.html.j2", "report.js", unfinished.context(run))

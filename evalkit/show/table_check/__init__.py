@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from evalkit.base import canon
 from evalkit.base.errors import EvalkitError, Exit
 from evalkit.judge.verify import require_consistent
 from evalkit.record.reading import read as reading
@@ -96,13 +97,11 @@ def check(paper: Path, runs: Sequence[Path], exempt: Collection[str] = ()) -> Fo
 def read(paper: Path) -> list[Table]:
     """The tables of a file, by its name's ending: Markdown's, else LaTeX."""
     try:
-        data = paper.read_bytes()[: MAX_BYTES + 1]
+        data = canon.read_bytes(paper, MAX_BYTES)
     except OSError as error:
         raise EvalkitError(
             f"can't read it: {error.strerror}", where=str(paper), code=Exit.MISSING
         ) from None
-    if len(data) > MAX_BYTES:
-        raise EvalkitError(f"it is larger than {MAX_BYTES >> 20} MiB", where=str(paper))
     if data.count(b"\\begin{") > MAX_BEGINS:
         raise EvalkitError(f"it is over the limit of {MAX_BEGINS:,} \\begin", where=str(paper))
     text = data.decode("utf-8", "replace")

@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from evalkit.base import canon, statistics
+from evalkit.base import canon, nesting, statistics
 from evalkit.record.reading.findings import Check, Findings, Status, difference, few, shown
 from evalkit.record.reading.folder import BROKEN, reason
 from evalkit.record.reading.samples import Samples
@@ -68,6 +68,7 @@ class Aggregates:
         self.skipped: set[str] = set()
         self.plain: set[str] = set()  # groups whose score is the plain mean of their members'
         self.count = 0
+        self.groups = nesting.of_record(record)
 
     def check(self) -> list[Check]:
         """PASS or FAIL, and SKIP for what only lm-eval aggregates."""
@@ -76,6 +77,7 @@ class Aggregates:
                 self._leaf(leaf)
             except BROKEN as error:
                 self.findings.add(f"{shown(leaf)}: {reason(error)}")
+        self.findings.add(shown(self.groups.problem()))
         for name in sorted(self.record["groups"]):
             try:
                 self._group(name)
@@ -121,17 +123,8 @@ class Aggregates:
         if not _close(recorded, computed):
             self.findings.add(f"{name} is {recorded}, the samples give {computed}")
 
-    def _leaves(self, name: str, above: tuple[str, ...] = ()) -> list[str]:
-        """A group's leaf tasks, in order, through its groups."""
-        if name in self.record["tasks"]:
-            return [name]
-        if name in above or name not in self.record["groups"]:
-            raise ValueError(f"{shown(name)} is no task or group of this record")
-        children = self.record["groups"][name]["subtasks"]
-        return [leaf for child in children for leaf in self._leaves(child, (*above, name))]
-
     def _group(self, name: str) -> None:
-        group, leaves = self.record["groups"][name], list(dict.fromkeys(self._leaves(name)))
+        group, leaves = self.record["groups"][name], self.groups.below(name)
         total = sum(self.record["tasks"][leaf]["n"] for leaf in leaves)
         if group["metrics"] or group["n"]:  # lm-eval counts only for groups that aggregate
             self.findings.add_unequal(f"{shown(name)}: n", group["n"], total)

@@ -6,11 +6,10 @@ none there: then the run's lock.yaml is its author's word, and is called that.
 
 from typing import Any
 
-import yaml
-
 from evalkit.base import canon, schema
 from evalkit.base import shipped as shipped_files
 from evalkit.inputs import rows
+from evalkit.inputs import suite as suites
 from evalkit.inputs.rows import Rows
 from evalkit.record.reading.findings import Check, Findings, Status, difference, few, shown
 from evalkit.record.reading.folder import BROKEN, Folder, MiB, reason
@@ -32,15 +31,14 @@ def shipped(name: str, kind: str) -> Value | None:
     for folder in SUITES:
         for path in sorted(folder.glob(f"*.{kind}")):
             if path.name == f"{name}.{kind}":
-                value: Value = yaml.safe_load(path.read_text("utf-8"))
-                return value
+                return suites.read_yaml(path, "suite")
     return None
 
 
 def locks() -> list[Value]:
     """Every shipped lock."""
     return [
-        yaml.safe_load(path.read_text("utf-8"))
+        suites.read_yaml(path, "lock")
         for folder in SUITES
         for path in sorted(folder.glob("*.lock.yaml"))
     ]

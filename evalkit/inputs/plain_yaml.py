@@ -1,0 +1,83 @@
+"""YAML of plain values: what suites, locks and policies are written in, and how a stranger's is
+read.
+
+A key that stands twice is refused, as the file then says two things; a date is text, and `1:30` is
+too, which YAML 1.1 takes for a number of minutes and reads in quadratic time. Nothing is built but
+dicts, lists, texts, numbers, booleans and null. A stranger's YAML has no aliases, which can blow
+up, no deep nesting, and no more parts than a lock has.
+"""
+
+import re
+from typing import Any
+
+import yaml
+
+MAX_EVENTS = 1_000_000  # of a stranger's file: 20,000 tasks' lock; read in ten seconds
+_MAX_DEPTH = 50  # libyaml's loader recurses in C
+_BASE: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_TEXT = ("tag:yaml.org,2002:timestamp", "tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
+_INT = re.compile(
+    r"[-+]?0b[01_]+\Z|[-+]?0[0-7_]+\Z|[-+]?(?:0|[1-9][0-9_]*)\Z|[-+]?0x[0-9a-fA-F_]+\Z"
+)
+_FLOAT = re.compile(
+    r"[-+]?[0-9][0-9_]*\.[0-9_]*(?:[eE][-+][0-9]+)?\Z|\.[0-9][0-9_]*(?:[eE][-+][0-9]+)?\Z"
+    r"|[-+]?\.(?:inf|Inf|INF)\Z|\.(?:nan|NaN|NAN)\Z"
+)
+
+
+class _Loader(_BASE):  # type: ignore[misc]
+    """YAML 1.1's safe loader without dates and numbers to the base of 60."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        """A dict; ConstructorError where a key stands twice."""
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if (key.tag, key.value) in seen:
+                    what = f"the key {key.value[:80]!r} stands twice"
+                    raise yaml.constructor.ConstructorError(None, None, what, key.start_mark)
+                seen.add((key.tag, key.value))
+        return super().construct_mapping(node, deep)
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, form) for tag, form in known if tag not in _TEXT]
+    for first, known in _BASE.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver("tag:yaml.org,2002:int", _INT, list("-+0123456789"))
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456789."))
+
+
+def loads(data: bytes | str) -> Any:
+    """The value in a YAML text of the reader's own; ValueError says in a line why it is none."""
+    try:
+        return yaml.load(data, Loader=_Loader)
+    except yaml.YAMLError as error:
+        raise ValueError(_line(error)) from None
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
+
+
+def foreign(data: bytes) -> Any:
+    """The same of a stranger's, which is looked through before anything is built of it."""
+    depth = 0
+    try:
+        for count, event in enumerate(yaml.parse(data, Loader=_BASE)):
+            if isinstance(event, yaml.AliasEvent):
+                raise ValueError("it uses YAML aliases")
+            depth += isinstance(event, yaml.CollectionStartEvent)
+            depth -= isinstance(event, yaml.CollectionEndEvent)
+            if depth > _MAX_DEPTH:
+                raise ValueError("it is nested too deep")
+            if count > MAX_EVENTS:
+                raise ValueError(f"it is over the limit of {MAX_EVENTS:,} parts")
+    except yaml.YAMLError as error:
+        raise ValueError(_line(error)) from None
+    return loads(data)
+
+
+def _line(error: yaml.YAMLError) -> str:
+    """What is wrong and where, without the text around it."""
+    mark = getattr(error, "problem_mark", None)
+    problem = getattr(error, "problem", None) or str(error).split("\n")[0]
+    return f"{problem}, line {mark.line + 1}" if mark else str(problem)

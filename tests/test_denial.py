@@ -1,0 +1,285 @@
+"""Whatever a reader is given, each command ends in the time and memory that bounded.py says, opens
+nothing but plain files, and says in a line what is wrong; one bad input leaves the others judged.
+
+Each input is made smaller by default, and at its size by `make test-trust-full`, which writes the
+table of docs/limits.md.
+"""
+
+import json
+import os
+import resource
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import denial
+import pages
+import pytest
+from denial import INPUTS, Input, odd_sample
+from runs import Run
+from support import call, spawn
+from test_judge import plain
+
+from evalkit.base import bounded, canon, schema
+from evalkit.base.errors import EvalkitError, Exit
+from evalkit.harness import rescore
+from evalkit.inputs import plain_yaml
+from evalkit.judge.verify import Wanted, judge
+
+PAGE = Path(__file__).parents[1] / "docs" / "limits.md"
+WRITING = bool(os.environ.get("EVALKIT_WRITE_TABLE"))
+
+
+def read_by(asked: Input, place: Path, scale: float) -> list[str | Path]:
+    """The command line that reads an input."""
+    made = asked.make(place, scale)
+    words: list[str | Path] = [*asked.command, made]
+    if asked.command == ("check-table",):
+        (place / "beside").mkdir()
+        words.append(denial.run(place / "beside"))
+    return [*words, "--out", place / "out"] if asked.command == ("import",) else words
+
+
+@pytest.fixture(autouse=True)
+def without_lm_eval(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scoring again takes a second a record; its limit is shown by the full test."""
+    monkeypatch.setattr(rescore, "installed", lambda: None)
+
+
+@pytest.mark.parametrize("asked", INPUTS, ids=lambda i: f"{i.what} {i.command[0]}")
+def test_an_input_that_takes_everything_ends_in_a_line(asked: Input, tmp_path: Path) -> None:
+    began = time.process_time() + sum(os.times()[2:4])
+    ran = call(*read_by(asked, tmp_path, 0.001))
+    taken = time.process_time() + sum(os.times()[2:4]) - began
+    assert ran.code in (0, 1, 2, 3) and "a bug" not in ran.err, ran.err + ran.traceback
+    assert taken < 20
+
+
+@pytest.mark.trust_full
+@pytest.mark.timeout(1800)
+def test_the_times_of_such_inputs_are_those_of_the_page(tmp_path: Path) -> None:
+    """Seconds of processor time, and the memory of the largest process."""
+    lines = []
+    for number, asked in enumerate(INPUTS):
+        place = tmp_path / str(number)
+        place.mkdir()
+        words = read_by(asked, place, 1.0)
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        ran = spawn(*words)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+        assert ran.code in (0, 1, 2, 3) and "a bug" not in ran.err, (asked, ran.err)
+        assert seconds < bounded.SECONDS + 10, asked
+        told = (ran.out + ran.err).strip().splitlines()[-1]
+        limit = "over the limit" in ran.out + ran.err
+        end = "over a limit" if limit else told.partition(":")[0][:12] if ran.out else "refused"
+        end = {"BROKEN": "BROKEN", "CONSISTENT": "CONSISTENT"}.get(end, end if limit else "refused")
+        lines.append(f"| {asked.what} | `{' '.join(asked.command)}` | {end} | {seconds:.0f} |")
+    if WRITING:
+        pages.write(PAGE, lines)
+
+
+def slow() -> int:
+    while True:
+        pass
+
+
+def large() -> int:
+    return len([b"x" * (1 << 20) for _ in range(3000)])
+
+
+def wrong() -> int:
+    raise ValueError("of our own")
+
+
+def refused() -> int:
+    raise EvalkitError("not so", where="there", fix="do this", code=Exit.MISSING)
+
+
+def test_a_child_ends_at_its_limits_and_says_which(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bounded, "SECONDS", 1)
+    with pytest.raises(bounded.OverLimit, match="over the limit of 1 seconds of processor time"):
+        bounded.run(slow, [tmp_path])
+    monkeypatch.setattr(bounded, "MEMORY", 1 << 30)
+    with pytest.raises(bounded.OverLimit, match="over the limit of 1 GiB of memory"):
+        bounded.run(large, [tmp_path])
+
+
+def test_what_a_child_makes_or_raises_comes_to_its_parent(tmp_path: Path) -> None:
+    assert bounded.run(lambda: {"a": [1, 2]}, [tmp_path]) == {"a": [1, 2]}
+    with pytest.raises(EvalkitError, match="not so") as raised:
+        bounded.run(refused, [tmp_path])
+    assert str(raised.value) == "not so (there): do this" and raised.value.code is Exit.MISSING
+    with pytest.raises(bounded.Crashed, match="a bug in evalkit: ValueError: of our own") as crash:
+        bounded.run(wrong, [tmp_path])
+    assert "Traceback" in crash.value.trace
+
+
+def test_a_larger_input_may_take_longer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bounded, "SECONDS", 1)
+    monkeypatch.setattr(bounded, "PORTION", 1000)
+    (tmp_path / "a").write_bytes(bytes(1500))
+    (tmp_path / "link").symlink_to("/dev/zero")
+    with pytest.raises(bounded.OverLimit, match="2 seconds"):
+        bounded.run(slow, [tmp_path])
+
+
+def test_several_inputs_are_judged_each_on_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder that is not there ended the command and left the others unsaid."""
+    good = Run().write(tmp_path / "good")
+    words = ["verify", good, tmp_path / "absent", denial.a_key_twice(tmp_path / "twice", 0.001)]
+    ran = call(*words)
+    assert ran.code == Exit.FAILED
+    assert f"{tmp_path / 'absent'}\n  not judged: there is no such run folder" in ran.out
+    assert ran.out.splitlines()[-1] == "1 BROKEN, 1 CONSISTENT, 1 not judged"
+    ran = call("verify", good, tmp_path / "absent")
+    assert ran.code == Exit.MISSING and "1 CONSISTENT, 1 not judged" in ran.out
+    told = json.loads(call("verify", "--json", good, tmp_path / "absent").out)
+    assert list(told["errors"]) == [str(tmp_path / "absent")]
+    call("verify", tmp_path / "absent").refused(3, "there is no such run folder")
+
+
+def test_a_run_that_goes_over_a_limit_is_broken_and_the_next_is_judged(tmp_path: Path) -> None:
+    good, other = Run().write(tmp_path / "a"), Run().write(tmp_path / "b")
+
+    def over(work: Callable[[], Any], paths: Any) -> Any:
+        if paths == [good]:
+            raise bounded.OverLimit("60 seconds")
+        return work()
+
+    found = judge([good, other], Wanted(), over)
+    assert found.reports[str(good)].verdict == "BROKEN: 1 of 1 checks failed (limits)"
+    assert found.reports[str(other)].consistent
+
+
+# odd values
+
+
+def set_in(*where: Any) -> Callable[[dict[str, Any]], None]:
+    """Puts the last of `where` at the place that the others name."""
+    *keys, last, value = where
+
+    def change(body: dict[str, Any]) -> None:
+        for key in keys:
+            body = body[key]
+        body[last] = value
+
+    return change
+
+
+LEAF = "arc_challenge"
+ODD = [
+    set_in("results", []),
+    set_in("results", LEAF, []),
+    set_in("results", LEAF, "acc,none", "x"),
+    set_in("results", LEAF, "acc,none", 10**400),
+    set_in("results", LEAF, "acc_stderr,none", []),
+    set_in("configs", None),
+    set_in("configs", LEAF, 1),
+    set_in("configs", LEAF, "filter_list", [{}]),
+    set_in("configs", LEAF, "metric_list", [1]),
+    set_in("n-samples", 3),
+    set_in("n-samples", LEAF, {}),
+    set_in("n-samples", LEAF, "effective", "x"),
+    set_in("n-samples", LEAF, "original", None),
+    set_in("n-shot", []),
+    set_in("n-shot", LEAF, "x"),
+    set_in("higher_is_better", LEAF, "acc", "x"),
+    set_in("higher_is_better", []),
+    set_in("group_subtasks", "science", 3),
+    set_in("group_subtasks", "science", ["science"]),
+    set_in("group_subtasks", "science", [[]]),
+    set_in("group_subtasks", [1]),
+    set_in("versions", 1),
+    set_in("config", "limit", "x"),
+    set_in("config", "limit", float("inf")),
+    set_in("config", 7),
+    set_in("model_name", {}),
+    set_in("model_name", "../../x\x1b[2J"),
+    set_in("chat_template", 3),
+    set_in("lm_eval_version", []),
+]
+
+
+@pytest.mark.parametrize("number", range(len(ODD)))
+def test_odd_results_of_lm_eval_are_a_line_for_every_command(number: int, tmp_path: Path) -> None:
+    """`import`, `compare` and `report` ended in tracebacks."""
+    odd = odd_sample(ODD[number])(tmp_path / "odd", 1)
+    good = plain(Run(), tmp_path / "good")
+    for words in (
+        ["verify", odd],
+        ["compare", odd, good],
+        ["compare", good, odd],
+        ["report", odd, "--out", tmp_path / "report.html"],
+        ["import", odd, "--out", tmp_path / "out"],
+    ):
+        ran = call(*words)
+        assert ran.code in (0, 1, 2, 3), f"{words[0]}: {ran.traceback}"
+        assert "\x1b" not in ran.out + ran.err
+
+
+def test_a_date_that_is_none_is_no_records(tmp_path: Path) -> None:
+    run = Run()
+    run.record["created"] = "2026-99-01T00:00:00Z"
+    folder = run.write(tmp_path / "run")
+    for words in (["verify"], ["export", "--to", "every-eval-ever"], ["report"], ["pack"]):
+        ran = call(*words, folder)
+        assert ran.code in (1, 2) or words == ["report"], words
+        assert "2026-99" in (ran.out + ran.err) or words == ["report"]
+    run.record["created"] = "2026-02-30T00:00:00Z"
+    folder = run.write(tmp_path / "run2")
+    for to in ("every-eval-ever", "lm-eval"):
+        assert call("export", "--to", to, "--out", tmp_path / to, folder).code in (1, 2)
+
+
+# parsers
+
+
+def test_a_key_that_stands_twice_is_found_in_one_pass() -> None:
+    text = "{" + ",".join(f'"k{i}":0' for i in range(200_000)) + ',"k7":1}'
+    began = time.process_time()
+    with pytest.raises(ValueError, match="duplicate keys k7"):
+        canon.loads(text)
+    assert time.process_time() - began < 5
+
+
+def test_yaml_has_no_key_twice_no_dates_and_no_numbers_to_the_base_of_sixty() -> None:
+    for text in ("a: 1\na: 2", "x: {b: 1, 'b': 2}", "[{c: 1, c: 1}]"):
+        with pytest.raises(ValueError, match="stands twice, line"):
+            plain_yaml.loads(text)
+    value = plain_yaml.loads("a: 1:30\nb: 2026-99-01\nc: 010\nd: 1_000\ne: 1.5\nf: .inf\ng: yes\n"
+                             "h: 0x1F\ni: -3\nj: ~\nk: 1e5\nl: 2024-01-01\n")  # fmt: skip
+    assert value == {
+        "a": "1:30", "b": "2026-99-01", "c": 8, "d": 1000, "e": 1.5, "f": float("inf"),
+        "g": True, "h": 31, "i": -3, "j": None, "k": "1e5", "l": "2024-01-01",
+    }  # fmt: skip
+    with pytest.raises(ValueError, match="over the limit of 1,000,000 parts"):
+        plain_yaml.foreign(b"- a\n" * 1_000_001)
+
+
+def test_only_plain_files_are_opened(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("/dev/zero")
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "good").symlink_to(tmp_path / "file")
+    for name in ("pipe", "link"):
+        for read in (canon.reader, canon.sha256_file, partial(canon.read_bytes, limit=5)):
+            with pytest.raises(OSError, match="not a plain file"):
+                read(tmp_path / name)
+    assert canon.read_bytes(tmp_path / "good", 1) == b"x"
+    with pytest.raises(OSError, match="larger than 0 bytes"):
+        canon.read_bytes(tmp_path / "file", 0)
+
+
+def test_a_pattern_of_a_schema_ends_with_the_text() -> None:
+    """A suite was called `demo` and a line feed: Python's `$` stands before it too."""
+    run = Run()
+    run.record["suite"]["name"] += "\n"
+    told = "$.suite.name: 'tiny\\n' does not match '^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$'"
+    assert told in schema.check("record", run.record)
