@@ -149,6 +149,10 @@ test-real: setup-dev ## a real model, fetched once: beside lm-eval, killed and i
 oracle: setup-dev ## the tests that compare with lm-eval's own runs
 	@.venv/bin/python -m pytest -m oracle --timeout=900
 
+canary: setup-dev ## the harness's tests against lm-eval's next release: what an upgrade will break
+	@.venv/bin/python -m pip install --quiet --no-deps --pre --upgrade --target build/canary lm-eval
+	@PYTHONPATH=build/canary .venv/bin/python -m pytest tests/test_compat.py tests/test_harness.py
+
 oracle-all: setup-dev ## the same for every architecture (an hour); writes docs/architectures.md
 	@EVALKIT_WRITE_TABLE=1 .venv/bin/python -m pytest -m oracle_all --timeout=1800
 

@@ -10,10 +10,9 @@ from rich.console import Console
 from support import call
 
 from evalkit.base.errors import EvalkitError
-from evalkit.inputs import published
 from evalkit.inputs import suite as suites
-from evalkit.inputs.published import Published
-from evalkit.show import summary
+from evalkit.show import published, summary
+from evalkit.show.published import Published
 
 MODEL = "EleutherAI/pythia-70m"
 

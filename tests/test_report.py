@@ -14,9 +14,8 @@ import support
 from support import call
 
 from evalkit.base import canon, statistics
-from evalkit.inputs import published
 from evalkit.record import attest, keys
-from evalkit.show import report
+from evalkit.show import published, report
 from evalkit.show.report import leaves, page, plots, texts
 
 SCRIPT = '</script><script>alert(1)</script><img src=x onerror="alert(2)">'

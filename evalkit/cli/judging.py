@@ -251,7 +251,7 @@ def validate_command(folder: Path, as_json: bool) -> None:
     evalkit validate results/EleutherAI--pythia-70m/core-0123456789ab
     """
     from evalkit.base import bounded
-    from evalkit.inputs import published
+    from evalkit.show import published
 
     found = bounded.run(lambda: published.check(folder), [folder])
     tell(as_json, "\n".join(found.lines()), figures=found.to_json())

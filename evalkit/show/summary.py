@@ -13,10 +13,10 @@ from rich.table import Table
 
 from evalkit.base import canon, lease
 from evalkit.base.errors import EvalkitError, Exit
-from evalkit.inputs import published
 from evalkit.plan import store
 from evalkit.record.reading import score_table
 from evalkit.run import execute
+from evalkit.show import published
 
 
 def show(folder: Path, console: Console) -> int:

@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from evalkit.base import canon
-from evalkit.inputs import published
 from evalkit.judge.verify import Report, Status, verify
 from evalkit.record.reading import identity
 from evalkit.record.reading.folder import BROKEN, Folder
 from evalkit.record.reading.plan import MAX_PLAN
-from evalkit.show import summary
+from evalkit.show import published, summary
 from evalkit.show.report import leaves, plots, scores, statements, texts
 
 HEALTH = {
