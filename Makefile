@@ -19,6 +19,7 @@ GPUS     ?=
 SQUASHFS ?=
 LEVEL    ?=
 THREADS  ?=
+MEMORY   ?=
 PROFILE  ?=
 ADAPTER  ?=
 ENGINE   ?=
@@ -29,7 +30,7 @@ PYTHON   ?= python3
 
 # Values reach the commands through the environment and are quoted there, whatever is in them.
 export MODEL REVISION SUITE LIMIT OUT OFFLINE RUN LOCK DTYPE DEVICE SEED WORKERS GRACE
-export STAGE SQUASHFS SIF SHARDS TIME PARTITION GPUS LEVEL THREADS PROFILE ADAPTER ENGINE ENGINE_ARGS IN IMAGE FROM FILE
+export STAGE SQUASHFS SIF SHARDS TIME PARTITION GPUS MEMORY LEVEL THREADS PROFILE ADAPTER ENGINE ENGINE_ARGS IN IMAGE FROM FILE
 export OTHER
 EVALKIT := .venv/bin/evalkit
 # In the image where there is one, else on this host; IN says otherwise.
@@ -37,7 +38,7 @@ LAUNCH   = $(EVALKIT) launch --in "$$IN" --image "$$IMAGE"
 offline  = $(if $(filter-out 0 no false,$(OFFLINE)),--offline)
 common   = --out "$$OUT" $(offline) $${LIMIT:+--limit "$$LIMIT"} $${DTYPE:+--dtype "$$DTYPE"} \
 	$${DEVICE:+--device "$$DEVICE"} $${SEED:+--seed "$$SEED"} $${LEVEL:+--level "$$LEVEL"} \
-	$${THREADS:+--threads "$$THREADS"} $${PROFILE:+--profile "$$PROFILE"} $${ADAPTER:+--adapter "$$ADAPTER"} \
+	$${THREADS:+--threads "$$THREADS"} $${MEMORY:+--memory "$$MEMORY"} $${PROFILE:+--profile "$$PROFILE"} $${ADAPTER:+--adapter "$$ADAPTER"} \
 	$${ENGINE:+--engine "$$ENGINE"} $${WORKERS:+--workers "$$WORKERS"} \
 	$${GRACE:+--grace "$$GRACE"} "$$@"
 # ENGINE_ARGS's words, each behind its option, as the shell's own arguments: no pattern in them is
@@ -83,7 +84,8 @@ submit: setup ## send MODEL on SUITE to Slurm, with the STAGE; in SIF, or IN=non
 	@$(EVALKIT) submit $${MODEL:+--model "$$MODEL"} --suite "$$SUITE" --out "$$OUT" \
 		--stage "$$STAGE" $${LIMIT:+--limit "$$LIMIT"} $${SIF:+--sif "$$SIF"} $${IN:+--in "$$IN"} \
 		$${SHARDS:+--shards "$$SHARDS"} $${TIME:+--time "$$TIME"} \
-		$${PARTITION:+--partition "$$PARTITION"} $${GPUS:+--gpus-per-shard "$$GPUS"}
+		$${PARTITION:+--partition "$$PARTITION"} $${GPUS:+--gpus-per-shard "$$GPUS"} \
+		$${MEMORY:+--memory "$$MEMORY"}
 
 suite-lock: setup ## write the lock of SUITE: dataset revisions, rows, counts, licences
 	@$(LAUNCH) lock "$$SUITE" $(offline)
@@ -167,6 +169,9 @@ bench-real: setup-dev ## a real model through real tasks: hours, goes on where i
 
 bench-gpu: setup-dev ## the engine on one GPU, on random weights of Llama-3.1-8B's shape
 	@.venv/bin/python -m bench.gpu
+
+bench-gpu-memory: setup-dev ## what fits into GPUs, by arithmetic alone; writes docs/gpu.md
+	@.venv/bin/python -m bench.gpu_memory
 
 bench-large: setup-dev ## a million requests without a model: time and memory of each phase, an hour
 	@.venv/bin/python -m bench.large

@@ -62,10 +62,13 @@ def spread(values: Sequence[float], digits: int = 1) -> str:
 
 def publish(name: str, text: str, figures: dict[str, Any], page: Path | None = None) -> None:
     """Put a command's text into the docs between its markers, and its figures beside it."""
+    write(name, text, page or DOC)
+    canon.write_atomic(FIGURES / f"{name}.json", json.dumps(figures, indent=1) + "\n")
+
+
+def write(name: str, text: str, page: Path) -> None:
+    """Put a command's text into a page between its markers."""
     opening, closing = f"<!-- made by make {name} -->", f"<!-- end of make {name} -->"
-    page = page or DOC
-    doc = page.read_text("utf-8")
-    before, rest = doc.split(opening)
+    before, rest = page.read_text("utf-8").split(opening)
     after = rest.split(closing)[1]
     canon.write_atomic(page, f"{before}{opening}\n\n{text}\n\n{closing}{after}")
-    canon.write_atomic(FIGURES / f"{name}.json", json.dumps(figures, indent=1) + "\n")

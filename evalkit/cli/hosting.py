@@ -116,6 +116,7 @@ def plan_options(command: Any) -> Any:
             click.option("--level", help="A, B or C (default: probed)."),
             click.option("--seed", help="Set all seeds."),
             click.option("--threads", help="Threads within an operation."),
+            click.option("--memory", help="GB of each GPU: 16, 24, 40, 80 or 141."),
         ]
     ):
         command = option(command)
@@ -192,7 +193,7 @@ def _wanted(given: dict[str, Any]) -> Any:
         raise EvalkitError("where is evalkit to run", fix="give --sif IMAGE, or --in none")
     words = tuple((name, given.pop(name)) for name in site.SBATCH)
     plan: list[str] = []
-    for name in ("revision", "limit", "dtype", "profile", "level", "seed", "threads"):
+    for name in ("revision", "limit", "dtype", "profile", "level", "seed", "threads", "memory"):
         value = given.pop(name)
         plan += [f"--{name}", value] if value is not None else []
     return submit.Wanted(**given, words=words, plan=tuple(plan))

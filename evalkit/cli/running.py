@@ -13,6 +13,7 @@ from evalkit.cli.telling import json_option, tell
 from evalkit.inputs import hub
 
 DEVICES = "cpu, cuda (a worker on each GPU), cuda:N, or auto (one model over all GPUs)."
+MEMORY = ("16", "24", "40", "80", "141")  # as `plan.memory.CLASSES`, without what that imports
 MODEL_EXAMPLE = "make eval MODEL=meta-llama/Llama-3.1-8B   (or: evalkit eval --model FOLDER)"
 
 
@@ -36,6 +37,8 @@ def run_options(command: Any) -> Any:
             click.option("--engine-arg", "engine_args", multiple=True, metavar="KEY=VALUE",
                          help="An argument of that class. It is published: no secrets."),
             click.option("--device", help=DEVICES),
+            click.option("--memory", type=click.Choice(MEMORY),
+                         help="Plan for GPUs of so many GB (default: those here, or the CPU)."),
             click.option("--threads", type=int, default=1, show_default=True,
                          help="Threads within an operation; part of the run's identity."),
             click.option("--seed", type=int, help="Set all seeds, as lm-eval's --seed does."),
@@ -74,6 +77,7 @@ def options_from(given: dict[str, Any]) -> Any:
         )
     if given["offline"]:
         hub.go_offline()
+    given["memory"] = given["memory"] and int(given["memory"])
     return Options(**given)
 
 

@@ -22,7 +22,6 @@ from evalkit.plan.request import Settings
 if TYPE_CHECKING:
     from evalkit.engine.core import Engine
 
-PREFILL_TOKENS = 2048  # of prompts that are prefilled at once, padding included
 CLOSE_UP = 0.75  # slots are closed up when no more than this share of them is in use
 
 
@@ -98,7 +97,7 @@ class _Prompts:
     def _prefill(self) -> None:
         """Compute the next rows and their prompts' first tokens; what these end needs no slot."""
         first, width = self._row, self._batch.width
-        self._row = last = first + max(1, PREFILL_TOKENS // width)
+        self._row = last = first + max(1, self._batch.prefill // width)
         tree = Tree(self._batch.rows[first:last], width, self._prefix, self._engine, taking=True)
         chosen = [pair for pair in self._left if pair[0].row < last]
         self._left = self._left[len(chosen) :]

@@ -49,6 +49,20 @@ def loading_errors() -> tuple[type[Exception], ...]:
     return (*builtin, TypeError, ArithmeticError, StrictDataclassError, SafetensorError)
 
 
+def text_config(folder: Path, reference: str, trust_remote_code: bool) -> Any:
+    """The config of a model's text part, as transformers has it: with its defaults, by the names
+    that its classes give. Raises EvalkitError where transformers can't read it."""
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+        return config.get_text_config()
+    except loading_errors() as error:
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        what = f"transformers can't read the config of '{reference}': {first}"
+        raise EvalkitError(what, where=os.fspath(folder)) from None
+
+
 def rope_limit(config: dict[str, Any]) -> int | None:
     """How many positions a forward pass may have before all of its rotary angles change (dynamic
     scaling, longrope); None where they never do. `config`: config.json."""

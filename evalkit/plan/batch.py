@@ -16,6 +16,9 @@ from evalkit.base import canon
 from evalkit.plan.request import Kind, Settings
 from evalkit.plan.tokenise import Tokens
 
+PREFILL = 2048  # tokens of prompts, on a CPU
+FOR_GPUS = ("prefill", "max_trunk", "memory")  # a policy's, if it is for GPUs
+
 
 @dataclass(frozen=True, slots=True)
 class Policy:
@@ -27,7 +30,9 @@ class Policy:
     at a time. `max_rows` bounds the rows of a batch at levels B and C, `max_scored` the positions
     whose logits exist at once, `max_slots` the prompts that generate at once, and `max_cache` the
     tokens of their own key-value caches, as long as they may grow; a generating batch has at most
-    `waves` times as many as generate at once.
+    `waves` times as many as generate at once. `prefill` bounds the prompts that are prefilled at
+    once, padding included. For GPUs `memory` is the class that it is for, in GB (0: a CPU), and
+    `max_trunk` the tokens of a trunk, its parents' included.
     """
 
     max_tokens: int = 16384
@@ -40,10 +45,18 @@ class Policy:
     max_slots: int = 64
     max_cache: int = 131072
     waves: int = 4
+    prefill: int = PREFILL
+    max_trunk: int = 0
+    memory: int = 0
 
     def to_json(self) -> dict[str, int]:
-        """The policy as plan and record hold it."""
-        return {name: getattr(self, name) for name in self.__slots__}
+        """The policy as plan and record hold it; a CPU's says nothing of what is for GPUs."""
+        mine = self.__slots__ if self.memory else self.__slots__[: -len(FOR_GPUS)]
+        return {name: getattr(self, name) for name in mine}
+
+    def holds(self, trunk: int) -> bool:
+        """Whether a trunk may have so many tokens."""
+        return not self.max_trunk or trunk <= self.max_trunk
 
     def slots(self, tokens: int) -> int:
         """How many prompts generate at once that may grow to `tokens` each."""
@@ -120,7 +133,7 @@ class Batch:
     """What the engine executes.
 
     `width` is the widest row's tokens; `slots` the prompts that generate at once (0 when scoring);
-    `chunk` the tokens of a trunk that are prefilled at once.
+    `chunk` the tokens of a trunk that are prefilled at once, `prefill` those of prompts.
     """
 
     id: str
@@ -133,6 +146,7 @@ class Batch:
     targets: tuple[BatchTarget, ...]
     slots: int
     chunk: int
+    prefill: int = PREFILL
 
     @property
     def cost(self) -> int:
@@ -167,10 +181,10 @@ def make_batch(
     slots = slots_of(policy, settings, trunk.length if trunk else 0, targets)
     name = batch_id(
         kind, settings, trunk.id if trunk else None, batch_block(rows), targets, slots,
-        policy.chunk,
+        policy,
     )  # fmt: skip
     return Batch(name, task, kind, settings, trunk, width, tuple(rows), tuple(targets), slots,
-                 policy.chunk)  # fmt: skip
+                 policy.chunk, policy.prefill)  # fmt: skip
 
 
 def slots_of(
@@ -190,9 +204,10 @@ def trunk_id(parent: str | None, block: bytes) -> str:
 
 def batch_id(
     kind: Kind, settings: Settings | None, trunk: str | None, block: bytes,
-    targets: Iterable[BatchTarget], slots: int, chunk: int,
+    targets: Iterable[BatchTarget], slots: int, policy: Policy,
 ) -> str:  # fmt: skip
     """Digest of everything that the engine sees of a batch. `trunk`: its id; `block`: the rows."""
+    prefill = {"prefill": policy.prefill} if policy.memory and settings else {}
     return canon.digest(
         {
             "kind": kind,
@@ -201,7 +216,8 @@ def batch_id(
             "tokens": canon.digest_bytes(block),
             "targets": [[t.row, t.end, t.start, t.last, t.id] for t in targets],
             "slots": slots,
-            "chunk": chunk,
+            "chunk": policy.chunk,
+            **prefill,
         }
     )
 

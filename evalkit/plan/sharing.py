@@ -79,6 +79,8 @@ class Trees:
         rest = self.trie.unique(part) - prefix
         if prefix < self.policy.min_trunk or len(part) == 1 or rest <= self.policy.max_tree:
             return False
+        if not self.policy.holds(depth):
+            return False
         longest = int(self.trie.lengths[part.lo : part.hi].max()) - depth
         rows = rest / max(self.policy.row_tokens, longest)
         return prefix * (rows - 1) > PASS * (1 if len(part) == len(whole) else 2)
@@ -121,7 +123,7 @@ class Clones:
     def pays(self, part: Range, depth: int, whole: Range) -> bool:
         """Where enough rows share enough tokens."""
         prefix = depth - part.depth
-        if prefix < self.policy.min_trunk or len(part) < MIN_CLONES:
+        if prefix < self.policy.min_trunk or len(part) < MIN_CLONES or not self.policy.holds(depth):
             return False
         passes = 1 if len(part) == len(whole) else 2
         return prefix * (len(part) - 1) > part.depth + PASS * passes
@@ -151,7 +153,7 @@ class Prompts:
         """Where enough prompts share enough tokens."""
         prefix = depth - part.depth
         least = 2 if self.in_trees else MIN_CLONES
-        if prefix < self.policy.min_trunk or len(part) < least:
+        if prefix < self.policy.min_trunk or len(part) < least or not self.policy.holds(depth):
             return False
         steps = 0 if len(part) == len(whole) else self.max_gen_toks
         return prefix * (len(part) - 1) > self.policy.max_slots * steps

@@ -234,7 +234,7 @@ class Plan:
         """Read one batch; EvalkitError when plan.tokens is not what the plan says. Consecutive
         batches of one trunk share the object."""
         entry = self.entries[batch]
-        kind, task, chunk = entry["kind"], entry["task"], self._policy.chunk
+        kind, task, policy = entry["kind"], entry["task"], self._policy
         index, width = entry["settings"], entry["width"]
         settings = None if index is None else self._settings[index]
         targets = tuple(
@@ -245,13 +245,16 @@ class Plan:
         above, length = (trunk.id, trunk.length) if trunk else (None, 0)
         slots = slots_of(self._policy, settings, length, targets)
         block = self._block(entry)
-        found = batch_id(kind, settings, above, block, targets, slots, chunk)
+        found = batch_id(kind, settings, above, block, targets, slots, policy)
         if found != batch:
             raise self._torn(f"batch {batch[:19]} has another digest")
         rows = batch_rows(block)
         if width != max(len(row.tokens) for row in rows):
             raise self._torn(f"batch {batch[:19]} is not {width} tokens wide")
-        return Batch(batch, task, kind, settings, trunk, width, rows, targets, slots, chunk)
+        return Batch(
+            batch, task, kind, settings, trunk, width, rows, targets, slots, policy.chunk,
+            policy.prefill,
+        )  # fmt: skip
 
     def _trunk(self, index: int | None) -> Trunk | None:
         """A trunk, made of those above it as far as they are not at hand any more."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from evalkit.inputs import model as models
 from evalkit.inputs.model import Model
 from evalkit.inputs.suite import Lock, Suite
 from evalkit.inputs.tokenizer import Tokenizer
-from evalkit.plan import cache
+from evalkit.plan import cache, memory
 from evalkit.plan import store as planning
 from evalkit.plan.cache import Planned
 from evalkit.plan.shards import Shard
@@ -74,10 +75,11 @@ def _worked_on(run: Run, events: Events) -> Iterator[lease.Lease]:
             events.close()
 
 
-def prepare_job(options: Options, events: Events) -> Job:
+def prepare_job(options: Options, events: Events, *, computes: bool = True) -> Job:
     """Resolve what was asked for; shown, since fetching and digesting a large model takes time."""
     with events.phase("prepare", 0, "steps"):
-        return prepare.prepare(options, lambda line: _tell_device(events, line))
+        say = partial(_tell_device, events)
+        return prepare.prepare(options, say, computes=computes)
 
 
 def _tell_device(events: Events, line: str) -> None:
@@ -112,6 +114,8 @@ def plan(job: Job, events: Events) -> tuple[Run, Loaded | None]:
     else:
         loaded, planned = _build(job, tokenizer, inputs, events)
         cache.write(key, planned)
+    if job.room is not None:
+        memory.check(planned.body, job.room)
     run = folder.create(job, planned, tokenizer.template)
     events.log(
         "planned",
@@ -188,7 +192,7 @@ def finish(
 
 def plan_only(options: Options, events: Events) -> Path:
     """Plan a run, or find the one that is already planned; its folder."""
-    run, _ = find_or_plan(prepare_job(options, events), events)
+    run, _ = find_or_plan(prepare_job(options, events, computes=False), events)
     if not (run.folder / "events").exists():  # new: how it was planned is kept
         events.open(run.folder / "events" / f"{worker.segment_name()}.jsonl")
         events.close()

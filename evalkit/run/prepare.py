@@ -13,12 +13,13 @@ from typing import Any
 
 from evalkit.base import canon, stamp, steering
 from evalkit.base.errors import EvalkitError, Exit
-from evalkit.inputs import engine_name
+from evalkit.inputs import architecture, engine_name, shape
 from evalkit.inputs import model as models
 from evalkit.inputs import suite as suites
 from evalkit.inputs.engine_name import Choice
 from evalkit.inputs.model import Model
 from evalkit.inputs.suite import Lock, Suite
+from evalkit.plan import memory
 from evalkit.plan.store import LEVELS, Policy
 
 FREE_BYTES = 200_000_000  # what a full run of the largest shipped suite leaves, with room
@@ -43,6 +44,7 @@ class Options:
     device: str | None = None
     seed: int | None = None
     threads: int = 1
+    memory: int | None = None
     allow_pickle: bool = False
     trust_remote_code: bool = False
     fresh: bool = False
@@ -61,7 +63,8 @@ class Options:
 @dataclass(frozen=True, slots=True)
 class Job:
     """A run's resolved inputs. `inputs` is what the run id covers, the plan's batches aside;
-    `adapter` the files of one as `Model.files` has them."""
+    `adapter` the files of one as `Model.files` has them; `room` what there is on GPUs where the
+    policy is for them."""
 
     options: Options
     model: Model
@@ -69,10 +72,15 @@ class Job:
     parameters: int | None
     suite: Suite
     lock: Lock
-    policy: Policy
+    room: memory.Room | None
     engine: Choice
     device: str
     inputs: dict[str, Any]
+
+    @property
+    def policy(self) -> Policy:
+        """How rows are packed."""
+        return policy_of(self.room)
 
     @property
     def level(self) -> str:
@@ -86,9 +94,11 @@ class Job:
         return self.options.out / self.model.short_name
 
 
-def prepare(options: Options, say: Callable[[str], None] = lambda _: None) -> Job:
+def prepare(
+    options: Options, say: Callable[[str], None] = lambda _: None, *, computes: bool = True
+) -> Job:
     """Resolve the device, which is told first, the model, the suite and the numerics; EvalkitError
-    for what can't be run."""
+    for what can't be run. `computes`: whether this process or its children run the model."""
     if options.limit is not None and options.limit < 1:
         raise EvalkitError("--limit must be at least 1")
     if options.seed is not None and not 0 <= options.seed < 2**32:
@@ -98,7 +108,7 @@ def prepare(options: Options, say: Callable[[str], None] = lambda _: None) -> Jo
     engine = _check_engine(options)
     suite = suites.load(options.suite, limit=options.limit, seed=options.seed)
     lock = suites.lock_of(suite)
-    device = _device(options, engine, say)  # before gigabytes are fetched
+    device = _device(options, engine, say, computes=computes)  # before gigabytes are fetched
     model = models.resolve(
         options.model,
         revision=options.revision,
@@ -109,21 +119,22 @@ def prepare(options: Options, say: Callable[[str], None] = lambda _: None) -> Jo
     adapter = models.resolve_adapter(options.adapter) if options.adapter else None
     parameters = models.num_parameters(model)
     _check_out(options.out / model.short_name)
-    policy = Policy()
+    numerics = _numerics(options, engine, model)
+    room = _room(options, engine, model, parameters, numerics, device)
     inputs = {
         "suite": suites.identity(suite, lock),
         "model": model.sha256(),
         "adapter": digests(adapter),
-        "numerics": _numerics(options, engine, model),
+        "numerics": numerics,
         "engine": {"name": engine.name, "level": _level(options, engine, model),
-                   "policy": policy.to_json(), "args": engine.args,
+                   "policy": policy_of(room).to_json(), "args": engine.args,
                    "versions": engine_versions(engine), "bit_repeatable": not engine.foreign},
         "versions": stamp.versions(),
     }  # fmt: skip
-    return Job(options, model, adapter, parameters, suite, lock, policy, engine, device, inputs)
+    return Job(options, model, adapter, parameters, suite, lock, room, engine, device, inputs)
 
 
-def _device(options: Options, engine: Choice, say: Callable[[str], None]) -> str:
+def _device(options: Options, engine: Choice, say: Callable[[str], None], *, computes: bool) -> str:
     """Where the engine computes; a server computes somewhere else."""
     from evalkit.engine.hardware import device
 
@@ -133,10 +144,54 @@ def _device(options: Options, engine: Choice, say: Callable[[str], None]) -> str
         if classes.is_served(classes.model_class(engine)):
             say(f"a server computes: {engine.name}")
             return device.pick("cpu")
+    if not computes and options.memory:
+        say(f"planned for NVIDIA GPUs of {options.memory} GB")
+        return "cpu"
     chosen = device.pick(options.device)
     for line in (device.described(chosen), *steering.lines()):
         say(line)
     return chosen
+
+
+def _room(
+    options: Options, engine: Choice, model: Model, parameters: int | None,
+    numerics: dict[str, Any], device: str,
+) -> memory.Room | None:  # fmt: skip
+    """The room on the GPUs that a plan is for, None for a CPU; EvalkitError for what can't fit."""
+    from evalkit.engine.hardware import device as devices
+
+    sizes = [] if engine.foreign else devices.memories(device)
+    wanted = options.memory
+    if wanted is None:
+        wanted = memory.class_of(min(sizes)) if sizes else 0
+    if wanted is None:
+        raise EvalkitError(
+            f"a GPU of {min(sizes) / 2**30:.1f} GiB is smaller than any that plans are made for",
+            fix="--memory 16 plans for the smallest; batches that do not fit are split",
+            code=Exit.MISSING,
+        )
+    if engine.foreign or not wanted:
+        return None
+    needs = needs_of(model, parameters, numerics)
+    number = None if not sizes else len(sizes) if device == devices.AUTO else 1
+    return memory.require(needs, wanted, number, model.reference)
+
+
+def policy_of(room: memory.Room | None) -> Policy:
+    """The policy for GPUs, or the CPU's."""
+    return room.policy if room else Policy()
+
+
+def needs_of(model: Model, parameters: int | None, numerics: dict[str, Any]) -> memory.Needs:
+    """What a model needs of a GPU's memory under these numerics."""
+    from evalkit.engine import quantization
+
+    stored = 4 if numerics["dtype"] == "float32" else 2
+    is_known = parameters is not None and quantization(model) is None
+    weights = stored * parameters if is_known and parameters else model.weight_bytes
+    config = architecture.text_config(model.folder, model.reference, model.trust_remote_code)
+    number = 4 if numerics["profile"] == "precise" else stored
+    return memory.Needs(shape.of(config), weights, number)
 
 
 def digests(files: dict[str, dict[str, Any]] | None) -> dict[str, str] | None:

@@ -117,6 +117,7 @@ def _options(record: dict[str, Any], wanted: Wanted) -> Options:
         engine_args=tuple(asked["engine_args"]),
         seed=asked["seed"],
         threads=numerics["threads"] if own else 1,
+        memory=engine["policy"].get("memory", 0),
     )
     given = {name: value for name, value in wanted.given.items() if value is not None}
     if "model" in given:

@@ -28,6 +28,7 @@ from evalkit.record.reading.samples import NAME
 if TYPE_CHECKING:
     from evalkit.harness.tasks import Loaded
     from evalkit.inputs.model import Model
+    from evalkit.plan.batch import Policy
 
 SECTIONS = ("results", "groups", "group_subtasks", "configs", "versions", "n-shot", "n-samples",
             "higher_is_better")  # fmt: skip
@@ -135,10 +136,11 @@ def _plan(run: Path, record: Value, loaded: "Loaded", model: "Model") -> Check:
     from evalkit.harness import requests
     from evalkit.inputs import architecture
     from evalkit.inputs.tokenizer import Tokenizer
-    from evalkit.plan.store import Builder, Policy
+    from evalkit.plan.store import Builder
     from evalkit.plan.tokenise import tokenise
 
-    policy, engine = Policy(), record["engine"]
+    engine = record["engine"]
+    policy = _policy(record, model)
     if policy.to_json() != engine["policy"]:
         return Check("deep plan", Status.SKIP, "planned by another batching policy than ours")
     tokenizer = Tokenizer(model)
@@ -164,6 +166,21 @@ def _plan(run: Path, record: Value, loaded: "Loaded", model: "Model") -> Check:
         theirs, ours = ({b["id"] for b in plan["batches"]} for plan in (written, body))
         findings.add(f"{len(theirs - ours):,} of {len(theirs):,} batches are not ours")
     return findings.check(f"{len(body['batches']):,} batches, built again to the same ids")
+
+
+def _policy(record: Value, model: "Model") -> "Policy":
+    """Our own policy for what the record's plan is for."""
+    from evalkit.plan import memory
+    from evalkit.plan.batch import Policy
+    from evalkit.run.prepare import needs_of
+
+    wanted = record["engine"]["policy"].get("memory", 0)
+    if wanted not in memory.CLASSES:
+        return Policy()
+    parameters = record["model"]["parameters"]
+    known = parameters if isinstance(parameters, int) else None
+    found = memory.fit(needs_of(model, known, record["numerics"]), wanted)
+    return found.policy if found else Policy()
 
 
 def _scores(run: Path, record: Value, loaded: "Loaded", template: Any) -> Check:

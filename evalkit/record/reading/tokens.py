@@ -73,6 +73,7 @@ def batch_problem(entry: dict[str, Any], data: bytes, body: dict[str, Any], trun
         "targets": [[*target[:4], f"{entry['task']}/{target[4]}"] for target in entry["targets"]],
         "slots": _slots(entry, policy, settings, trunks.length(trunk)) if settings else 0,
         "chunk": policy["chunk"],
+        **({"prefill": policy["prefill"]} if "prefill" in policy and settings else {}),
     }
     if canon.digest(layout) != entry["id"]:
         return "has another digest"
