@@ -54,7 +54,8 @@ USER 10001:10001
 # The commit is known to whoever builds, not in here.
 ARG COMMIT=
 ENV EVALKIT_COMMIT=${COMMIT}
-RUN --mount=type=tmpfs,target=/var/cache/evalkit python3 /opt/evalkit/image/selftest.py
+RUN --mount=type=tmpfs,target=/var/cache/evalkit \
+    python3 /opt/evalkit/image/selftest.py && find /var/cache/evalkit -mindepth 1 -delete
 ARG LOCK=cuda13
 ARG VERSION= CREATED= LOCK_DIGEST= BASE_NAME= BASE_DIGEST=
 LABEL org.opencontainers.image.title="evalkit" \

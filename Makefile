@@ -25,13 +25,24 @@ ADAPTER  ?=
 ENGINE   ?=
 ENGINE_ARGS ?=
 IN       ?=
+GROUP    ?=
 IMAGE    ?=
 PYTHON   ?= python3
+# `make submit`'s: evalkit's options in capitals, MAX_WALLTIME for --max-walltime. SBATCH has further
+# options of sbatch, BINDS and MODULES words. Not --scratch: SCRATCH is set on many clusters, and is
+# something else.
+SLURM = sif in site shards max-running grace tokens-per-second workers adapter engine \
+	level revision dtype profile seed threads memory limit \
+	partition account qos constraint gres gpus-per-node time mem cpus sbatch max-walltime \
+	finish-partition finish-qos finish-time finish-mem finish-constraint finish-sbatch \
+	modules binds
 
 # Values reach the commands through the environment and are quoted there, whatever is in them.
 export MODEL REVISION SUITE LIMIT OUT OFFLINE RUN LOCK DTYPE DEVICE SEED WORKERS GRACE
-export STAGE SQUASHFS SIF SHARDS TIME PARTITION GPUS MEMORY LEVEL THREADS PROFILE ADAPTER ENGINE ENGINE_ARGS IN IMAGE FROM FILE
-export OTHER
+export STAGE SQUASHFS LEVEL THREADS PROFILE ADAPTER ENGINE ENGINE_ARGS IN IMAGE FROM FILE OTHER \
+	GROUP GPUS
+capitals = $(shell echo '$(1)' | tr 'a-z-' 'A-Z_')
+export $(call capitals,$(SLURM))
 EVALKIT := .venv/bin/evalkit
 # In the image where there is one, else on this host; IN says otherwise.
 LAUNCH   = $(EVALKIT) launch --in "$$IN" --image "$$IMAGE"
@@ -40,7 +51,7 @@ common   = --out "$$OUT" $(offline) $${LIMIT:+--limit "$$LIMIT"} $${DTYPE:+--dty
 	$${DEVICE:+--device "$$DEVICE"} $${SEED:+--seed "$$SEED"} $${LEVEL:+--level "$$LEVEL"} \
 	$${THREADS:+--threads "$$THREADS"} $${MEMORY:+--memory "$$MEMORY"} $${PROFILE:+--profile "$$PROFILE"} $${ADAPTER:+--adapter "$$ADAPTER"} \
 	$${ENGINE:+--engine "$$ENGINE"} $${WORKERS:+--workers "$$WORKERS"} \
-	$${GRACE:+--grace "$$GRACE"} "$$@"
+	$${GRACE:+--grace "$$GRACE"} $${GROUP:+--group "$$GROUP"} "$$@"
 # ENGINE_ARGS's words, each behind its option, as the shell's own arguments: no pattern in them is
 # expanded.
 words    = set -f; for word in $$ENGINE_ARGS; do set -- "$$@" --engine-arg "$$word"; done;
@@ -78,14 +89,16 @@ status: setup ## how far the run in RUN is
 
 stage: setup ## fetch all that MODEL on SUITE needs without network into STAGE; SQUASHFS=FILE packs it
 	@$(EVALKIT) stage $${MODEL:+--model "$$MODEL"} $${REVISION:+--revision "$$REVISION"} \
-		--suite "$$SUITE" --to "$$STAGE" $${SQUASHFS:+--squashfs "$$SQUASHFS"}
+		--suite "$$SUITE" --to "$$STAGE" $${GROUP:+--group "$$GROUP"} $${SQUASHFS:+--squashfs "$$SQUASHFS"}
 
-submit: setup ## send MODEL on SUITE to Slurm, with the STAGE; in SIF, or IN=none; GPUS (a shard), SHARDS, TIME, PARTITION
-	@$(EVALKIT) submit $${MODEL:+--model "$$MODEL"} --suite "$$SUITE" --out "$$OUT" \
-		--stage "$$STAGE" $${LIMIT:+--limit "$$LIMIT"} $${SIF:+--sif "$$SIF"} $${IN:+--in "$$IN"} \
-		$${SHARDS:+--shards "$$SHARDS"} $${TIME:+--time "$$TIME"} \
-		$${PARTITION:+--partition "$$PARTITION"} $${GPUS:+--gpus-per-shard "$$GPUS"} \
-		$${MEMORY:+--memory "$$MEMORY"}
+submit: setup ## send MODEL on SUITE to Slurm, with the STAGE; in SIF, or IN=none (docs/cluster.md)
+	@$(words) $(EVALKIT) submit $${MODEL:+--model "$$MODEL"} --suite "$$SUITE" --out "$$OUT" \
+		--stage "$$STAGE" $(if $(filter-out 0 no false,$(FRESH)),--fresh) $${GPUS:+--gpus-per-shard "$$GPUS"} \
+		$${GROUP:+--group "$$GROUP"} \
+		$(foreach name,$(SLURM),$${$(call capitals,$(name)):+--$(name) "$$$(call capitals,$(name))"}) "$$@"
+
+cancel: setup ## take what was submitted for RUN off Slurm again; what is answered is kept
+	@$(EVALKIT) cancel $${RUN:+"$$RUN"}
 
 suite-lock: setup ## write the lock of SUITE: dataset revisions, rows, counts, licences
 	@$(LAUNCH) lock "$$SUITE" $(offline)

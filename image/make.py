@@ -32,6 +32,11 @@ from evalkit.base import gpus  # noqa: E402
 
 IMAGE = os.environ.get("IMAGE") or f"evalkit:{evalkit.__version__}"
 DOCKER = os.environ.get("DOCKER") or "docker"
+NO_IMAGE = f"""evalkit image: there is no {IMAGE} here, or no docker to use. Make the SIF of
+  an archive from a machine that has it:   docker save --output evalkit.tar {IMAGE}
+                                           make sif FROM=evalkit.tar
+  or of a registry's image by its digest:  make sif FROM=registry.example/evalkit@sha256:...
+or build the image here first:             make image"""
 
 
 def say(line: str) -> None:
@@ -72,17 +77,45 @@ def build() -> None:
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="evalkit-build-") as folder:
         archive = Path(folder, "source.tar")
+        source = Path(folder, "source")
+        source.mkdir()
         git("archive", "--format=tar", f"--output={archive}", "HEAD")
-        shutil.unpack_archive(archive, Path(folder, "source"), filter="data")
+        run("tar", "-xf", archive, "-C", source)  # tarfile's safe way is not in every Python 3.11
+        buildkit = has_buildkit()
+        if not buildkit:
+            say(f"this {DOCKER} has no BuildKit: its old builder is used, and nothing is cached")
+            recipe = source / "Dockerfile"
+            recipe.write_text(without_mounts(recipe.read_text()))
         options = os.environ.get("BUILD_OPTIONS", "").split()
         for name, value in arguments(choice.lock, commit, date).items():
             options += ["--build-arg", f"{name}={value}"]
         tags = ["--tag", IMAGE]
         tags += [] if os.environ.get("IMAGE") else ["--tag", f"{IMAGE}-{choice.lock}"]
-        run(DOCKER, "build", *options, *tags, Path(folder, "source"), DOCKER_BUILDKIT="1")
+        run(DOCKER, "build", *options, *tags, source, DOCKER_BUILDKIT=str(int(buildkit)))
     size = int(run(DOCKER, "image", "inspect", "--format", "{{.Size}}", IMAGE, quiet=True))
     digest = run(DOCKER, "image", "inspect", "--format", "{{.Id}}", IMAGE, quiet=True)
     say(f"{IMAGE} is {digest}, {size / 1e9:.2f} GB, after {time.monotonic() - started:.0f} s")
+
+
+def has_buildkit() -> bool:
+    """Whether `build` takes mounts: Docker's client since 23 needs buildx for that."""
+    if Path(DOCKER).name == "podman" or answers(DOCKER, "buildx", "version"):
+        return True
+    version = run(DOCKER, "version", "--format", "{{.Client.Version}}", quiet=True)
+    return int(version.partition(".")[0] or 0) < 23
+
+
+def answers(*command: str) -> bool:
+    """Whether a command is there and ends well."""
+    try:
+        return subprocess.run(command, capture_output=True).returncode == 0
+    except FileNotFoundError:
+        return False
+
+
+def without_mounts(recipe: str) -> str:
+    """A Dockerfile for the builder that knows no mounts: they only save time and space."""
+    return re.sub(r"--mount=\S+\s+(?:\\\n\s*)?", "", recipe)
 
 
 def arguments(lock: str, commit: str, date: str) -> dict[str, str]:
@@ -90,8 +123,11 @@ def arguments(lock: str, commit: str, date: str) -> dict[str, str]:
     requirements = ROOT / "requirements"
     base = os.environ.get("BASE_IMAGE", "")
     given = {"BASE_IMAGE": base} if base else {}
+    given |= {"SNAPSHOT": os.environ["SNAPSHOT"]} if "SNAPSHOT" in os.environ else {}
     base = base or re.findall(r"^ARG BASE_IMAGE=(\S+)", (ROOT / "Dockerfile").read_text(), re.M)[0]
     digest = base.partition("@")[2]
+    if not digest and not answers(DOCKER, "image", "inspect", base):
+        sys.exit(f"evalkit image: {base} is not here: name it with its digest, or pull it first")
     return given | {
         "LOCK": lock,
         "COMMIT": commit,
@@ -112,8 +148,12 @@ def sif() -> None:
     source = os.environ.get("FROM", "")
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="evalkit-sif-") as folder:
+        if shutil.which("apptainer") is None:
+            sys.exit("evalkit image: a SIF is made by apptainer, which is not here")
         if not source:
             source = os.fspath(Path(folder, "evalkit.tar"))
+            if not answers(DOCKER, "image", "inspect", IMAGE):
+                sys.exit(NO_IMAGE)
             run(DOCKER, "save", "--output", source, IMAGE)
         kind = "docker-archive" if Path(source).is_file() else "docker"
         if kind == "docker" and "@sha256:" not in source:

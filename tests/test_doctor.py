@@ -117,7 +117,7 @@ def test_this_machine_gets_a_line_for_each_check(tmp_path: Path) -> None:
     ran = call("doctor", "--out", tmp_path)
     assert ran.code in (0, 1)
     lines = ran.out.splitlines()
-    assert len(lines) == 14
+    assert len(lines) == 15
     assert all(re.match(r"(PASS|WARN|FAIL)  \w+", line) for line in lines)
     assert not list(tmp_path.iterdir())
 

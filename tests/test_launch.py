@@ -1,20 +1,26 @@
 """What docker, podman and apptainer are told: the whole command line, word by word, and what of the
 host a command line names. `EVALKIT_WRITE_GOLDEN=1` writes tests/golden/launch.txt again."""
 
+import grp
 import os
 import shlex
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
-from support import call
+from support import ROOT, call
 
-from evalkit.base import stamp
+from evalkit.base import canon, lease, stamp
 from evalkit.base.errors import EvalkitError
 from evalkit.host import inside
 from evalkit.host.launch import runtimes, start
 from evalkit.host.launch import work as works
 from evalkit.host.launch.command import (
+    OF_SIFS,
     PLACES,
     SCRATCH,
     Image,
@@ -25,6 +31,7 @@ from evalkit.host.launch.command import (
 )
 from evalkit.inputs import hub
 from evalkit.inputs.builtin import smollm2
+from evalkit.run.prepare import Options
 
 GOLDEN = Path(__file__).with_name("golden") / "launch.txt"
 SHA = "sha256:" + "ab" * 32
@@ -55,6 +62,7 @@ ONLINE = replace(
 )
 ODD = replace(STAGED, readable=('/data/a, "b"',), arguments=("verify", "results/it's"))
 ROOTLESS = replace(DOCKER, rootless=True)
+ELSEWHERE = replace(STAGED, writable=("/scratch/jane/results",), name="evalkit-eval-llama-7")
 CASES = {
     "docker, staged": (DOCKER, LOCAL, STAGED),
     "docker, online, on GPUs, at a terminal": (DOCKER, PUSHED, ONLINE),
@@ -66,6 +74,11 @@ CASES = {
     "apptainer, staged": (APPTAINER, SIF, STAGED),
     "apptainer, online, on GPUs, at a terminal": (APPTAINER, SIF, ONLINE),
     "apptainer, odd names": (APPTAINER, SIF, ODD),
+    "apptainer, nothing shown of the working folder": (APPTAINER, SIF, ELSEWHERE),
+    "apptainer, no network namespaces": (replace(APPTAINER, isolates=False), SIF, STAGED),
+    "singularity": (Runtime("singularity", "4.1.0", rootless=True), SIF, STAGED),
+    "docker, named, for a group": (DOCKER, LOCAL, replace(ELSEWHERE, group="1234")),
+    "podman, where SELinux labels files": (replace(PODMAN, labels=True), LOCAL, STAGED),
     "none": (None, None, STAGED),
 }
 
@@ -95,9 +108,9 @@ def test_every_container_is_hardened(name: str) -> None:
     runtime, image, work = CASES[name]
     assert runtime is not None and image is not None
     words = command_line(runtime, image, work)
-    if runtime.name == "apptainer":
+    if runtime.name in OF_SIFS:
         assert {"--containall", "--cleanenv", "--no-home", "--no-privs"} <= set(words)
-        assert ("--net" in words) == (not work.online)
+        assert ("--net" in words) == (runtime.isolates and not work.online)
     else:
         assert {"--read-only", "no-new-privileges"} <= set(words)
         assert words[words.index("--cap-drop") + 1] == "ALL"
@@ -198,13 +211,169 @@ def test_smollm2_is_fetched_by_the_host_and_shown_to_the_image(
     assert smollm2.file(offline=True) == file
 
 
-def test_the_files_that_a_folders_links_lead_to_come_along(home: Path) -> None:
-    """A snapshot in the Hub's cache is a folder of links into another."""
-    (home / "elsewhere").mkdir()
-    (home / "elsewhere" / "blob").write_text("")
-    (home / "model" / "config.json").symlink_to("../elsewhere/blob")
-    found = work(home, "eval", "--model", "model", "--offline")
-    assert f"{home}/elsewhere" in found.readable
+COMMIT = "ab" * 20
+
+
+def in_cache(cache: Path) -> Path:
+    """A model in a Hub's cache; its snapshot."""
+    repo = cache / "models--org--Llama-3.1"
+    snapshot = repo / "snapshots" / COMMIT
+    snapshot.mkdir(parents=True)
+    (repo / "blobs").mkdir()
+    (repo / "blobs" / "f00").write_text("{}")
+    (snapshot / "config.json").symlink_to("../../blobs/f00")
+    return snapshot
+
+
+def opened_in_an_image(found: Work, path: str) -> bool:
+    """Whether a file can be opened where only what is shown is there, each link followed by a
+    step."""
+    shown = [Path(each) for each in (*found.readable, *found.writable)]
+    for _ in range(40):
+        (inside,) = [each for each in shown if Path(path).is_relative_to(each)][:1] or [None]
+        if inside is None:
+            return False
+        real = inside.resolve() / Path(path).relative_to(inside)
+        if not real.is_symlink():
+            return real.is_file()
+        path = os.path.normpath(Path(path).parent / real.readlink())
+    return False
+
+
+@pytest.mark.parametrize("way", ["a snapshot", "a link to it", "a parent that is a link", "a chain",
+                                 "a single file elsewhere"])  # fmt: skip
+def test_all_that_a_models_links_lead_to_is_shown(way: str, home: Path) -> None:
+    """The words of a launched command name the folder as it lies on the disk: a relative link leads
+    nowhere from another place."""
+    snapshot = in_cache(home / "deep" / "hub")
+    given = snapshot
+    if way == "a link to it":
+        (home / "llama").symlink_to(snapshot)
+        given = home / "llama"
+    elif way == "a parent that is a link":
+        (home / "cache").symlink_to("deep")
+        given = home / "cache" / snapshot.relative_to(home / "deep")
+    elif way == "a chain":
+        (home / "one").symlink_to("two")
+        (home / "two").symlink_to(snapshot)
+        (home / "middle").mkdir()
+        blob = snapshot.parent.parent / "blobs" / "f00"
+        (home / "middle" / "f").symlink_to(blob.rename(home / "deep" / "moved"))
+        blob.symlink_to(home / "middle" / "f")
+        given = home / "one"
+    elif way == "a single file elsewhere":
+        (home / "far").mkdir()
+        (home / "far" / "weights").write_text("{}")
+        (home / "model" / "config.json").symlink_to(home / "far" / "weights")
+        given = home / "model"
+    found = work(home, "eval", "--model", os.fspath(given), "--offline")
+    named = found.arguments[2]
+    assert named == os.fspath(given.resolve())
+    assert opened_in_an_image(found, f"{named}/config.json"), found.readable
+
+
+def test_what_the_hubs_cache_has_elsewhere_is_shown(home: Path) -> None:
+    snapshot = in_cache(home / "shared")
+    repo = snapshot.parent.parent
+    (home / "hf" / "hub" / repo.name).symlink_to(repo)
+    found = work(home, "eval", "--model", "org/Llama-3.1", "--offline")
+    inside = f"{home}/hf/hub/models--org--Llama-3.1/snapshots/{COMMIT}/config.json"
+    assert opened_in_an_image(found, inside), found.readable
+
+
+def test_a_snapshot_is_called_by_its_repo_and_not_by_forty_digits(home: Path) -> None:
+    snapshot = in_cache(home / "hub")
+    (home / "llama").symlink_to(snapshot)
+    for given in (snapshot, home / "llama"):
+        assert hub.snapshot(given) == ("org/Llama-3.1", COMMIT)
+        assert Options(model=os.fspath(given)).published()["model"] == "org/Llama-3.1"
+        (snapshot / "model.safetensors").touch()
+    assert hub.snapshot(home) is None
+
+
+def test_a_container_is_called_after_what_it_runs(home: Path) -> None:
+    name = work(home, "eval", "--model", "org/Llama-3.1", "--suite", "core", "--offline").name
+    assert name == f"evalkit-eval-Llama-3.1-core-{os.getpid()}"
+
+
+def test_a_container_goes_on_under_its_launchers_name_and_not_as_process_1(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv(lease.LAUNCHER, lease.launched())
+    assert lease._myself() == replace(lease._myself(), pid=os.getpid())
+    monkeypatch.setenv(lease.LAUNCHER, "4711:99:boot pid:[1]")
+    owner = lease._myself()
+    assert (owner.pid, owner.started, owner.seen_from) == (4711, "99", "boot pid:[1]")
+    assert owner.is_dead() is None
+
+
+def test_what_a_killed_launcher_started_is_told_to_stop(tmp_path: Path) -> None:
+    """A kill that can't be caught used to leave the container working."""
+    mark = tmp_path / "stopped"
+    inner = f"trap 'touch {mark}; exit' TERM; touch {tmp_path}/ready; while :; do sleep 0.05; done"
+    outer = f"from evalkit.host.launch import start; start._attend(['bash', '-c', {inner!r}])"
+    with subprocess.Popen([sys.executable, "-c", outer], cwd=ROOT) as launcher:
+        wait_for(tmp_path / "ready")
+        launcher.kill()
+    wait_for(mark)
+
+
+def wait_for(path: Path) -> None:
+    """Wait until a file is there."""
+    deadline = time.monotonic() + 20
+    while not path.exists():
+        assert time.monotonic() < deadline, path
+        time.sleep(0.02)
+
+
+def test_a_group_may_read_what_is_made_and_the_image_is_told_its_number(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(canon.GROUP, "")
+    group = grp.getgrgid(os.getgid()).gr_name
+    umask = os.umask(0o077)
+    try:
+        words = ("--model", "model", "--group", group, "--out", "new", "--offline")
+        found = work(home, "eval", *words)
+        assert "--group" not in found.arguments and group not in found.arguments[3:]
+        assert (canon.GROUP, str(os.getgid())) in found.environment
+        assert (home / "new").stat().st_mode & 0o7777 == 0o2750
+        canon.write_atomic(home / "new" / "x", "x")
+        assert (home / "new" / "x").stat().st_mode & 0o777 == 0o640
+    finally:
+        os.umask(umask)
+
+
+def test_a_run_that_one_has_no_right_to_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise PermissionError(13, "Permission denied", "/home/jane/results/x/record.json")
+
+    monkeypatch.setattr(Path, "is_file", refuse)
+    call("verify", tmp_path).refused(3, "no right to read", "/home/jane/results/x", "--group")
+
+
+def test_a_host_that_forbids_network_namespaces_is_found_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def ask(*command: str) -> str:
+        if "--net" in command:
+            raise runtimes.Unusable("no namespaces")
+        return ""
+
+    monkeypatch.setattr(runtimes, "_ask", ask)
+    assert runtimes.isolated(APPTAINER, SIF) == replace(APPTAINER, isolates=False)
+    assert runtimes.isolated(DOCKER, LOCAL) is DOCKER
+
+
+@pytest.mark.parametrize(("network", "kept"), [("none", True), ("open", True), ("x", False)])
+def test_the_record_says_whether_the_container_had_a_network(
+    network: str, kept: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(stamp.IMAGE, asserted(APPTAINER, SIF))
+    monkeypatch.setenv(stamp.NETWORK, network)
+    assert (stamp.image().get("network") == network) is kept
 
 
 def test_a_suites_lock_and_tasks_come_along_and_nothing_beside_them(home: Path) -> None:
@@ -254,8 +423,8 @@ def stand_in(monkeypatch: pytest.MonkeyPatch, **said: str) -> None:
     """Runtimes that say no more than this: for each its image's commit, or why it does not work."""
 
     def runtime(name: str) -> Runtime:
-        if "!" in said[name]:
-            raise runtimes.Unusable(said[name])
+        if "!" in said.get(name, "not installed!"):
+            raise runtimes.Unusable(said.get(name, "not installed!"))
         return Runtime(name, "1.0")
 
     monkeypatch.setattr(runtimes, "runtime", runtime)

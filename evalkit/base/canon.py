@@ -22,6 +22,7 @@ from typing import Any
 from evalkit.base.errors import EvalkitError, Exit
 
 MAX_VALUES = 10_000_000  # of a JSON text: the plan of a million requests holds a third of that
+GROUP = "EVALKIT_GROUP"  # the number of a Unix group that may read what is made
 Json = Any  # what json.loads gives: dict, list, str, int, float, bool, None
 _ENCODER = json.JSONEncoder(
     sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
@@ -153,10 +154,34 @@ def read_json(path: Path) -> Json:
         raise EvalkitError(f"{path.name} is not readable JSON: {error}", where=str(path)) from None
 
 
-def make_folder(path: Path) -> None:
-    """Create a folder and its parents, private to the user; EvalkitError (3) where it can't be."""
+def umask() -> int:
+    """What others may not do with what is left: it is the user's alone, or a group may read it."""
+    return 0o027 if os.environ.get(GROUP) else 0o077
+
+
+def share(group: str) -> None:
+    """Let a Unix group, by name or number, read what is made from now on, here and in processes
+    that start from here; EvalkitError where the user is not in it."""
+    import grp
+
     try:
+        number = int(group) if group.isdecimal() else grp.getgrnam(group).gr_gid
+    except KeyError:
+        raise EvalkitError(f"there is no group '{group}'", fix="`id` lists yours") from None
+    if number not in (os.getgid(), *os.getgroups()) and os.getuid() != 0:
+        raise EvalkitError(f"you are not in the group '{group}'", fix="`id` lists yours")
+    os.environ[GROUP] = str(number)
+    os.umask(umask())
+
+
+def make_folder(path: Path) -> None:
+    """Create a folder and its parents, private to the user or readable for the group that it is
+    shared with; EvalkitError (3) where it can't be."""
+    try:
+        made = [each for each in (path, *path.parents) if not each.exists()]
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for each in made if os.environ.get(GROUP) else ():
+            _share(each, int(os.environ[GROUP]))
     except OSError as error:
         raise EvalkitError(
             f"can't make the folder: {error.strerror}",
@@ -164,6 +189,13 @@ def make_folder(path: Path) -> None:
             fix="choose another --out, or mend what is there",
             code=Exit.MISSING,
         ) from None
+
+
+def _share(folder: Path, group: int) -> None:
+    """Give a folder that was just made to a group to read, and all that will be made in it."""
+    with suppress(OSError):  # a container that knows no such group: it is taken from the parent
+        os.chown(folder, -1, group)
+    folder.chmod(0o2750)
 
 
 def write_atomic(

@@ -21,6 +21,7 @@ from evalkit.base import canon
 from evalkit.base.errors import EvalkitError, Exit
 
 NAME = ".lock"
+LAUNCHER = "EVALKIT_LAUNCHER"  # what launches a container says of itself
 BEAT_S = 10.0
 # NFS may show what stood in a file a minute ago, unless it is opened anew, as is done here.
 STALE_S = 60.0
@@ -170,7 +171,16 @@ def is_held(folder: Path, name: str = NAME) -> bool:
     return path.exists() and not _read(path)[0].is_dead()
 
 
+def launched() -> str:
+    """What a container is told of the process that starts it, and lives and dies with it: in the
+    container every process is number 1 or so, which says nothing to anybody outside."""
+    return f"{os.getpid()}:{_started(os.getpid())}:{_seen_from()}"
+
+
 def _myself(mark: str = "") -> Owner:
+    pid, started, seen_from = [*os.environ.get(LAUNCHER, "").split(":", 2), "", "", ""][:3]
+    if pid.isdecimal():
+        return Owner(socket.gethostname(), int(pid), seen_from, started, mark)
     return Owner(socket.gethostname(), os.getpid(), _seen_from(), _started(os.getpid()), mark)
 
 

@@ -28,6 +28,7 @@ SLURM = ("SLURM_JOB_ID", "SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID", "SLURM_RES
 # What launches a container says of its image, in words: what the digest is of, the digest, the
 # runtime and its version. An image can't hold its own digest.
 IMAGE = "EVALKIT_IMAGE"
+NETWORK = "EVALKIT_NETWORK"  # and whether it gave the container a network: none or open
 ASSERTED = re.compile(r"(manifest|config|sif) (sha256:[0-9a-f]{64}) ([a-z]+) (\S{1,60})")
 SETUP_NOTE = "evalkit-setup.json"  # what requirements/setup.py leaves in an environment
 COMMIT = "EVALKIT_COMMIT"  # evalkit's own commit, set when an image is built
@@ -117,13 +118,16 @@ def image() -> dict[str, str]:
     if found is None:
         return unknown(f"what {IMAGE} says is not what evalkit's launcher writes")
     of, digest, name, number = found.groups()
-    return {"digest": digest, "of": of, "runtime": f"{name} {number}", "asserted_by": "launcher"}
+    told = {"digest": digest, "of": of, "runtime": f"{name} {number}", "asserted_by": "launcher"}
+    network = os.environ.get(NETWORK)
+    return told | ({"network": network} if network in ("none", "open") else {})
 
 
 def _container() -> str:
     """The container runtime, as it shows from inside."""
-    if os.environ.get("APPTAINER_CONTAINER"):
-        return "apptainer"
+    for name in ("apptainer", "singularity"):
+        if os.environ.get(f"{name.upper()}_CONTAINER"):
+            return name
     if os.environ.get("container") == "podman":  # noqa: SIM112  # that is how podman writes it
         return "podman"
     if Path("/.dockerenv").exists():

@@ -1,8 +1,9 @@
 """The command line: each command parses its options, calls one library function, prints and exits.
 
 Messages for people go to stderr. stdout is for programs: the run folder's path as the last line, or
-JSON. An error is one line; a bug's traceback goes into a file. The commands are in four modules:
-`running` (runs), `judging` (records), `showing` (pages, exports) and `hosting` (hosts).
+JSON. An error is one line; a bug's traceback goes into a file. The commands are in five modules:
+`running` (runs), `judging` (records), `showing` (pages, exports), `hosting` (hosts) and
+`submitting` (Slurm).
 """
 
 import os
@@ -15,9 +16,9 @@ from typing import NoReturn
 import click
 
 import evalkit
-from evalkit.base import bounded, steering, stopping
+from evalkit.base import bounded, canon, steering, stopping
 from evalkit.base.errors import EvalkitError, Exit
-from evalkit.cli import hosting, judging, running, showing
+from evalkit.cli import hosting, judging, running, showing, submitting
 from evalkit.host import inside
 
 # The commands in groups, each in the order of use.
@@ -48,7 +49,8 @@ COMMANDS = {
         hosting.doctor_command,
         hosting.launch_command,
         hosting.stage_command,
-        hosting.submit_command,
+        submitting.submit_command,
+        submitting.cancel_command,
     ),
 }
 
@@ -82,7 +84,7 @@ for _command in (*chain.from_iterable(COMMANDS.values()), running.worker_command
 
 def main() -> None:
     """Run the command line; every way out has its exit code."""
-    os.umask(0o077)  # what a run leaves is the user's alone
+    os.umask(canon.umask())
     stopping.at_once()
     try:
         inside.enter()
@@ -105,6 +107,10 @@ def main() -> None:
     except (KeyboardInterrupt, click.Abort):
         _say("evalkit: stopped; what is done is kept, and the same command continues it")
         sys.exit(Exit.STOPPED)
+    except PermissionError as error:
+        _say(f"evalkit: no right to read or write this ({error.filename}): ask its owner for it,"
+             " who shares with a group by --group, or for a pack (`evalkit pack`)")  # fmt: skip
+        sys.exit(Exit.MISSING)
     except Exception:  # the one place where a bug is turned into a line and a file
         _end_without_image()
         _bug()

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from evalkit.base.errors import EvalkitError
-from evalkit.cli.telling import json_option, tell
+from evalkit.cli.telling import group_option, json_option, tell
 
 IN = "docker, podman, apptainer or none (default: the first that works and has the image)."
 
@@ -26,6 +26,7 @@ IN = "docker, podman, apptainer or none (default: the first that works and has t
 @click.option("--trust-remote-code", is_flag=True, help="Allow the model's own Python code.")
 @click.option("--check", is_flag=True, help="Only check the staged files against the manifest.")
 @click.option("--full", is_flag=True, help="With --check: read all files again.")
+@group_option
 @json_option
 def stage_command(
     squashfs: Path | None, check: bool, full: bool, as_json: bool, **given: Any
@@ -103,97 +104,3 @@ def doctor_command(model: str | None, out: Path, as_json: bool) -> None:
     told = [{"name": f.name, "status": f.status, "found": f.found, "fix": f.fix} for f in findings]
     tell(as_json, "\n".join(map(str, findings)), findings=told)
     sys.exit(any(finding.status is doctor.Status.FAIL for finding in findings))
-
-
-def plan_options(command: Any) -> Any:
-    """The options that are `evalkit plan`'s, to be passed on to it."""
-    for option in reversed(
-        [
-            click.option("--revision", help="A Hub model's branch, tag or commit."),
-            click.option("--limit", help="Only the first N documents of each task."),
-            click.option("--dtype", help="float32, bfloat16 or float16."),
-            click.option("--profile", help="native or precise."),
-            click.option("--level", help="A, B or C (default: probed)."),
-            click.option("--seed", help="Set all seeds."),
-            click.option("--threads", help="Threads within an operation."),
-            click.option("--memory", help="GB of each GPU: 16, 24, 40, 80 or 141."),
-        ]
-    ):
-        command = option(command)
-    return command
-
-
-def slurm_options(command: Any) -> Any:
-    """The options that are sbatch's; the site file has them as well."""
-    for name in ("partition", "account", "qos", "constraint", "gres", "time", "mem", "cpus"):
-        command = click.option(f"--{name}", help=f"sbatch's --{name} (default: the site file's).")(
-            command
-        )
-    return command
-
-
-@click.command("submit")
-@click.option(
-    "--model", "models", multiple=True, help="A Hub id or a folder; may be given more than once."
-)
-@click.option("--suite", default="core", show_default=True, help="A suite's name or file.")
-@click.option("--out", type=click.Path(path_type=Path), default=Path("results"),
-              show_default=True, help="Folder for the results.")  # fmt: skip
-@click.option(
-    "--stage", type=click.Path(path_type=Path), help="The folder that `evalkit stage` filled."
-)
-@click.option(
-    "--shards", type=click.IntRange(min=1), help="Number of shards (default: from the plan)."
-)
-@click.option("--max-running", type=click.IntRange(min=1), help="Shards that run at the same time.")
-@click.option(
-    "--sif", type=click.Path(path_type=Path, exists=True), help="An Apptainer image to run in."
-)
-@click.option(
-    "--in", "inside", type=click.Choice(["none"]), help="none: run in this Python environment."
-)
-@click.option(
-    "--site", type=click.Path(path_type=Path), help="A TOML file with the cluster's settings."
-)
-@click.option(
-    "--gpus-per-shard",
-    type=click.IntRange(min=1),
-    help="GPUs that one copy of the model is spread over.",
-)
-@click.option("--grace", "grace_s", type=click.IntRange(min=1), default=120, show_default=True,
-              help="Seconds to finish the current batch after a stop signal.")  # fmt: skip
-@click.option("--tokens-per-second", type=float, help="A shard's speed, if none was measured yet.")
-@click.option("--workers", type=click.IntRange(min=0), help="Worker processes of a shard.")
-@click.option("--dry-run", is_flag=True, help="Plan and show the scripts; submit nothing.")
-@slurm_options
-@plan_options
-@json_option
-def submit_command(as_json: bool, **given: Any) -> None:
-    """Run on a Slurm cluster, as a job array of shards.
-
-    \b
-    evalkit submit --model meta-llama/Llama-3.1-8B --suite core --stage staged --sif evalkit.sif
-    """
-    from evalkit.host.cluster import submit
-
-    sent = submit.submit(_wanted(given), lambda line: click.echo(line, err=True))
-    if given["dry_run"] and not as_json:
-        click.echo((sent.folder / "array.sbatch").read_text())
-        click.echo((sent.folder / "finish.sbatch").read_text())
-    tell(as_json, sent.folder, folder=str(sent.folder))
-
-
-def _wanted(given: dict[str, Any]) -> Any:
-    """The library's words for the command line's."""
-    from evalkit.host.cluster import site, submit
-
-    if not given["models"]:
-        raise EvalkitError("no model given", fix="evalkit submit --model MODEL --suite SUITE")
-    if (given["sif"] is None) == (given.pop("inside") is None):
-        raise EvalkitError("where is evalkit to run", fix="give --sif IMAGE, or --in none")
-    words = tuple((name, given.pop(name)) for name in site.SBATCH)
-    plan: list[str] = []
-    for name in ("revision", "limit", "dtype", "profile", "level", "seed", "threads", "memory"):
-        value = given.pop(name)
-        plan += [f"--{name}", value] if value is not None else []
-    return submit.Wanted(**given, words=words, plan=tuple(plan))

@@ -9,7 +9,7 @@ import click
 
 from evalkit.base import stopping
 from evalkit.base.errors import EvalkitError
-from evalkit.cli.telling import json_option, tell
+from evalkit.cli.telling import group_option, json_option, tell
 from evalkit.inputs import hub
 
 DEVICES = "cpu, cuda (a worker on each GPU), cuda:N, or auto (one model over all GPUs)."
@@ -84,6 +84,7 @@ def options_from(given: dict[str, Any]) -> Any:
 @click.command("eval")
 @run_options
 @means_options
+@group_option
 @json_option
 def eval_command(workers: int | None, grace_s: float, as_json: bool, **given: Any) -> None:
     """Evaluate a model on a suite and write a record.
@@ -105,6 +106,7 @@ def eval_command(workers: int | None, grace_s: float, as_json: bool, **given: An
 
 @click.command("plan")
 @run_options
+@group_option
 @json_option
 def plan_command(as_json: bool, **given: Any) -> None:
     """Plan a run, without loading the model's weights.
@@ -189,8 +191,9 @@ def finish_command(folder: Path, as_json: bool, **given: Any) -> None:
 @click.command("status")
 @click.argument("folder", metavar="RUN", type=click.Path(path_type=Path))
 @click.option("--watch", "watched", is_flag=True, help="Repeat while Slurm runs it.")
+@click.option("--logs", is_flag=True, help="Add the last lines of each job's log.")
 @json_option
-def status_command(folder: Path, watched: bool, as_json: bool) -> None:
+def status_command(folder: Path, watched: bool, logs: bool, as_json: bool) -> None:
     """Show the progress of a run or a submission.
 
     \b
@@ -204,12 +207,13 @@ def status_command(folder: Path, watched: bool, as_json: bool) -> None:
     if watched:
         watch.follow(folder, click.echo, time.sleep)
     else:
-        told = watch.report(folder)
+        told = watch.report(folder) + (watch.logs(folder) if logs else "")
         tell(as_json, told, lines=told.splitlines())
 
 
 @click.command("lock")
 @click.argument("suite", metavar="SUITE")
+@group_option
 @click.option("--update", is_flag=True, help="Take the datasets' current revisions.")
 @click.option("--offline", is_flag=True, help="Use no network.")
 @json_option

@@ -8,6 +8,7 @@ breaks off; not where it is asked for a commit, a connection is reset, or a file
 import errno
 import logging
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -39,6 +40,16 @@ def home(environment: Mapping[str, str]) -> Path:
 def token_path(environment: Mapping[str, str]) -> Path:
     """Where the client keeps a token, if there is one."""
     return Path(environment.get("HF_TOKEN_PATH") or home(environment) / "token")
+
+
+def snapshot(folder: Path) -> tuple[str, str] | None:
+    """The repo and the commit (40 hex) of a model's folder that is, or is a link to, a snapshot in
+    a Hub's cache; None for any other."""
+    *_, repo, kind, commit = ("", "", "", *folder.resolve().parts)
+    named = re.fullmatch(r"models--(.+)", repo)
+    if named is None or kind != "snapshots" or not re.fullmatch("[0-9a-f]{40}", commit):
+        return None
+    return named[1].replace("--", "/", 1), commit
 
 
 def _client() -> Any:

@@ -117,7 +117,9 @@ def resolve(
 
         folder, commit = demo.build(kept.folder() / "demo-model"), None
     elif Path(reference).is_dir():
-        folder, commit = Path(reference), None
+        # a snapshot in the Hub's cache is the repo's, not a name of 40 digits
+        folder = Path(reference)
+        reference, commit = hub.snapshot(folder) or (reference, None)
     elif reference.startswith(("/", ".", "~")) or reference.count("/") > 1:
         raise EvalkitError("there is no such model folder", where=reference, code=Exit.MISSING)
     else:

@@ -5,6 +5,7 @@ holds is not done again. Batches go to workers in processes of their own (`worke
 any, are answered here, one after another.
 """
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from evalkit.plan import shards
 from evalkit.plan.shards import Shard
 from evalkit.plan.store import Plan, plan_id
 from evalkit.record import journal
-from evalkit.run import child, prepare, telemetry, worker
+from evalkit.run import child, pace, prepare, telemetry, worker
 from evalkit.run.child import Child
 from evalkit.run.folder import Run, first_difference, read, run_id
 from evalkit.run.prepare import Job
@@ -156,6 +157,8 @@ def _left(run: Run, plan: Plan, shard: Shard | None, events: Events) -> list[int
     todo = [index for index in mine if names[index] not in done.batches]
     if shard:
         events.say(f"shard {shard}: {len(mine)} of {len(plan)} batches, {len(todo)} to be done")
+        pace.check(run, plan, shard, todo)
+        events.log(pace.EVENT, **pace.noted(shard, todo, os.environ))
         return todo  # what is torn may be another's, and just being written
     for line in done.set_aside:
         events.say(f"set aside a torn or altered journal line ({line}); its batch is repeated")

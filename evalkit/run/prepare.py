@@ -13,7 +13,7 @@ from typing import Any
 
 from evalkit.base import canon, stamp, steering
 from evalkit.base.errors import EvalkitError, Exit
-from evalkit.inputs import architecture, engine_name, shape
+from evalkit.inputs import architecture, engine_name, hub, shape
 from evalkit.inputs import model as models
 from evalkit.inputs import suite as suites
 from evalkit.inputs.engine_name import Choice
@@ -57,6 +57,8 @@ class Options:
             if shown[name] is not None:
                 path = Path(shown[name])
                 shown[name] = path.name if path.is_absolute() else str(shown[name])
+        if (found := hub.snapshot(Path(self.model))) and Path(self.model).is_dir():
+            shown["model"] = found[0]
         return shown | {"engine_args": list(self.engine_args)}
 
 

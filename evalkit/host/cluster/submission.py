@@ -8,7 +8,6 @@ may be deleted.
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +54,15 @@ class Submission:
     def log(self, task: int) -> Path:
         """Where a task writes what it says."""
         return self.folder / "logs" / f"{task}.log"
+
+    def cause(self, task: int) -> str:
+        """Why a task failed and on which node, as it noted itself; empty where it did not."""
+        for kind in ("failures", "before"):
+            path = self.folder / kind / str(task)
+            if path.is_file():
+                node, cause, *_ = [*path.read_text().splitlines(), "", ""]
+                return f"{cause} (on {node})"
+        return ""
 
     def write(self) -> None:
         """Put it on the disk."""
@@ -131,22 +139,6 @@ def progress(run: Path, count: int) -> Progress:
         [len(mine) for mine in dealt],
         [len(mine) - len(left) for mine, left in zip(dealt, todo, strict=True)],
     )
-
-
-def speeds(run: Path, least_s: float = 0.0) -> list[float]:
-    """Tokens a second that each of a run's writers has answered, from its start on; of those that
-    worked for `least_s` at least."""
-    found, plan = folder.read(run), Plan(run)
-    costs = {entry["id"]: entry["cost"] for entry in plan.body["batches"]}
-    speeds = []
-    for path in (run / "journal").glob("*.jsonl"):
-        started = datetime.strptime(path.name[:16], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
-        seconds = path.stat().st_mtime - started.timestamp()
-        told = [line for _, _, line in journal.lines(path) if line]
-        tokens = sum(costs.get(line["batch"], 0) for line in told if line["run"] == _id(found))
-        if tokens and seconds > least_s:
-            speeds.append(tokens / seconds)
-    return speeds
 
 
 def _id(run: folder.Run) -> str:

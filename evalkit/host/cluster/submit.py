@@ -7,84 +7,66 @@ array. The same command again sends what is missing and not in the queue, and no
 """
 
 import os
+import shlex
+import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from evalkit.base import canon
 from evalkit.base.errors import EvalkitError, Exit
 from evalkit.host import stage_manifest
-from evalkit.host.cluster import script, slurm, submission
+from evalkit.host.cluster import checks, script, slurm, submission
 from evalkit.host.cluster import site as sites
+from evalkit.host.cluster.checks import Say
 from evalkit.host.cluster.script import Recipe
 from evalkit.host.cluster.site import Site
 from evalkit.host.cluster.submission import Member, Submission
-from evalkit.host.launch import runtimes
+from evalkit.host.cluster.wanted import Wanted
+from evalkit.host.launch import links, runtimes
 from evalkit.host.launch import work as works
-from evalkit.host.launch.command import Work, command_line
+from evalkit.host.launch.command import EMPTY, OF_SIFS, Work, command_line
 from evalkit.host.launch.runtimes import Place
 from evalkit.inputs import hub
 from evalkit.inputs import model as models
 from evalkit.inputs.builtin import smollm2
 from evalkit.plan import shards
 from evalkit.plan.store import Plan
-from evalkit.run import child, folder
+from evalkit.run import child, folder, pace
 
 LONG_S = 10 * shards.START_S  # what worked less than that has mostly been starting up
-PACKED = (".sqsh", ".squashfs", ".sqfs")  # a stage in one file, which only an image can see into
 NATIVE = Place(None, None, "in this environment")
-Say = Callable[[str], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """What a user wants submitted. `plan`: options that decide what the runs are, as `evalkit plan`
-    takes them; `words`: the site file's settings as the command line has them."""
-
-    models: tuple[str, ...]
-    suite: str
-    out: Path
-    plan: tuple[str, ...] = ()
-    shards: int | None = None
-    max_running: int | None = None
-    words: tuple[tuple[str, str | None], ...] = ()
-    site: Path | None = None
-    stage: Path | None = None
-    sif: Path | None = None
-    gpus_per_shard: int | None = None
-    grace_s: int = 120
-    tokens_per_second: float | None = None
-    workers: int | None = None
-    dry_run: bool = False
 
 
 def submit(wanted: Wanted, say: Say) -> Submission:
     """Plan the runs, write the scripts and send what is missing.
 
-    Raises EvalkitError where a run can't be planned, its longest batch can't fit, Slurm refuses, or
-    what is in the queue was cut otherwise.
+    Raises EvalkitError where what is needed is not there, a run can't be planned, its longest batch
+    can't fit, Slurm refuses, or what is in the queue was cut otherwise.
     """
     site = sites.read(wanted.site).with_words(dict(wanted.words))
-    if wanted.gpus_per_shard:
-        site = replace(site, gres=f"gpu:{wanted.gpus_per_shard}")
-    _check_stage(wanted)
-    place = runtimes.choose("apptainer", os.fspath(wanted.sif)) if wanted.sif else NATIVE
+    site = site.with_gpus(wanted.gpus_per_shard) if wanted.gpus_per_shard else site
+    checks.before(wanted, site, say)
+    place = _place(wanted)
     say(f"runs {place.words}")
-    members = tuple(_planned(wanted, place, model, say) for model in wanted.models)
+    members = tuple(_planned(wanted, site, place, model, say) for model in wanted.models)
     where = submission.place(wanted.out, Path(wanted.suite).stem, [each.run for each in members])
     before = submission.read(where) if (where / submission.NAME).is_file() else None
     count = wanted.shards or (before.shards if before else _default_shards(members[0], wanted))
-    _check_fits(members[0], wanted, site, say)
+    if slurm.is_here():
+        count = checks.limits(count, len(members), bool(wanted.shards), site, say)
+    longest = max((entry["cost"] for entry in Plan(members[0].run).body["batches"]), default=0)
+    speed = wanted.tokens_per_second or _speed(members[0].run)
+    checks.fits(longest, speed, wanted, site, say)
     sent = Submission(where, members, count, before.jobs if before else ())
     queued = slurm.tasks([array for array, _ in before.jobs]) if before else {}
     if before and queued and before.shards != count:
         raise EvalkitError(
             f"{len(queued)} tasks of {before.shards} shards a run are in the queue still",
             where=str(where),
-            fix=f"scancel {' '.join(array for array, _ in before.jobs)}, or leave --shards out",
+            fix=f"evalkit cancel {shlex.quote(os.path.relpath(where))}, or leave --shards out",
         )
     todo = [task for task in submission.missing(sent) if task not in queued]
     _write(recipe(wanted, site, sent, place), sent)
@@ -94,20 +76,12 @@ def submit(wanted: Wanted, say: Say) -> Submission:
     return _send(sent, todo, len(queued), wanted, say)
 
 
-def _check_stage(wanted: Wanted) -> None:
-    """EvalkitError unless the stage is whole, as far as it can be seen from here."""
-    if wanted.stage is None:
-        return
-    if wanted.stage.suffix not in PACKED:
-        stage_manifest.check(wanted.stage)
-    elif not wanted.stage.is_file():
-        raise EvalkitError("there is no such stage", where=str(wanted.stage), code=Exit.MISSING)
-    elif wanted.sif is None:
-        raise EvalkitError(
-            "a stage in one file is seen in an image only",
-            where=str(wanted.stage),
-            fix="give --sif, or the stage's folder",
-        )
+def _place(wanted: Wanted) -> Place:
+    """Where evalkit runs: in this environment, or in the image by the first program that can."""
+    if wanted.sif is None:
+        return NATIVE
+    here = [name for name in OF_SIFS if shutil.which(name)]
+    return runtimes.choose(here[0] if here else OF_SIFS[0], os.fspath(wanted.sif))
 
 
 def _array(tasks: list[int], wanted: Wanted) -> str:
@@ -131,35 +105,60 @@ def _send(sent: Submission, todo: list[int], queued: int, wanted: Wanted, say: S
     sent.note(array, last)
     say(f"sent: {len(todo)} of {len(sent.members) * sent.shards} shards as job {array or '-'}, and"
         f" job {last} to finish")  # fmt: skip
-    say(f"watch it: evalkit status {os.path.relpath(scripts)} --watch")
+    say(f"watch it: evalkit status {shlex.quote(os.path.relpath(scripts))} --watch")
     return sent
 
 
 def recipe(wanted: Wanted, site: Site, sent: Submission, place: Place) -> Recipe:
     """What the scripts follow from. `place`: where evalkit runs on a node."""
-    out, stage = wanted.out.absolute(), wanted.stage.absolute() if wanted.stage else None
+    out = wanted.out.absolute()
     suite = Path(wanted.suite).absolute() if Path(wanted.suite).is_file() else None
-    seen = [Path(member.model) for member in sent.members if member.model]
-    seen += sorted(works.suite_files(suite)) if suite else []
+    seen = _seen(wanted, suite)
+    packed = wanted.stage.absolute() if wanted.stage and wanted.packed else None
+    image = place.image.reference if place.image else ""
+    needed = [out, *seen, *([packed] if packed else []), *([Path(image)] if image else [])]
     seen += [Path(bind) for bind in site.binds]
-    packed = stage if stage is not None and stage.suffix in PACKED else None
-    seen += [] if packed else [stage or _home(wanted)]
-    image = [Path(place.image.reference)] if place.image else []
     environment = _environment(wanted)
+    words = ["--device", "auto"] if (wanted.gpus_per_shard or 1) > 1 else []
+    words += ["--workers", str(wanted.workers)] if wanted.workers is not None else []
+    words += ["--adapter", str(links.real(wanted.adapter))] if wanted.adapter else []
     return Recipe(
         submission=sent,
-        name=f"evalkit-{Path(wanted.suite).stem}",
-        evalkit=_command(place, out, seen, environment, packed, gpus=bool(site.gres)),
-        environment={} if place.image else environment,
-        needed=tuple(dict.fromkeys([out, *seen, *([packed] if packed else []), *image])),
+        name=wanted.array_name,
+        evalkit=_command(place, out, seen, environment, packed, gpus=bool(site.wants_gpu())),
+        environment={} if image else environment,
+        needed=tuple(dict.fromkeys([*needed, *map(Path, site.binds if image else ())])),
         site=site,
-        stage=_mount(stage) if stage else None,
+        stage=wanted.mount,
         suite=str(suite) if suite else None,
-        image=place.image is not None,
+        image=image,
         grace_s=wanted.grace_s,
-        device="auto" if (wanted.gpus_per_shard or 1) > 1 else None,
-        workers=wanted.workers,
+        program=place.runtime.name if place.runtime else "",
+        path=_path(place),
+        words=tuple(words),
     )
+
+
+def _seen(wanted: Wanted, suite: Path | None) -> list[Path]:
+    """What a node must see besides the results: models with all that their links lead to, an
+    adapter, the suite's files, and the stage or the Hub's caches."""
+    named = [_local(model) for model in wanted.models]
+    named += [links.real(wanted.adapter)] if wanted.adapter else []
+    seen = {path for model in filter(None, named) for path in (model, *links.behind(model))}
+    seen |= works.suite_files(suite) if suite else set()
+    if wanted.stage is not None:
+        return [*sorted(seen), *([] if wanted.packed else [wanted.stage.absolute()])]
+    for model in wanted.models:
+        seen |= works.elsewhere(model, os.environ)
+    caches = works.caches(os.environ).values()
+    return [*sorted(seen), *(folder for folder in caches if folder.is_dir())]
+
+
+def _path(place: Place) -> str:
+    """Where a node finds programs: the usual folders, and those of Slurm and the runtime here."""
+    programs = ["sbatch", *([place.runtime.name] if place.runtime else [])]
+    folders = [str(Path(found).parent) for found in map(shutil.which, programs) if found]
+    return ":".join(dict.fromkeys([*script.PATH.split(":"), *folders]))
 
 
 def _command(
@@ -185,29 +184,22 @@ def _command(
     )
     words = command_line(place.runtime, place.image, work)
     if packed:
-        mount = f"type=bind,source={packed},destination={_mount(packed)},image-src=/,ro"
+        mount = f"type=bind,source={packed},destination={packed.with_suffix('')},image-src=/,ro"
         words[2:2] = ["--mount", mount]
     return tuple(words)
 
 
-def _mount(stage: Path) -> Path:
-    """Where a stage is seen: a packed one, in the image, beside its file."""
-    return stage.with_suffix("") if stage.suffix in PACKED else stage
-
-
-def _home(wanted: Wanted) -> Path:
-    if wanted.stage is not None:
-        return stage_manifest.home(_mount(wanted.stage))
-    return hub.home(os.environ).absolute()
-
-
 def _environment(wanted: Wanted) -> dict[str, str]:
     """The variables that evalkit is told on a compute node, and for planning."""
-    home = _home(wanted)
+    if wanted.mount is not None:
+        home = stage_manifest.home(wanted.mount)
+        caches = {"HF_HUB_CACHE": home / "hub", "HF_DATASETS_CACHE": home / "datasets"}
+    else:
+        caches = works.caches(os.environ)
     return {
-        "HF_HUB_CACHE": str(home / "hub"),
-        "HF_DATASETS_CACHE": str(home / "datasets"),
+        **{name: os.fspath(path) for name, path in caches.items()},
         "XDG_CACHE_HOME": str(wanted.out.absolute() / submission.FOLDER / "cache"),
+        **({canon.GROUP: os.environ[canon.GROUP]} if canon.GROUP in os.environ else {}),
         **hub.OFFLINE,
     }
 
@@ -219,19 +211,23 @@ def _write(made: Recipe, sent: Submission) -> None:
     sent.write()
 
 
-def _planned(wanted: Wanted, place: Place, model: str, say: Say) -> Member:
+def _planned(wanted: Wanted, site: Site, place: Place, model: str, say: Say) -> Member:
     """Plan a run in a child process; EvalkitError with its exit code where that fails."""
     say(f"planning {model}")
     local = _local(model)
     member = Member(Path(), str(local) if local else None)
-    made = recipe(wanted, Site(), Submission(Path(), (member,), 1), place)
+    if place.runtime and place.image:
+        place = replace(place, runtime=runtimes.isolated(place.runtime, place.image))
+    made = recipe(wanted, Site(binds=site.binds), Submission(Path(), (member,), 1), place)
+    adapter = ["--adapter", str(links.real(wanted.adapter))] if wanted.adapter else []
     canon.make_folder(wanted.out / submission.FOLDER / "cache")
     with tempfile.TemporaryDirectory(prefix="evalkit-scratch-") as scratch:
+        canon.make_folder(Path(scratch) / EMPTY)
         words = [word.replace(script.SCRATCH, scratch) for word in made.evalkit]
         done = subprocess.run(
             [*words, "plan", "--offline", "--model", str(local or model),
              "--suite", made.suite or wanted.suite, "--out", str(wanted.out.absolute()),
-             *wanted.plan],
+             *adapter, *wanted.plan],
             env={**os.environ, **made.environment}, stdout=subprocess.PIPE, text=True,
         )  # fmt: skip
     if done.returncode or not done.stdout.strip():
@@ -249,7 +245,7 @@ def _local(model: str) -> Path | None:
     if model == smollm2.NAME:
         return smollm2.file(offline=False).absolute()
     is_elsewhere = model == models.DEMO or models.is_on_hub(model)
-    return None if is_elsewhere else Path(model).absolute()
+    return None if is_elsewhere else links.real(Path(model))
 
 
 def _default_shards(member: Member, wanted: Wanted) -> int:
@@ -266,29 +262,5 @@ def _guessed(run: Path) -> float:
 
 def _speed(run: Path) -> float | None:
     """Tokens a second of one worker, by what a run's segments have answered; None before that."""
-    found = submission.speeds(run, LONG_S)
+    found = pace.speeds(run, LONG_S)
     return sum(found) / len(found) if found else None
-
-
-def _check_fits(member: Member, wanted: Wanted, site: Site, say: Say) -> None:
-    """EvalkitError where the longest batch is longer than the time that there is for it."""
-    speed = wanted.tokens_per_second or _speed(member.run)
-    longest = max((entry["cost"] for entry in Plan(member.run).body["batches"]), default=0)
-    if speed is None:
-        say(f"the longest batch is of {longest:,} tokens; how long that takes is not known yet"
-            " (--tokens-per-second states it)")  # fmt: skip
-        return
-    takes, limit = longest / speed, sites.seconds(site.time)
-    if takes > wanted.grace_s:
-        raise EvalkitError(
-            f"the longest batch takes {takes:,.0f} s and would be lost whenever a shard is stopped,"
-            f" which gives it {wanted.grace_s} s",
-            fix=f"--grace {int(takes * 1.5) + 1}",
-        )
-    needed = takes + wanted.grace_s + script.MARGIN_S + shards.START_S
-    if limit is not None and needed > limit:
-        raise EvalkitError(
-            f"a time limit of {limit:,} s has no room for the longest batch of {takes:,.0f} s, the"
-            f" start and the warning ({needed:,.0f} s together)",
-            fix=f"--time {int(needed / 60) + 1} or more",
-        )

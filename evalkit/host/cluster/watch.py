@@ -7,13 +7,15 @@ Slurm (a compute node, another machine) nothing else is missing.
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from evalkit.base.errors import EvalkitError
 from evalkit.host.cluster import slurm, submission
 from evalkit.host.cluster.submission import Member, Progress, Submission
-from evalkit.run import folder
+from evalkit.run import folder, pace
 from evalkit.show import summary
 
 POLL_S = 15.0
-TAIL = 2000  # bytes of a log that are looked at for its last line
+TAIL = 2000  # bytes of a log that are looked at for its last lines
+LINES = 10  # of each log that are shown
 
 
 def report(where: Path) -> str:
@@ -39,6 +41,31 @@ def follow(where: Path, show: Callable[[str], None], wait: Callable[[float], Non
         wait(POLL_S)
 
 
+def logs(where: Path) -> str:
+    """The last lines of each log of a submission, or of the one that a run is part of."""
+    found = _found(where)
+    paths = sorted((found.folder / "logs").glob("*.log"), key=lambda path: (len(path.stem), path))
+    return "".join(f"\n\n== {path}\n" + "\n".join(_last_lines(path, LINES)) for path in paths)
+
+
+def cancel(where: Path) -> list[str]:
+    """Take every job of a submission that waits or runs off the queue; their numbers."""
+    found = _found(where)
+    jobs = [job for pair in found.jobs for job in pair if job and slurm.waits(job)]
+    slurm.cancel(jobs)
+    return jobs
+
+
+def _found(where: Path) -> Submission:
+    """The submission in a folder, or the one that a run is part of; EvalkitError without any."""
+    here = (where / submission.NAME).is_file()
+    found = submission.read(where) if here else submission.of_run(where)
+    if found is None:
+        what = "this was never submitted"
+        raise EvalkitError(what, where=str(where), fix="give a run or results/submissions/...")
+    return found
+
+
 def _queue(found: Submission) -> dict[int, slurm.Queued]:
     """What Slurm has of every job that was sent."""
     return slurm.tasks(array for array, _ in found.jobs if array)
@@ -60,7 +87,7 @@ def _shards(found: Submission, member: Member, queue: dict[int, slurm.Queued]) -
     for task in found.tasks(member):
         yield _shard(found, task, progress, queue.get(task)).rstrip()
     running = sum(queue[task].state == "running" for task in found.tasks(member) if task in queue)
-    speeds = submission.speeds(member.run)
+    speeds = pace.speeds(member.run)
     if running and speeds:
         seconds = sum(progress.left) / (running * sum(speeds) / len(speeds))
         yield f"about {_time(seconds)} left with {running} running"
@@ -77,19 +104,19 @@ def _shard(
         return f"{head}done"
     if queued is not None:
         return f"{head}{queued.state:<11}{queued.where} {queued.time}"
-    said = _last_line(found.log(task))
+    said = found.cause(task) or "".join(_last_lines(found.log(task), 1))
     return f"{head}{'not queued':<11}{said or 'it has said nothing'}"
 
 
-def _last_line(log: Path) -> str:
-    """The last line of a task's log, "" where there is none."""
+def _last_lines(log: Path, count: int) -> list[str]:
+    """The last lines of a log that say something; none where there is none."""
     try:
         with log.open("rb") as handle:
             handle.seek(max(log.stat().st_size - TAIL, 0))
             lines = handle.read().decode(errors="replace").split("\n")
     except OSError:
-        return ""
-    return next((line.strip() for line in reversed(lines) if line.strip()), "")
+        return []
+    return [line.strip() for line in lines if line.strip()][-count:]
 
 
 def _time(seconds: float) -> str:

@@ -3,7 +3,7 @@
 import evalkit
 from evalkit.host.doctor.finding import Finding, passed, warned
 from evalkit.host.doctor.host import Host
-from evalkit.host.launch.command import PLACES
+from evalkit.host.launch.command import OF_SIFS, PLACES
 from evalkit.host.launch.runtimes import Unusable
 
 FIXES = {
@@ -19,7 +19,7 @@ def runtimes(host: Host) -> list[Finding]:
 
 
 def _runtime(host: Host, name: str) -> Finding:
-    default = "evalkit.sif" if name == "apptainer" else f"evalkit:{evalkit.__version__}"
+    default = "evalkit.sif" if name in OF_SIFS else f"evalkit:{evalkit.__version__}"
     try:
         return passed(name, host.runtime(name, default))
     except Unusable as reason:

@@ -12,18 +12,28 @@ from dataclasses import dataclass
 
 from evalkit.base import stamp
 
-PLACES = ("docker", "podman", "apptainer", "none")
+PLACES = ("docker", "podman", "apptainer", "singularity", "none")
+OF_SIFS = ("apptainer", "singularity")  # the second takes the same words
 SCRATCH = "/var/cache/evalkit"  # where the image has its HOME, caches and temporary files
+EMPTY = (
+    "empty"  # a folder in the scratch folder: what a working folder holds of which nothing is shown
+)
+# Apptainer's words for no network, and those where the host forbids namespaces of it.
+SHARED_NETWORK = ("--env", f"{stamp.NETWORK}=open")
+NO_NETWORK = ("--net", "--network", "none", "--env", f"{stamp.NETWORK}=none")
 
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
     """What runs containers: its name, its version, and whether it does so without root's rights, in
-    which case the container's user 0 is the caller."""
+    which case the container's user 0 is the caller. `labels`: SELinux labels files here;
+    `isolates`: a container can be without a network."""
 
     name: str
     version: str
     rootless: bool = False
+    labels: bool = False
+    isolates: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +53,7 @@ class Work:
     `arguments`: evalkit's, without the word evalkit. `folder`: the working folder. `readable` and
     `writable`: files and folders, absolute. `scratch`: a folder for what need not last.
     `environment`: variables and their values, none of them secret. `user`: `uid:gid` of the caller.
+    `name`: the container's. `group`: the number of another group of the caller's.
     """
 
     arguments: tuple[str, ...]
@@ -56,13 +67,15 @@ class Work:
     online: bool = False
     gpus: bool = False
     terminal: bool = False
+    name: str = ""
+    group: str = ""
 
 
 def command_line(runtime: Runtime | None, image: Image | None, work: Work) -> list[str]:
     """The words that run `work` in `image` with `runtime`; on the host itself without one."""
     if runtime is None or image is None:
         return ["evalkit", *work.arguments]
-    if runtime.name == "apptainer":
+    if runtime.name in OF_SIFS:
         return _apptainer(runtime, image, work)
     return _docker(runtime, image, work)
 
@@ -79,11 +92,16 @@ def _docker(runtime: Runtime, image: Image, work: Work) -> list[str]:
     gpus = ("--device", "nvidia.com/gpu=all") if podman else ("--gpus", "all")
     command = [runtime.name, "run", "--rm", "--read-only", "--cap-drop", "ALL"]
     command += ["--security-opt", "no-new-privileges", "--user", user]
+    command += ["--group-add", work.group] if work.group else []
     command += ["--userns", "keep-id"] if runtime.rootless and podman else []
     # else podman lets /tmp and other places of the image be written to
     command += ["--read-only-tmpfs=false"] if podman else []
+    # Not relabelled, which would be for good, and of folders that are others' as well.
+    command += ["--security-opt", "label=disable"] if runtime.labels else []
     command += ["--hostname", work.hostname]
+    command += ["--name", work.name] if work.name else []
     command += [] if work.online else ["--network", "none"]
+    command += ["--env", f"{stamp.NETWORK}={'open' if work.online else 'none'}"]
     command += gpus if work.gpus else ()
     command += ["--interactive", "--tty"] if work.terminal else []
     command += _mounts(work, "readonly")
@@ -95,11 +113,16 @@ def _docker(runtime: Runtime, image: Image, work: Work) -> list[str]:
 def _apptainer(runtime: Runtime, image: Image, work: Work) -> list[str]:
     """Apptainer's words: it runs as the caller by itself, and shares the host's places and
     environment unless told not to."""
-    command = ["apptainer", "--quiet", "run", "--containall", "--cleanenv", "--no-home"]
+    command = [runtime.name, "--quiet", "run", "--containall", "--cleanenv", "--no-home"]
     command += ["--no-privs", "--no-mount", "bind-paths,tmp"]
-    command += [] if work.online else ["--net", "--network", "none"]
+    command += SHARED_NETWORK if work.online or not runtime.isolates else NO_NETWORK
     command += ["--nv"] if work.gpus else []
     command += _mounts(work, "ro")
+    shown = (*work.readable, *work.writable)
+    if not any(_is_within(p, work.folder) or _is_within(work.folder, p) for p in shown):
+        # else it is not there, and nothing starts in it
+        nothing = f"{work.scratch}/{EMPTY}"
+        command += ["--mount", _mount(nothing, work.folder, "ro")]
     for name, value in _environment(runtime, image, work):
         command += ["--env", f"{name}={value}"]
     return [*command, "--pwd", work.folder, image.reference, *work.arguments]
@@ -113,10 +136,17 @@ def _mounts(work: Work, read_only: str) -> list[str]:
     mounts += [(path, path, places[path]) for path in sorted(places)]
     words = []
     for inside, outside, writable in mounts:
-        fields = ["type=bind", f"source={outside}", f"destination={inside}"]
-        fields += [] if writable else [read_only]
-        words += ["--mount", ",".join(_quoted(field) for field in fields)]
+        words += ["--mount", _mount(outside, inside, "" if writable else read_only)]
     return words
+
+
+def _mount(outside: str, inside: str, how: str) -> str:
+    fields = ["type=bind", f"source={outside}", f"destination={inside}", *([how] if how else [])]
+    return ",".join(_quoted(field) for field in fields)
+
+
+def _is_within(path: str, folder: str) -> bool:
+    return path == folder or path.startswith(folder.rstrip("/") + "/")
 
 
 def _quoted(field: str) -> str:

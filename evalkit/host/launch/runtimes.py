@@ -8,17 +8,18 @@ import json
 import os
 import shutil
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import evalkit
 from evalkit.base import canon, stamp
 from evalkit.base.errors import EvalkitError, Exit, one_of
-from evalkit.host.launch.command import PLACES, Image, Runtime
+from evalkit.host.launch.command import OF_SIFS, PLACES, Image, Runtime
 
 ANSWERS_S = 20  # a runtime that has not answered by then does not work
 REVISION = "org.opencontainers.image.revision"
+ENFORCED = Path("/sys/fs/selinux/enforce")  # 1: no container sees what is not labelled for it
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,19 +63,39 @@ def choose(wanted: str = "", reference: str = "") -> Place:
 
 
 def runtime(name: str) -> Runtime:
-    """docker, podman or apptainer, when it works here; raises Unusable where it does not."""
+    """One of `PLACES`, when it works here; raises Unusable where it does not."""
     if shutil.which(name) is None:
         raise Unusable("not installed")
-    if name == "apptainer":
+    if name in OF_SIFS:
         return Runtime(name, _ask(name, "--version").split()[-1], rootless=os.getuid() != 0)
     if name == "podman":
         told = json.loads(_ask(name, "info", "--format", "json"))
-        return Runtime(name, told["version"]["Version"], told["host"]["security"]["rootless"])
+        rootless = told["host"]["security"]["rootless"]
+        return Runtime(name, told["version"]["Version"], rootless, labels=_labels())
     told = json.loads(_ask(name, "info", "--format", "{{json .}}"))
     if told.get("ServerErrors"):
         raise Unusable(str(told["ServerErrors"][0]).strip().splitlines()[0])
     options = " ".join(told["SecurityOptions"] or [])
-    return Runtime(name, told["ServerVersion"], "name=rootless" in options)
+    labels = "name=selinux" in options and _labels()
+    return Runtime(name, told["ServerVersion"], "name=rootless" in options, labels=labels)
+
+
+def _labels() -> bool:
+    """Whether SELinux is in force here."""
+    return ENFORCED.is_file() and ENFORCED.read_text().strip() == "1"
+
+
+def isolated(found: Runtime, image: Image) -> Runtime:
+    """The runtime as this host lets it be: a host may forbid network namespaces, as with
+    `user.max_net_namespaces=0`, and then a SIF starts with the host's network or not at all."""
+    if found.name not in OF_SIFS:
+        return found
+    words = (found.name, "--quiet", "exec", "--net", "--network", "none", image.reference)
+    try:
+        _ask(*words, "/bin/true")
+    except Unusable:
+        return replace(found, isolates=False)
+    return found
 
 
 def image(name: str, reference: str) -> tuple[Image, str]:
@@ -82,8 +103,8 @@ def image(name: str, reference: str) -> tuple[Image, str]:
 
     Raises Unusable where it does not have it.
     """
-    if name == "apptainer":
-        return _sif(Path(reference))
+    if name in OF_SIFS:
+        return _sif(name, Path(reference))
     try:
         (told,) = json.loads(_ask(name, "image", "inspect", reference))
     except Unusable:
@@ -96,10 +117,10 @@ def image(name: str, reference: str) -> tuple[Image, str]:
     return Image(reference, f"sha256:{digest}", "config"), revision
 
 
-def _sif(path: Path) -> tuple[Image, str]:
+def _sif(name: str, path: Path) -> tuple[Image, str]:
     if not path.is_file():
         raise Unusable(f"there is no {path}")
-    labels: dict[str, Any] = json.loads(_ask("apptainer", "inspect", "--json", str(path)))
+    labels: dict[str, Any] = json.loads(_ask(name, "inspect", "--json", str(path)))
     revision = labels["data"]["attributes"]["labels"].get(REVISION, "")
     where = os.fspath(path.absolute())
     return Image(where, f"sha256:{canon.sha256_file(path)}", "sif"), revision
@@ -107,9 +128,9 @@ def _sif(path: Path) -> tuple[Image, str]:
 
 def _place(name: str, reference: str, *, asked: bool) -> Place:
     is_sif = reference.endswith(".sif")
-    if reference and is_sif != (name == "apptainer"):
-        raise Unusable("it runs a SIF" if name == "apptainer" else "it runs no SIF")
-    default = "evalkit.sif" if name == "apptainer" else f"evalkit:{evalkit.__version__}"
+    if reference and is_sif != (name in OF_SIFS):
+        raise Unusable("it runs a SIF" if name in OF_SIFS else "it runs no SIF")
+    default = "evalkit.sif" if name in OF_SIFS else f"evalkit:{evalkit.__version__}"
     found = runtime(name)
     taken, revision = image(name, reference or default)
     unlike = _unlike(revision)

@@ -14,12 +14,14 @@ from pathlib import Path
 
 from evalkit.base import canon
 from evalkit.base.errors import EvalkitError
+from evalkit.host.launch import links
 from evalkit.host.launch.command import SCRATCH, Work
 from evalkit.inputs import hub, rows
 from evalkit.inputs import suite as suites
 from evalkit.inputs.builtin import smollm2
 
 OUT, SUITE = "--out", "--suite"
+MODELS = ("--model", "--adapter")  # options whose folders may be full of links
 MAKING = ("eval", "plan")  # they make runs in a results folder
 JUDGING = ("verify", "status", "compare", "report", "doctor")  # they ask no network for anything
 # What is handed on under its own name where it is set. No value of these is a secret.
@@ -37,26 +39,24 @@ def of(arguments: Sequence[str], environment: Mapping[str, str], scratch: Path) 
 
     EvalkitError where a folder lies at a place that the image has for its own, and in the folder /.
     """
-    if Path.cwd() == Path("/"):
-        # with a bytecode tree, Python 3.11 can't import torch 2.10's made-up modules there
-        raise EvalkitError("an image can't be started from the folder /", fix="cd to another one")
+    _check_here()
     if arguments[0] == "lock":
         arguments = [arguments[0], *map(_shipped, arguments[1:])]
     online = is_online(arguments, environment)
+    arguments = _shared(_as_they_lie(arguments))
     readable, writable = _named(arguments)
     variables = [(name, environment[name]) for name in PASSED if name in environment]
+    variables += [(canon.GROUP, os.environ[canon.GROUP])] if os.environ.get(canon.GROUP) else []
     if _options(arguments).get("--model") == smollm2.NAME:  # fetched here: the image has no pip
         file = _absolute(smollm2.file(offline=not online))
         readable.add(file)
         variables.append((smollm2.PLACE, os.fspath(file)))
     if not online:
         variables += hub.OFFLINE.items()
-    for name, folder in caches(environment).items():
-        if online:
-            canon.make_folder(folder)
-        if folder.is_dir():
-            (writable if online else readable).add(folder)
-            variables.append((name, os.fspath(folder)))
+    there = _there(environment, online=online)
+    variables += [(name, os.fspath(folder)) for name, folder in there.items()]
+    (writable if online else readable).update(there.values())
+    readable |= elsewhere(_options(arguments).get("--model", ""), environment)
     for path in sorted(readable | writable):
         _check(path)
     return Work(
@@ -71,7 +71,65 @@ def of(arguments: Sequence[str], environment: Mapping[str, str], scratch: Path) 
         online=online,
         gpus=any(Path(device).exists() for device in ("/dev/nvidiactl", "/dev/dxg")),
         terminal=all(stream.isatty() for stream in (sys.stdin, sys.stdout, sys.stderr)),
+        name=_name(arguments),
+        group=os.environ.get(canon.GROUP, ""),
     )
+
+
+def _there(environment: Mapping[str, str], *, online: bool) -> dict[str, Path]:
+    """Those of the Hub's caches that are there, by the variables that name them; all of them where
+    something may be fetched."""
+    found = caches(environment)
+    for folder in found.values() if online else ():
+        canon.make_folder(folder)
+    return {name: folder for name, folder in found.items() if folder.is_dir()}
+
+
+def _name(arguments: Sequence[str]) -> str:
+    """What the container is called: the command and the run, or the model and the suite."""
+    options = _options(arguments)
+    run = next((word for word in arguments[1:] if (Path(word) / "run.json").is_file()), "")
+    named = [run] if run else [options.get("--model", ""), options.get(SUITE, "")]
+    names = (Path(word).name.removesuffix(".yaml") for word in named if word)
+    parts = ["evalkit", arguments[0], *names]
+    text = "".join(c if c.isalnum() or c in "._-" else "-" for c in "-".join(parts))
+    return f"{text}-{os.getpid()}"
+
+
+def _shared(arguments: list[str]) -> list[str]:
+    """The command line without its group, whose name the image does not know: what is made here is
+    shared from now on, and the image is told the group's number."""
+    group = _options(arguments).get("--group")
+    if not group:
+        return arguments
+    canon.share(group)
+    kept = [word for word in arguments if not word.startswith("--group=")]
+    at = kept.index("--group") if "--group" in kept else len(kept)
+    return [*kept[:at], *kept[at + 2 :]]
+
+
+def _as_they_lie(arguments: Sequence[str]) -> list[str]:
+    """The command line with a model's folder named by where it lies on the disk: relative links in
+    it lead nowhere from the place of a link to it, which is no link in the image."""
+    found, before = [], ""
+    for word in arguments:
+        option, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
+        is_named = (before in MODELS or option in MODELS) and value and Path(value).exists()
+        before = word
+        if is_named and links.real(Path(value)) != _absolute(value):
+            word = option + equals + os.fspath(links.real(Path(value)))
+        found.append(word)
+    return found
+
+
+def elsewhere(model: str, environment: Mapping[str, str]) -> set[Path]:
+    """What the Hub's cache has of a model that lies elsewhere: a cache may be made of links."""
+    cache = caches(environment)["HF_HUB_CACHE"]
+    kept = cache / f"models--{model.replace('/', '--')}"
+    if model.count("/") != 1 or not kept.is_dir():
+        return set()
+    found = links.behind(kept) | {*links.steps(kept)}
+    return {path for path in found if not path.resolve().is_relative_to(cache.resolve())}
 
 
 def is_online(arguments: Sequence[str], environment: Mapping[str, str]) -> bool:
@@ -109,7 +167,9 @@ def _named(arguments: Sequence[str]) -> tuple[set[Path], set[Path]]:
         elif path.suffix == ".yaml" and command == "lock":
             writable.add(path.parent)  # the lock goes beside the suite
         else:
-            readable |= suite_files(path) if word == options.get(SUITE) else _links(path)
+            readable |= (
+                suite_files(path) if word == options.get(SUITE) else {path, *links.behind(path)}
+            )
     return readable, writable
 
 
@@ -139,15 +199,10 @@ def suite_files(path: Path) -> set[Path]:
     return {file for file in files if file.exists()}
 
 
-def _links(path: Path) -> set[Path]:
-    """A file or folder, and the folders that links directly in it lead to, as those of the Hub's
-    cache do."""
-    found = {path}
-    for child in path.iterdir() if path.is_dir() else ():
-        target = child.resolve()
-        if child.is_symlink() and target.exists() and not target.is_relative_to(path.resolve()):
-            found.add(target.parent)
-    return found
+def _check_here() -> None:
+    if Path.cwd() == Path("/"):
+        # with a bytecode tree, Python 3.11 can't import torch 2.10's made-up modules there
+        raise EvalkitError("an image can't be started from the folder /", fix="cd to another one")
 
 
 def _check(path: Path) -> None:

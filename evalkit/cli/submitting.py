@@ -1,0 +1,137 @@
+"""The commands for a Slurm cluster: send runs there, take them off it again."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from evalkit.base.errors import EvalkitError
+from evalkit.cli.telling import group_option, json_option, tell
+
+# Options that are `evalkit plan`'s, and are passed on to it.
+PLAN = {
+    "revision": "A Hub model's branch, tag or commit.",
+    "limit": "Only the first N documents of each task.",
+    "dtype": "float32, bfloat16 or float16.",
+    "profile": "native or precise.",
+    "level": "A, B or C (default: probed).",
+    "seed": "Set all seeds.",
+    "threads": "Threads within an operation.",
+    "memory": "GB of each GPU: 16, 24, 40, 80 or 141.",
+    "engine": "evalkit, or lm-eval:NAME for a model class of lm-eval's.",
+}
+FLAGS = {
+    "fresh": "Ignore an unfinished run with other inputs.",
+    "allow_pickle": "Allow pickled weights, which can run code.",
+    "trust_remote_code": "Allow the model's own Python code.",
+}
+
+
+def plan_options(command: Any) -> Any:
+    """The options that are passed on to `evalkit plan`."""
+    for name, text in reversed(FLAGS.items()):
+        command = click.option(_option(name), is_flag=True, help=text)(command)
+    command = click.option("--engine-arg", "engine_args", multiple=True, metavar="KEY=VALUE",
+                           help="An argument of that class.")(command)  # fmt: skip
+    for name, text in reversed(PLAN.items()):
+        command = click.option(_option(name), help=text)(command)
+    return command
+
+
+def site_options(command: Any) -> Any:
+    """The settings of a site, which a site file has as well."""
+    from evalkit.host.cluster.site import SETTINGS
+
+    for name, text in reversed(SETTINGS.items()):
+        command = click.option(_option(name), help=text)(command)
+    return command
+
+
+def _option(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+@click.command("submit")
+@click.option(
+    "--model", "models", multiple=True, help="A Hub id or a folder; may be given more than once."
+)
+@click.option("--suite", default="core", show_default=True, help="A suite's name or file.")
+@click.option("--out", type=click.Path(path_type=Path), default=Path("results"),
+              show_default=True, help="Folder for the results.")  # fmt: skip
+@click.option(
+    "--stage", type=click.Path(path_type=Path), help="The folder that `evalkit stage` filled."
+)
+@click.option(
+    "--shards", type=click.IntRange(min=1), help="Number of shards (default: from the plan)."
+)
+@click.option("--max-running", type=click.IntRange(min=1), help="Shards that run at the same time.")
+@click.option(
+    "--sif", type=click.Path(path_type=Path, exists=True), help="An Apptainer image to run in."
+)
+@click.option(
+    "--in", "inside", type=click.Choice(["none"]), help="none: run in this Python environment."
+)
+@click.option("--site", help="A file with the cluster's settings, or the name of a site in yours.")
+@click.option(
+    "--gpus-per-shard",
+    type=click.IntRange(min=1),
+    help="GPUs that one copy of the model is spread over.",
+)
+@click.option("--grace", "grace_s", type=click.IntRange(min=1), default=120, show_default=True,
+              help="Seconds to finish the current batch after a stop signal.")  # fmt: skip
+@click.option("--tokens-per-second", type=float, help="A shard's speed, if none was measured yet.")
+@click.option("--workers", type=click.IntRange(min=0), help="Worker processes of a shard.")
+@click.option("--adapter", type=click.Path(path_type=Path, exists=True), help="A LoRA adapter.")
+@click.option("--dry-run", is_flag=True, help="Plan and show the scripts; submit nothing.")
+@plan_options
+@site_options
+@group_option
+@json_option
+def submit_command(as_json: bool, **given: Any) -> None:
+    """Run on a Slurm cluster, as a job array of shards.
+
+    \b
+    evalkit submit --model meta-llama/Llama-3.1-8B --suite core --stage staged --sif evalkit.sif
+    """
+    from evalkit.host.cluster import submit
+
+    sent = submit.submit(_wanted(given), lambda line: click.echo(line, err=True))
+    if given["dry_run"] and not as_json:
+        click.echo((sent.folder / "array.sbatch").read_text())
+        click.echo((sent.folder / "finish.sbatch").read_text())
+    tell(as_json, sent.folder, folder=str(sent.folder))
+
+
+def _wanted(given: dict[str, Any]) -> Any:
+    """The library's words for the command line's."""
+    from evalkit.host.cluster.site import SETTINGS
+    from evalkit.host.cluster.wanted import Wanted
+
+    if not given["models"]:
+        raise EvalkitError("no model given", fix="evalkit submit --model MODEL --suite SUITE")
+    if (given["sif"] is None) == (given.pop("inside") is None):
+        raise EvalkitError("where is evalkit to run", fix="give --sif IMAGE, or --in none")
+    words = tuple((name, given.pop(name)) for name in SETTINGS)
+    plan: list[str] = []
+    for name in PLAN:
+        value = given.pop(name)
+        plan += [_option(name), value] if value is not None else []
+    for word in given.pop("engine_args"):
+        plan += ["--engine-arg", word]
+    plan += [_option(name) for name in FLAGS if given.pop(name)]
+    return Wanted(**given, words=words, plan=tuple(plan))
+
+
+@click.command("cancel")
+@click.argument("folder", metavar="RUN", type=click.Path(path_type=Path))
+@json_option
+def cancel_command(folder: Path, as_json: bool) -> None:
+    """Cancel the Slurm jobs of a submission.
+
+    \b
+    evalkit cancel results/submissions/demo-0123456789ab
+    """
+    from evalkit.host.cluster import watch
+
+    jobs = watch.cancel(folder)
+    tell(as_json, f"cancelled: {', '.join(jobs) or 'nothing was in the queue'}", jobs=jobs)
