@@ -11,6 +11,9 @@ import support
 from support import call
 
 from evalkit.base import stamp
+from evalkit.base.errors import EvalkitError
+from evalkit.inputs import engine_name
+from evalkit.run.prepare import Options
 
 TOKEN = "hf_plantedABCDEFGHIJKLMNOPQRSTUVWXYZ"
 USER = "janedoeplanted"
@@ -156,3 +159,115 @@ def test_no_variable_of_the_environment_is_in_a_record_but_those_named(
     hardware = {"gpu": [], "cuda": None, "device": "cpu"}
     text = json.dumps([stamp.segment_start(hardware), stamp.environment(hardware)])
     assert "4711" in text and TOKEN not in text
+
+
+# credentials by what they look like
+
+PLANTED = "Sesam0effneDich"
+KINDS = [
+    f"https://host.example/v1?access_token={PLANTED}",
+    f"https://host.example/v1?password={PLANTED}",
+    f"https://host.example/v1?X-Amz-Signature={PLANTED}",
+    f"https://host.example/v1?sv=2024&sig={PLANTED}",
+    f"https://host.example/v1?id={PLANTED}",
+    f"https://host.example/v1#{PLANTED}",
+    f"https://{PLANTED}@host.example/v1",
+    f"https://me:{PLANTED}@host.example/v1",
+    f"https://me%3A{PLANTED}%40host.example/v1",
+    f"https%3A%2F%2Fme%3A{PLANTED}%40host.example",
+    f"me:{PLANTED}@host.example:8000",
+    f"nvapi-{PLANTED}{PLANTED}",
+    f"hf_{PLANTED}{PLANTED}",
+    f"sk-proj-{PLANTED}",
+    f"ghp_{PLANTED}abcdef",
+    f"github_pat_{PLANTED}{PLANTED}",
+    f"gsk_{PLANTED}{PLANTED}",
+    f"xoxb-{PLANTED}{PLANTED}",
+    f"AKIA{PLANTED}",
+    f"eyJ{PLANTED}.{PLANTED}.{PLANTED}",
+    f"Basic {PLANTED}",
+    f"Bearer {PLANTED}",
+    f"session={PLANTED}; path=/",
+    f"Cookie: a={PLANTED}",
+    f"X-Api-Key: {PLANTED}",
+    f'{{"Authorization": "{PLANTED}"}}',
+    f"SharedAccessSignature={PLANTED}",
+    f"password={PLANTED}",
+    f"AccountName=me;AccountKey={PLANTED}==",
+    f"{PLANTED}{PLANTED}",
+    f"{PLANTED}+{PLANTED}/abc=",
+    f"-----BEGIN PRIVATE KEY-----{PLANTED}",
+]
+RANDOM = [
+    "0123456789abcdef0123456789abcdef",
+    "123e4567-e89b-42d3-a456-426614174000",
+    "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY",
+]
+ORDINARY = [
+    *("meta-llama/Llama-3.1-8B-Instruct", "Qwen/Qwen2.5-0.5B-Instruct-GPTQ-Int4", "bfloat16"),
+    *("nvidia/Llama-3_3-Nemotron-Super-49B-v1_5", "gpt-4o-mini-2024-07-18", "0.9", "4096"),
+    *("http://127.0.0.1:8000/v1/chat/completions", "</think>", '{"temperature": 0}', "False"),
+    *("unsloth/DeepSeek-R1-Distill-Llama-8B-unsloth-bnb-4bit", "demo-0123456789ab"),
+]
+
+
+@pytest.mark.parametrize("value", KINDS + RANDOM)
+def test_a_credential_is_refused_as_an_argument_and_cut_from_all_that_is_told(value: str) -> None:
+    with pytest.raises(EvalkitError, match=r"looks like a secret|is an address with") as refused:
+        engine_name.parse("lm-eval:local-completions", [f"thing={value}"])
+    told = [
+        str(refused.value),
+        *stamp.command(["evalkit", value, f"--model={value}", "--engine-arg", f"thing={value}"]),
+        stamp.without_paths(f"the server at {value} does not answer"),
+        Options(model=value, suite=value, out=Path(value)).published()["model"],
+    ]
+    assert [each for each in told if PLANTED in each or value in each] == []
+
+
+@pytest.mark.parametrize("value", ORDINARY)
+def test_what_is_no_credential_is_left_as_it_is(value: str) -> None:
+    assert engine_name.parse("lm-eval:vllm", [f"thing={value}"]).args == {"thing": value}
+    assert stamp.command(["evalkit", value]) == ["evalkit", value]
+
+
+def test_a_commit_is_no_credential_where_it_is_one() -> None:
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    assert engine_name.parse("lm-eval:vllm", [f"revision={commit}"]).args == {"revision": commit}
+    with pytest.raises(EvalkitError, match="looks like a secret"):
+        engine_name.parse("lm-eval:vllm", [f"thing={commit}"])
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ("../../jane/x", "x"),
+        ("./jane/x", "x"),
+        ("jane/deep/x", "x"),
+        ("~/jane/x", "x"),
+        ("org/model", "org/model"),
+        ("model", "model"),
+    ],
+)
+def test_a_relative_path_is_told_by_its_last_part(given: str, told: str) -> None:
+    assert Options(model=given).published()["model"] == told
+    words = stamp.command(["evalkit", "--model", given, f"--suite={given}"])
+    assert words[2:] == [told, f"--suite={told}"]
+
+
+def test_relative_paths_of_a_run_are_in_nothing_that_it_leaves(
+    home: Path, tmp_path: Path, tiny_model: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`--model ../../x/y` stood in the record, run.json, the results, events and the audit log."""
+    shutil.copytree(tiny_model(), home / "secretplace" / "mymodel")
+    here = tmp_path / "a" / "b"
+    here.mkdir(parents=True)
+    own_suite(home)
+    monkeypatch.chdir(here)
+    place = f"../../{USER}"
+    ran = call("eval", "--model", f"{place}/secretplace/mymodel", "--suite", f"{place}/mine.yaml",
+               "--out", "../out").done()  # fmt: skip
+    assert support.read(ran.folder)["model"]["reference"] == "mymodel"
+    for name, data in support.contents(tmp_path / "a" / "out").items():
+        for word in ("secretplace", USER, "../"):
+            assert word.encode() not in data, f"{word} in {name}"
+    call("pack", ran.folder).done()

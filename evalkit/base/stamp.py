@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import evalkit
-from evalkit.base import canon, steering
+from evalkit.base import canon, private, steering
 from evalkit.base.errors import EvalkitError
 
 VERSIONED = ("torch", "transformers", "tokenizers")
@@ -203,14 +203,25 @@ def command(argv: list[str]) -> list[str]:
 
 
 def _word(word: str) -> str:
-    """A word, or what stands behind its `--option=`, is one path where it starts like one."""
-    option, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
-    return option + equals + (Path(value).name if value.startswith(("/", "~")) else value)
+    """A word, or what stands behind its `--option=`, without credentials; where it is one path of
+    this machine, its last part."""
+    is_option = word.startswith("--") and "=" in word
+    option, equals, value = word.partition("=") if is_option else ("", "", word)
+    return option + equals + private.words(_place(value))
+
+
+def _place(value: str) -> str:
+    name, equals, rest = value.partition("=")  # --engine-arg KEY=VALUE, or a path with one in it
+    if equals and name.isidentifier():
+        return name + equals + private.place(rest)
+    return private.place(value)
 
 
 def without_paths(text: str) -> str:
-    """An error's text with every absolute path cut to its last part."""
-    return re.sub(r"(?<![\w.~-])~?/(?:[^\s/'\":=,]+/)*(?=[^\s/])", "", text)
+    """An error's text without credentials, and with every absolute path, and every one that leaves
+    its folder, cut to its last part."""
+    cut = re.sub(r"(?<![\w.~:/-])(?:~|\.\.?)?/(?:[^\s/'\":=,]+/)*(?=[^\s/])", "", text)
+    return private.words(cut)
 
 
 def peak_memory_bytes() -> int:

@@ -9,22 +9,11 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from evalkit.base import private
 from evalkit.base.errors import EvalkitError
 
 OWN = "evalkit"
 FOREIGN = "lm-eval:"
-_KEY = re.compile(
-    r"(^|[_.-])(api_?key|key|secret|passw(or)?d|auth|headers?|credentials?|bearer)([_.-]|$)"
-    r"|(^|[_.-])(auth|access|api|hf|bearer|refresh|session)_?token$|^token$",
-    re.I,
-)
-# How the usual services' tokens begin, a JSON web token, a password or a key in an address, and a
-# long word of small and capital letters and digits.
-_VALUE = re.compile(
-    r"^(sk|pk|rk|hf|gh[opsu]|github_pat|glpat|xox[abprs])[-_]\w{16,}|^(AIza|AKIA)\w{12,}"
-    r"|^sk-\w+-\w{8,}|^[Bb]earer |^eyJ[\w-]{8,}\.|://[^/\s]*@|[?&](api_?key|key|token|secret|sig)="
-    r"|^(?=\w*[a-z])(?=\w*[A-Z])(?=\w*[0-9])\w{28,}$",
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,10 +58,15 @@ def parse(name: str, given: Sequence[str]) -> Choice:
 
 def _refuse_private(key: str, value: str) -> None:
     """EvalkitError where an argument must not be stored; its value is not shown."""
-    if _KEY.search(key) or _VALUE.search(value):
+    if private.is_secret_name(key) or private.is_secret(value, key):
         raise EvalkitError(
             f"--engine-arg {key} looks like a secret, and arguments are published with the record",
             fix="set the environment variable that the engine reads it from, e.g. OPENAI_API_KEY",
+        )
+    if problem := private.address_problem(value):
+        raise EvalkitError(
+            f"--engine-arg {key} is {problem}, and arguments are published with the record",
+            fix="give the bare address, and credentials by the engine's environment variable",
         )
     if value.startswith(("/", "~")):
         raise EvalkitError(

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from evalkit.base import canon, stamp, steering
+from evalkit.base import canon, private, stamp, steering
 from evalkit.base.errors import EvalkitError, Exit
 from evalkit.inputs import architecture, engine_name, hub, shape
 from evalkit.inputs import model as models
@@ -55,8 +55,7 @@ class Options:
         shown = {name: getattr(self, name) for name in self.__slots__}
         for name in ("model", "suite", "out", "adapter"):
             if shown[name] is not None:
-                path = Path(shown[name])
-                shown[name] = path.name if path.is_absolute() else str(shown[name])
+                shown[name] = private.words(private.place(str(shown[name])))
         if (found := hub.snapshot(Path(self.model))) and Path(self.model).is_dir():
             shown["model"] = found[0]
         return shown | {"engine_args": list(self.engine_args)}

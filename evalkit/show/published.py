@@ -10,8 +10,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from evalkit.base import canon, nesting, schema
+from evalkit.base import canon, schema
 from evalkit.base.errors import EvalkitError, Exit
+from evalkit.inputs import nesting
 from evalkit.inputs import suite as suites
 
 ERRORS = 2  # standard errors of the difference that a reproduced figure may be off

@@ -8,7 +8,8 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from evalkit.base import canon, nesting, statistics
+from evalkit.base import canon, statistics
+from evalkit.inputs import nesting
 from evalkit.record.reading.findings import Check, Findings, Status, difference, few, shown
 from evalkit.record.reading.folder import BROKEN, reason
 from evalkit.record.reading.samples import Samples

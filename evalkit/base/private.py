@@ -1,0 +1,106 @@
+"""What must not be published: credentials, by their name or by what they look like, and where
+things lie on this machine.
+
+Everything that a user gives may end up in a record, a log or a pack. Arguments that look like
+credentials are refused, as they are part of a run's identity; command lines, options and errors are
+published without them, without the parts of an address in which they travel (user, query,
+fragment), and with no more than the last part of a path.
+"""
+
+import re
+from pathlib import Path
+from urllib.parse import unquote
+
+HIDDEN = "(hidden)"
+_NAMES = (
+    r"api_?key|access_?key|key|secret|passw(or)?d|passphrase|passwd|pwd|auth(orization)?|headers?|"
+    r"credentials?|bearer|cookies?|sess(ion)?(_?id)?|sig(nature)?|jwt|"
+    r"(auth|access|api|hf|bearer|refresh|session|id|sas|security|private|csrf|xsrf|deploy|user)_?token"
+)
+_NAME = re.compile(rf"(^|[_.\-\s])({_NAMES})([_.\-\s]|$)|^token$", re.I)
+# Tokens by how the usual services' begin, web tokens, keys in PEM's form, schemes of authorisation.
+_BEGINS = re.compile(
+    r"(?<![A-Za-z0-9])("
+    r"(sk|pk|rk|hf|api_org|gh[opsur]|github_pat|glpat|gsk|xai|r8|fw|pplx|nvapi|tgp_v1|csk|co|jina|"
+    r"pypi|npm|dapi|dckr_pat|dop_v1|shpat|sq0atp|xox[abeprs]|ATATT|SG|hvs|lin_api|ya29|whsec|"
+    r"ntn|figd|sntrys|vercel|key|tok)[-_.][\w.-]{16,}"
+    r"|(AIza|AKIA|ASIA|dapi|ATATT)[\w-]{12,}|sk-\w+-\w{8,}|eyJ[\w-]{6,}\.[\w.-]*"
+    r"|(basic|bearer|digest|negotiate)\s+[\w+/=.~-]{8,})"
+    r"|^(basic|bearer|digest|token|negotiate|aws4-hmac-sha256)\s+[\w+/=.~-]{3,}$",
+    re.I,
+)
+_PEM = re.compile(r"-----BEGIN [A-Z ]*(KEY|CERTIFICATE).*", re.S)
+# A name of a credential and a value, in an address, a header, a cookie or JSON.
+_PAIR = re.compile(
+    rf"(^|[^\w-])[\"']?(([\w-]*[_-])?({_NAMES}|session\w*|csrf\w*|set-cookie)|sid|token)[\"']?"
+    r"\s*(=|:(?!//))\s*[\"']?[^\s\"',;&]+",
+    re.I,
+)
+_CAMEL = re.compile(r"(?:[A-Za-z]+[a-z])?(Signature|Key|Secret|Password|Token|Cookie)=[^\s;&,]{2,}")
+_USER = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s?#]*@", re.I)
+_LOOSE_USER = re.compile(r"(^|[/\s\"'=])[^\s/@:\"']+:[^\s/@:\"']+@[\w.-]+")
+# Words of letters and digits that nobody chose: 32 hex digits and more (a commit has 40, a digest
+# 64), a UUID, a long word of small and capital letters and digits, base64.
+_HEX = re.compile(r"(?<![0-9A-Za-z:])[0-9a-f]{32,}(?![0-9A-Za-z])", re.I)
+_UUID = re.compile(r"(?<!\w)[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}(?!\w)", re.I)
+_MIXED = re.compile(
+    r"(?<![A-Za-z0-9+/])(?=[\w+/]*[a-z])(?=[\w+/]*[A-Z])(?=[\w+/]*[0-9])"
+    r"(\w{28,}|[A-Za-z0-9+/]{22,}={1,2}|(?=[\w/]*\+)[A-Za-z0-9+/]{28,})"
+)
+_FORMS = (_BEGINS, _PEM, _PAIR, _CAMEL, _USER, _LOOSE_USER, _UUID, _MIXED)
+_ADDRESS = re.compile(r"([a-z][a-z0-9+.-]*)://([^\s/?#]*)([^\s?#]*)(\?[^\s#]*)?(#\S*)?", re.I)
+_VERSION = re.compile(r"\?(api-)?version=[\w.-]{1,20}", re.I)
+
+
+def is_secret_name(name: str) -> bool:
+    """Whether an argument's name is one that credentials have."""
+    return bool(_NAME.search(name))
+
+
+def is_secret(text: str, name: str = "") -> bool:
+    """Whether a value looks like a credential, or holds one, also where it is percent-encoded.
+
+    `name`: what it is the value of; a `revision` has 40 hex digits.
+    """
+    for form in dict.fromkeys((text, unquote(text), unquote(unquote(text)))):
+        if any(pattern.search(form) for pattern in _FORMS):
+            return True
+        commit = "revision" in name or "commit" in name or "sha" in name
+        if any(not (commit and len(found) in (40, 64)) for found in _HEX.findall(form)):
+            return True
+    return False
+
+
+def address_problem(text: str) -> str:
+    """What of an address in a text is not for publication, in words, or nothing."""
+    for found in _ADDRESS.finditer(text):
+        if "@" in unquote(found[2]):
+            return "an address with a user in it"
+        if found[5] or (found[4] and not _VERSION.fullmatch(found[4])):
+            return "an address with a query or a fragment"
+    return ""
+
+
+def place(text: str) -> str:
+    """A path as it may be published: its last part where it is one of this machine."""
+    if "://" in text:
+        return words(text)
+    parts = text.split("/")
+    local = text.startswith(("/", "~", ".")) or ".." in parts or len(parts) > 2
+    if len(parts) > 1 and (local or Path(text).exists()):
+        return Path(text).name if Path(text).name not in ("", "..") else Path(text).resolve().name
+    return Path(text).resolve().name if text in (".", "..") else text
+
+
+def words(text: str) -> str:
+    """A text for publication: addresses without user, query and fragment, no credentials."""
+    text = _ADDRESS.sub(_bare, text)
+    text = _PAIR.sub(lambda found: f"{found[1]}{HIDDEN}", text)
+    for pattern in (_BEGINS, _PEM, _CAMEL, _LOOSE_USER, _UUID, _MIXED):
+        text = pattern.sub(HIDDEN, text)
+    text = _HEX.sub(lambda found: found[0] if len(found[0]) in (40, 64) else HIDDEN, text)
+    return HIDDEN if "%" in text and is_secret(unquote(text)) else text
+
+
+def _bare(found: re.Match[str]) -> str:
+    return f"{found[1]}://{found[2].rpartition('@')[2]}{found[3]}"
