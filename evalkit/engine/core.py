@@ -9,7 +9,7 @@ import torch
 
 from evalkit.base.errors import EvalkitError, Exit
 from evalkit.engine import decoding, generate, scoring, split, weights
-from evalkit.engine.hardware import heap
+from evalkit.engine.hardware import heap, sums
 from evalkit.engine.hardware.device import AUTO
 from evalkit.engine.numerics import Numerics, fix_numerics, numerics_for, quantization
 from evalkit.engine.tree import attention, rotary, tail
@@ -92,6 +92,8 @@ def load(
     of a level. Raises EvalkitError when that can't be done."""
     fix_numerics(numerics)
     loaded = weights.load(model, numerics, device, adapter)
+    if sums.needed(loaded.config, device):
+        sums.replace()
     if level == "A":
         attention.switch(loaded, attention.NAME)
     if device == AUTO:

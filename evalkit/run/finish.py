@@ -194,7 +194,10 @@ def _segments(happened: list[dict[str, Any]], done: journal.Journal) -> list[dic
             "host": event["host"],
             "hardware": event["hardware"],
             "slurm": event["slurm"],
-            "level": event.get("level", stamp.unknown("an older evalkit does not say")),
+            **{
+                name: event.get(name, stamp.unknown("an older evalkit does not say"))
+                for name in ("level", "repeats", "kernels")
+            },
             "batches": done.by_segment.get(event["segment"], 0),
         }
         for event in happened

@@ -98,9 +98,19 @@ class Worker:
         self._computed = _Computed(plan)
         checked = None if self._foreign else PROBED if self.probed else PROBED_BEFORE
         here = hardware(run, self._place.device)
-        log("segment.start", segment=self.segment, level=checked, **stamp.segment_start(here))
+        how = {"level": checked, "repeats": checked, "kernels": self._kernels()}
+        log("segment.start", segment=self.segment, **how, **stamp.segment_start(here))
         ids = run.body["ids"]
         self._writer = journal.Writer(run.folder / "journal", ids["run"], self.segment)
+
+    def _kernels(self) -> list[str]:
+        """What computes that another host may compute by other means, in words."""
+        if self._foreign:
+            return []
+        from evalkit.engine.hardware import kernels, sums
+
+        more = [sums.NOTE] if sums.needed(self.engine.model.config, self._place.device) else []
+        return [f"attention {kernels.told(self.engine)}", *more]
 
     def answer(self, batch: str, lane: Any = None) -> int | None:
         """Answer one batch, on the disk when this returns; how many tokens that took, None where

@@ -26,7 +26,7 @@ from evalkit.engine import numerics
 from evalkit.engine.core import Engine
 from evalkit.engine.hardware.device import hardware
 from evalkit.engine.numerics import DTYPES, Numerics
-from evalkit.engine.probe import narrow, reference, shrink, trials
+from evalkit.engine.probe import narrow, reference, repeat, shrink, trials
 from evalkit.engine.probe.reference import Alone, Answered
 from evalkit.engine.tree import attention
 from evalkit.inputs import architecture
@@ -49,12 +49,15 @@ FACTOR_QUANTISED, FLOOR_QUANTISED, PADDING = 3.0, 2e-2, 7
 
 
 def check(engine: Engine) -> None:
-    """Hold a loaded model's answers at its level against its plain forwards.
+    """Hold a loaded model's answers at its level against its plain forwards, and those of the same
+    batches twice against each other.
 
-    Raises EvalkitError that names the level to plan with; the level never changes by itself.
+    Raises EvalkitError that names the level to plan with, which never changes by itself, or says
+    that this device does not give the same bits twice.
     """
     problem = problem_at(engine, engine.level)
     if not problem:
+        _check_repeats(engine)
         return
     lower = LEVELS[LEVELS.index(engine.level) + 1 :]
     right = next((level for level in lower if not problem_at(engine, level)), None)
@@ -63,6 +66,27 @@ def check(engine: Engine) -> None:
         fix=f"plan with --level {right}" if right else "use --engine lm-eval:hf",
         code=Exit.FAILED,
     )
+
+
+def _check_repeats(engine: Engine) -> None:
+    with _attention_of(engine, engine.level):
+        unlike = repeat.problem(_trial(engine, engine.level), _allowed(engine.model))
+    if unlike:
+        raise EvalkitError(
+            f"the same batch twice does not give the same bits here: {unlike}",
+            where=str(engine.device),
+            fix="no answer of this device can be repeated: try another, or --device cpu",
+            code=Exit.FAILED,
+        )
+
+
+def _trial(engine: Engine, level: str) -> Engine:
+    """An engine on the same weights for trials at a level."""
+    trial = copy.copy(engine)
+    stops: Any = trials.Stops()
+    trial.level, trial.kept, trial.tokenizer = level, None, stops
+    trial.eos_ids, trial.eos_text, trial.processors = frozenset(), "", []
+    return trial
 
 
 def key_of(engine: Engine, model: Model, adapter: dict[str, str] | None, device: str) -> str:
@@ -97,10 +121,7 @@ def remember(key: str) -> None:
 def problem_at(engine: Engine, level: str) -> str:
     """What is wrong with the engine's answers at a level; empty where they are the model's own. An
     error of any kind is wrong, too."""
-    trial = copy.copy(engine)
-    stops: Any = trials.Stops()
-    trial.level, trial.kept, trial.tokenizer = level, None, stops
-    trial.eos_ids, trial.eos_text, trial.processors = frozenset(), "", []
+    trial = _trial(engine, level)
     errors: tuple[type[Exception], ...] = (EvalkitError, AssertionError)
     found: list[Answered] = []
     problem = ""

@@ -17,6 +17,7 @@ import torch
 from torch.nn import functional
 
 from evalkit.base.errors import EvalkitError, Exit
+from evalkit.engine.hardware import kernels
 
 NAME = "evalkit"
 HIDDEN = -1e30  # added to a hidden key's score; finite, so that a row that sees nothing is no NaN
@@ -140,9 +141,9 @@ def attend(
     in float32.
     """
     if scores.softcap is None and not across:
-        kernel = _KERNELS.get(query.device.type)
-        if kernel and key.shape[-1] >= value.shape[-1]:
-            return kernel(query, key, value, scores.scale, mask, causal)
+        chosen = kernels.on(key.device, key.dtype, key.shape[-1], value.shape[-1]).kernel
+        if chosen != kernels.PLAIN:
+            return _KERNELS[chosen](query, key, value, scores.scale, mask, causal)
     if causal:
         ones = torch.ones(query.shape[-2], key.shape[-2], dtype=torch.bool, device=query.device)
         mask = hide(ones.tril(), torch.float32)
@@ -211,7 +212,7 @@ def _repeated(key: torch.Tensor, heads: int) -> torch.Tensor:
     return key if groups == 1 else key.repeat_interleave(groups, dim=1)
 
 
-_KERNELS: dict[str, Callable[..., Part]] = {"cpu": _cpu, "cuda": _cuda}
+_KERNELS: dict[str, Callable[..., Part]] = {kernels.FLASH: _cpu, kernels.EFFICIENT: _cuda}
 
 
 def hide(visible: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

@@ -1,0 +1,78 @@
+"""Which kernel computes attention: a table of dtype, compute capability and head sizes.
+
+Asked, not tried: so the choice is the same on every GPU of a kind, stands in the record, and is
+tested without a GPU. Where the table has no row, attention is computed by plain products, in any
+dtype and size, and in more memory. Source: the checks that torch itself makes before it takes its
+memory-efficient kernel (aten/src/ATen/native/transformers/cuda/sdp_utils.cpp).
+"""
+
+from functools import cache
+from typing import Any, NamedTuple
+
+import torch
+
+from evalkit.inputs import shape
+
+EFFICIENT, FLASH, PLAIN = "efficient", "flash for CPUs", "plain"
+Capability = tuple[int, int]
+# dtype, first and last capability that has the kernel, and what head sizes are multiples of.
+TABLE: tuple[tuple[torch.dtype, Capability, Capability, int], ...] = (
+    (torch.bfloat16, (8, 0), (12, 1), 8),
+    (torch.float16, (8, 0), (12, 1), 8),
+    (torch.float16, (7, 0), (7, 5), 8),
+    (torch.float16, (5, 0), (6, 2), 1),
+    (torch.float32, (8, 0), (12, 1), 4),
+    (torch.float32, (5, 0), (7, 5), 1),
+)
+REHEARSED = (9, 0)  # where there is no GPU to ask: tensors that only say that they lie on one
+
+
+class Path(NamedTuple):
+    """How attention is computed; where that is a fallback, why."""
+
+    kernel: str
+    why: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.kernel}: {self.why}" if self.why else self.kernel
+
+
+@cache
+def path(dtype: torch.dtype, capability: Capability, key: int, value: int) -> Path:
+    """The kernel for heads of these sizes on a GPU of that compute capability."""
+    name = str(dtype).removeprefix("torch.")
+    of_dtype = [row for row in TABLE if row[0] == dtype]
+    rows = [row for row in of_dtype if row[1] <= capability <= row[2]]
+    number = f"compute capability {capability[0]}.{capability[1]}"
+    if not rows:
+        return Path(PLAIN, f"no kernel for {name} at {number}")
+    if value > key:
+        return Path(PLAIN, f"values of {value} are wider than keys of {key}")
+    multiple = rows[0][3]
+    if key % multiple or value % multiple:
+        return Path(PLAIN, f"heads of {key} and {value} are no multiples of {multiple} ({number})")
+    return Path(EFFICIENT)
+
+
+@cache
+def capability(index: int | None) -> Capability:
+    """A GPU's compute capability."""
+    return torch.cuda.get_device_capability(index) if torch.cuda.is_available() else REHEARSED
+
+
+def on(device: torch.device, dtype: torch.dtype, key: int, value: int) -> Path:
+    """The kernel for heads of these sizes on a device."""
+    if device.type == "cpu":
+        return Path(FLASH) if key >= value else Path(PLAIN, "values are wider than keys")
+    return path(dtype, capability(device.index), key, value)
+
+
+def told(engine: Any) -> str:
+    """How the attention of an engine's model is computed, for the record."""
+    if engine.level != "A":
+        return f"transformers' {engine.numerics.attention}"
+    found = shape.of(engine.model.config.get_text_config())
+    if found.softcap:
+        return str(Path(PLAIN, "scores are capped"))
+    dtype = torch.float32 if engine.numerics.profile == "precise" else engine.model.dtype
+    return str(on(engine.device, dtype, found.key, found.value))
