@@ -23,7 +23,7 @@ datasets = pytest.importorskip("datasets")
 from lm_eval.tasks import _index  # noqa: E402
 
 from evalkit.engine import numerics  # noqa: E402
-from evalkit.engine.probe import probe  # noqa: E402
+from evalkit.engine.probe import outcome, probe  # noqa: E402
 from evalkit.harness import index  # noqa: E402
 from evalkit.harness.data import row_digests  # noqa: E402
 from evalkit.run.worker import Place, Worker  # noqa: E402
@@ -79,15 +79,15 @@ def test_everything_that_a_check_follows_from_is_in_its_key(
     model = models.resolve(str(tiny_model("llama", max_length=256)))
     wanted = numerics.Numerics(dtype="float32")
     loaded = engine.load(model, Tokenizer(model), wanted, "cpu", level="A")
-    key = probe.key_of(loaded, model, None, "cpu")
+    key = outcome.key_of(loaded, model, None, "cpu")
     files = {name: dict(entry) for name, entry in model.files.items()}
     files["model.safetensors"]["sha256"] = "0" * 64
-    found = {key, probe.key_of(loaded, replace(model, files=files), None, "cpu")}
-    found.add(probe.key_of(loaded, model, {"adapter_model.safetensors": "0" * 64}, "cpu"))
+    found = {key, outcome.key_of(loaded, replace(model, files=files), None, "cpu")}
+    found.add(outcome.key_of(loaded, model, {"adapter_model.safetensors": "0" * 64}, "cpu"))
     loaded.level = "B"
-    found.add(probe.key_of(loaded, model, None, "cpu"))
+    found.add(outcome.key_of(loaded, model, None, "cpu"))
     loaded.level, loaded.numerics = "A", replace(wanted, threads=2)
-    found.add(probe.key_of(loaded, model, None, "cpu"))
+    found.add(outcome.key_of(loaded, model, None, "cpu"))
     loaded.numerics = wanted
     for target, value in (
         ("evalkit.base.kept.code", {"engine/core.py": "0" * 64}),
@@ -96,12 +96,12 @@ def test_everything_that_a_check_follows_from_is_in_its_key(
     ):
         with monkeypatch.context() as patch:
             patch.setattr(target, lambda *_, value=value: value)
-            found.add(probe.key_of(loaded, model, None, "cpu"))
+            found.add(outcome.key_of(loaded, model, None, "cpu"))
     with monkeypatch.context() as patch:
         patch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
-        found.add(probe.key_of(loaded, model, None, "cpu"))
+        found.add(outcome.key_of(loaded, model, None, "cpu"))
     assert len(found) == 9
-    assert probe.key_of(loaded, model, None, "cpu") == key
+    assert outcome.key_of(loaded, model, None, "cpu") == key
 
 
 # lm-eval's index of its tasks

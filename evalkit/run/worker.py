@@ -77,19 +77,19 @@ class Worker:
         wrong, and what has passed before follows from the same things."""
         if self._foreign:
             return True
-        from evalkit.engine.probe import probe
+        from evalkit.engine.probe import outcome
 
-        return probe.passed_before(self.key)
+        return outcome.passed_before(self.key)
 
     def check(self) -> None:
         """Hold the model's answers at its level against plain forward passes, and keep that they
         are the same; EvalkitError where they are not."""
-        from evalkit.engine.probe import probe
+        from evalkit.engine.probe import outcome, probe
 
         span = telemetry.Span()
         probe.check(self.engine)
         self.probed = span.taken()
-        probe.remember(self.key)
+        outcome.remember(self.key)
 
     def begin(self, run: Run, plan: Plan, log: Log) -> None:
         """Begin a stretch of a run, with a journal of its own."""
@@ -178,10 +178,10 @@ def _lanes(engine: Any) -> list[Any]:
 
 def _key(engine: Any, model: Model, place: Place) -> str:
     """What the outcome of a check of the level is kept by."""
-    from evalkit.engine.probe import probe
+    from evalkit.engine.probe import outcome
 
     adapter = models.resolve_adapter(place.adapter) if place.adapter else None
-    return probe.key_of(engine, model, prepare.digests(adapter), place.device)
+    return outcome.key_of(engine, model, prepare.digests(adapter), place.device)
 
 
 def log_probed(level: str, events: Events, taken: dict[str, Any] | None, key: str) -> None:

@@ -9,7 +9,6 @@ which never changes the level, only refuses it.
 import copy
 import hashlib
 import math
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -20,11 +19,10 @@ import numpy as np
 import torch
 
 import evalkit.engine
-from evalkit.base import canon, kept, stamp
+from evalkit.base import canon, kept
 from evalkit.base.errors import EvalkitError, Exit
 from evalkit.engine import numerics
 from evalkit.engine.core import Engine
-from evalkit.engine.hardware.device import hardware
 from evalkit.engine.numerics import DTYPES, Numerics
 from evalkit.engine.probe import narrow, reference, repeat, shrink, trials
 from evalkit.engine.probe.reference import Alone, Answered
@@ -35,10 +33,6 @@ from evalkit.plan.batch import Trunk
 from evalkit.plan.tokenise import Tokens
 
 LEVELS = ("A", "B", "C")  # best first
-PASSED = "passed"
-# How variables begin that choose the kernels which torch and its libraries compute with.
-STEERING = ("ATEN", "ONEDNN", "DNNL", "MKL", "OMP", "OPENBLAS", "CUBLAS", "CUDNN", "NVIDIA_TF32",
-            "TORCH", "PYTORCH", "TRITON")  # fmt: skip
 # Of a log-likelihood in float32: absolute, and relative to its size.
 TOLERANCE, RELATIVE = 1e-4, 1e-6
 # In a lower precision: how much further from float32 than plain forwards are, on average.
@@ -70,14 +64,7 @@ def check(engine: Engine) -> None:
 
 def _check_repeats(engine: Engine) -> None:
     with _attention_of(engine, engine.level):
-        unlike = repeat.problem(_trial(engine, engine.level), _allowed(engine.model))
-    if unlike:
-        raise EvalkitError(
-            f"the same batch twice does not give the same bits here: {unlike}",
-            where=str(engine.device),
-            fix="no answer of this device can be repeated: try another, or --device cpu",
-            code=Exit.FAILED,
-        )
+        repeat.check(_trial(engine, engine.level), _allowed(engine.model))
 
 
 def _trial(engine: Engine, level: str) -> Engine:
@@ -87,35 +74,6 @@ def _trial(engine: Engine, level: str) -> Engine:
     trial.level, trial.kept, trial.tokenizer = level, None, stops
     trial.eos_ids, trial.eos_text, trial.processors = frozenset(), "", []
     return trial
-
-
-def key_of(engine: Engine, model: Model, adapter: dict[str, str] | None, device: str) -> str:
-    """Digest of all that the outcome of `check` follows from: the weights, the numerics and the
-    level, the code, its versions and what chooses its kernels: the device and the environment.
-    `adapter`: its files' digests, `device`: as it was asked for."""
-    return canon.digest(
-        {
-            "model": model.sha256(),
-            "adapter": adapter,
-            "numerics": engine.numerics.to_json(),
-            "level": engine.level,
-            "code": kept.code(),
-            "versions": stamp.versions(),
-            "hardware": stamp.segment_start(hardware(device))["hardware"],
-            "device": [device, torch.version.cuda, torch.backends.cpu.get_cpu_capability()],
-            "environment": {n: v for n, v in os.environ.items() if n.startswith(STEERING)},
-        }
-    )
-
-
-def passed_before(key: str) -> bool:
-    """Whether a check of this key has passed on a host of this kind."""
-    return kept.read("probed").get(key) == PASSED
-
-
-def remember(key: str) -> None:
-    """Keep that a check of this key has passed; one that fails is never kept."""
-    kept.write("probed", kept.read("probed") | {key: PASSED})
 
 
 def problem_at(engine: Engine, level: str) -> str:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from evalkit.base import canon
+from evalkit.base.errors import EvalkitError, Exit
 from evalkit.engine.core import Engine
 from evalkit.engine.probe import trials
 from evalkit.plan.batch import Batch
@@ -18,6 +19,19 @@ from evalkit.plan.tokenise import Tokens
 
 WIDE, NARROW = (64, 256), (5, 24)  # rows and tokens of the batches, on a GPU and on a CPU
 BLOCKS = (3, 65_537, 1_000_003, 17, 4_194_305)  # bytes: of odd sizes, so that others come after
+
+
+def check(trial: Engine, allowed: Tokens) -> None:
+    """EvalkitError where the same batch twice does not give the same bits. `trial`, `allowed`: see
+    `problem`."""
+    unlike = problem(trial, allowed)
+    if unlike:
+        raise EvalkitError(
+            f"the same batch twice does not give the same bits here: {unlike}",
+            where=str(trial.device),
+            fix="no answer of this device can be repeated: try another, or --device cpu",
+            code=Exit.FAILED,
+        )
 
 
 def problem(trial: Engine, allowed: Tokens) -> str:
