@@ -10,7 +10,7 @@ from typing import IO, Any
 
 from evalkit.inputs.model import Model
 from evalkit.run import serving
-from evalkit.run.worker import Place
+from evalkit.run.engines import Place
 
 COMMAND = (sys.executable, "-P", "-c", "from evalkit.cli import main; main()", "worker")
 HUGE_PAGES = "glibc.malloc.hugetlb=1"  # of the kernel: fewer addresses to look up in large weights

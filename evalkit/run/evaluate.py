@@ -24,6 +24,7 @@ from evalkit.plan.tokenise import tokenise
 from evalkit.run import execute as executing
 from evalkit.run import finish as finishing
 from evalkit.run import folder, prepare, telemetry, worker
+from evalkit.run.engines import Place
 from evalkit.run.folder import Run
 from evalkit.run.prepare import Job, Options
 
@@ -44,7 +45,7 @@ def evaluate(
     # An engine of lm-eval's needs the plan, and without workers this process does their work.
     with executing.early(wanted=options.engine == engine_name.OWN and workers != 0) as early:
         job = prepare_job(options, events)
-        place = worker.Place(job.device, job.options.adapter)
+        place = Place(job.device, job.options.adapter)
         means = executing.Means(place, workers, grace_s)
         run, loaded = find_or_plan(job, events, lambda: early.start(job, means))
         if run.finished:
@@ -129,18 +130,13 @@ def plan(job: Job, events: Events) -> tuple[Run, Loaded | None]:
 def _plan_inputs(job: Job, tokenizer: Tokenizer) -> dict[str, Any]:
     """Everything that a plan follows from, evalkit's own code aside."""
     tokenizer.chat_template_for(job.suite.apply_chat_template)  # chooses one of several
-    max_length = tokenizer.max_length
-    if job.engine.foreign:
-        from evalkit.harness import classes
-
-        max_length = classes.plan_length(job.engine, max_length)
     return {
         "suite": job.inputs["suite"],
         "tokenizer": job.model.tokenizer_files(),
         "tokenizer_as_loaded": tokenizer.identity(),
         "level": job.level,
         "policy": job.policy.to_json(),
-        "max_length": max_length,
+        "max_length": job.engine.max_length(tokenizer.max_length),
         "rope_limit": architecture.rope_limit(job.model.config),
         "chat_template": tokenizer.template if job.suite.apply_chat_template else None,
         "versions": {name: stamp.version(name) for name in PLANNERS},
@@ -213,7 +209,7 @@ def execute_only(
     asked = run.body["options"]["adapter"]
     chosen = devices.pick(device)
     _tell_device(events, devices.described(chosen))
-    place = worker.Place(chosen, adapter or (Path(asked) if asked else None))
+    place = Place(chosen, adapter or (Path(asked) if asked else None))
     means = executing.Means(place, workers, grace_s, shard)
     with nullcontext() if shard else lease.held(where, say=events.say) as held:
         try:

@@ -22,11 +22,11 @@ from evalkit.plan import shards
 from evalkit.plan.shards import Shard
 from evalkit.plan.store import Plan, plan_id
 from evalkit.record import journal
-from evalkit.run import child, pace, prepare, telemetry, worker
+from evalkit.run import child, engines, pace, telemetry, worker
 from evalkit.run.child import Child
+from evalkit.run.engines import Place
 from evalkit.run.folder import Run, first_difference, read, run_id
 from evalkit.run.prepare import Job
-from evalkit.run.worker import Place, engine_of
 from evalkit.run.workers import Workers
 
 
@@ -51,8 +51,8 @@ def check_inputs(run: Run, plan: Plan, model: Model, place: Place) -> None:
     found = models.resolve_adapter(place.adapter) if place.adapter else None
     now = planned | {
         "model": model.sha256(),
-        "adapter": prepare.digests(found),
-        "engine": planned["engine"] | {"versions": prepare.engine_versions(engine_of(planned))},
+        "adapter": engines.digests(found),
+        "engine": planned["engine"] | {"versions": engines.of_inputs(planned).versions()},
         "versions": stamp.versions(),
     }
     fix = "continue it where it was started, or start another run"
@@ -169,19 +169,9 @@ def _left(run: Run, plan: Plan, shard: Shard | None, events: Events) -> list[int
 
 
 def _places(inputs: dict[str, Any], model: Model, means: Means, batches: int) -> list[Place]:
-    """Where the workers are: a GPU each, or a share of this host's cores."""
-    if engine_of(inputs).foreign:  # it uses what it finds as it likes
-        return [means.place] * (means.number or 1)
-    from evalkit.engine.hardware import device
-
-    devices = device.usable(means.place.device, model.weight_bytes)
-    number = means.number
-    if number is None:
-        threads = inputs["numerics"]["threads"]
-        on_cpu = devices == ["cpu"]
-        number = shards.available_cores() // threads if on_cpu else len(devices)
-    number = min(max(number, 1), batches)
-    return [Place(devices[n % len(devices)], means.place.adapter) for n in range(number)]
+    """Where the workers are, no more than there are batches."""
+    engine, threads = engines.of_inputs(inputs), inputs["numerics"]["threads"]
+    return engine.places(means.place, model, means.number, threads)[: max(1, batches)]
 
 
 def _say_stopping(events: Events, means: Means) -> None:
@@ -200,7 +190,7 @@ def _how(run: Run) -> str:
 
 def _describe(run: Run, means: Means, events: Events) -> None:
     """Log what is known of this host's software and hardware, before there is an answer of it."""
-    here = worker.hardware(run, means.place.device)
+    here = engines.of_inputs(run.body["inputs"]).hardware(means.place.device)
     events.log("environment", **stamp.environment(here))
 
 

@@ -11,16 +11,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from evalkit.base import canon, private, stamp, steering
+from evalkit.base import canon, private, stamp
 from evalkit.base.errors import EvalkitError, Exit
 from evalkit.inputs import architecture, engine_name, hub, shape
 from evalkit.inputs import model as models
 from evalkit.inputs import suite as suites
-from evalkit.inputs.engine_name import Choice
 from evalkit.inputs.model import Model
 from evalkit.inputs.suite import Lock, Suite
 from evalkit.plan import memory
 from evalkit.plan.store import LEVELS, Policy
+from evalkit.run import engines
+from evalkit.run.engines import Asked, Engine
 
 FREE_BYTES = 200_000_000  # what a full run of the largest shipped suite leaves, with room
 
@@ -50,6 +51,11 @@ class Options:
     fresh: bool = False
     again: bool = False
 
+    @property
+    def asked(self) -> Asked:
+        """What of them an engine may take or refuse."""
+        return Asked(self.level, self.dtype, self.profile, self.device, self.threads, self.adapter)
+
     def published(self) -> dict[str, Any]:
         """The options as a record keeps them: a path of this host only by its last part."""
         shown = {name: getattr(self, name) for name in self.__slots__}
@@ -74,7 +80,7 @@ class Job:
     suite: Suite
     lock: Lock
     room: memory.Room | None
-    engine: Choice
+    engine: Engine
     device: str
     inputs: dict[str, Any]
 
@@ -106,7 +112,7 @@ def prepare(
         raise EvalkitError("--seed must lie between 0 and 4294967295")
     if options.threads < 1:
         raise EvalkitError("--threads must be at least 1")
-    engine = _check_engine(options)
+    engine = _engine(options)
     suite = suites.load(options.suite, limit=options.limit, seed=options.seed)
     lock = suites.lock_of(suite)
     device = _device(options, engine, say, computes=computes)  # before gigabytes are fetched
@@ -120,48 +126,37 @@ def prepare(
     adapter = models.resolve_adapter(options.adapter) if options.adapter else None
     parameters = models.num_parameters(model)
     _check_out(options.out / model.short_name)
-    numerics = _numerics(options, engine, model)
+    numerics = engine.numerics(options.asked, model)
     room = _room(options, engine, model, parameters, numerics, device)
     inputs = {
         "suite": suites.identity(suite, lock),
         "model": model.sha256(),
-        "adapter": digests(adapter),
+        "adapter": engines.digests(adapter),
         "numerics": numerics,
-        "engine": {"name": engine.name, "level": _level(options, engine, model),
-                   "policy": policy_of(room).to_json(), "args": engine.args,
-                   "versions": engine_versions(engine), "bit_repeatable": not engine.foreign},
+        "engine": {"name": engine.choice.name, "level": engine.level(options.asked, model),
+                   "policy": policy_of(room).to_json(), "args": engine.choice.args,
+                   "versions": engine.versions(), "bit_repeatable": engine.bit_repeatable},
         "versions": stamp.versions(),
     }  # fmt: skip
     return Job(options, model, adapter, parameters, suite, lock, room, engine, device, inputs)
 
 
-def _device(options: Options, engine: Choice, say: Callable[[str], None], *, computes: bool) -> str:
-    """Where the engine computes; a server computes somewhere else."""
-    from evalkit.engine.hardware import device
-
-    if engine.foreign:
-        from evalkit.harness import classes
-
-        if classes.is_served(classes.model_class(engine)):
-            say(f"a server computes: {engine.name}")
-            return device.pick("cpu")
-    if not computes and options.memory:
+def _device(options: Options, engine: Engine, say: Callable[[str], None], *, computes: bool) -> str:
+    """Where the engine computes: nowhere yet, where a plan is made for other hosts' GPUs."""
+    if not computes and options.memory and not engine.computes_elsewhere:
         say(f"planned for NVIDIA GPUs of {options.memory} GB")
         return "cpu"
-    chosen = device.pick(options.device)
-    for line in (device.described(chosen), *steering.lines()):
-        say(line)
-    return chosen
+    return engine.device(options.device, say)
 
 
 def _room(
-    options: Options, engine: Choice, model: Model, parameters: int | None,
+    options: Options, engine: Engine, model: Model, parameters: int | None,
     numerics: dict[str, Any], device: str,
 ) -> memory.Room | None:  # fmt: skip
     """The room on the GPUs that a plan is for, None for a CPU; EvalkitError for what can't fit."""
-    from evalkit.engine.hardware import device as devices
+    from evalkit.engine.hardware.device import AUTO
 
-    sizes = [] if engine.foreign else devices.memories(device)
+    sizes = engine.gpu_memories(device)
     wanted = options.memory
     if wanted is None:
         wanted = memory.class_of(min(sizes)) if sizes else 0
@@ -171,10 +166,10 @@ def _room(
             fix="--memory 16 plans for the smallest; batches that do not fit are split",
             code=Exit.MISSING,
         )
-    if engine.foreign or not wanted:
+    if not engine.fits_memory or not wanted:
         return None
     needs = needs_of(model, parameters, numerics)
-    number = None if not sizes else len(sizes) if device == devices.AUTO else 1
+    number = None if not sizes else len(sizes) if device == AUTO else 1
     return memory.require(needs, wanted, number, model.reference)
 
 
@@ -195,63 +190,15 @@ def needs_of(model: Model, parameters: int | None, numerics: dict[str, Any]) -> 
     return memory.Needs(shape.of(config), weights, number)
 
 
-def digests(files: dict[str, dict[str, Any]] | None) -> dict[str, str] | None:
-    """What the run id covers of an adapter's files."""
-    return None if files is None else {name: entry["sha256"] for name, entry in files.items()}
-
-
-def _check_engine(options: Options) -> Choice:
+def _engine(options: Options) -> Engine:
     """The engine asked for; EvalkitError where other options are not for it."""
-    engine = engine_name.parse(options.engine, options.engine_args)
+    engine = engines.parse(options.engine, options.engine_args)
     if options.level is not None and options.level not in LEVELS:
         raise EvalkitError(
             f"unknown level '{options.level}'", fix=f"choose from {', '.join(LEVELS)}"
         )
-    if not engine.foreign:
-        return engine
-    if options.level not in (None, "C"):
-        raise EvalkitError(f"{engine.name} shares nothing between rows: its level is C")
-    if options.threads != 1:
-        raise EvalkitError(f"--threads is not for {engine.name}, which has numerics of its own")
-    if options.profile:
-        raise EvalkitError(f"--profile is not for {engine.name}, which has numerics of its own")
-    from evalkit.harness import classes
-
-    classes.model_class(engine)
-    classes.check_device(engine, options.device)
-    if options.adapter:
-        classes.adapter_parameter(engine)
+    engine.check(options.asked)
     return engine
-
-
-def _numerics(options: Options, engine: Choice, model: Model) -> dict[str, Any]:
-    from evalkit.engine import core
-
-    profile = options.profile or "native"
-    found = core.numerics_for(model, options.dtype, profile, options.threads).to_json()
-    if not engine.foreign:
-        return found
-    from evalkit.harness import classes
-
-    return classes.numerics(engine, found["dtype"], options.dtype)
-
-
-def _level(options: Options, engine: Choice, model: Model) -> str:
-    """The level asked for, or the one that a shrunken random model of this config passes."""
-    if engine.foreign or options.level:
-        return options.level or "C"
-    from evalkit.engine.probe import probe
-
-    return probe.resolve(model)
-
-
-def engine_versions(engine: Choice) -> dict[str, Any]:
-    """Versions that the run id covers for a foreign engine; EvalkitError where it is not there."""
-    if not engine.foreign:
-        return {}
-    from evalkit.harness import classes
-
-    return classes.versions(engine)
 
 
 def _check_out(folder: Path) -> None:

@@ -20,7 +20,8 @@ from evalkit.base.errors import EvalkitError, Exit
 from evalkit.inputs.model import Model
 from evalkit.plan.store import Plan
 from evalkit.run import folder
-from evalkit.run.worker import Place, Worker
+from evalkit.run.engines import Place
+from evalkit.run.worker import Worker
 
 BEAT_S = 1.0  # how often a worker says at most that it lives
 

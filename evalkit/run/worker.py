@@ -9,21 +9,18 @@ import os
 import secrets
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from evalkit.base import stamp
 from evalkit.base.errors import EvalkitError, Exit
 from evalkit.base.events import Events
-from evalkit.inputs import model as models
-from evalkit.inputs.engine_name import Choice
 from evalkit.inputs.model import Model
 from evalkit.plan.shards import Costs
 from evalkit.plan.store import Plan
 from evalkit.record import journal
-from evalkit.run import prepare, telemetry
+from evalkit.run import engines, telemetry
+from evalkit.run.engines import Place
 from evalkit.run.folder import Run
 
 Log = Callable[..., None]  # takes an event's name and its fields
@@ -32,24 +29,11 @@ Log = Callable[..., None]  # takes an event's name and its fields
 PROBED, PROBED_BEFORE = "probed", "probed before"
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
-    """What a worker computes with that is this host's own: the device and an adapter's folder."""
-
-    device: str
-    adapter: Path | None = None
-
-
 def segment_name() -> str:
     """A name for this process's stretch of a run: when it started, where, and a random end."""
     started = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
     host = "".join(c if c.isalnum() else "-" for c in os.uname().nodename)[:40].strip("-")
     return f"{started}-{host or 'host'}-{os.getpid()}-{secrets.token_hex(2)}"
-
-
-def engine_of(inputs: dict[str, Any]) -> Choice:
-    """The engine that a run's inputs name."""
-    return Choice(inputs["engine"]["name"], inputs["engine"]["args"])
 
 
 class Worker:
@@ -63,19 +47,19 @@ class Worker:
     def __init__(
         self, inputs: dict[str, Any], model: Model, place: Place, max_length: int | None = None
     ) -> None:
-        self.engine = _load(inputs, model, place, max_length)
-        self._foreign = bool(engine_of(inputs).foreign)
-        self.lanes = [self.engine] if self._foreign else _lanes(self.engine)
-        self.key = "" if self._foreign else _key(self.engine, model, place)
+        kind = engines.of_inputs(inputs)
+        self.engine = kind.load(inputs, model, place, max_length)
+        self.lanes = kind.lanes(self.engine)
+        self.key = kind.probe_key(self.engine, model, place)
         self.probed: dict[str, Any] | None = None  # what a check of its own took
         self._place = place
         self._lock = threading.Lock()  # lanes read and write one at a time
 
     @property
     def is_checked(self) -> bool:
-        """Whether its level needs no check: an engine of lm-eval's shares nothing that could be
-        wrong, and what has passed before follows from the same things."""
-        if self._foreign:
+        """Whether its level needs no check: nothing is shared that could be wrong, or a check of
+        the same key has passed before."""
+        if not self.key:
             return True
         from evalkit.engine.probe import outcome
 
@@ -96,21 +80,14 @@ class Worker:
         self.segment = segment_name()
         self._run, self._plan, self._log = run, plan, log
         self._computed = _Computed(plan)
-        checked = None if self._foreign else PROBED if self.probed else PROBED_BEFORE
-        here = hardware(run, self._place.device)
-        how = {"level": checked, "repeats": checked, "kernels": self._kernels()}
+        checked = None if not self.key else PROBED if self.probed else PROBED_BEFORE
+        kind, device = engines.of_inputs(run.body["inputs"]), self._place.device
+        kernels = kind.kernels(self.engine, device)
+        how = {"level": checked, "repeats": checked, "kernels": kernels}
+        here = kind.hardware(device)
         log("segment.start", segment=self.segment, **how, **stamp.segment_start(here))
         ids = run.body["ids"]
         self._writer = journal.Writer(run.folder / "journal", ids["run"], self.segment)
-
-    def _kernels(self) -> list[str]:
-        """What computes that another host may compute by other means, in words."""
-        if self._foreign:
-            return []
-        from evalkit.engine.hardware import kernels, sums
-
-        more = [sums.NOTE] if sums.needed(self.engine.model.config, self._place.device) else []
-        return [f"attention {kernels.told(self.engine)}", *more]
 
     def answer(self, batch: str, lane: Any = None) -> int | None:
         """Answer one batch, on the disk when this returns; how many tokens that took, None where
@@ -134,54 +111,6 @@ class Worker:
         """Close the journal and log that this stretch is over."""
         self._writer.close()
         self._log("segment.stop", segment=self.segment)
-
-
-def hardware(run: Run, device: str) -> dict[str, Any]:
-    """What the run's engine computes on, as `stamp` wants it."""
-    from evalkit import engine
-
-    here, chosen = engine.hardware(device), engine_of(run.body["inputs"])
-    if not chosen.foreign:
-        return here
-    from evalkit.harness import classes
-
-    return classes.hardware(chosen, here)
-
-
-def _load(inputs: dict[str, Any], model: Model, place: Place, max_length: int | None) -> Any:
-    """The engine that a run's inputs name, with the model's weights."""
-    from evalkit import engine
-    from evalkit.inputs.tokenizer import Tokenizer
-
-    chosen, tokenizer = engine_of(inputs), Tokenizer(model)
-    if not chosen.foreign:
-        return engine.load(
-            model, tokenizer, engine.Numerics(**inputs["numerics"]), place.device,
-            level=inputs["engine"]["level"], adapter=place.adapter,
-        )  # fmt: skip
-    from evalkit.harness import foreign
-
-    assert max_length is not None, "such a worker is started when there is a plan"
-    return foreign.load(
-        chosen, model, tokenizer, numerics=inputs["numerics"], device=place.device,
-        adapter=place.adapter, max_length=max_length,
-    )  # fmt: skip
-
-
-def _lanes(engine: Any) -> list[Any]:
-    """An engine for each device that the model lies on; the engine itself where that is one."""
-    from evalkit.engine import pipeline
-
-    first = pipeline.first_layers(engine.model)
-    return pipeline.lanes(engine, pipeline.Stages(first)) if len(first) > 1 else [engine]
-
-
-def _key(engine: Any, model: Model, place: Place) -> str:
-    """What the outcome of a check of the level is kept by."""
-    from evalkit.engine.probe import outcome
-
-    adapter = models.resolve_adapter(place.adapter) if place.adapter else None
-    return outcome.key_of(engine, model, prepare.digests(adapter), place.device)
 
 
 def log_probed(level: str, events: Events, taken: dict[str, Any] | None, key: str) -> None:

@@ -22,8 +22,8 @@ from evalkit.plan.shards import Costs, Piece
 from evalkit.plan.store import Plan
 from evalkit.run import child, telemetry, worker
 from evalkit.run.child import Child
+from evalkit.run.engines import Place
 from evalkit.run.folder import Run
-from evalkit.run.worker import Place
 
 RESTARTS = 3  # of one worker; and so many deaths of workers in one batch leave it out
 WATCHDOG_S = 1800.0  # without one forward pass in a batch: a worker hangs

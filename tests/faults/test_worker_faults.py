@@ -101,15 +101,15 @@ def test_a_worker_that_hangs_while_it_loads_holds_nobody_up(runs: Fire, tmp_path
 STUCK = """
 import time
 from pathlib import Path
-from evalkit.run import worker
-load = worker._load
+from evalkit.run.engines import Engine
+load = Engine.load
 def stuck(*given):
     try:
         (Path({folder!r}) / "first").mkdir()
     except FileExistsError:
         time.sleep(3600)
     return load(*given)
-worker._load = stuck
+Engine.load = stuck
 """
 
 
