@@ -319,7 +319,7 @@ def test_a_text_from_a_record_cannot_write_to_a_terminal(tmp_path: Path) -> None
             sample["resps"] = [["\x1b[2Jfine"]]
 
     shown = text.markdown(compare([EXAMPLE, plain(tmp_path / "b", hostile)]))
-    assert "\x1b" not in shown and "\\x1b[2Jfine" in shown
+    assert "\x1b" not in shown and r"\\x1b\[2Jfine" in shown
 
 
 def test_scaling_every_value_scales_the_difference_and_its_error() -> None:

@@ -18,6 +18,15 @@ class Exit(IntEnum):
     STOPPED = 75  # stopped with everything so far kept; the same command continues
 
 
+def printable(text: object) -> str:
+    """A text on one line that does nothing to a terminal: what does not show is escaped."""
+    return "".join(c if c.isprintable() else _escaped(c) for c in str(text))
+
+
+def _escaped(c: str) -> str:
+    return c.encode("unicode_escape").decode()
+
+
 class EvalkitError(Exception):
     """A user's mistake or a missing thing: one line, no traceback.
 
@@ -34,7 +43,7 @@ class EvalkitError(Exception):
     def __str__(self) -> str:
         line = f"{self.what} ({self.where})" if self.where else self.what
         line = f"{line}: {self.fix}" if self.fix else line
-        return " ".join(line.split())
+        return printable(" ".join(line.split()))
 
 
 def one_of(name: str, choices: list[str]) -> str:

@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from evalkit.base import canon
+from evalkit.base.errors import printable
 
 QUIET_INTERVAL_S = 30.0  # how often a run without a terminal says where it is
 
@@ -61,7 +62,7 @@ class Events:
 
     def say(self, text: str) -> None:
         """Tell the person at the terminal one line (on stderr)."""
-        self.console.print(text, markup=False)
+        self.console.print("\n".join(map(printable, text.split("\n"))), markup=False)
 
     @contextmanager
     def phase(self, name: str, total: int, unit: str = "tokens") -> Iterator["Phase"]:

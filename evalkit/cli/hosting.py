@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from evalkit.base.errors import EvalkitError
-from evalkit.cli.telling import group_option, json_option, tell
+from evalkit.cli.telling import group_option, json_option, say, tell
 
 IN = "docker, podman, apptainer or none (default: the first that works and has the image)."
 
@@ -50,7 +50,7 @@ def _check(folder: Path, full: bool, as_json: bool) -> None:
 
     found = stage_manifest.check(folder, full=full)
     read = "all of it read" if full else f"{found.read:,} read"
-    click.echo(f"stage ok: {found.files:,} files, {found.size:,} bytes, {read}", err=True)
+    say(f"stage ok: {found.files:,} files, {found.size:,} bytes, {read}", err=True)
     if as_json:
         tell(as_json, "", files=found.files, bytes=found.size, read=found.read)
 
@@ -83,7 +83,7 @@ def launch_command(wanted: str, image: str, arguments: tuple[str, ...]) -> None:
     from evalkit.host.launch import runtimes, start
 
     place = runtimes.choose(wanted, image)
-    click.echo(f"evalkit: runs {place.words}", err=True)
+    say(f"evalkit: runs {place.words}", err=True)
     sys.exit(start.start(place, arguments))
 
 

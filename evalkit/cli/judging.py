@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from evalkit.base.errors import EvalkitError
-from evalkit.cli.telling import json_option, tell
+from evalkit.cli.telling import json_option, say, tell
 from evalkit.inputs import hub
 
 FILE = click.Path(path_type=Path)
@@ -61,7 +61,7 @@ def verify_command(
     deeper = Deep(model, suite, offline) if deep or model or suite else None
     bound = bounded.run if deeper is None else verify.unbounded  # the reader's own model
     found = verify.judge(paths, verify.wanted(**asked, deep=deeper), bound)
-    click.echo(found.to_json() if as_json else "\n".join(found.lines()))
+    say(found.to_json() if as_json else "\n".join(found.lines()), as_json=as_json)
     sys.exit(found.exit_code)
 
 
@@ -86,7 +86,7 @@ def sign_command(folder: Path | None, key: Path, new_key: bool, as_json: bool) -
     from evalkit.record import attest, keys
 
     if new_key:
-        click.echo(f"{key}.pub  {keys.make(key).fingerprint}", err=True)
+        say(f"{key}.pub  {keys.make(key).fingerprint}", err=True)
     if folder is not None:
         path = attest.sign(folder, _private(key))
         tell(as_json, path, file=str(path))
@@ -118,10 +118,10 @@ def compare_command(runs: tuple[Path, ...], gate: Path | None, as_json: bool, **
     with archive.opened(runs) as folders:
         compared = partial(compare.compare, folders, names=list(map(str, runs)), **how)
         found = bounded.run(compared, runs)
-    click.echo(text.to_json(found) if as_json else text.markdown(found))
+    say(text.to_json(found) if as_json else text.markdown(found), as_json=as_json)
     if policy is not None:
         judged = gates.check(found, policy)
-        click.echo("\n".join(judged.lines()), err=as_json)
+        say("\n".join(judged.lines()), err=as_json)
         sys.exit(judged.exit_code)
 
 

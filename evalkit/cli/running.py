@@ -9,7 +9,7 @@ import click
 
 from evalkit.base import stopping
 from evalkit.base.errors import EvalkitError
-from evalkit.cli.telling import group_option, json_option, tell
+from evalkit.cli.telling import group_option, json_option, say, tell
 from evalkit.inputs import hub
 
 DEVICES = "cpu, cuda (a worker on each GPU), cuda:N, or auto (one model over all GPUs)."
@@ -205,7 +205,7 @@ def status_command(folder: Path, watched: bool, logs: bool, as_json: bool) -> No
     from evalkit.host.cluster import watch
 
     if watched:
-        watch.follow(folder, click.echo, time.sleep)
+        watch.follow(folder, say, time.sleep)
     else:
         told = watch.report(folder) + (watch.logs(folder) if logs else "")
         tell(as_json, told, lines=told.splitlines())

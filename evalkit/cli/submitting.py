@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from evalkit.base.errors import EvalkitError
-from evalkit.cli.telling import group_option, json_option, tell
+from evalkit.cli.telling import group_option, json_option, say, tell
 
 # Options that are `evalkit plan`'s, and are passed on to it.
 PLAN = {
@@ -95,10 +95,10 @@ def submit_command(as_json: bool, **given: Any) -> None:
     """
     from evalkit.host.cluster import submit
 
-    sent = submit.submit(_wanted(given), lambda line: click.echo(line, err=True))
+    sent = submit.submit(_wanted(given), lambda line: say(line, err=True))
     if given["dry_run"] and not as_json:
-        click.echo((sent.folder / "array.sbatch").read_text())
-        click.echo((sent.folder / "finish.sbatch").read_text())
+        say((sent.folder / "array.sbatch").read_text())
+        say((sent.folder / "finish.sbatch").read_text())
     tell(as_json, sent.folder, folder=str(sent.folder))
 
 

@@ -1,8 +1,14 @@
 """What a command tells on stdout: its result as text, or with --json as one line for programs."""
 
+import json
+import re
 from typing import Any
 
 import click
+
+from evalkit.base.errors import printable
+
+_ODD = re.compile(r"[^ -~]")
 
 
 def _share(_: click.Context, __: click.Parameter, group: str | None) -> None:
@@ -21,4 +27,18 @@ def tell(as_json: bool, text: object, /, **fields: Any) -> None:
     """Print a result as text, or as one JSON object of `fields`."""
     from evalkit.base import canon
 
-    click.echo(canon.dumps(fields) if as_json else str(text))
+    say(canon.dumps(fields) if as_json else str(text), as_json=as_json)
+
+
+def say(text: str, *, err: bool = False, as_json: bool = False) -> None:
+    """Print a text; what would do anything to a terminal but end a line is escaped, whoever it
+    comes from. In JSON as JSON escapes it."""
+    if as_json:
+        click.echo(_ODD.sub(_unit, text), err=err)
+    else:
+        click.echo("\n".join(map(printable, text.split("\n"))), err=err)
+
+
+def _unit(found: re.Match[str]) -> str:
+    c = found[0]
+    return c if c.isprintable() else json.dumps(c)[1:-1]

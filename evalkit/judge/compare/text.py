@@ -4,18 +4,29 @@ Leaf tasks are descriptive: the Markdown shows those that moved most, the JSON a
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from evalkit.base import canon, statistics
 from evalkit.judge.compare import Comparison, Excerpt, Kept, Pair, Row, Side
 from evalkit.judge.compare.pairs import MIN_CLUSTERS
+from evalkit.record.reading import output
 from evalkit.record.reading.findings import few, shown
 
 MOVED = 8  # leaf tasks in the Markdown
 _HEAD = ("task", "metric", "documents", "{a}", "{b}", "{b} - {a} (95% interval)", "lost", "gained")
 _TOP = (*_HEAD, "p", "Holm", "detectable", "so")
 _LEAF = (*_HEAD, "p")
+
+
+def _word(text: object) -> str:
+    """A record's own word in Markdown."""
+    return output.markdown(shown(text))
+
+
+def _words(names: Collection[object]) -> str:
+    """The first few of some names."""
+    return output.markdown(few(names))
 
 
 def markdown(comparison: Comparison) -> str:
@@ -36,7 +47,7 @@ def to_json(comparison: Comparison) -> str:
 def _pair(pair: Pair, comparison: Comparison) -> str:
     a, b = pair.before.label, pair.after.label
     lines = [f"# {b} against {a}", "", _side(pair.before), _side(pair.after)]
-    lines += [f"- note: {shown(note)}" for note in pair.notes]
+    lines += [f"- note: {_word(note)}" for note in pair.notes]
     groups = [row for row in pair.rows if row.top or row.is_group]
     rows = [_cells(row, a, b) for row in groups]
     lines += ["", *table([name.format(a=a, b=b) for name in _TOP], rows, left=2)]
@@ -48,14 +59,15 @@ def _pair(pair: Pair, comparison: Comparison) -> str:
     if pair.left_out:
         reasons = dict.fromkeys(item.reason for item in pair.left_out)
         lines += ["", "## Not compared", ""]
-        lines += [f"- {few([i.task for i in pair.left_out if i.reason == reason])}: {reason}"
-                  for reason in reasons]  # fmt: skip
+        for reason in reasons:
+            tasks = [item.task for item in pair.left_out if item.reason == reason]
+            lines.append(f"- {_words(tasks)}: {_word(reason)}")
     return "\n".join(lines)
 
 
 def _side(side: Side) -> str:
     run = f", run {side.ids['run'][7:19]}" if side.ids else ""
-    return f"- {side.label}: {shown(side.model)} ({side.kind}{run}), {shown(side.path)}"
+    return f"- {side.label}: {_word(side.model)} ({side.kind}{run}), {_word(side.path)}"
 
 
 def _method(tests: int) -> list[str]:
@@ -70,12 +82,12 @@ def _method(tests: int) -> list[str]:
 
 def _few(rows: Sequence[Row]) -> list[str]:
     """Which groups have too few leaf tasks to be clustered by them."""
-    names = [shown(row.task) for row in rows if row.is_group and row.headline
+    names = [row.task for row in rows if row.is_group and row.headline
              and len(row.leaves) < MIN_CLUSTERS]  # fmt: skip
     if not names:
         return []
     return [
-        f"few leaf tasks: {few(names)}, tested over documents; leaf tasks that move unlike each"
+        f"few leaf tasks: {_words(names)}, tested over documents; leaf tasks that move unlike each"
         " other would make the interval wider."
     ]
 
@@ -96,8 +108,8 @@ def _leaf_cells(row: Row) -> list[str]:
     known = interval is not None and row.difference.error  # 0: nothing moved, none is known
     span = f" ({interval[0]:+.4f} to {interval[1]:+.4f})" if interval and known else ""
     return [
-        shown(row.task),
-        row.metric.removesuffix(",none"),
+        _word(row.task),
+        _word(row.metric.removesuffix(",none")),
         f"{row.n:,}",
         f"{row.before:.4f}",
         f"{row.after:.4f}",
@@ -148,7 +160,7 @@ def _kept(kept: Sequence[Kept]) -> list[str]:
         if entry.share is not None:
             share, span = f"{entry.share:.1%}", f"{entry.low:.1%} to {entry.high:.1%}"
         drawn = f"{entry.clusters:,}"
-        rows.append([shown(entry.task), entry.metric.removesuffix(",none"), share, span,
+        rows.append([_word(entry.task), _word(entry.metric.removesuffix(",none")), share, span,
                      f"{entry.chance:.4f}", drawn])  # fmt: skip
     return [
         *table(head, rows, left=2), "",
@@ -178,11 +190,11 @@ def _flips(pair: Pair) -> list[str]:
 def _excerpt(excerpt: Excerpt, a: str, b: str) -> list[str]:
     flip = excerpt.flip
     return [
-        f"- {shown(flip.task)} document {flip.doc_id}: {flip.before:g} -> {flip.after:g}",
-        f"  - asked: {excerpt.question}",
-        f"  - right: {excerpt.target}",
-        f"  - {a}: {excerpt.answer_before}",
-        f"  - {b}: {excerpt.answer_after}",
+        f"- {_word(flip.task)} document {flip.doc_id}: {flip.before:g} -> {flip.after:g}",
+        f"  - asked: {output.markdown(excerpt.question)}",
+        f"  - right: {output.markdown(excerpt.target)}",
+        f"  - {a}: {output.markdown(excerpt.answer_before)}",
+        f"  - {b}: {output.markdown(excerpt.answer_after)}",
     ]
 
 

@@ -9,7 +9,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from evalkit.base.errors import Exit
+from evalkit.base.errors import Exit, printable
 
 FEW = 3  # problems told in words; the rest is counted
 _MAX_TEXT = 160
@@ -27,7 +27,7 @@ class Status(StrEnum):
 def shown(text: object) -> str:
     """Text of a record made fit for a terminal: printable, one line, not long."""
     plain = str(text)[: 4 * _MAX_TEXT]
-    plain = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in plain)
+    plain = printable(plain)
     return plain if len(plain) <= _MAX_TEXT else plain[:_MAX_TEXT] + "..."
 
 

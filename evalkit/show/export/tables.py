@@ -11,14 +11,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import fields
 
+from evalkit.record.reading import output
 from evalkit.show.rows import Row
 
 COLUMNS = [field.name for field in fields(Row) if field.name != "depth"]
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
-_LATEX = {
-    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
-    "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
-}  # fmt: skip
 
 
 def to_csv(rows: Sequence[Row]) -> str:
@@ -34,8 +30,8 @@ def to_csv(rows: Sequence[Row]) -> str:
 def _cell(value: object) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
-    if isinstance(value, str) and value.startswith(_FORMULA):
-        return "'" + value  # a spreadsheet would run it
+    if isinstance(value, str):
+        return output.csv_cell(value)
     return "" if value is None else repr(value) if isinstance(value, float) else str(value)
 
 
@@ -73,16 +69,15 @@ def _score(row: Row | None, digits: int) -> str:
 
 
 def _markdown(text: str) -> str:
-    plain = "".join(c if c.isprintable() else " " for c in text)
-    return "".join("\\" + c if c in "\\`*_{}[]()#+!|<>~" else c for c in plain)
+    return output.markdown(text, special="\\`*_{}[]()#+!|<>~")
 
 
 def to_latex(runs: Sequence[Sequence[Row]]) -> str:
     """A booktabs table of models by tasks, in per cent where a column's scores are shares; the
     records stand in comments, one at the end of each row."""
     keys = _keys(runs)
-    head = " & ".join([r"Model", *(_latex(task) for task, _ in keys)])
-    below = " & ".join(["", *(_latex(metric) for _, metric in keys)])
+    head = " & ".join([r"Model", *(output.latex(task) for task, _ in keys)])
+    below = " & ".join(["", *(output.latex(metric) for _, metric in keys)])
     lines = [
         "% Made by evalkit; `evalkit check-table THIS.tex RUN ...` checks every number.",
         r"\begin{tabular}{l" + "r" * len(keys) + "}",
@@ -96,7 +91,7 @@ def to_latex(runs: Sequence[Sequence[Row]]) -> str:
         cells = [_scaled(_found(rows, key), percent=in_percent[key]) for key in keys]
         ids = f" % evalkit: {rows[0].run} {rows[0].answers}"
         partial = " partial" if rows[0].partial else ""
-        lines.append(" & ".join([_latex(rows[0].model), *cells]) + r" \\" + ids + partial)
+        lines.append(" & ".join([output.latex(rows[0].model), *cells]) + r" \\" + ids + partial)
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
 
 
@@ -112,8 +107,3 @@ def _scaled(row: Row | None, *, percent: bool) -> str:
     scale, digits = (100, 1) if percent else (1, 3)
     error = rf" $\pm$ {scale * row.stderr:.{digits}f}" if row.stderr else ""
     return f"{scale * row.value:.{digits}f}{error}"
-
-
-def _latex(text: str) -> str:
-    plain = "".join(c if c.isprintable() else " " for c in text)
-    return "".join(_LATEX.get(c, c) for c in plain)
