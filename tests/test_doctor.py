@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 from support import call
 
+from evalkit.base.errors import EvalkitError
 from evalkit.host import doctor
 from evalkit.host.doctor import Finding, Host, Status
+from evalkit.host.doctor.host import Cluster
 from evalkit.host.launch.runtimes import Unusable
 
 GB = 10**9
@@ -49,6 +51,8 @@ GOOD: dict[str, Any] = {
     "now": 1_800_000_000.0,
     "limit": None,
     "shared_memory": 8 * GB,
+    "slurm": Cluster("24.05", {"gpu": ["gpu:a100:4", "2 nodes"]}, "1,000 tasks at most"),
+    "namespaces": (True, True),
 }
 
 
@@ -101,6 +105,11 @@ def test_a_machine_on_which_all_is_well_passes(tmp_path: Path) -> None:
         ("clock", {"clock_is_kept": None}, "PASS", "within 5 s"),
         ("limits", {"limit": 256}, "WARN", "only 256 open files: ulimit -n 1024"),
         ("limits", {"limit": 4 * GB}, "WARN", "address space is limited to 4.0 GB"),
+        ("slurm", {"slurm": None}, "PASS", "not here"),
+        ("slurm", {}, "PASS", "24.05: partitions gpu .gpu:a100:4, 2 nodes.; 1,000 tasks"),
+        ("slurm", {"slurm": EvalkitError("sinfo does not answer")}, "WARN", "does not answer"),
+        ("namespaces", {"namespaces": (False, False)}, "WARN", "max_user_namespaces"),
+        ("namespaces", {"namespaces": (True, False)}, "WARN", "with this host's network"),
         ("shared memory", {"shared_memory": 64 << 20}, "WARN", "0.07 GB"),
         ("shared memory", {"shared_memory": None}, "WARN", "there is none"),
     ],
@@ -117,7 +126,7 @@ def test_this_machine_gets_a_line_for_each_check(tmp_path: Path) -> None:
     ran = call("doctor", "--out", tmp_path)
     assert ran.code in (0, 1)
     lines = ran.out.splitlines()
-    assert len(lines) == 15
+    assert len(lines) == 17
     assert all(re.match(r"(PASS|WARN|FAIL)  \w+", line) for line in lines)
     assert not list(tmp_path.iterdir())
 

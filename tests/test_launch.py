@@ -292,8 +292,15 @@ def test_a_snapshot_is_called_by_its_repo_and_not_by_forty_digits(home: Path) ->
 
 
 def test_a_container_is_called_after_what_it_runs(home: Path) -> None:
-    name = work(home, "eval", "--model", "org/Llama-3.1", "--suite", "core", "--offline").name
-    assert name == f"evalkit-eval-Llama-3.1-core-{os.getpid()}"
+    for model in ("org/Llama-3.1", os.fspath(in_cache(home / "hub"))):
+        name = work(home, "eval", "--model", model, "--suite", "core", "--offline").name
+        assert name == f"evalkit-eval-Llama-3.1-core-{os.getpid()}"
+
+
+def test_a_stage_may_be_fetched_by_the_image(home: Path) -> None:
+    """The light install has nothing that fetches datasets."""
+    found = work(home, "stage", "--model", "org/Llama-3.1", "--suite", "demo", "--to", "staged")
+    assert found.online and f"{home}/staged" in found.writable
 
 
 def test_a_container_goes_on_under_its_launchers_name_and_not_as_process_1(

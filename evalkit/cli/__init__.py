@@ -3,7 +3,7 @@
 Messages for people go to stderr. stdout is for programs: the run folder's path as the last line, or
 JSON. An error is one line; a bug's traceback goes into a file. The commands are in five modules:
 `running` (runs), `judging` (records), `showing` (pages, exports), `hosting` (hosts) and
-`submitting` (Slurm).
+`submitting` (clusters).
 """
 
 import os
@@ -51,6 +51,7 @@ COMMANDS = {
         hosting.stage_command,
         submitting.submit_command,
         submitting.cancel_command,
+        submitting.manifest_command,
     ),
 }
 

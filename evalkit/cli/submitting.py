@@ -1,4 +1,4 @@
-"""The commands for a Slurm cluster: send runs there, take them off it again."""
+"""The commands for clusters: send runs to Slurm, cancel them, write a Job for Kubernetes."""
 
 from pathlib import Path
 from typing import Any
@@ -135,3 +135,34 @@ def cancel_command(folder: Path, as_json: bool) -> None:
 
     jobs = watch.cancel(folder)
     tell(as_json, f"cancelled: {', '.join(jobs) or 'nothing was in the queue'}", jobs=jobs)
+
+
+@click.command("manifest")
+@click.argument("run", metavar="RUN", type=click.Path(path_type=Path))
+@click.option("--image", required=True, help="The image, by its digest.")
+@click.option("--claim", required=True, help="The claim of the volume with run and stage.")
+@click.option("--mount", required=True, help="Where pods see the volume.")
+@click.option("--stage", required=True, help="The stage's folder on it.")
+@click.option("--shards", type=click.IntRange(min=1), required=True, help="Number of shards.")
+@click.option("--max-running", "parallel", type=click.IntRange(min=1), default=8, show_default=True,
+              help="Shards that run at the same time.")  # fmt: skip
+@click.option("--gpus-per-shard", "gpus", type=click.IntRange(min=0), default=0,
+              help="GPUs of each pod.")  # fmt: skip
+@click.option("--grace", "grace_s", type=click.IntRange(min=1), default=120, show_default=True,
+              help="Seconds to finish the current batch after a stop signal.")  # fmt: skip
+def manifest_command(run: Path, stage: str, **given: Any) -> None:
+    """Print a Kubernetes Job for the shards of a planned run.
+
+    \b
+    evalkit manifest RUN --image registry.example/evalkit@sha256:... --claim evals \\
+        --mount /work --stage /work/staged --shards 16 | kubectl apply -f -
+    """
+    import json
+
+    from evalkit.host import stage_manifest
+    from evalkit.host.cluster import kubernetes
+    from evalkit.run import folder
+
+    folder.read(run)
+    pods = kubernetes.Pods(home=str(stage_manifest.home(Path(stage))), **given)
+    click.echo(json.dumps(kubernetes.manifest(str(run.absolute()), pods), indent=2))

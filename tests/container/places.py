@@ -14,7 +14,7 @@ import support
 
 from evalkit.host.launch import runtimes
 from evalkit.host.launch import work as works
-from evalkit.host.launch.command import Image, Runtime, Work, command_line
+from evalkit.host.launch.command import EMPTY, Image, Runtime, Work, command_line
 
 ROOT = support.ROOT
 MACHINE = ROOT.parent / "shared" / "machine" / "containers.sh"
@@ -27,7 +27,8 @@ BUILD = {
     "BASE_IMAGE": BASE,
     "LOCK": "cpu",
     "IMAGE": TAG,
-    "BUILD_OPTIONS": "--network host --build-arg SNAPSHOT=",
+    "SNAPSHOT": "",
+    "BUILD_OPTIONS": "--network host",
 }
 
 
@@ -92,7 +93,7 @@ class Place:
         environment: dict[str, str],
     ) -> str:
         scratch = folder / f"scratch-{self.name}"
-        scratch.mkdir(exist_ok=True)
+        (scratch / EMPTY).mkdir(parents=True, exist_ok=True)
         before = Path.cwd()
         os.chdir(folder)
         try:

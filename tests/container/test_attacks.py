@@ -46,6 +46,7 @@ print(json.dumps({
     "no_new_privileges": status["NoNewPrivs"].strip(),
     "root": tried(lambda: os.chroot("/tmp")),
     "mount": tried(mount),
+    "namespace": tried(lambda: ctypes.CDLL(None).unshare(0x10000000)),  # of users
     "planted": tried(lambda: __import__("planted")),
     "path": sys.path,
     "environment": sorted(os.environ),
@@ -96,6 +97,8 @@ def test_nothing_of_the_host_can_be_reached_or_changed(
     assert set(got["capabilities"]) == {"0" * 16}
     assert got["no_new_privileges"] == "1"
     assert got["root"] == "PermissionError" and got["mount"] == "-1"
+    # As docs/containers.md says: Apptainer lets a program make one, in which it has capabilities.
+    assert got["namespace"] == ("0" if name == "apptainer" else "-1")
     assert got["planted"] == "ModuleNotFoundError"
     assert all(entry.startswith(("/opt/evalkit", "/usr/lib/python")) for entry in got["path"])
     assert not {"HF_TOKEN", "PYTHONPATH", "SSH_AUTH_SOCK", "OLDPWD"} & set(got["environment"])

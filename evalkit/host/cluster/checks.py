@@ -12,6 +12,8 @@ from evalkit.host.cluster import site as sites
 from evalkit.host.cluster.site import Site
 from evalkit.host.cluster.slurm import Partition
 from evalkit.host.cluster.wanted import Wanted
+from evalkit.inputs import model as models
+from evalkit.inputs import suite as suites
 from evalkit.plan import shards
 
 Say = Callable[[str], None]
@@ -19,7 +21,6 @@ Say = Callable[[str], None]
 
 def before(wanted: Wanted, site: Site, say: Say) -> None:
     """EvalkitError for what can't work, whatever the plan is."""
-    _stage(wanted)
     for bind in site.binds:
         if not Path(bind).exists():
             raise EvalkitError(
@@ -36,7 +37,19 @@ def before(wanted: Wanted, site: Site, say: Say) -> None:
         slurm.would_take(options)
 
 
-def _stage(wanted: Wanted) -> None:
+def lacks(wanted: Wanted) -> bool:
+    """Whether something has to be staged yet: a stage's folder that lacks a model or the suite."""
+    if wanted.stage is None or wanted.packed:
+        return False
+    if not (wanted.stage / stage_manifest.NAME).is_file():
+        return True
+    there = stage_manifest.read(wanted.stage)
+    suite = suites.load(wanted.suite).name
+    on_hub = [model for model in wanted.models if models.is_on_hub(model)]
+    return suite not in there["suites"] or any(model not in there["models"] for model in on_hub)
+
+
+def stage(wanted: Wanted) -> None:
     """EvalkitError unless the stage is whole, as far as it can be seen from here."""
     if wanted.stage is None:
         return

@@ -25,7 +25,7 @@ from evalkit.host.cluster.script import Recipe
 from evalkit.host.cluster.site import Site
 from evalkit.host.cluster.submission import Member, Submission
 from evalkit.host.cluster.wanted import Wanted
-from evalkit.host.launch import links, runtimes
+from evalkit.host.launch import links, runtimes, start
 from evalkit.host.launch import work as works
 from evalkit.host.launch.command import EMPTY, OF_SIFS, Work, command_line
 from evalkit.host.launch.runtimes import Place
@@ -51,6 +51,9 @@ def submit(wanted: Wanted, say: Say) -> Submission:
     checks.before(wanted, site, say)
     place = _place(wanted)
     say(f"runs {place.words}")
+    if checks.lacks(wanted):
+        _stage(wanted, place, say)
+    checks.stage(wanted)
     members = tuple(_planned(wanted, site, place, model, say) for model in wanted.models)
     where = submission.place(wanted.out, Path(wanted.suite).stem, [each.run for each in members])
     before = submission.read(where) if (where / submission.NAME).is_file() else None
@@ -74,6 +77,28 @@ def submit(wanted: Wanted, say: Say) -> Submission:
         say(f"not sent (--dry-run): sbatch --array={_array(todo, wanted)} {where}/array.sbatch")
         return sent
     return _send(sent, todo, len(queued), wanted, say)
+
+
+def _stage(wanted: Wanted, place: Place, say: Say) -> None:
+    """Fetch what the stage lacks, as `evalkit stage` does; EvalkitError where it can't be."""
+    say(f"staging into {wanted.stage}, which lacks some of it")
+    if any(os.environ.get(name) == "1" for name in hub.OFFLINE):
+        what = "the stage lacks a model or the suite, and this host is told to stay offline"
+        raise EvalkitError(what, where=str(wanted.stage), code=Exit.MISSING,
+                           fix="`evalkit stage` where there is a network")  # fmt: skip
+    words = ["stage", "--to", str(wanted.stage), "--suite", wanted.suite]
+    words += [word for model in wanted.models for word in ("--model", model)]
+    taken = [word for word in wanted.plan if word in ("--allow-pickle", "--trust-remote-code")]
+    if "--revision" in wanted.plan:
+        taken += ["--revision", wanted.plan[wanted.plan.index("--revision") + 1]]
+    command = [*child.COMMAND[:-1], *words, *taken]
+    in_image = place.runtime is not None
+    ran = start.start(place, [*words, *taken]) if in_image else subprocess.run(command).returncode
+    if ran:
+        raise EvalkitError(
+            f"it can't be staged from here (exit code {ran}; what is wrong stands above)",
+            fix="`evalkit stage` where there is a network", code=Exit.MISSING,
+        )  # fmt: skip
 
 
 def _place(wanted: Wanted) -> Place:

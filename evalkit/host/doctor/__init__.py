@@ -7,7 +7,7 @@ nothing, and shows no secret, only whether there is one.
 
 from pathlib import Path
 
-from evalkit.host.doctor import gpu, machine, places
+from evalkit.host.doctor import cluster, gpu, machine, places
 from evalkit.host.doctor.finding import Finding, Status
 from evalkit.host.doctor.host import Host
 
@@ -26,6 +26,8 @@ def examine(host: Host, out: Path, model: str | None = None) -> list[Finding]:
         machine.cache(host),
         machine.token(host),
         *places.runtimes(host),
+        cluster.namespaces(host),
+        cluster.slurm(host),
         machine.environment(host),
         machine.clock(host, out),
         machine.limits(host),

@@ -15,9 +15,20 @@ from pathlib import Path
 
 from evalkit.base import canon, gpus, stamp
 from evalkit.base.errors import EvalkitError
+from evalkit.host.cluster import slurm
 from evalkit.host.launch import runtimes
 
 WEIGHTS = "*.safetensors"
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """A Slurm cluster: its version, what there is to say of each partition, and why no more tasks
+    may be sent at once, in words."""
+
+    version: str
+    partitions: dict[str, list[str]]
+    limit: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +79,28 @@ class Host:
         found = runtimes.runtime(name)
         image, _ = runtimes.image(name, reference)
         return f"{found.version} has {Path(image.reference).name} {image.digest[:19]}"
+
+    def slurm(self) -> "Cluster | None":
+        """The cluster that this machine belongs to, None where it belongs to none; EvalkitError
+        where Slurm is here and does not answer."""
+        if not slurm.is_here():
+            return None
+        partitions: dict[str, list[str]] = {}
+        for each in slurm.partitions():
+            told = [each.gpus or "no GPU", f"{each.nodes} nodes", f"at most {each.limit}"]
+            partitions[each.name] = told if each.is_up else ["down"]
+        return Cluster(slurm.version(), partitions, slurm.room()[1])
+
+    def namespaces(self) -> tuple[bool, bool]:
+        """Whether this user may make namespaces of users, and of networks in them."""
+        tried = []
+        for words in (["--user"], ["--user", "--net"]):
+            try:
+                ran = subprocess.run(["unshare", *words, "true"], capture_output=True, timeout=10)
+            except (OSError, subprocess.TimeoutExpired):
+                return False, False
+            tried.append(ran.returncode == 0)
+        return tried[0], tried[1]
 
     def clock_apart_s(self, folder: Path) -> float:
         """Seconds that a folder's file server is ahead of this machine."""

@@ -20,7 +20,7 @@ from evalkit.inputs import hub, rows
 from evalkit.inputs import suite as suites
 from evalkit.inputs.builtin import smollm2
 
-OUT, SUITE = "--out", "--suite"
+OUT, SUITE, TO = "--out", "--suite", "--to"
 MODELS = ("--model", "--adapter")  # options whose folders may be full of links
 MAKING = ("eval", "plan")  # they make runs in a results folder
 JUDGING = ("verify", "status", "compare", "report", "doctor")  # they ask no network for anything
@@ -89,7 +89,9 @@ def _name(arguments: Sequence[str]) -> str:
     """What the container is called: the command and the run, or the model and the suite."""
     options = _options(arguments)
     run = next((word for word in arguments[1:] if (Path(word) / "run.json").is_file()), "")
-    named = [run] if run else [options.get("--model", ""), options.get(SUITE, "")]
+    model = options.get("--model", "")
+    repo = hub.snapshot(Path(model)) if model else None
+    named = [run] if run else [repo[0] if repo else model, options.get(SUITE, "")]
     names = (Path(word).name.removesuffix(".yaml") for word in named if word)
     parts = ["evalkit", arguments[0], *names]
     text = "".join(c if c.isalnum() or c in "._-" else "-" for c in "-".join(parts))
@@ -153,6 +155,7 @@ def _named(arguments: Sequence[str]) -> tuple[set[Path], set[Path]]:
     """What a command line names of this host: what it may read, and what it may write to."""
     command, options = arguments[0], _options(arguments)
     out = options.get(OUT) or ("results" if command in MAKING else "")
+    out = options.get(TO, "") if command == "stage" else out
     readable: set[Path] = set()
     writable: set[Path] = set()
     if out:
