@@ -88,7 +88,7 @@ status: setup ## how far the run in RUN is
 	@$(EVALKIT) status $${RUN:+"$$RUN"}
 
 stage: setup ## fetch all that MODEL on SUITE needs without network into STAGE; SQUASHFS=FILE packs it
-	@$(LAUNCH) stage $${MODEL:+--model "$$MODEL"} $${REVISION:+--revision "$$REVISION"} \
+	@$(if $(SQUASHFS),$(EVALKIT),$(LAUNCH)) stage $${MODEL:+--model "$$MODEL"} $${REVISION:+--revision "$$REVISION"} \
 		--suite "$$SUITE" --to "$$STAGE" $${GROUP:+--group "$$GROUP"} $${SQUASHFS:+--squashfs "$$SQUASHFS"}
 
 submit: setup ## send MODEL on SUITE to Slurm, with the STAGE; in SIF, or IN=none (docs/cluster.md)

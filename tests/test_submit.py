@@ -19,6 +19,7 @@ from support import call, spawn
 from evalkit.base import canon
 from evalkit.base.errors import EvalkitError
 from evalkit.cli import submitting
+from evalkit.host import stage_manifest
 from evalkit.host.cluster import checks, script, site, slurm, submission, submit
 from evalkit.host.cluster.script import Recipe
 from evalkit.host.cluster.site import Site
@@ -26,6 +27,7 @@ from evalkit.host.cluster.submission import Member, Submission
 from evalkit.host.cluster.wanted import Wanted
 from evalkit.host.launch.command import Image, Runtime
 from evalkit.host.launch.runtimes import Place
+from evalkit.inputs import hub
 from evalkit.plan import shards
 from evalkit.run import pace
 
@@ -386,3 +388,31 @@ def test_a_shard_that_gets_nowhere_stops_before_its_weights_are_loaded_again(
     assert "answered no batch: its longest is of" in said and "--time" in said
     monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "6")
     call(*words).done()
+
+
+def test_what_the_stage_lacks_is_fetched_where_there_is_a_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the image where there is one, which has what fetches datasets; not on an offline host."""
+    started: list[tuple[str, ...]] = []
+    monkeypatch.setattr(submit.start, "start", lambda _, words: started.append(tuple(words)) or 0)
+    for name in hub.OFFLINE:
+        monkeypatch.delenv(name, raising=False)
+    wanted = Wanted(("org/name", "demo"), "demo", tmp_path, stage=tmp_path / "staged",
+                    plan=("--limit", "3", "--revision", "v1"))  # fmt: skip
+    assert checks.lacks(wanted)
+    place = Place(Runtime("apptainer", "1.4"), Image("x.sif", "sha256:ab", "sif"), "")
+    submit._stage(wanted, place, print)
+    (words,) = started
+    assert words[:3] == ("stage", "--to", str(tmp_path / "staged"))
+    assert words[-2:] == ("--revision", "v1") and words.count("--model") == 2
+    (tmp_path / "staged").mkdir()
+    manifest = {"schema": stage_manifest.SCHEMA, "created": "2026-01-01T00:00:00.000Z",
+                "evalkit": "0.2.0", "suites": {"demo": {"datasets": {}}}, "models": {},
+                "files": {}}  # fmt: skip
+    (tmp_path / "staged" / stage_manifest.NAME).write_text(canon.dumps(manifest))
+    assert checks.lacks(wanted) and not checks.lacks(replace(wanted, models=("demo",)))
+    assert not checks.lacks(replace(wanted, stage=tmp_path / "x.sqsh"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(EvalkitError, match="told to stay offline"):
+        submit._stage(wanted, place, print)

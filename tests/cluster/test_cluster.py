@@ -153,8 +153,10 @@ def _tiny_scratch(folder: Path, user: User) -> Iterator[Path]:
         small.rmdir()
 
 
-def test_a_shard_that_fails_is_sent_again_elsewhere_twice(cluster: Cluster) -> None:
-    """A model that is altered fails on one node, on the other, and once more; then it is said."""
+def test_a_shard_that_fails_is_sent_again_elsewhere_and_once_for_the_same_cause(
+    cluster: Cluster,
+) -> None:
+    """What can't be seen on one node nor on the other is not tried a third time, and said."""
     folder = cluster.submit("--shards", "2", "--dry-run").folder
     weights = [path.resolve() for path in cluster.stage.rglob("model.safetensors")]
     assert weights
@@ -165,9 +167,52 @@ def test_a_shard_that_fails_is_sent_again_elsewhere_twice(cluster: Cluster) -> N
     cluster.user.command("sbatch", after, folder / "finish.sbatch")
     cluster.wait()
     log = (folder / "logs" / "0.log").read_text()
-    assert log.count("/not/there can't be seen on this node") == 3
+    assert log.count("/not/there can't be seen on this node") == 2
     finish = (folder / "logs" / "finish.log").read_text()
-    assert finish.count("are sent again") == 2
-    assert "batches have no answer yet" in finish and "failed with exit code 3" in finish
+    assert finish.count("are sent again") == 1
+    assert "batches have no answer yet" in finish
+    assert "/not/there can't be seen on this node (on n" in finish
     assert not cluster.records()
     support.call("status", folder).done()
+
+
+def test_a_module_that_is_not_there_stops_every_task_once_with_its_reason(cluster: Cluster) -> None:
+    """No task is sent a third time, and the reason stands where people look."""
+    folder = cluster.submit("--shards", "2", "--modules", "not/there").folder
+    cluster.wait()
+    log = (folder / "logs" / "0.log").read_text()
+    assert log.count("failed with exit code 3: ") == 2
+    finish = (folder / "logs" / "finish.log").read_text()
+    assert finish.count("are sent again") == 1
+    assert "task 0 failed on n" in finish
+    told = support.call("status", folder, "--logs").done().out
+    assert "this node has no command module (on n" in told or "module load not/there" in told
+    assert not cluster.records()
+
+
+def test_what_slurm_would_refuse_is_refused_before_it_is_planned(cluster: Cluster) -> None:
+    """Not a second of planning: the queue never sees it either."""
+    for words, said in (
+        (("--partition", "gup"), "there is no partition 'gup'"),
+        (("--time", "2"), "leaves no time to work"),
+        (("--sbatch", "--exclude=n99"), "sbatch refused: "),
+        (("--binds", "/not/there"), "/not/there is to be bound and is not here"),
+    ):
+        ran = cluster.submit(*words, code=2 if "--time" in words or "gup" in words else 3)
+        assert said in ran.err and "planning" not in ran.err
+    assert not list(cluster.out.glob("*/*/plan.json"))
+
+
+def test_a_submission_is_cancelled_by_its_name_and_goes_on_by_the_same_command(
+    cluster: Cluster, alone: Callable[[str], str]
+) -> None:
+    """In a folder with spaces, with a total wall time and options of sbatch's own."""
+    cluster.out = cluster.out.with_name(f"{cluster.out.name} of mine")
+    words = ("--shards", "2", "--max-walltime", "60", "--sbatch", "--comment='of mine' --nice=1")
+    folder = cluster.submit(*words).folder
+    said = cluster.user.evalkit("cancel", folder).out
+    assert "cancelled: " in said and "nothing" not in said
+    cluster.wait()
+    cluster.submit(*words)
+    cluster.wait()
+    check(cluster, alone)

@@ -1,5 +1,6 @@
 """What a user wants submitted, as the command line has it."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,4 +48,4 @@ class Wanted:
         named = Path(self.models[0]).name if self.models else "none"
         more = f"+{len(self.models) - 1}" if len(self.models) > 1 else ""
         text = f"{named}{more}.{Path(self.suite).stem}"
-        return "".join(c if c.isalnum() or c in "._+-" else "_" for c in text)
+        return re.sub(r"[^\w.+-]", "_", text, flags=re.ASCII)

@@ -6,6 +6,7 @@ the token that may lie in it.
 """
 
 import os
+import re
 import socket
 import sys
 from collections.abc import Mapping, Sequence
@@ -94,7 +95,7 @@ def _name(arguments: Sequence[str]) -> str:
     named = [run] if run else [repo[0] if repo else model, options.get(SUITE, "")]
     names = (Path(word).name.removesuffix(".yaml") for word in named if word)
     parts = ["evalkit", arguments[0], *names]
-    text = "".join(c if c.isalnum() or c in "._-" else "-" for c in "-".join(parts))
+    text = re.sub(r"[^\w.-]", "-", "-".join(parts), flags=re.ASCII)
     return f"{text}-{os.getpid()}"
 
 
