@@ -395,7 +395,12 @@ def test_what_the_stage_lacks_is_fetched_where_there_is_a_network(
 ) -> None:
     """In the image where there is one, which has what fetches datasets; not on an offline host."""
     started: list[tuple[str, ...]] = []
-    monkeypatch.setattr(submit.start, "start", lambda _, words: started.append(tuple(words)) or 0)
+
+    def start(_: Place, words: list[str]) -> int:
+        started.append(tuple(words))
+        return 0
+
+    monkeypatch.setattr(submit.start, "start", start)
     for name in hub.OFFLINE:
         monkeypatch.delenv(name, raising=False)
     wanted = Wanted(("org/name", "demo"), "demo", tmp_path, stage=tmp_path / "staged",
