@@ -180,8 +180,14 @@ bench-core: setup-dev ## the same for 2% of core: an hour or two, goes on where 
 bench-real: setup-dev ## a real model through real tasks: hours, goes on where it was; writes docs/real.md
 	@.venv/bin/python -m bench.real
 
-bench-gpu: setup-dev ## the engine on one GPU, on random weights of Llama-3.1-8B's shape
-	@.venv/bin/python -m bench.gpu
+gpu-check: setup-dev ## the first minute on a GPU: what it is, whether it is right, how fast
+	@.venv/bin/python -m bench.gpu --out "$$OUT/bench-gpu" check
+
+bench-gpu: setup-dev ## the engine on one GPU in 12 minutes, on random weights of an 8B's shape, into OUT
+	@.venv/bin/python -m bench.gpu --out "$$OUT/bench-gpu"
+
+bench-gpu-model: setup-dev ## modelled minutes on 1 to 8 GPUs, from stated costs; writes docs/gpu.md
+	@.venv/bin/python -m bench.gpu_model
 
 bench-gpu-memory: setup-dev ## what fits into GPUs, by arithmetic alone; writes docs/gpu.md
 	@.venv/bin/python -m bench.gpu_memory

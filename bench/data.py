@@ -13,12 +13,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from bench import ROOT
 from evalkit.inputs import suite as suites
 from evalkit.inputs.suite import Suite, SuiteTask
 from evalkit.plan.request import Request
 from tests import hub
-
-ROOT = Path(__file__).resolve().parent.parent
 
 
 def cache() -> Path:

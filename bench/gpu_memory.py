@@ -8,8 +8,7 @@ longest trunk in use. They are computed, not measured.
 
 from typing import Any
 
-from bench import tables
-from bench.data import ROOT
+from bench import ROOT, tables
 from evalkit.inputs import shape
 from evalkit.plan import memory
 from evalkit.plan.memory import Needs

@@ -16,10 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from bench import data, model
 from bench.tables import FIGURES
 from evalkit.base import canon
-from evalkit.inputs.suite import SuiteTask
 from evalkit.plan.request import Request, Settings
 from evalkit.plan.tokenise import Row, Target, Tokenised, Tokens
 
@@ -118,7 +116,9 @@ def _leaf(name: str, rows: Sequence[Row]) -> Leaf:
 
 def main() -> None:
     """Write the file."""
+    from bench import data, model
     from evalkit.inputs import model as models
+    from evalkit.inputs.suite import SuiteTask
     from evalkit.inputs.tokenizer import Tokenizer
     from evalkit.plan.tokenise import tokenise
 

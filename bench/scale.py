@@ -14,8 +14,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from bench import lengths
-from bench.data import ROOT
+from bench import ROOT, lengths
 from bench.tables import publish, table
 from evalkit.plan import shards, store
 

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from bench.data import ROOT
+from bench import ROOT
 from evalkit.base import canon, stamp
 
 DOC = ROOT / "docs" / "speed.md"

@@ -13,12 +13,10 @@ from bench import (
     agreement,
     baseline,
     core,
-    gpu,
     large,
     lengths,
     passes,
     report,
-    report_gpu,
     report_large,
     scale,
     sides,
@@ -91,21 +89,6 @@ def test_the_baseline_without_lm_eval_generates_as_lm_eval_does(hf: Any) -> None
     made = baseline.generate(hf.model, hf.tokenizer, prompts, UNTIL, 12, 4)
     texts = [re.split("\n\n|Q", hf.tok_decode(tokens))[0] for tokens in made]
     assert texts == hf.generate_until(instances, disable_tqdm=True)
-
-
-def test_everything_of_make_bench_gpu_runs_on_a_tiny_shape(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    threads = torch.get_num_threads()
-    try:
-        gpu.main(["--smoke"])
-    finally:
-        torch.set_num_threads(threads)
-    shown = capsys.readouterr().out
-    assert shown.count("equal bits") == 6
-    assert "differs" not in shown
-    assert "4 of 4" in shown
-    assert shown.count("| **all** |") == 1
 
 
 def test_a_large_suite_goes_through_every_phase(tmp_path: Path) -> None:
@@ -192,7 +175,6 @@ def test_publishing_replaces_what_stood_between_the_markers(
     [
         ("bench", report.speed),
         ("bench-core", report.core),
-        ("bench-gpu", report_gpu.text),
         ("bench-large", report_large.text),
     ],
 )
