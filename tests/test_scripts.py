@@ -109,6 +109,17 @@ def test_a_module_that_is_there_is_loaded_and_its_variables_stay(
     assert "LOADED=gpu/1" in (tmp_path / "env").read_text()
 
 
+def test_the_finishing_job_sends_again_before_it_needs_anything_itself(
+    recipe: Recipe, tmp_path: Path
+) -> None:
+    """It loads the same modules, and stopped at the one that was not there."""
+    mine = replace(recipe, site=Site(modules=("gpu/1",)))
+    text = script.array(mine).replace("/etc/profile.d/", "/nowhere/").replace("/usr/share/", "/no/")
+    assert ran(text, mine)[0] == 3
+    code, log = ran(script.finish(mine), mine)
+    assert code == 75 and "task 0 failed on n1: module load gpu/1" in log
+
+
 def test_a_node_without_modules_is_told(recipe: Recipe) -> None:
     mine = replace(recipe, site=Site(modules=("gpu/1",)))
     text = script.array(mine).replace("/etc/profile.d/", "/nowhere/").replace("/usr/share/", "/no/")

@@ -25,6 +25,7 @@ from evalkit.host.cluster.script import Recipe
 from evalkit.host.cluster.site import Site
 from evalkit.host.cluster.submission import Member, Submission
 from evalkit.host.cluster.wanted import Wanted
+from evalkit.host.launch import start as starting
 from evalkit.host.launch.command import Image, Runtime
 from evalkit.host.launch.runtimes import Place
 from evalkit.inputs import hub
@@ -400,7 +401,7 @@ def test_what_the_stage_lacks_is_fetched_where_there_is_a_network(
         started.append(tuple(words))
         return 0
 
-    monkeypatch.setattr(submit.start, "start", start)
+    monkeypatch.setattr(starting, "start", start)
     for name in hub.OFFLINE:
         monkeypatch.delenv(name, raising=False)
     wanted = Wanted(("org/name", "demo"), "demo", tmp_path, stage=tmp_path / "staged",

@@ -79,7 +79,8 @@ def array(recipe: Recipe) -> str:
     return template.ARRAY.format(
         head=_head(options, f"Shards of {len(submission.members)} runs, {submission.shards} each"),
         runs=_runs(recipe),
-        surroundings=_surroundings(recipe),
+        clean=_clean(recipe),
+        room=_room(recipe),
         shards=submission.shards,
         max_restarts=MAX_RESTARTS,
         scratch=site.scratch,
@@ -112,7 +113,8 @@ def finish(recipe: Recipe) -> str:
     return template.FINISH.format(
         head=_head(options, "The records of what the array answered"),
         runs=_runs(recipe),
-        surroundings=_surroundings(recipe),
+        clean=_clean(recipe),
+        room=_room(recipe),
         rounds=MAX_ROUNDS,
         partition=shlex.quote(partition) if partition else '"$SLURM_JOB_PARTITION"',
         words=shlex.join(words),
@@ -147,22 +149,27 @@ def _runs(recipe: Recipe) -> str:
     )
 
 
-def _surroundings(recipe: Recipe) -> str:
-    """The environment, the scratch folder and the command."""
+def _clean(recipe: Recipe) -> str:
+    """The environment, without what a login shell brings."""
     site = recipe.site
     exports = "".join(
         f"export {name}={shlex.quote(value)}\n" for name, value in recipe.environment.items()
     )
     kept = [*KEPT, *(MODULES if site.modules else ())]
-    kept += [name for name in re.findall(r"\$\{?(\w+)", site.scratch) if name not in kept]
+    kept += re.findall(r"\$\{?(\w+)", site.scratch)
+    return template.CLEAN.format(
+        kept=" | ".join(dict.fromkeys(kept)), path=shlex.quote(recipe.path), exports=exports
+    )
+
+
+def _room(recipe: Recipe) -> str:
+    """The scratch folder, the modules and the command."""
+    site = recipe.site
     load = template.LOAD.format(modules=shlex.join(site.modules), inits=" ".join(INITS))
     command = " ".join(map(_quoted, recipe.evalkit))
     if recipe.image:
         command = command.replace(" ".join(NO_NETWORK), '"${network[@]}"')
-    return template.SURROUNDINGS.format(
-        kept=" | ".join(dict.fromkeys(kept)),
-        path=shlex.quote(recipe.path),
-        exports=exports,
+    return template.ROOM.format(
         load=load if site.modules else "",
         scratch=site.scratch,
         into=_into(recipe) if recipe.image else "",

@@ -9,7 +9,7 @@ models=( # where a run's model lies, if its name does not say
 {models})
 """
 
-SURROUNDINGS = """
+CLEAN = """
 # Slurm reads the login shell's environment even where nothing is exported. None of it goes on: not
 # what changes Python, nor what other launchers leak. What we want is said here.
 for name in $(compgen -e); do
@@ -25,7 +25,9 @@ for name in $(compgen -A function); do
     esac
 done
 export PATH={path} LANG=C.UTF-8
-{exports}
+{exports}"""
+
+ROOM = """
 scratch=$(mktemp -d "{scratch}/evalkit.XXXXXX") ||
     failed 3 "no scratch folder can be made in {scratch}"
 mkdir "$scratch/empty"
@@ -102,7 +104,7 @@ cause() {{
     said=${{said#evalkit: }}
     echo "${{said:-exit code $1}}"
 }}
-{surroundings}
+{clean}{room}
 # 2. Everything is looked at before work is wasted.
 needed=(
 {needed})
@@ -168,7 +170,7 @@ FINISH = """{head}{runs}
 round=${{1:-0}}
 say() {{ echo "evalkit: $*" >&2; }}
 failed() {{ say "failed with exit code $1: $2" && exit "$1"; }}
-{surroundings}
+{clean}
 # 1. Shards that failed, for no reason of Slurm's, are tried again on other nodes, twice, but not
 # with a cause that has come again, nor where another node does not help.
 shopt -s nullglob
@@ -199,7 +201,7 @@ if [ "${{#again[@]}}" -gt 0 ] && [ "$round" -lt {rounds} ]; then
     say "tasks $tasks failed on $(paste -sd, <<<"$bad") and are sent again: jobs $job, $next"
     exit 75
 fi
-
+{room}
 # 2. Each run's record, or what it lacks.
 code=0
 for index in "${{!runs[@]}}"; do
