@@ -82,6 +82,8 @@ def _files(run: Path) -> Iterator[tuple[str, bytes]]:
 
 def test_the_same_run_packs_to_the_same_bytes_anywhere(demo: Path, tmp_path: Path) -> None:
     other = shutil.copytree(demo, tmp_path / "elsewhere" / demo.name)
+    pack.pack(demo, public=True)
+    shutil.copy(f"{demo}.pack.key", other.parent)  # its author's, without which salts are others
     for path in other.rglob("*"):
         os.utime(path, (1, 1))
         path.chmod(0o755 if path.is_dir() else 0o644)
@@ -160,7 +162,7 @@ def test_no_text_of_document_prompt_or_answer_is_in_a_public_pack(demo: Path) ->
     for raw in gzip.decompress((demo / "samples.jsonl.gz").read_bytes()).splitlines():
         sample = json.loads(raw)
         for key in ("doc", "arguments", "target", "resps"):
-            told |= {t for t in sentences(sample[key]) if len(t) > pack.SHORT and " " in t}
+            told |= {t for t in sentences(sample[key]) if len(t) > 16 and " " in t}
         for key in ("doc_hash", "prompt_hash", "target_hash"):
             told.add(sample[key])  # unsalted: they tell a short target
     assert len(told) > 500
@@ -173,7 +175,7 @@ def test_no_text_of_document_prompt_or_answer_is_in_a_public_pack(demo: Path) ->
 def test_a_public_pack_is_verified_and_its_texts_are_put_back(demo: Path) -> None:
     key = keys.Private(Ed25519PrivateKey.generate())
     attest.sign(demo, key)
-    path = pack.pack(demo, public=True)
+    path = pack.pack(demo, public=True, key=key)
     trusted = Trust({key.public: "alice"}, asked=True)
     report = judged(path, Wanted(trusted, Deep("demo", offline=True)))
     assert failed(report) == {}
@@ -270,6 +272,131 @@ def test_an_unreadable_public_pack_is_a_failure_and_not_a_crash(
 ) -> None:
     (opened / name).write_bytes(data)
     assert failed(judged(opened))
+
+
+# what a public pack tells
+
+
+def test_right_answers_cannot_be_tried_out_without_the_authors_key(demo: Path) -> None:
+    """The salt was the record's digest: with the question and four choices, 42 of 42 were told."""
+    packed = members(pack.pack(demo, public=True))
+    record = canon.digest_bytes(packed["record.json"])[7:]
+    lines = [json.loads(raw) for raw in gzip.decompress(packed[salted.LINES]).splitlines()]
+    known = {(line["task"], line["doc_id"]): line for line in lines}
+    with gzip.open(demo / "samples.jsonl.gz", "rt") as samples:
+        for raw in samples:
+            sample = json.loads(raw)
+            line = known[sample["task"], sample["doc_id"]]
+            text = [sample["doc"], sample["arguments"], sample["target"]]
+            assert salted.hidden(record, text) != line["sha256"]
+            for filtered in line.get("filtered", {}).values():  # short ones stood there in plain
+                assert all(each.keys() == {"sha256"} for each in filtered)
+    key = Path(f"{demo}.pack.key")
+    assert key.stat().st_mode & 0o777 == 0o600
+    assert key.read_text().strip().encode() not in b"".join(packed.values())
+
+
+def test_an_author_opens_single_documents_to_a_reader(demo: Path, tmp_path: Path) -> None:
+    path = pack.pack(demo, public=True)
+    names = ["demo_qa/0", "demo_cot_counting/3"]
+    opened = [Path(call("pack", demo, "--reveal", name).done().out.strip()) for name in names]
+    ran = call("verify", path, *(w for f in opened for w in ("--revealed", f))).done()
+    assert "2 documents are those behind their digests" in ran.out
+    salts = {json.loads(each.read_text())["salt"] for each in opened}
+    assert len(salts) == 2, "one tells nothing of the other"
+    body = json.loads(opened[1].read_text())
+    for change in ({"answers": [["other"]]}, {"document": [{}, {}, "x"]}, {"doc_id": 4},
+                   {"record": "0" * 64}, {"salt": "0" * 64}, {"task": "demo_qa"}):  # fmt: skip
+        other = tmp_path / "other.json"
+        other.write_text(json.dumps(body | change))
+        ran = call("verify", path, "--revealed", other)
+        assert ran.code == 1 and "FAIL  revealed" in ran.out, change
+    other.write_text("{}")
+    call("verify", path, "--revealed", other).refused(2, "it opens no document")
+    for name in ("demo_qa/999", "none/0", "demo_qa", "demo_qa/x", "../x/0"):
+        call("pack", demo, "--reveal", name).refused(2, f"the run has no document '{name}'")
+
+
+def test_a_public_packs_own_files_are_signed_or_nobody_vouches_for_it(tmp_path: Path) -> None:
+    """They were in no digest: anybody could alter which generations were right in a SIGNED pack."""
+    run, key = Run().write(tmp_path / "run"), keys.Private(Ed25519PrivateKey.generate())
+    attest.sign(run, key)
+    trusted = Wanted(Trust({key.public: "alice"}, asked=True))
+    unsigned = judged(pack.pack(run, public=True), trusted)
+    assert "the public form of its samples by nobody" in failed(unsigned)["signer"]
+    untold = judged(pack.pack(run, public=True))
+    assert untold.verdict.startswith("CONSISTENT") and "SIGNED" not in untold.verdict
+    path = pack.pack(run, public=True, key=key)
+    assert judged(path, trusted).verdict.startswith("SIGNED by alice")
+    assert not (run / "public.json").exists()
+    for name in (salted.HEAD, salted.LINES):
+        place = tmp_path / name / "run"
+        place.mkdir(parents=True)
+        for each, data in members(path).items():
+            (place / each).write_bytes(data)
+        data = (place / name).read_bytes()
+        data = gzip.decompress(data) if name.endswith("gz") else data
+        data = data.replace(b'"stop":"stop_string"', b'"stop":"length"').replace(b"}", b"} ", 1)
+        (place / name).write_bytes(gzip.compress(data) if name.endswith("gz") else data)
+        (report,) = judge([place], trusted).reports.values()
+        assert "is about other files" in failed(report)["signature"]
+        assert report.verdict.startswith("BROKEN")
+    other = keys.Private(Ed25519PrivateKey.generate())
+    report = judged(pack.pack(run, public=True, key=other), trusted)
+    assert "by nobody on your list" in failed(report)["signer"]
+    with pytest.raises(EvalkitError, match="--key is for --public"):
+        pack.pack(run, key=key)
+
+
+def test_no_pack_holds_a_report_or_what_a_link_leads_to(tmp_path: Path) -> None:
+    """A report.html that was a link to a private key went into a pack."""
+    run = Run().write(tmp_path / "run")
+    (tmp_path / "secret").write_text("private")
+    (run / "report.html").symlink_to(tmp_path / "secret")
+    assert "report.html" not in members(pack.pack(run))
+    (run / "report.html").unlink()
+    (run / "report.html").write_text("<b>97%</b>")
+    path = pack.pack(run)
+    assert "report.html" not in members(path)
+    with_one = tmp_path / "forged.tar.gz"
+    with_one.write_bytes(
+        b"".join(archive.packed("run", {**members(path), "report.html": b"x"}.items()))
+    )
+    assert "no digest vouches for" in failed(judged(with_one))["pack"]
+    for name in ("attestation.json", "plan.json", "record.json"):
+        (run / name).unlink(missing_ok=True)
+        (run / name).symlink_to(tmp_path / "secret")
+        with pytest.raises(EvalkitError):
+            pack.pack(run)
+        with pytest.raises(EvalkitError):
+            pack.pack(run, public=True)
+
+
+def test_a_broken_or_hostile_record_is_a_line_and_no_pack(tmp_path: Path) -> None:
+    """`pack --public` of one ended in a traceback."""
+    (tmp_path / "secret").write_text("private")
+    changes: list[tuple[str, Callable[[Run], None]]] = [
+        ("config", lambda run: run.results["configs"].pop("arc_challenge")),
+        ("sample", lambda run: run.samples[0].pop("resps")),
+        ("answers", lambda run: run.lines.pop()),
+        ("configs", lambda run: run.results.update(configs=[])),
+    ]
+    for what, change in changes:
+        run = Run()
+        change(run)
+        for options in (("--public",), ("--reveal", "arc_challenge/0")):
+            ran = call("pack", run.write(tmp_path / what), *options)
+            assert ran.code in (0, 1, 2), f"{what} {options}: {ran.traceback}"
+    folder = Run().write(tmp_path / "run")
+    record = runs.read_record(folder)
+    entry = {"size": 7, "sha256": runs.sha256("private")}
+    for name in ("../secret", "a/../../secret", "/etc/hostname"):
+        (folder / "record.json").write_text(
+            json.dumps(record | {"files": record["files"] | {name: entry}})
+        )
+        ran = call("pack", folder)
+        assert ran.code in (1, 2) and len(ran.errors) == 1, ran.err
+        assert not folder.with_name("run.tar.gz").exists()
 
 
 # packs that mean harm

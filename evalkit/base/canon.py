@@ -234,8 +234,13 @@ def write_atomic(
 
 def write_json(path: Path, value: Json) -> None:
     """Write JSON for people to read as well: sorted keys, indent 2, same numbers as `dumps`."""
+    write_atomic(path, pretty(value))
+
+
+def pretty(value: Json) -> str:
+    """JSON for people to read as well: sorted keys, indent 2, same numbers as `dumps`."""
     text = json.dumps(finite(value), sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False)
-    write_atomic(path, text + "\n")
+    return text + "\n"
 
 
 def _sync_folder(folder: Path) -> None:

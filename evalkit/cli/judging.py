@@ -34,6 +34,10 @@ FILE = click.Path(path_type=Path)
 @click.option(
     "--policy", metavar="FILE", type=FILE, help="Further conditions that the record must meet."
 )
+@click.option(
+    "--revealed", metavar="FILE", multiple=True, type=FILE,
+    help="A document of a public pack that its author opened.",
+)  # fmt: skip
 @click.option("--deep", is_flag=True, help="Load the pinned data; plan and score again.")
 @click.option("--model", help="As --deep, with this model's tokenizer too.")
 @click.option("--suite", help="As --deep, with this suite file.")
@@ -130,16 +134,26 @@ def compare_command(runs: tuple[Path, ...], gate: Path | None, as_json: bool, **
 @click.option(
     "--public", is_flag=True, help="Leave out all texts, such as for data with a licence."
 )
+@click.option("--key", metavar="FILE", type=FILE, help="With --public: sign the pack's own files.")
+@click.option(
+    "--reveal", metavar="TASK/DOC", help="Write what opens one document of the public pack."
+)
 @json_option
-def pack_command(folder: Path, public: bool, as_json: bool) -> None:
+def pack_command(
+    folder: Path, public: bool, key: Path | None, reveal: str | None, as_json: bool
+) -> None:
     """Pack a finished run into one .tar.gz file.
 
     \b
     evalkit pack results/demo/demo-0123456789ab
+    evalkit pack results/demo/demo-0123456789ab --public --key my-key
     """
     from evalkit.record import pack
 
-    path = pack.pack(folder, public=public)
+    if reveal:
+        path = pack.reveal(folder, reveal)
+    else:
+        path = pack.pack(folder, public=public, key=_private(key))
     tell(as_json, path, file=str(path))
 
 

@@ -19,10 +19,11 @@ from typing import Any
 from evalkit.base import canon, schema
 from evalkit.base.errors import EvalkitError, Exit
 from evalkit.record.keys import Private, Public, parsed
+from evalkit.record.reading.folder import Folder
 
 NAME = "attestation.json"
 SCHEMA = "evalkit/attestation/1"
-MAX_BYTES = 16 << 20  # a statement about 20,000 files has 3 MiB
+MAX_BYTES = 32 << 20  # a statement about 20,000 files has 3 MiB
 MAX_TRIES = 20_000  # of keys on signatures, each counted for its message's length: seconds
 _TRY_BYTES = 1 << 16
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
@@ -30,7 +31,13 @@ STATEMENT = "https://in-toto.io/Statement/v1"
 EVALUATION = "urn:evalkit:statement:evaluation:1"
 AUDIT = "urn:evalkit:statement:audit:1"
 REPRODUCTION = "urn:evalkit:statement:reproduction:1"
-LEVELS = {EVALUATION: "self_attested", AUDIT: "third_party", REPRODUCTION: "reproduced"}
+PUBLICATION = "urn:evalkit:statement:publication:1"  # of a public pack's own files
+LEVELS = {
+    EVALUATION: "self_attested",
+    PUBLICATION: "self_attested",
+    AUDIT: "third_party",
+    REPRODUCTION: "reproduced",
+}
 
 Value = dict[str, Any]
 
@@ -78,9 +85,12 @@ def sign(folder: Path, key: Private, kind: str = EVALUATION, claim: Value | None
     return add(folder, seal(body, key), key.public)
 
 
-def statement(record: Value, sha256: str, kind: str, claim: Value) -> Value:
-    """The statement, unsigned, about a record whose record.json has this sha256."""
-    subjects = {"record.json": sha256}
+def statement(
+    record: Value, sha256: str, kind: str, claim: Value, files: dict[str, str] | None = None
+) -> Value:
+    """The statement, unsigned, about a record whose record.json has this sha256; `files`: of a
+    publication, sha256 (hex) by name."""
+    subjects = {"record.json": sha256, **(files or {})}
     if kind == EVALUATION:
         subjects |= {name: entry["sha256"] for name, entry in record["files"].items()}
     body = {
@@ -134,17 +144,31 @@ def pae(kind: str, payload: bytes) -> bytes:
 def add(folder: Path, envelope: Value, signer: Public) -> Path:
     """Put an envelope into a folder's attestation.json, beside those that are there."""
     path = folder / NAME
+    try:
+        before = canon.read_bytes(path, MAX_BYTES)
+    except FileNotFoundError:
+        before = None
+    except OSError as error:
+        raise EvalkitError(f"can't read {NAME}: {error.strerror}", where=str(path)) from None
+    canon.write_atomic(path, added(before, envelope, signer))
+    return path
+
+
+def added(before: bytes | None, envelope: Value, signer: Public) -> bytes:
+    """The bytes of an attestation.json with one envelope more."""
     body: Value = {"schema": SCHEMA, "keys": {}, "envelopes": []}
-    if path.exists():
-        body = canon.read_json(path)
-        if problems := schema.check("attestation", body):
-            fix = "mend or remove it"
-            raise EvalkitError(f"{NAME} is not one: {problems[0]}", where=str(path), fix=fix)
+    if before is not None:
+        try:
+            body = canon.loads(before)
+            problems = schema.check("attestation", body)
+        except (ValueError, RecursionError) as error:
+            problems = [str(error)]
+        if problems:
+            raise EvalkitError(f"{NAME} is not one: {problems[0]}", fix="mend or remove it")
     if envelope not in body["envelopes"]:
         body["envelopes"].append(envelope)
     body["keys"][signer.id] = signer.openssh
-    canon.write_json(path, body)
-    return path
+    return canon.pretty(body).encode()
 
 
 def read(data: bytes, sha256: str, known: Iterable[Public] = ()) -> Attested:
@@ -246,16 +270,22 @@ def _changed(folder: Path, record: Value) -> list[str]:
     return [
         f"{name} is not the file that record.json lists"
         for name, entry in sorted(record["files"].items())
-        if ".." in name
-        or not (folder / name).is_file()
-        or canon.sha256_file(folder / name) != entry["sha256"]
+        if _sha256(folder, name) != entry["sha256"]
     ]
+
+
+def _sha256(folder: Path, name: str) -> str:
+    """Of a plain file in the folder that no link leads to; nothing of any other."""
+    try:
+        return Folder(folder).sha256(name)
+    except (OSError, EvalkitError):
+        return ""
 
 
 def _bytes(path: Path) -> bytes:
     try:
-        return path.read_bytes()
-    except OSError:
+        return Folder(path.parent).read(path.name, MAX_BYTES)
+    except (OSError, EvalkitError):
         raise EvalkitError(
             "there is no finished record here", where=str(path.parent), code=Exit.MISSING
         ) from None

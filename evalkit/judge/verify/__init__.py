@@ -105,6 +105,9 @@ def _pack(path: Path, place: Path, asked: Wanted) -> Report:
         if error.code is not Exit.FAILED:
             raise
         return Report([Check("pack", Status.FAIL, shown(error.what))])
+    if (run / "report.html").exists():
+        what = "it holds a report.html, which no digest vouches for: make it with `evalkit report`"
+        return Report([Check("pack", Status.FAIL, what)])
     return verify(run, asked)
 
 

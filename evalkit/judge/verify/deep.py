@@ -89,7 +89,7 @@ def _checks(folder: Folder, read: Read, deep: Deep) -> Iterator[Check]:
         return
     template = _template(model, suite)
     if folder.is_public:
-        yield reattach.check(folder, record, read.sha256, loaded, template)
+        yield reattach.check(folder, record, loaded, template)
     else:
         yield _scores(run, record, loaded, template)
 

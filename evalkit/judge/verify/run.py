@@ -11,6 +11,7 @@ from evalkit.base.errors import EvalkitError, Exit
 from evalkit.judge.verify import deep as deeper
 from evalkit.judge.verify import policy as policies
 from evalkit.judge.verify import public, signers
+from evalkit.judge.verify import revealed as opening
 from evalkit.judge.verify.checks import aggregates, completeness, health
 from evalkit.judge.verify.checks import results as published
 from evalkit.judge.verify.checks.scores import Scores
@@ -27,11 +28,12 @@ from evalkit.record.reading.folder import BROKEN, Folder, reason
 @dataclass(frozen=True, slots=True)
 class Wanted:
     """What a reader asks of a record beyond its being consistent: who signed it, what it is like
-    with data and model at hand, a policy."""
+    with data and model at hand, a policy, documents of a public pack that its author opened."""
 
     trust: Trust = field(default_factory=Trust)
     deep: Deep | None = None
     policy: dict[str, Any] | None = None
+    revealed: tuple[dict[str, Any], ...] = ()
 
     @property
     def asked(self) -> bool:
@@ -41,11 +43,12 @@ class Wanted:
 
 def wanted(
     keys: Sequence[Path] = (), allowed: Path | None = None, policy: Path | None = None,
-    deep: Deep | None = None,
+    deep: Deep | None = None, revealed: Sequence[Path] = (),
 ) -> Wanted:  # fmt: skip
     """What a reader asks, from the files that say it: public keys, an allowed_signers file, a
-    policy."""
-    return Wanted(trust(keys, allowed), deep, policies.read(policy) if policy else None)
+    policy, what opens documents."""
+    opened = tuple(map(opening.read, revealed))
+    return Wanted(trust(keys, allowed), deep, policies.read(policy) if policy else None, opened)
 
 
 def verify(run: Path, wanted: Wanted = Wanted()) -> Report:
@@ -72,6 +75,8 @@ def verify(run: Path, wanted: Wanted = Wanted()) -> Report:
         checks += _guarded("public", lambda: public.Public(folder, record).checks())
     else:
         checks += _Evidence(folder, record).checks()
+    if wanted.revealed:
+        checks.append(opening.check(folder, read.sha256, wanted.revealed))
     if wanted.deep is not None:
         checks += _deep(folder, read, checks, wanted.deep)
     if wanted.policy is not None:

@@ -11,14 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from evalkit.record import attest, keys
-from evalkit.record.attest import AUDIT, EVALUATION, REPRODUCTION, Statement
+from evalkit.record.attest import AUDIT, EVALUATION, PUBLICATION, REPRODUCTION, Statement
 from evalkit.record.keys import Public
 from evalkit.record.reading.findings import Check, Findings, Standing, Status, few, shown
 from evalkit.record.reading.folder import BROKEN, Folder, reason
+from evalkit.record.salted import HEAD, LINES
 
 _GOOD = {AUDIT: {"PASSED"}, REPRODUCTION: {"BITWISE", "ANSWERS", "NUMERICS", "REPRODUCED"}}
 _BAD = {AUDIT: {"FAILED"}, REPRODUCTION: {"DIFFERENT"}}
-_WORDS = {EVALUATION: "signed", AUDIT: "audited", REPRODUCTION: "reproduced"}
+_WORDS = {EVALUATION: "signed", AUDIT: "audited", REPRODUCTION: "reproduced",
+          PUBLICATION: "published"}  # fmt: skip
 
 Value = dict[str, Any]
 
@@ -61,24 +63,57 @@ def check(
     for problem in found.problems:
         findings.add(shown(problem))
     for statement in found.statements:
-        findings.add(_unlike(statement, record))
+        findings.add(_unlike(statement, record, folder))
     if findings.count:
         return [findings.check("")], Standing()
     passed = f"{len(found.statements):,} valid: {few(_told(found.statements, trusted))}"
-    return [findings.check(passed), *_listed(found.statements, trusted)], _standing(
-        found.statements, trusted
-    )
+    checks = [findings.check(passed), *_listed(found.statements, trusted)]
+    standing = _standing(found.statements, trusted)
+    if folder.is_public:
+        return checks + _published(found.statements, trusted), _public(
+            found.statements, standing, trusted
+        )
+    return checks, standing
 
 
-def _unlike(statement: Statement, record: Value) -> str:
+def _published(statements: list[Statement], trusted: Trust) -> list[Check]:
+    """Whether somebody on the list signed the files that a public pack has beside the record."""
+    own = [s for s in statements if s.kind == PUBLICATION]
+    if _by_listed(own, trusted):
+        return []
+    said = "by nobody on your list" if own else "by nobody"
+    what = f"the record is signed, but the public form of its samples {said}"
+    return [Check("signer", Status.FAIL if trusted.asked else Status.WARN, what)]
+
+
+def _public(statements: list[Statement], standing: Standing, trusted: Trust) -> Standing:
+    """What is known of a public pack: nothing where whoever packed it is not known."""
+    own = [s for s in statements if s.kind == PUBLICATION]
+    return standing if _by_listed(own, trusted) else Standing(unlisted=standing.unlisted)
+
+
+def _about(statement: Statement, record: Value, folder: Folder) -> dict[str, str]:
+    """The files beside record.json that a statement must be about, with their sha256."""
+    if statement.kind == EVALUATION:
+        return {name: entry["sha256"] for name, entry in record["files"].items()}
+    if statement.kind == PUBLICATION:
+        return {name: folder.sha256(name) for name in (HEAD, LINES)}
+    return {}
+
+
+def _unlike(statement: Statement, record: Value, folder: Folder) -> str:
     """How a statement contradicts the record that it is about."""
-    listed = {name: entry["sha256"] for name, entry in record["files"].items()}
     subjects = {name: sha for name, sha in statement.subjects.items() if name != "record.json"}
-    if subjects != (listed if statement.kind == EVALUATION else {}):
+    try:
+        about = _about(statement, record, folder)
+    except BROKEN as error:
+        return reason(error)
+    if subjects != about:
         return f"the statement of {few(_prints(statement))} is about other files"
     if statement.predicate != attest.predicate(record, statement.kind, statement.claim):
         return f"the statement of {few(_prints(statement))} says other things than the record"
-    if (statement.kind == EVALUATION) == ("verdict" in statement.claim):
+    own = statement.kind in (EVALUATION, PUBLICATION)
+    if own == ("verdict" in statement.claim):
         return f"the statement of {few(_prints(statement))} claims what its kind does not"
     return ""
 
@@ -125,7 +160,7 @@ def _standing(statements: list[Statement], trusted: Trust) -> Standing:
 
     A witness whose key, or whose name, also made the author's statement is the author again.
     """
-    own = [s for s in statements if s.kind == EVALUATION]
+    own = [s for s in statements if s.kind in (EVALUATION, PUBLICATION)]
     author_keys = {key for statement in own for key in statement.signers}
     authors = {name for statement, name in _by_listed(own, trusted)}
     found: dict[str, set[str]] = {AUDIT: set(), REPRODUCTION: set()}

@@ -6,6 +6,7 @@ the caller turns into a failed check.
 """
 
 import gzip
+import hashlib
 import os
 import stat
 import struct
@@ -129,6 +130,11 @@ class Folder:
     def reader(self, name: str) -> BufferedReader:
         """A plain file inside the folder, opened for reading."""
         return canon.reader(self.path(name))
+
+    def sha256(self, name: str) -> str:
+        """sha256 (hex) of a plain file inside the folder."""
+        with self.reader(name) as handle:
+            return hashlib.file_digest(handle, "sha256").hexdigest()
 
     def holds(self, name: str) -> bool:
         """Whether there is anything of that name."""
