@@ -354,11 +354,18 @@ def test_a_group_may_read_what_is_made_and_the_image_is_told_its_number(
 def test_a_run_that_one_has_no_right_to_is_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Root reads everything: what others see is stood in for; the image tests have a user."""
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "record.json").write_text("{}")
+    monkeypatch.setattr(os, "access", lambda path, _: Path(path).name != "record.json")
+    call("verify", run).refused(3, "no right to read", f"{run}/record.json", "--group")
+
     def refuse(*_: Any, **__: Any) -> None:
-        raise PermissionError(13, "Permission denied", "/home/jane/results/x/record.json")
+        raise PermissionError(13, "Permission denied", "/home/jane/results/x")
 
     monkeypatch.setattr(Path, "is_file", refuse)
-    call("verify", tmp_path).refused(3, "no right to read", "/home/jane/results/x", "--group")
+    call("status", tmp_path).refused(3, "no right to read", "/home/jane/results/x", "pack")
 
 
 def test_a_host_that_forbids_network_namespaces_is_found_out(

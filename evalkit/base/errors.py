@@ -54,3 +54,10 @@ def one_of(name: str, choices: list[str]) -> str:
     if near:
         return "did you mean " + ", ".join(near) + "?"
     return "choose from " + ", ".join(sorted(choices)[:12])
+
+
+def no_right(path: object) -> EvalkitError:
+    """What to say of a file or folder that is somebody else's, and may not be read or written."""
+    fix = "ask its owner, who shares runs with a group by --group, or for a pack (`evalkit pack`)"
+    what = "there is no right to read or write this"
+    return EvalkitError(what, where=str(path), fix=fix, code=Exit.MISSING)

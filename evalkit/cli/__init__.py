@@ -17,7 +17,7 @@ import click
 
 import evalkit
 from evalkit.base import bounded, canon, steering, stopping
-from evalkit.base.errors import EvalkitError, Exit
+from evalkit.base.errors import EvalkitError, Exit, no_right
 from evalkit.cli import hosting, judging, running, showing, submitting
 from evalkit.host import inside
 
@@ -109,8 +109,7 @@ def main() -> None:
         _say("evalkit: stopped; what is done is kept, and the same command continues it")
         sys.exit(Exit.STOPPED)
     except PermissionError as error:
-        _say(f"evalkit: no right to read or write this ({error.filename}): ask its owner for it,"
-             " who shares with a group by --group, or for a pack (`evalkit pack`)")  # fmt: skip
+        _say(f"evalkit: {no_right(error.filename)}")
         sys.exit(Exit.MISSING)
     except Exception:  # the one place where a bug is turned into a line and a file
         _end_without_image()

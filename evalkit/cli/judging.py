@@ -11,7 +11,7 @@ from evalkit.base.errors import EvalkitError
 from evalkit.cli.telling import json_option, say, tell
 from evalkit.inputs import hub
 
-FILE = click.Path(path_type=Path)
+FILE = click.Path(path_type=Path, readable=False)  # what can't be read is told by evalkit
 
 
 @click.command("verify")

@@ -159,3 +159,4 @@ def test_a_private_run_of_somebody_elses_is_one_line_to_another_user(
     said = someone.does("verify", theirs / "run", code=3)
     assert "Traceback" not in said
     assert "no right to read or write this" in said and "--group" in said
+    assert "BROKEN" not in said

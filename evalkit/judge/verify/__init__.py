@@ -5,13 +5,14 @@ brings is ever run or followed. Each check is a line; a broken or hostile folder
 tracebacks. What cannot be checked here says so.
 """
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from evalkit.base.bounded import OverLimit
-from evalkit.base.errors import EvalkitError, Exit
+from evalkit.base.errors import EvalkitError, Exit, no_right
 from evalkit.judge.verify import log, plain, several
 from evalkit.judge.verify.deep import Deep
 from evalkit.judge.verify.run import Wanted, require_consistent, verify, wanted
@@ -84,6 +85,7 @@ class _Judging:
 
 def _judge(path: Path, judging: _Judging) -> None:
     asked = judging.asked
+    _check_rights(path)
     if path.is_file():
         with archive.room() as place:
             judging.each(str(path), path, lambda: _pack(path, place, asked))
@@ -95,6 +97,19 @@ def _judge(path: Path, judging: _Judging) -> None:
             judging.each(str(path / name), path, work)
     else:
         judging.each(str(path), path, lambda: verify(path, asked))
+
+
+def _check_rights(path: Path) -> None:
+    """EvalkitError (3) where one has no right to read: that says nothing of a record."""
+    for each in (path, path / "record.json", path / "results.json", path / "plan.json"):
+        try:
+            each.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except PermissionError:
+            raise no_right(each) from None
+        if not os.access(each, os.R_OK):
+            raise no_right(each)
 
 
 def _pack(path: Path, place: Path, asked: Wanted) -> Report:
