@@ -25,6 +25,7 @@ Value = dict[str, Any]
 Answer = Callable[[str, Value], Value]
 
 LETTERS = ["A", "B", "C", "D"]
+SEEDS = {"random": 0, "numpy": 1234, "torch": 1234, "fewshot": 1234}
 CONFIGS: dict[str, Value] = {
     "mmlu_anatomy": {
         "task": "mmlu_anatomy",
@@ -237,6 +238,7 @@ class Run:
             )
         }
         self.hashes = {leaf: list(map(doc_hash, DOCUMENTS[leaf])) for leaf in self.configs}
+        self.locked = {leaf: self.asked(leaf) for leaf in self.configs}
         self.lock = self._lock()
         self.samples = [sample for leaf in sorted(self.configs) for sample in self._samples(leaf)]
         self.results = self._results()
@@ -297,11 +299,12 @@ class Run:
         """What a made-up model answers."""
         found: list[Value] = []
         for number, document in enumerate(self.parts[leaf]):
+            values = [-1.0 - 2.0 * ((7 * number + 3 * i) % 5) - i / 7 for i in range(len(document))]
             for index, part in enumerate(document):
-                value = -1.0 - 2.0 * ((7 * number + 3 * index) % 5) - index / 7
+                value = values[index]
                 if leaf == "bbh_cot_fewshot_navigate":
                     text = "so the answer is " + ("Yes." if number else "No.")
-                    numbers = [-0.5, value]
+                    numbers = [-0.75, value]
                     found.append(
                         {
                             "text": text,
@@ -312,9 +315,9 @@ class Run:
                         }
                     )
                 elif "#" in part:
-                    found.append({"loglikelihood": 10 * value, "num_tokens": 4})
+                    found.append({"loglikelihood": 10 * value, "num_tokens": 1})
                 else:
-                    greedy = index == number % 3
+                    greedy = value == max(values) and number % 3 == 0
                     found.append({"loglikelihood": value, "is_greedy": greedy, "num_tokens": 1})
         return found
 
@@ -410,7 +413,11 @@ class Run:
                 leaf: {"original": len(DOCUMENTS[leaf]), "effective": len(self.documents[leaf])}
                 for leaf in self.configs
             },
-            "config": {"model": "evalkit", "model_args": "pretrained=tiny", "limit": self.limit},
+            "config": {
+                "model": "evalkit",
+                "model_args": "pretrained=made-up/tiny",
+                "limit": self.limit,
+            },
             "git_hash": "see record.json",
             "lm_eval_version": "0.4.13",
         }
@@ -440,27 +447,75 @@ class Run:
                 "documents": len(DOCUMENTS[leaf]),
                 "rows": f"sha256:{sha256(rows)}",
                 "shots": _shots() if config["num_fewshot"] else None,
+                **self._scoring(leaf),
             }
         return {
             "schema": "evalkit/lock/2",
             "suite": self.name,
             "lm_eval": "0.4.13",
             "rows_file": f"sha256:{sha256(self.rows())}",
+            "asked": {
+                "apply_chat_template": False,
+                "fewshot_as_multiturn": False,
+                "system_instruction": None,
+                "gen_kwargs": {},
+                "seeds": dict(SEEDS),
+            },
             "datasets": {
                 name: {"revision": sha256(name)[:40], "licence": "mit", "redistributable": True}
                 for name in sorted({task["dataset"] for task in tasks.values()})
             },
             "groups": self.groups,
+            "group_scores": {
+                name: {
+                    "alias": name,
+                    "version": "1",
+                    "metrics": {"acc": {"weight_by_size": True, "filters": None}},
+                }
+                for name in self.groups
+            },
             "tasks": tasks,
         }
 
+    def _scoring(self, leaf: str) -> Value:
+        """How a leaf task is scored, as a lock pins it."""
+        config = self.configs[leaf]
+        listed = {entry["metric"]: entry for entry in config["metric_list"]}
+        left_out = {"metadata", "dataset_kwargs", "custom_dataset"}
+        return {
+            "output_type": config["output_type"],
+            "num_fewshot": config["num_fewshot"],
+            "version": config["metadata"]["version"],
+            "metrics": {
+                name: {
+                    "aggregation": listed[name].get("aggregation", "weighted_perplexity"),
+                    "higher_is_better": way,
+                }
+                for name, way in _ways(self.metrics(leaf)).items()
+            },
+            "filters": [self.filter(leaf)],
+            "settings": digest({k: v for k, v in config.items() if k not in left_out}),
+        }
+
+    def asked(self, leaf: str) -> tuple[list[str], list[str]]:
+        """Digests of what each document is asked with, and of its target and continuations."""
+        prompts, targets = [], []
+        for doc in DOCUMENTS[leaf]:
+            asked = self.prompts(leaf, doc)
+            scored = [args[1] for args in asked if len(args) > 1 and isinstance(args[1], str)]
+            prompts.append(digest([asked[0][0]]).removeprefix("sha256:"))
+            targets.append(digest([self.target(leaf, doc), *scored]).removeprefix("sha256:"))
+        return prompts, targets
+
     def rows(self) -> str:
-        """lock.rows: a line for each leaf task, with 8 bytes of each row's hash."""
+        """lock.rows: a line for each leaf task, with 8 bytes of each document's digests."""
         lines = [
             {
                 "schema": "evalkit/rows/1",
                 "task": leaf,
                 "documents": _base64(self.hashes[leaf]),
+                "prompts": _base64(self.locked[leaf][0]),
+                "targets": _base64(self.locked[leaf][1]),
                 "shots": _base64(SHOTS) if self.configs[leaf]["num_fewshot"] else None,
             }
             for leaf in sorted(self.configs)
@@ -479,7 +534,7 @@ class Run:
             "fewshot_as_multiturn": False,
             "system_instruction": None,
             "gen_kwargs": {},
-            "seeds": {"random": 0, "numpy": 1234, "torch": 1234, "fewshot": 1234},
+            "seeds": dict(SEEDS),
             "task_files": {},
             "datasets": {
                 name: {"revision": entry["revision"]}
@@ -518,7 +573,7 @@ class Run:
             "policy": POLICY,
             "tokenizer": {"tokenizer.json": sha256("a tokenizer")},
             "max_length": 128,
-            "settings": [SETTINGS],
+            "settings": [dict(SETTINGS)],
             "trunks": [trunk] * shared,
             "batches": batches,
             "truncated": {},
@@ -623,7 +678,7 @@ class Run:
             "health": self._health(),
             "environment": {
                 "versions": versions,
-                "packages": {"lm_eval": "0.4.13"},
+                "packages": {"lm_eval": "0.4.13", **versions},
                 **{name: {"unknown": "none"} for name in ABSENT},
                 **dict.fromkeys(("lock", "python", "os", "cpu"), "made up"),
                 "harness_intact": True,
@@ -636,7 +691,7 @@ class Run:
                 "execute": {
                     "seconds": 1.5,
                     "tokens": 100,
-                    "tokens_per_second": 66.0,
+                    "tokens_per_second": 100 / 1.5,
                     "peak_memory_bytes": 1,
                     "energy_joules": {"cpu": 2.5, "gpu": {"unknown": "no GPU"}},
                 }

@@ -255,6 +255,7 @@ def lock_part(shipped: str, name: str, tasks: list[str], path: Path) -> None:
         lock,
         suite=name,
         groups={task: lock.groups[task] for task in tasks if task in lock.groups},
+        group_scores={n: lock.group_scores[n] for n in tasks if n in lock.group_scores},
         tasks={leaf: lock.tasks[leaf] for leaf in leaves},
         datasets={key: item for key, item in lock.datasets.items() if key in used},
         each={leaf: lock.each[leaf] for leaf in leaves},

@@ -19,6 +19,7 @@ from typing import Any
 
 import runs
 import yaml
+from forgeries import identified
 from runs import Run
 from test_verify import changed, scalars
 
@@ -31,9 +32,9 @@ CLASSES = {
     "digest": {"files", "ids", "run", "journal", "samples", "plan"},
     "recomputation": {
         *("answers", "scores", "rescoring", "configs", "aggregates", "results", "ranges"),
-        *("health", "engine", "segments", "whole"),
+        *("health", "engine", "segments", "whole", "agreement"),
     },
-    "shipped lock": {"completeness", "data", "rows", "shots"},
+    "shipped lock": {"completeness", "data", "rows", "shots", "asked", "scoring"},
 }
 NOBODY = "signature only"
 SIGNATURE = "signature"
@@ -287,17 +288,8 @@ def thinned() -> Run:
         entry["rows"] = run.record["tasks"][leaf]["dataset"]["rows"] = f"sha256:{rows}"
         run.record["suite"]["rows"][leaf] = f"sha256:{rows}"
         run.hashes[leaf] = [sample["doc_hash"] for sample in mine]
-    _identified(run)
+    identified(run)
     return run
-
-
-def _identified(run: Run) -> None:
-    """Every id that follows from a changed suite, its single rows or plan."""
-    run.lock["rows_file"] = f"sha256:{runs.sha256(run.rows())}"
-    run.record["ids"]["suite"] = run.plan["ids"]["suite"] = run.suite_id()
-    run.plan["ids"]["plan"] = run.record["ids"]["plan"] = runs.plan_id(run.plan)
-    run.record["ids"]["run"] = runs.run_id(run.record)
-    run.lines = [run.line(batch) for batch in run.plan["batches"]]
 
 
 def other_gold() -> Run:
@@ -319,7 +311,7 @@ def other_gold() -> Run:
     run.lock["tasks"][leaf]["rows"] = rows
     run.hashes[leaf] = [sample["doc_hash"] for sample in mine]
     run.aggregate()
-    _identified(run)
+    identified(run)
     return run
 
 
@@ -335,7 +327,7 @@ def other_numerics() -> Run:
     """Computed otherwise than it says."""
     run = Run()
     run.record["numerics"]["dtype"] = "bfloat16"
-    _identified(run)
+    identified(run)
     return run
 
 

@@ -54,7 +54,7 @@ DOORS = {
     "jsonschema": {"base.schema"},
     "cryptography": {"record.keys"},
     "pynvml": {"run.telemetry"},
-    "yaml": {"inputs.plain_yaml", "inputs.suite", "harness", "show.export"},
+    "yaml": {"inputs.plain_yaml", "inputs.locked", "harness", "show.export"},
     "numpy": {
         *("plan.tokenise", "plan.batch", "plan.trie", "engine", "harness"),
         *("judge.compare", "judge.audit"),
@@ -68,6 +68,7 @@ WRITERS = {
     "cli": {"mkstemp", "write"},
     "record.archive": {"TemporaryDirectory"},
     "judge.reproduce.obtain": {"TemporaryDirectory"},
+    "judge.reproduce.sampling": {"TemporaryDirectory"},
     "inputs.builtin.demo.model": {"TemporaryDirectory"},
     "inputs.gguf_model": {"TemporaryDirectory", "mkdir"},
     "inputs.builtin.smollm2": {"TemporaryDirectory"},

@@ -8,6 +8,7 @@ import shutil
 import stat
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +28,24 @@ from securesystemslib.dsse import Envelope
 from securesystemslib.signer import CryptoSigner, SSlibKey
 from support import call
 
+from evalkit.base import schema
 from evalkit.base.errors import EvalkitError, Exit
 from evalkit.harness import rescore
 from evalkit.judge.verify import Report, Status, Trust, Wanted, trust, verify
 from evalkit.record import attest, keys
 
-BITWISE = {"verdict": "BITWISE", "answers": "sha256:" + "0" * 64}
-PASSED = {"verdict": "PASSED", "samples": 300, "failed": 0, "seed": 7, "share": 0.01,
-          "difference": "rounding"}  # fmt: skip
+DOCUMENTS = sum(map(len, runs.DOCUMENTS.values()))
+BITWISE = {"verdict": "BITWISE", "answers": Run().record["ids"]["answers"], "record": "1" * 64}
+
+
+def audited(samples: int = DOCUMENTS, **more: Any) -> dict[str, Any]:
+    """What somebody claims who audited so many samples."""
+    share = 1 - 0.05 ** (1 / max(samples, 1))
+    claim = {"verdict": "PASSED", "samples": samples, "failed": 0, "seed": 7, "share": share}
+    return {**claim, "difference": "rounding", **more}
+
+
+PASSED = audited()
 
 
 @pytest.fixture(autouse=True)
@@ -84,7 +95,8 @@ def failed(report: Report) -> set[str]:
 
 def test_an_unsigned_record_is_consistent_and_no_more(run: Path) -> None:
     report = verify(run)
-    assert report.verdict == "CONSISTENT: nothing in it contradicts itself; only its author saw it"
+    told = "CONSISTENT: nothing in it contradicts itself; only its author saw it"
+    assert report.verdict == f"{told}; the lock is the author's word"
     assert not details(report, "signature") + details(report, "signer")
 
 
@@ -127,7 +139,8 @@ def test_several_sign_one_record(run: Path) -> None:
 @pytest.mark.parametrize(
     ("kind", "claim", "verdict"),
     [
-        (attest.AUDIT, PASSED, "WITNESSED by bob"),
+        (attest.AUDIT, PASSED, f"WITNESSED by bob ({DOCUMENTS} samples); signed"),
+        (attest.AUDIT, audited(3), "WITNESSED by bob (3 samples); signed"),
         (attest.REPRODUCTION, BITWISE, "REPRODUCED by bob"),
     ],
 )
@@ -138,7 +151,7 @@ def test_anothers_statement_is_the_strongest_that_is_known(
     attest.sign(run, alice)
     attest.sign(run, bob, kind, claim)
     report = verify(run, knows(alice=alice, bob=bob))
-    assert report.verdict.startswith(verdict) and report.verdict.endswith("; signed by alice")
+    assert report.verdict.startswith(verdict) and "; signed by alice; the lock" in report.verdict
     unknown = verify(run, knows(alice=alice))
     assert unknown.verdict.startswith("SIGNED by alice")
 
@@ -155,23 +168,98 @@ def test_nobody_is_a_witness_of_himself(run: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "verdict"), [(attest.AUDIT, "FAILED"), (attest.REPRODUCTION, "DIFFERENT")]
+    ("kind", "claim"),
+    [
+        (attest.AUDIT, audited(5, verdict="FAILED", failed=2, difference="answers")),
+        (attest.REPRODUCTION, {"verdict": "DIFFERENT", "samples": 9, "failed": 3}),
+    ],
 )
 def test_a_statement_that_refutes_the_record_disputes_it(
-    run: Path, kind: str, verdict: str
+    run: Path, kind: str, claim: dict[str, Any]
 ) -> None:
     bob = new()
-    attest.sign(run, bob, kind, {"verdict": verdict})
+    attest.sign(run, bob, kind, claim)
     report = verify(run, knows(bob=bob))
     assert report.exit_code is Exit.FAILED
-    assert report.verdict.startswith("DISPUTED: ") and verdict in report.verdict
+    assert report.verdict.startswith("DISPUTED: ") and claim["verdict"] in report.verdict
     assert verify(run).exit_code is Exit.OK  # anybody can write such a thing
 
 
 def test_an_inconclusive_reproduction_is_none(run: Path) -> None:
     bob = new()
-    attest.sign(run, bob, attest.REPRODUCTION, {"verdict": "INCONCLUSIVE"})
+    attest.sign(run, bob, attest.REPRODUCTION, {"verdict": "INCONCLUSIVE", "samples": 9})
     assert verify(run, knows(bob=bob)).verdict.startswith("CONSISTENT")
+
+
+OTHER = {"answers": "sha256:" + "2" * 64, "record": "1" * 64}
+
+
+@pytest.mark.parametrize(
+    ("kind", "claim", "words"),
+    [
+        (attest.AUDIT, audited(10, failed=6), "difference of rounding with 6 of 10"),
+        (attest.AUDIT, audited(10, failed=11), "11 of 10 samples failed"),
+        (attest.AUDIT, audited(0), "0 samples of a record with 14"),
+        (attest.AUDIT, audited(300), "300 samples of a record with 14"),
+        (attest.AUDIT, audited(10, share=0.01), "10 samples show another share than 0.01"),
+        (attest.AUDIT, audited(10, difference="answers", failed=6), "PASSED with a difference of"),
+        (attest.AUDIT, {"verdict": "PASSED"}, "other things than an audit does"),
+        (attest.AUDIT, {"verdict": "BITWISE", "samples": 3}, "is no verdict of its kind"),
+        (attest.REPRODUCTION, {"verdict": "BITWISE"}, "BITWISE of no answers"),
+        (attest.REPRODUCTION, {"verdict": "BITWISE", **OTHER}, "BITWISE with other answers"),
+        (attest.REPRODUCTION, BITWISE | {"verdict": "ANSWERS"}, "with these very answers"),
+        (attest.REPRODUCTION, BITWISE | {"samples": 9, "failed": 1}, "BITWISE with 1 answers"),
+        (attest.REPRODUCTION, {"verdict": "REPRODUCED", **OTHER}, "REPRODUCED without a margin"),
+        (attest.REPRODUCTION, {"verdict": "REPRODUCED", "margin": 0.5, **OTHER}, "margin of 0.5"),
+        (attest.REPRODUCTION, {"verdict": "PASSED", **OTHER}, "is no verdict of its kind"),
+    ],
+)
+def test_a_statement_that_contradicts_itself_or_the_record_breaks_it(
+    run: Path, kind: str, claim: dict[str, Any], words: str
+) -> None:
+    """Each raised the last line, or disputed the record."""
+    alice, bob = new(), new()
+    attest.sign(run, alice)
+    attest.sign(run, bob, kind, claim)
+    report = verify(run, knows(alice=alice, bob=bob))
+    assert report.verdict.startswith("BROKEN") and words in details(report, "signature")
+
+
+def test_who_alone_signed_a_record_is_no_witness_of_it(run: Path) -> None:
+    """The author's own statement left out, an audit signed instead."""
+    bob, carol = new(), new()
+    attest.sign(run, bob, attest.AUDIT, PASSED)
+    report = verify(run, knows(bob=bob))
+    assert report.verdict.startswith("CONSISTENT: ") and "by one key only: bob" in report.verdict
+    attest.sign(run, carol, attest.REPRODUCTION, BITWISE)
+    report = verify(run, knows(bob=bob, carol=carol))
+    assert report.verdict.startswith("CONSISTENT: ") and "by no author" in report.verdict
+    attest.sign(run, new())
+    report = verify(run, knows(bob=bob, carol=carol))
+    assert report.verdict.startswith("REPRODUCED by carol; signed by a key that is not on your")
+
+
+def test_the_last_line_counts_keys_and_a_policy_asks_for_numbers(run: Path) -> None:
+    alice, bob, carol = new(), new(), new()
+    attest.sign(run, alice)
+    attest.sign(run, bob, attest.AUDIT, audited(4))
+    attest.sign(run, carol, attest.AUDIT, audited(9))
+    everybody = knows(alice=alice, bob=bob, carol=carol)
+    told = "WITNESSED by bob (4 samples), carol (9 samples), by 2 keys; signed by alice"
+    assert verify(run, everybody).verdict.startswith(told)
+    asked: list[tuple[Any, str]] = [
+        ({"samples": 9}, ""),
+        ({"samples": 10}, "not witnessed by anybody on your list with 10 samples"),
+        ({"keys": 2}, ""),
+        ({"keys": 2, "samples": 5}, "witnessed with 5 samples by 1 of 2 keys"),
+        ({"names": ["bob"], "samples": 5}, "not witnessed by bob with 5 samples"),
+        (["carol"], ""),
+    ]
+    for rule, words in asked:
+        policy = {"name": "mine", "witnessed": rule}
+        assert not schema.check("policy", policy)
+        report = verify(run, replace(everybody, policy=policy))
+        assert words in details(report, "policy") and (words == "") == report.consistent
 
 
 # what breaks
@@ -180,7 +268,7 @@ def test_an_inconclusive_reproduction_is_none(run: Path) -> None:
 def change_record(run: Path) -> None:
     """A field that nothing else in the folder vouches for."""
     record = runs.read_record(run)
-    record["model"]["reference"] = "a-better-model"
+    record["code"]["commit"] = "f" * 40
     (run / "record.json").write_text(json.dumps(record))
 
 

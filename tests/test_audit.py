@@ -65,7 +65,11 @@ def test_an_honest_run_passes_and_a_witness_can_say_so(tmp_path: Path) -> None:
     assert lines[0] == "drawn     60 of 210 samples, seed 5"
     assert lines[-1].startswith("AUDIT PASSED: rounding explains every difference; had 4.9% of")
     shown = call("verify", run, "--key", f"{key}.pub").done().out
-    assert shown.splitlines()[-1].startswith("WITNESSED by")
+    assert "signed by one key only: key (60 samples) may be its author" in shown.splitlines()[-1]
+    author = tmp_path / "author"
+    call("sign", run, "--new-key", "--key", author).done()
+    shown = call("verify", run, "--key", f"{key}.pub").done().out
+    assert shown.splitlines()[-1].startswith("WITNESSED by key (60 samples); signed by a key that")
 
 
 @pytest.mark.trust

@@ -11,12 +11,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import runs
 import support
+from runs import Run
 from support import call
 
 from evalkit.base import statistics
 from evalkit.base.errors import EvalkitError
 from evalkit.judge.compare import Comparison, Row, compare, gate, letters, text
+from evalkit.judge.verify import Report
 
 (EXAMPLE,) = (support.ROOT / "results" / "example").glob("demo-*")
 Change = Callable[[dict[str, Any]], None]
@@ -245,7 +248,9 @@ def test_what_a_student_kept_is_a_share_above_chance_with_a_seeded_interval(tmp_
     assert "What B kept of A" in shown and "teacher is at chance" in shown
 
 
-def test_the_gate_opens_only_for_evidence(tmp_path: Path) -> None:
+def test_the_gate_opens_only_for_evidence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if the raised scores were honest ones: that they are not has a test of its own."""
+    monkeypatch.setattr(gate, "verdicts", lambda paths: [Report([]) for _ in paths])
     other = plain(tmp_path / "b", raised(9, "demo_qa"))
     policy = tmp_path / "gate.yaml"
 
@@ -332,6 +337,24 @@ def test_scaling_every_value_scales_the_difference_and_its_error() -> None:
     assert scaled.error == pytest.approx(3 * found.error)
     assert scaled.p == pytest.approx(found.p)
     assert replace(found, error=None).p is None
+
+
+def test_the_gate_does_not_open_for_an_evaluation_that_contradicts_itself(tmp_path: Path) -> None:
+    """It opened for a record of which verify says BROKEN."""
+    honest, forged = (Run().write(tmp_path / name) for name in ("honest", "forged"))
+    record = runs.read_record(forged)
+    record["tasks"]["arc_challenge"]["metrics"]["acc,none"]["value"] = 0.75
+    runs.write_record(forged, record)
+    (tmp_path / "gate.yaml").write_text("max_flips: 1.0\n")
+
+    def gated(one: Path, two: Path) -> support.Ran:
+        return call("compare", one, two, "--gate", tmp_path / "gate.yaml")
+
+    assert gated(honest, honest).out.splitlines()[-1] == "GATE MET"
+    for pair in ((honest, forged), (forged, honest)):
+        ran = gated(*pair)
+        assert ran.code == 1 and "does not contradict itself (BROKEN: " in ran.out
+        assert ran.out.splitlines()[-1].startswith("GATE NOT MET")
 
 
 def test_the_policy_of_the_docs_is_one(tmp_path: Path) -> None:

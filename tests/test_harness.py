@@ -217,7 +217,7 @@ def test_a_missing_answer_is_named(own: Path) -> None:
 def test_published_values_hold_no_address_no_set_order_and_no_numpy() -> None:
     import numpy as np
 
-    inside = f"{tasks.task_folder()}/arc"
+    inside = f"{publish.task_folder()}/arc"
     results = {
         "configs": {
             "one": {"metadata": {"config_source": f"{inside}/arc_easy.yaml"}},

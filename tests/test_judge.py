@@ -251,6 +251,13 @@ def no_task(run: Run) -> None:
     del run.configs["whole_texts"]
 
 
+def not_counted(run: Run) -> None:
+    """A task whose raised score no check looked at."""
+    del run.results["n-samples"]["arc_challenge"]
+    run.results["results"]["arc_challenge"]["acc,none"] = 0.99
+    run.results["group_subtasks"] = {"science": ["mmlu_anatomy"]}
+
+
 @pytest.mark.parametrize(
     ("change", "name", "words"),
     [
@@ -263,6 +270,7 @@ def no_task(run: Run) -> None:
         (collapse, "groups", "mmlu is a group and was run as one task (mmlu_anatomy)"),
         (thin_group, "groups", "4 members of mmlu missing"),
         (no_task, "completeness", "1 tasks without samples: whole_texts"),
+        (not_counted, "counted", "1 tasks that n-samples does not count: arc_challenge"),
     ],
 )
 def test_what_is_wrong_with_a_plain_results_folder_is_found(

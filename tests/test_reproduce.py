@@ -110,10 +110,11 @@ def test_what_runs_code_is_never_taken_from_a_record(tmp_path: Path) -> None:
 
     record = support.read(EXAMPLE)
     record["command"]["config"] |= {"trust_remote_code": True, "allow_pickle": True}
-    made = _options(record, Wanted(tmp_path, {}))
+    made = _options(record, Wanted(tmp_path, {}), tmp_path)
     assert not made.trust_remote_code and not made.allow_pickle
     assert (made.threads, made.level, made.dtype) == (1, "A", "float32")
-    assert _options(record, Wanted(tmp_path, {"trust_remote_code": True})).trust_remote_code
+    mine = Wanted(tmp_path, {"trust_remote_code": True})
+    assert _options(record, mine, tmp_path).trust_remote_code
 
 
 def test_a_record_that_contradicts_itself_is_not_reproduced(tmp_path: Path) -> None:
@@ -154,8 +155,9 @@ def test_the_same_machine_again_is_bitwise_and_a_key_says_so(tmp_path: Path) -> 
     assert ran.out.splitlines()[-1] == "BITWISE: every answer is equal, to the last bit"
     (made,) = (tmp_path / "again" / "demo").glob("demo-*")
     assert support.read(made)["execution"] != support.read(run)["execution"]
+    call("sign", run, "--new-key", "--key", tmp_path / "author").done()
     shown = call("verify", run, "--key", f"{key}.pub").done().out
-    assert shown.splitlines()[-1].startswith("REPRODUCED by")
+    assert shown.splitlines()[-1].startswith("REPRODUCED by key; signed by a key that")
     assert (run / attest.NAME).is_file() and not (made / attest.NAME).exists()
 
 

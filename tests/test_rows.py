@@ -47,7 +47,7 @@ REASON = "nobody has a copy that is known to be the Hub's"
 single = st.binary(max_size=40).map(lambda data: data[: len(data) // SIZE * SIZE])
 leaves = st.dictionaries(
     st.text(st.characters(codec="utf-8"), min_size=1, max_size=9),
-    st.builds(Rows, single, st.none() | single),
+    st.builds(Rows, single, st.none() | single, single, single),
     max_size=4,
 )
 
@@ -64,7 +64,8 @@ def test_what_is_written_is_read_again_and_has_one_form(found: dict[str, Rows]) 
 
 
 def line(task: str = "a", documents: str = "", **more: Any) -> str:
-    body = {"schema": rows.SCHEMA, "task": task, "documents": documents, "shots": None, **more}
+    body = {"schema": rows.SCHEMA, "task": task, "documents": documents, "prompts": "",
+            "targets": "", "shots": None, **more}  # fmt: skip
     return f"{json.dumps(body)}\n"
 
 
@@ -202,7 +203,11 @@ def test_a_lock_pins_what_shots_are_drawn_from_where_any_are(shots: Path) -> Non
         "own_c": None,
     }
     assert lock.each["own_a"].shots == rows.joined(map(runs.doc_hash, EXAMPLES))
-    assert lock.each["own_c"] == Rows(rows.joined(map(runs.doc_hash, DOCUMENTS)))
+    each = lock.each["own_c"]
+    assert (each.documents, each.shots) == (rows.joined(map(runs.doc_hash, DOCUMENTS)), None)
+    prompts = [rows.of_prompts([f"{doc['question']}\nAnswer:"]) for doc in DOCUMENTS]
+    targets = [rows.of_target(str(doc["answer"]), [" yes", " no"]) for doc in DOCUMENTS]
+    assert (each.prompts, each.targets) == (b"".join(prompts), b"".join(targets))
     identity = suites.identity(suites.load(str(shots)), lock)
     assert identity["shots"] == {name: said for name, said in pinned.items() if said}
 

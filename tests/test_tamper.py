@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
+import forgeries
 import pages
 import pytest
 import runs
@@ -229,6 +230,43 @@ def test_a_story_that_agrees_with_itself_is_caught_by_what_the_table_says(
 
 
 @pytest.mark.usefixtures("shipped", "alone")
+@pytest.mark.parametrize("what", forgeries.LOCKED)
+def test_what_the_lock_pins_is_refused_without_lm_eval(
+    what: str, tmp_path: Path, tell: Tell
+) -> None:
+    """Each agreed with itself, and was CONSISTENT."""
+    report = verify(forgeries.LOCKED[what]().write(tmp_path / "run"))
+    caught_by = {"a group's score without its tasks' sizes": "recomputation"}
+    assert caught(report) == caught_by.get(what, "shipped lock"), report.lines()
+    assert failed(report) <= {"asked", "scoring", "completeness", "rows", "aggregates", "shots"}
+    tell(what, "a story", caught(report))
+
+
+@pytest.mark.usefixtures("alone")
+@pytest.mark.parametrize("what", forgeries.CONTRADICTIONS)
+def test_what_no_honest_run_can_say_is_broken_without_a_model_or_a_lock(
+    what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tell: Tell
+) -> None:
+    """Each agreed with itself as far as it was looked at, and was CONSISTENT."""
+    monkeypatch.setattr(completeness, "SUITES", [])
+    report = verify(forgeries.CONTRADICTIONS[what]().write(tmp_path / "run"))
+    assert report.verdict.startswith("BROKEN"), report.lines()
+    tell(what, "a story", caught(report))
+
+
+@pytest.mark.usefixtures("alone")
+@pytest.mark.parametrize("what", forgeries.LOCKED)
+def test_a_suite_of_the_authors_own_is_held_against_its_lock_likewise(
+    what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(completeness, "SUITES", [])
+    report = verify(forgeries.LOCKED[what]().write(tmp_path / "run"))
+    assert report.verdict.startswith("BROKEN"), report.lines()
+    honest = verify(Run().write(tmp_path / "honest"))
+    assert honest.verdict == f"{AUTHOR}; {completeness.AUTHORS_WORD}"
+
+
+@pytest.mark.usefixtures("shipped", "alone")
 def test_a_replayed_signature_and_another_signer_are_caught_by_the_signature(
     signed: Path, key: keys.Private, tmp_path: Path, tell: Tell
 ) -> None:
@@ -241,7 +279,8 @@ def test_a_replayed_signature_and_another_signer_are_caught_by_the_signature(
     (other / "attestation.json").unlink()
     forger = keys.Private(Ed25519PrivateKey.generate())
     attest.sign(other, forger)
-    attest.sign(other, forger, attest.REPRODUCTION, {"verdict": "BITWISE"})
+    same = {"answers": runs.read_record(other)["ids"]["answers"], "record": "1" * 64}
+    attest.sign(other, forger, attest.REPRODUCTION, {"verdict": "BITWISE", **same})
     report = verify(other, trusted)
     assert failed(report) == {"signer"} and report.verdict.startswith("UNMET")
     assert verify(other).verdict.startswith("CONSISTENT") and "SIGNED" not in verify(other).verdict

@@ -12,7 +12,7 @@ from functools import cache
 from itertools import islice
 from typing import Any
 
-from jsonschema import Draft202012Validator
+from jsonschema import Draft202012Validator, TypeChecker
 from jsonschema.exceptions import ValidationError
 from jsonschema.validators import extend, validator_for
 
@@ -26,6 +26,11 @@ _MAX_MESSAGE = 240
 def names() -> list[str]:
     """The names of the shipped schemas."""
     return sorted(path.name.removesuffix(".schema.json") for path in FOLDER.glob("*.schema.json"))
+
+
+def _is_integer(_: TypeChecker, value: Any) -> bool:
+    """JSON Schema calls 42.0 an integer; canonical JSON, and so every digest, does not."""
+    return type(value) is int
 
 
 @cache
@@ -49,7 +54,9 @@ def _pattern(_: Any, pattern: str, value: Any, __: Any) -> Iterator[ValidationEr
 
 
 _Validator: Any = extend(  # type: ignore[no-untyped-call]
-    Draft202012Validator, {"pattern": _pattern}
+    Draft202012Validator,
+    {"pattern": _pattern},
+    type_checker=Draft202012Validator.TYPE_CHECKER.redefine("integer", _is_integer),
 )
 
 

@@ -1,7 +1,6 @@
 """The commands that look at what runs left, and judge it."""
 
 import sys
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -112,7 +111,6 @@ def compare_command(runs: tuple[Path, ...], gate: Path | None, as_json: bool, **
     \b
     evalkit compare results/demo/demo-0123456789ab lm_eval_results/other-model
     """
-    from evalkit.base import bounded
     from evalkit.judge import compare
     from evalkit.judge.compare import gate as gates
     from evalkit.judge.compare import text
@@ -122,9 +120,10 @@ def compare_command(runs: tuple[Path, ...], gate: Path | None, as_json: bool, **
     with archive.opened(runs) as folders:
         compared = partial(compare.compare, folders, names=list(map(str, runs)), **how)
         found = bounded.run(compared, runs)
+        reports = bounded.run(partial(gates.verdicts, folders), runs) if gate else []
     say(text.to_json(found) if as_json else text.markdown(found), as_json=as_json)
     if policy is not None:
-        judged = gates.check(found, policy)
+        judged = gates.check(found, policy, reports)
         say("\n".join(judged.lines()), err=as_json)
         sys.exit(judged.exit_code)
 
@@ -226,7 +225,11 @@ def _private(path: Path | None) -> Any:
 )
 @click.option("--sample", type=click.IntRange(min=1), help="Run only N batches of its plan.")
 @click.option("--seed", default=0, show_default=True, help="Seed of the sample.")
-@click.option("--suite", help="The suite's file, if it has moved.")
+@click.option("--suite", help="The suite's file, if none that is shipped.")
+@click.option("--engine", help="lm-eval:NAME, if the record has one.")
+@click.option(
+    "--engine-arg", "engine_args", multiple=True, metavar="KEY=VALUE", help="Its arguments."
+)
 @click.option("--dtype", help="Other than recorded.")
 @click.option("--profile", help="Other than recorded.")
 @click.option("--level", help="Other than recorded.")

@@ -127,10 +127,8 @@ def plan_command(as_json: bool, **given: Any) -> None:
 
 @click.command("execute")
 @click.argument("folder", metavar="RUN", type=click.Path(path_type=Path))
-@click.option("--model", help="The model's folder, if it has moved.")
-@click.option(
-    "--adapter", type=click.Path(path_type=Path), help="The adapter's folder, if it has moved."
-)
+@click.option("--model", help="The model, if the run was not planned here.")
+@click.option("--adapter", type=click.Path(path_type=Path), help="The adapter's folder, likewise.")
 @click.option("--device", help=DEVICES)
 @click.option("--offline", is_flag=True, help="Use no network.")
 @click.option("--shard", metavar="K/N", help="Part K of N (default: from the Slurm array).")
@@ -164,8 +162,8 @@ def worker_command() -> None:
 
 @click.command("finish")
 @click.argument("folder", metavar="RUN", type=click.Path(path_type=Path))
-@click.option("--suite", help="The suite's file, if it has moved.")
-@click.option("--model", help="The model's folder, if it has moved.")
+@click.option("--suite", help="The suite's file, if the run was not planned here.")
+@click.option("--model", help="The model, likewise.")
 @click.option("--offline", is_flag=True, help="Use no network.")
 @click.option(
     "--prefer", metavar="SEGMENT", help="The segment whose answers count where two differ."

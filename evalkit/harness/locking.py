@@ -1,15 +1,18 @@
-"""Makes a suite's lock: loads its tasks once and writes down which data they mean, to the row."""
+"""Makes a suite's lock: loads its tasks once, builds every request, and writes down which data is
+meant, to the row, what is asked of it and how that is scored."""
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from evalkit.base import canon, schema
 from evalkit.base.errors import EvalkitError, Exit
-from evalkit.harness import tasks
-from evalkit.harness.data import loading
+from evalkit.harness import asked, tasks
+from evalkit.harness.data import loading, pinning
 from evalkit.harness.tasks import Leaf
 from evalkit.inputs import hub
 from evalkit.inputs import suite as suites
+from evalkit.inputs.locked import ASKED
 from evalkit.inputs.suite import Lock, LockedDataset, Suite
 
 
@@ -38,9 +41,11 @@ def make_lock(suite: Suite, *, update: bool, offline: bool) -> Lock:
     )
     loaded = tasks.load(suite, pins)
     leaves = {name: _unpinned(leaf, unknown.get(name)) for name, leaf in loaded.leaves.items()}
+    scored = loaded.task_dict["groups"]
     return Lock(
         suite=suite.name,
         lm_eval=lm_eval.__version__,
+        asked=asked.settings(suite),
         datasets={
             repo: known[repo]
             if repo in known and known[repo].revision == revision
@@ -48,8 +53,9 @@ def make_lock(suite: Suite, *, update: bool, offline: bool) -> Lock:
             for repo, revision in pins.used.items()
         },
         groups=loaded.groups,
+        group_scores={n: pinning.describe_group(n, scored.get(n)) for n in loaded.groups},
         tasks={name: leaf.locked for name, leaf in leaves.items()},
-        each={name: leaf.each for name, leaf in leaves.items()},
+        each={name: asked.each(leaf, suite) for name, leaf in leaves.items()},
     )
 
 
@@ -59,23 +65,44 @@ def _kept(path: Path, update: bool) -> tuple[dict[str, LockedDataset], dict[str,
     if update or not path.is_file():
         return {}, {}
     raw = suites.read_yaml(path, "lock")
-    if raw.get("schema") == suites.EARLIER_LOCK and isinstance(raw.get("tasks"), dict):
-        raw |= {"schema": suites.LOCK, "rows_file": canon.digest_bytes(b"")}
-        raw["tasks"] = {
-            name: {**task, "shots": None} if isinstance(task, dict) else task
-            for name, task in raw["tasks"].items()
-        }
-    if problems := schema.check("lock", raw):
+    if problems := schema.check("lock", _with_rest(raw)):
         raise EvalkitError(
             f"the lock is not valid: {problems[0]}",
             where=str(path),
             fix="mend it, or delete it and lock anew",
         )
-    shots = {name: task["shots"] for name, task in raw["tasks"].items()}
+    shots = {name: task.get("shots") for name, task in raw["tasks"].items()}
     return (
         {name: LockedDataset(**item) for name, item in raw["datasets"].items()},
         {name: said for name, said in shots.items() if said is not None and "unknown" in said},
     )
+
+
+_REST_OF_TASK: dict[str, Any] = {
+    "shots": None,
+    "output_type": "generate_until",
+    "num_fewshot": 0,
+    "version": None,
+    "metrics": {},
+    "filters": ["none"],
+    "settings": canon.digest_bytes(b""),
+}
+
+
+def _with_rest(raw: dict[str, Any]) -> dict[str, Any]:
+    """A lock with something in place of all that an earlier evalkit did not pin and a refreshed one
+    makes anew: what is left is checked by the schema."""
+    if raw.get("schema") not in (suites.LOCK, suites.EARLIER_LOCK):
+        return raw
+    none = {**dict.fromkeys(ASKED, False), "system_instruction": None, "gen_kwargs": {}}
+    rest = {"rows_file": canon.digest_bytes(b""), "asked": {**none, "seeds": {}}}
+    made = {**rest, "group_scores": {}, **raw, "schema": suites.LOCK}
+    if isinstance(raw.get("tasks"), dict):
+        made["tasks"] = {
+            name: {**_REST_OF_TASK, **task} if isinstance(task, dict) else task
+            for name, task in raw["tasks"].items()
+        }
+    return made
 
 
 def _unpinned(leaf: Leaf, unknown: dict[str, str] | None) -> Leaf:

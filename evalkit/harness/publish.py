@@ -7,14 +7,21 @@ run gives the same files anywhere; where a number came from stands in record.jso
 import hashlib
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from evalkit.base import stamp
-from evalkit.harness.tasks import task_folder
 from evalkit.inputs.suite import Suite
 
 ELSEWHERE = "see record.json"
 BOOTSTRAP_ITERS = 100000  # lm-eval's default
+
+
+def task_folder() -> Path:
+    """Where lm-eval's own tasks lie."""
+    import lm_eval.tasks
+
+    return Path(lm_eval.tasks.__file__).parent
 
 
 def clean(results: dict[str, Any]) -> dict[str, Any]:

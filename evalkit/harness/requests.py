@@ -45,12 +45,19 @@ def instance_ids(task: Any) -> Iterator[tuple[Any, int]]:
         yield instance, index
 
 
-def of_leaf(loaded: Loaded, name: str, chat_template: ChatTemplate | None = None) -> list[Request]:
-    """A leaf task's requests, in lm-eval's order. What lm-eval built is gone again: a million
-    instances take gigabytes, and scoring builds the same ones."""
+def of_leaf(
+    loaded: Loaded, name: str, chat_template: ChatTemplate | None = None,
+    check: Callable[[Leaf], None] = lambda _: None,
+) -> list[Request]:  # fmt: skip
+    """A leaf task's requests, in lm-eval's order; `check` is called once they are built.
+
+    What lm-eval built is gone then: a million instances take gigabytes, and scoring builds the same
+    ones.
+    """
     leaf = loaded.leaves[name]
     with named(name):
         build_task(leaf, loaded.suite, chat_template)
+        check(leaf)
     requests = [
         _request(name, instance, index, repeat, loaded.suite)
         for instance, index in instance_ids(leaf.task)

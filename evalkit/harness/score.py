@@ -18,7 +18,7 @@ from typing import Any
 
 from evalkit.base import canon
 from evalkit.base.errors import EvalkitError
-from evalkit.harness import publish, tasks
+from evalkit.harness import asked, publish, tasks
 from evalkit.harness import requests as building
 from evalkit.harness.tasks import Leaf, Loaded
 
@@ -104,7 +104,8 @@ class Scoring:
         answers: Callable[[str], Answers],
         chat_template: building.ChatTemplate | None = None,
     ) -> None:
-        self._loaded, self._answers, self._template = loaded, answers, chat_template
+        self._loaded, self._answers = loaded, answers
+        self._template = asked.Messages(chat_template) if chat_template else None
         self._scored: dict[str, _Scored] = {}
         self._hashes: dict[str, str] = {}
 
@@ -123,6 +124,7 @@ class Scoring:
         """lm-eval's own samples of a leaf task. Its requests are gone when they are made."""
         answers, task = self._answers(leaf.name), leaf.task
         building.build_task(leaf, self._loaded.suite, self._template)
+        asked.check(self._loaded, leaf, self._template or asked.Messages())
         replay = _Replay(answers, _ids(leaf, answers))
         results = self._evaluate(replay, {leaf.name: _Asked(task)}, {}, log_samples=True)
         samples: list[dict[str, Any]] = results["samples"][leaf.name]

@@ -9,9 +9,8 @@ import logging
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 from evalkit.base.errors import EvalkitError, one_of
@@ -58,6 +57,7 @@ class Loaded:
     groups: dict[str, list[str]]
     task_dict: dict[str, Any]
     top_level: dict[str, list[str]]  # suite member -> its leaf tasks
+    lock: Lock | None = None  # that it was held against
 
 
 def load_locked(
@@ -69,7 +69,7 @@ def load_locked(
     pins = loading.Pins(
         revisions, include_path=suite.include_path, offline=offline, served=served
     )  # fmt: skip
-    loaded = load(suite, pins)
+    loaded = replace(load(suite, pins), lock=lock)
     pinning.check(loaded, lock)
     return loaded
 
@@ -218,10 +218,3 @@ def compiled_once() -> Iterator[None]:
         yield
     finally:
         utils.env.from_string = original
-
-
-def task_folder() -> Path:
-    """Where lm-eval's own tasks lie: replaced in what is published."""
-    import lm_eval.tasks
-
-    return Path(lm_eval.tasks.__file__).parent

@@ -1,15 +1,17 @@
-"""Every single row that a suite means, by a short digest: the file beside a lock.
+"""Every single document that a suite means, by short digests: the file beside a lock.
 
 A lock's `rows` digests all documents of a leaf task at once: it can say that one is another, but
-not which. `<suite>.lock.rows` (in a run: `lock.rows`) has a line for each leaf task with the first
-8 bytes of each document's doc_hash, in order, and of each row that its shots are drawn from. So the
-first row that differs can be named, and a limit be shown to have taken the first documents. The
-lock holds the digest of this file. Here it is written, read and compared; no data is loaded.
+not which. `<suite>.lock.rows` (in a run: `lock.rows`) has a line for each leaf task with 8 bytes,
+in order, of each document's doc_hash, of what it is asked with, of its target with the choices, and
+of each row that its shots are drawn from. So the first that differs can be named, and a limit be
+shown to have taken the first documents. The lock holds the digest of this file. Here it is written,
+read and compared; no data is loaded.
 """
 
 import base64
 import binascii
-from collections.abc import Iterable
+import hashlib
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,16 +22,20 @@ from evalkit.base.errors import EvalkitError, Exit
 SCHEMA = "evalkit/rows/1"
 SIZE = 8  # bytes of a row's digest
 MAX_BYTES = 64 << 20  # of such a file: six million rows
+NOT_SETTINGS = {"metadata", "dataset_kwargs", "custom_dataset"}  # of lm-eval's config
 MAX_LEAVES = 20_000  # lm-eval has 14,000 tasks
 
 
 @dataclass(frozen=True, slots=True)
 class Rows:
     """A leaf task's documents, and the rows that its shots are drawn from (None: none are, or they
-    are not pinned): `SIZE` bytes each, in order."""
+    are not pinned), and of each document its prompts and its targets: `SIZE` bytes each, in order.
+    """
 
     documents: bytes
     shots: bytes | None = None
+    prompts: bytes = b""
+    targets: bytes = b""
 
 
 def beside(lock: Path) -> Path:
@@ -42,15 +48,41 @@ def short(doc_hash: str) -> bytes:
     return bytes.fromhex(doc_hash[: 2 * SIZE])
 
 
+def of_prompts(prompts: Sequence[str]) -> bytes:
+    """The digest of what a document is asked with: the prompt of each of its requests, or the one
+    that they share."""
+    same = all(prompt == prompts[0] for prompt in prompts)
+    return _digest([prompts[0]] if same else list(prompts))
+
+
+def of_target(target: str, continuations: Sequence[str]) -> bytes:
+    """The digest of a document's target, as its sample has it, and of what is scored behind its
+    prompts."""
+    return _digest([target, *continuations])
+
+
+def of_settings(config: dict[str, Any]) -> str:
+    """The digest of lm-eval's config of a leaf task, as results.json has it: all that decides how
+    a document is asked and scored."""
+    return canon.digest({key: config[key] for key in sorted(config.keys() - NOT_SETTINGS)})
+
+
+def _digest(texts: list[str]) -> bytes:
+    return hashlib.sha256(canon.dumps(texts).encode()).digest()[:SIZE]
+
+
 def text(leaves: dict[str, Rows]) -> str:
     """The file's content: a line of canonical JSON for each leaf task, by name."""
     return "".join(f"{canon.dumps(_line(name, leaves[name]))}\n" for name in sorted(leaves))
 
 
 def _line(name: str, rows: Rows) -> dict[str, Any]:
-    shots = None if rows.shots is None else base64.b64encode(rows.shots).decode()
-    documents = base64.b64encode(rows.documents).decode()
-    return {"schema": SCHEMA, "task": name, "documents": documents, "shots": shots}
+    columns = {key: getattr(rows, key) for key in ("documents", "prompts", "targets", "shots")}
+    coded = {
+        key: None if data is None else base64.b64encode(data).decode()
+        for key, data in columns.items()
+    }
+    return {"schema": SCHEMA, "task": name, **coded}
 
 
 def parse(data: bytes, where: str) -> dict[str, Rows]:
@@ -71,7 +103,10 @@ def parse(data: bytes, where: str) -> dict[str, Rows]:
                 raise ValueError("it stands out of order, or twice")
             last = value["task"]
             shots = None if value["shots"] is None else _bytes(value["shots"])
-            found[last] = Rows(_bytes(value["documents"]), shots)
+            found[last] = Rows(
+                *(_bytes(value["documents"]), shots),
+                *(_bytes(value["prompts"]), _bytes(value["targets"])),
+            )
         except (ValueError, RecursionError) as error:
             raise _broken(f"is damaged in line {number:,}: {error}", where) from None
     return found

@@ -1,28 +1,47 @@
-"""What is asked: a suite of lm-eval tasks, and the lock that says exactly which data it means.
+"""What is asked: a suite of lm-eval tasks.
 
-A suite is a short YAML file; beside it lies its lock (`<name>.lock.yaml`), which pins every
-dataset's revision, every leaf task's documents and the rows that its shots are drawn from, and says
-each licence; and beside that the digests of the single rows (`<name>.lock.rows`, `rows`). This
-module reads and checks them and knows the suite's identity. It never loads a task or a dataset.
+A suite is a short YAML file; beside it lies its lock (`locked`), which says exactly which data it
+means and how that is asked and scored. This module reads and checks the suite and knows its
+identity. It never loads a task or a dataset.
 """
 
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from evalkit.base import canon, schema
 from evalkit.base import shipped as shipped_files
 from evalkit.base.errors import EvalkitError, Exit, one_of
-from evalkit.inputs import plain_yaml, rows
-from evalkit.inputs.rows import Rows
+from evalkit.inputs.locked import (
+    EARLIER_LOCK,
+    LOCK,
+    Lock,
+    LockedDataset,
+    LockedTask,
+    read_lock,
+    read_yaml,
+)
+
+__all__ = [  # who reads a suite need not know which module its lock comes from
+    "EARLIER_LOCK",
+    "LOCK",
+    "Lock",
+    "LockedDataset",
+    "LockedTask",
+    "Suite",
+    "SuiteTask",
+    "find",
+    "identity",
+    "load",
+    "lock_of",
+    "read_lock",
+    "read_yaml",
+    "shipped",
+]
 
 FOLDER = shipped_files.folder("suites")
 OWN_FILES = "files:"  # how the name of a dataset begins that is the suite's own files
 PUBLISHED = "published.yaml"  # beside the suites, and none
-LOCK, EARLIER_LOCK = "evalkit/lock/2", "evalkit/lock/1"
-MAX_BYTES = 64 << 20  # of a suite or a lock
 SEEDS = {"random": 0, "numpy": 1234, "torch": 1234, "fewshot": 1234}  # lm-eval's defaults
 
 
@@ -65,93 +84,6 @@ class Suite:
             for path in found
             if "__pycache__" not in path.parts
         }
-
-
-@dataclass(frozen=True, slots=True)
-class LockedTask:
-    """A leaf task's data: `rows` digests lm-eval's doc_hash of all `documents`, in order.
-
-    `shots`: the rows that worked examples are drawn from, `{"split", "rows", "digest"}`, or
-    `{"unknown": reason}` where they are not pinned; None where none are drawn.
-    """
-
-    dataset: str
-    config: str | None
-    split: str
-    documents: int
-    rows: str
-    shots: dict[str, Any] | None
-
-    @property
-    def pins_shots(self) -> bool:
-        """Whether it draws shots from rows that the lock pins."""
-        return self.shots is not None and "unknown" not in self.shots
-
-
-@dataclass(frozen=True, slots=True)
-class LockedDataset:
-    """A dataset: a Hub repo at a commit, or local data files at a digest of their bytes."""
-
-    revision: str
-    licence: str
-    redistributable: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Lock:
-    """A suite's lock: which data its tasks mean, to the row; `each` has every leaf task's rows one
-    by one."""
-
-    suite: str
-    lm_eval: str
-    datasets: dict[str, LockedDataset]
-    groups: dict[str, list[str]]
-    tasks: dict[str, LockedTask]
-    each: dict[str, Rows]
-
-    def to_json(self) -> dict[str, Any]:
-        """The lock as its file holds it."""
-        return {
-            "schema": LOCK,
-            "suite": self.suite,
-            "lm_eval": self.lm_eval,
-            "rows_file": canon.digest_bytes(rows.text(self.each).encode()),
-            "datasets": {name: _plain(item) for name, item in sorted(self.datasets.items())},
-            "groups": dict(sorted(self.groups.items())),
-            "tasks": {name: _plain(item) for name, item in sorted(self.tasks.items())},
-        }
-
-    def to_yaml(self) -> str:
-        """The lock file's text."""
-        head = f"# made by `evalkit lock {self.suite}`: the data that this suite means\n"
-        text = yaml.safe_dump(self.to_json(), sort_keys=False, allow_unicode=True, width=200)
-        return f"{head}{text}"
-
-    def write(self, path: Path) -> None:
-        """Write the lock to `path` and its rows beside it."""
-        canon.write_atomic(rows.beside(path), rows.text(self.each))
-        canon.write_atomic(path, self.to_yaml())
-
-
-def _plain(item: LockedTask | LockedDataset) -> dict[str, Any]:
-    return {name: getattr(item, name) for name in item.__slots__}
-
-
-def read_yaml(path: Path, kind: str) -> dict[str, Any]:
-    """A YAML file of ours that holds a mapping; EvalkitError where it is none. `kind`: in words."""
-    try:
-        value = plain_yaml.loads(canon.read_bytes(path, MAX_BYTES))
-    except FileNotFoundError:
-        raise EvalkitError(f"there is no {kind} file", where=str(path)) from None
-    except OSError as error:
-        raise EvalkitError(
-            f"can't read the {kind} file: {error.strerror}", where=str(path), code=Exit.MISSING
-        ) from None
-    except ValueError as error:
-        raise EvalkitError(f"the {kind} is not readable YAML: {error}", where=str(path)) from None
-    if not isinstance(value, dict):
-        raise EvalkitError(f"the {kind} must be a YAML mapping", where=str(path))
-    return value
 
 
 def shipped() -> list[str]:
@@ -216,47 +148,6 @@ def _include_path(value: str | None, suite: Path) -> Path | None:
     if not folder.is_dir():
         raise EvalkitError(f"the suite's include_path '{value}' is not a folder", where=str(suite))
     return folder.resolve()
-
-
-def read_lock(path: Path) -> Lock:
-    """Read and check a lock file and the rows beside it.
-
-    EvalkitError where the lock is no lock of this evalkit, or the rows are not the ones it names.
-    """
-    raw = read_yaml(path, "lock")
-    if raw.get("schema") == EARLIER_LOCK:
-        raise EvalkitError(
-            f"the lock is of an earlier evalkit ({EARLIER_LOCK}), which pinned no single rows and"
-            " no rows that shots are drawn from",
-            where=str(path),
-            fix=f"run `evalkit lock {path.with_name(path.name.replace('.lock.', '.'))}` once:"
-            " datasets stay at their revisions",
-            code=Exit.MISSING,
-        )
-    problems = schema.check("lock", raw)
-    if problems:
-        raise EvalkitError(f"the lock is not valid: {problems[0]}", where=str(path))
-    return Lock(
-        suite=raw["suite"],
-        lm_eval=raw["lm_eval"],
-        datasets={name: LockedDataset(**item) for name, item in raw["datasets"].items()},
-        groups=raw["groups"],
-        tasks={name: LockedTask(**item) for name, item in raw["tasks"].items()},
-        each=_read_rows(rows.beside(path), raw["rows_file"]),
-    )
-
-
-def _read_rows(path: Path, digest: str) -> dict[str, Rows]:
-    again = "restore it, or make both files again with `evalkit lock`"
-    try:
-        data = canon.read_bytes(path, rows.MAX_BYTES)
-    except FileNotFoundError:
-        what = "the file of the lock's single rows is missing"
-        raise EvalkitError(what, where=str(path), fix=again, code=Exit.MISSING) from None
-    if canon.digest_bytes(data) != digest:
-        what = "the file of single rows is not the one that the lock beside it names"
-        raise EvalkitError(what, where=str(path), fix=again, code=Exit.FAILED)
-    return rows.parse(data, str(path))
 
 
 def lock_of(suite: Suite) -> Lock:

@@ -9,7 +9,7 @@ from typing import Any
 from evalkit.base import canon, lease, stamp, stopping
 from evalkit.base.errors import EvalkitError, Exit
 from evalkit.base.events import Events
-from evalkit.harness import requests, tasks
+from evalkit.harness import asked, tasks
 from evalkit.harness.tasks import Loaded
 from evalkit.inputs import architecture, engine_name
 from evalkit.inputs import model as models
@@ -23,7 +23,7 @@ from evalkit.plan.shards import Shard
 from evalkit.plan.tokenise import tokenise
 from evalkit.run import execute as executing
 from evalkit.run import finish as finishing
-from evalkit.run import folder, prepare, telemetry, worker
+from evalkit.run import folder, named, prepare, telemetry, worker
 from evalkit.run.engines import Place
 from evalkit.run.folder import Run
 from evalkit.run.prepare import Job, Options
@@ -103,18 +103,10 @@ def find_or_plan(
 
 
 def plan(job: Job, events: Events) -> tuple[Run, Loaded | None]:
-    """Write the folder of a run with its batches: those that follow from the same inputs and were
-    kept, else from every request, which are then loaded."""
+    """Write the folder of a run with its batches, and load the requests if it has to."""
     span = telemetry.Span()
     tokenizer = Tokenizer(job.model)
-    inputs = _plan_inputs(job, tokenizer)
-    key = cache.key(inputs)
-    planned, loaded = cache.read(key), None
-    if planned:
-        events.say("planned before: the same requests in the same tokens")
-    else:
-        loaded, planned = _build(job, tokenizer, inputs, events)
-        cache.write(key, planned)
+    loaded, planned = batches(job, tokenizer, events)
     if job.room is not None:
         memory.check(planned.body, job.room)
     run = folder.create(job, planned, tokenizer.template)
@@ -125,6 +117,19 @@ def plan(job: Job, events: Events) -> tuple[Run, Loaded | None]:
         kept=loaded is None,
     )
     return run, loaded
+
+
+def batches(job: Job, tokenizer: Tokenizer, events: Events) -> tuple[Loaded | None, Planned]:
+    """A run's batches: those that follow from the same inputs and were kept, else from every
+    request, which are then loaded."""
+    inputs = _plan_inputs(job, tokenizer)
+    key = cache.key(inputs)
+    if planned := cache.read(key):
+        events.say("planned before: the same requests in the same tokens")
+        return None, planned
+    loaded, planned = _build(job, tokenizer, inputs, events)
+    cache.write(key, planned)
+    return loaded, planned
 
 
 def _plan_inputs(job: Job, tokenizer: Tokenizer) -> dict[str, Any]:
@@ -156,7 +161,7 @@ def _build(
     made = planning.Builder(job.policy, level=job.level, rope_limit=inputs["rope_limit"])
     with events.phase("build", documents, "documents") as phase:
         for name in sorted(loaded.leaves):  # one's requests and rows are gone before the next's
-            made.add(tokenise(requests.of_leaf(loaded, name, template), tokenizer))
+            made.add(tokenise(asked.of_leaf(loaded, name, template), tokenizer))
             phase.advance(min(job.suite.limit or documents, job.lock.tasks[name].documents))
     body = made.body(
         suite_id=canon.digest(job.inputs["suite"]),
@@ -203,6 +208,7 @@ def execute_only(
     """Answer a planned run's batches, or those of a shard, which needs no lock: others may work on
     theirs, or on the same. `model`, `adapter`: where they lie, if not where their names say."""
     run = folder.read(where)
+    named.require_to_execute(where, run.body, model, adapter)
     found = _model(run, model, offline)
     from evalkit.engine.hardware import device as devices
 
@@ -229,6 +235,7 @@ def finish_only(
         events.say("this run is already finished")
         return
     finishing.check_complete(run, *executing.progress(where))
+    named.require_to_score(where, run.body, model, suite)
     job = prepare.prepare(_to_score(run, suite, model, offline))
     if job.inputs["suite"] != run.body["inputs"]["suite"]:
         name, old, new = folder.first_difference(run.body["inputs"]["suite"], job.inputs["suite"])
@@ -242,10 +249,11 @@ def _to_score(run: Run, suite: str | None, model: str | None, offline: bool) -> 
     """What scoring needs of a run's options: the suite and the tokenizer; no engine, so neither its
     package nor an adapter, and no level to find out."""
     asked, dtype = run.body["options"], run.body["inputs"]["numerics"]["dtype"]
+    may = named.code(run.folder, run.body)
     return Options(
         model=model or asked["model"],
         suite=suite or asked["suite"],
-        revision=_revision(run),
+        revision=_revision(run, model),
         limit=asked["limit"],
         out=run.folder.parent.parent,
         offline=offline,
@@ -253,22 +261,24 @@ def _to_score(run: Run, suite: str | None, model: str | None, offline: bool) -> 
         level="C",
         device="cpu" if asked["engine"] == engine_name.OWN else None,
         seed=asked["seed"],
-        allow_pickle=asked["allow_pickle"],
-        trust_remote_code=asked["trust_remote_code"],
+        allow_pickle=may["allow_pickle"],
+        trust_remote_code=may["trust_remote_code"],
     )
 
 
-def _revision(run: Run) -> str | None:
+def _revision(run: Run, model: str | None) -> str | None:
+    """The commit that a run's model is of, where no other one is given."""
     revision = run.body["model"]["revision"]
-    return revision if isinstance(revision, str) else None
+    same = model in (None, run.body["options"]["model"])
+    return revision if same and isinstance(revision, str) else None
 
 
 def _model(run: Run, where: str | None, offline: bool) -> Model:
-    asked = run.body["options"]
+    asked, may = run.body["options"], named.code(run.folder, run.body)
     return models.resolve(
         where or asked["model"],
-        revision=None if where else _revision(run),
+        revision=_revision(run, where),
         offline=offline,
-        allow_pickle=asked["allow_pickle"],
-        trust_remote_code=asked["trust_remote_code"],
+        allow_pickle=may["allow_pickle"],
+        trust_remote_code=may["trust_remote_code"],
     )

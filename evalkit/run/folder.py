@@ -12,6 +12,7 @@ from evalkit.base.errors import EvalkitError
 from evalkit.base.events import now
 from evalkit.inputs.model import Model
 from evalkit.plan.cache import Planned
+from evalkit.run import named
 from evalkit.run.prepare import Job
 
 SCHEMA = "evalkit/run/3"
@@ -131,6 +132,7 @@ def create(job: Job, planned: Planned, chat_template: Any) -> Run:
         count += 1
         folder = root / f"{name}.{count}"
     making.rename(folder)
+    named.remember(folder)
     return Run(folder, body)
 
 

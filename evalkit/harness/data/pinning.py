@@ -1,15 +1,16 @@
-"""What a loaded leaf task's data is, in the form in which a lock pins it, and whether it is the
-locked one.
+"""What a loaded leaf task is, in the form in which a lock pins it, and whether it is the locked.
 
 Pinned are the documents that are asked and, where a task has shots, the rows that these are drawn
 from: lm-eval takes them from another split or from the task's own YAML, and another row there is
-another prompt. What differs is named to the row.
+another prompt. And how the task is scored. What differs is named to the row.
 """
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from evalkit.base import canon
 from evalkit.base.errors import EvalkitError, Exit
+from evalkit.harness import publish
 from evalkit.harness.data import cache, loading, row_digests
 from evalkit.harness.data.row_digests import doc_hash
 from evalkit.inputs import rows as single
@@ -34,7 +35,47 @@ def describe(task: Any, pins: loading.Pins) -> LockedTask:
         documents=documents,
         rows=digest,
         shots=describe_shots(task),
+        **_scoring(task),
     )
+
+
+def _scoring(task: Any) -> dict[str, Any]:
+    """How a leaf task is scored, as a lock pins it."""
+    config = publish.clean({"config": task.dump_config()})["config"]
+    ways = task.higher_is_better()
+    return {
+        "output_type": str(task.OUTPUT_TYPE),
+        "num_fewshot": task.get_config("num_fewshot") or 0,
+        "version": publish.plain(task.VERSION),
+        "metrics": {
+            name: {"aggregation": _aggregation(config, name, function),
+                   "higher_is_better": ways.get(name)}
+            for name, function in task.aggregation().items()
+        },
+        "filters": [each.name for each in task._filters],
+        "settings": single.of_settings(canon.finite(config)),
+    }  # fmt: skip
+
+
+def _aggregation(config: dict[str, Any], metric: str, function: Any) -> str:
+    """A metric's aggregation by lm-eval's name, as its config or the function itself says it."""
+    named = {entry["metric"]: entry.get("aggregation") for entry in config.get("metric_list") or []}
+    found = named.get(metric)
+    return found if isinstance(found, str) else str(getattr(function, "__name__", "code"))
+
+
+def describe_group(name: str, group: Any) -> dict[str, Any]:
+    """How a group is scored, as a lock pins it; a tag, which lm-eval does not score, by nothing."""
+    if group is None:
+        return {"alias": name, "version": None, "metrics": {}}
+    return {
+        "alias": group.alias or name,
+        "version": str(group.version),
+        "metrics": {
+            each.metric: {"weight_by_size": each.weight_by_size, "filters": each.filter_list}
+            for each in group.aggregate_metric_list or []
+        },
+    }
 
 
 def single_rows(task: Any, locked: LockedTask) -> Rows:
@@ -107,6 +148,8 @@ def check(loaded: "Loaded", lock: Lock) -> None:
             own = want.shots is not None and want.shots["split"] is None
             fix = _compare(OWN_FILES if own else want.dataset, lock, suite)
             raise _off_the_lock(suite, f"task '{name}': {problem}", fix)
+        if problem := _other_scoring(leaf.locked, want):
+            raise _off_the_lock(suite, f"task '{name}': {problem}", _REFRESH)
 
 
 def _off_the_lock(suite: Suite, problem: str, fix: str) -> EvalkitError:
@@ -122,6 +165,14 @@ def _other_source(have: LockedTask, want: LockedTask) -> str:
     ours, theirs = _source(have.shots), _source(want.shots)
     unknown = have.shots is not None and want.shots is not None and not want.pins_shots
     return "" if unknown or ours == theirs else f"it draws {ours}, the lock says {theirs}"
+
+
+def _other_scoring(have: LockedTask, want: LockedTask) -> str:
+    """How a leaf task is scored otherwise than the locked one, or nothing."""
+    for key in ("output_type", "num_fewshot", "version", "metrics", "filters"):
+        if getattr(have, key) != getattr(want, key):
+            return f"{key} is {getattr(have, key)}, locked {getattr(want, key)}"
+    return "" if have.settings == want.settings else "lm-eval's config of it is not the locked one"
 
 
 def _source(shots: dict[str, Any] | None) -> str:

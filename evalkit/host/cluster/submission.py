@@ -6,6 +6,7 @@ in `jobs.jsonl` whenever jobs were sent. It is the cluster's matter: no record d
 may be deleted.
 """
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,12 +94,27 @@ def read(where: Path) -> Submission:
     """The submission in a folder; EvalkitError where it is none."""
     body = canon.read_json(where / NAME)
     try:
-        members = tuple(Member(Path(each["run"]), each["model"]) for each in body["members"])
+        members = tuple(_member(each, where) for each in body["members"])
         lines = (where / JOBS).read_bytes().splitlines() if (where / JOBS).is_file() else []
-        jobs = tuple((str(array), str(last)) for array, last in map(canon.loads, lines))
+        jobs = tuple((_number(array), _number(last)) for array, last in map(canon.loads, lines))
         return Submission(where, members, int(body["shards"]), jobs)
     except (LookupError, TypeError, ValueError):
         raise EvalkitError(f"{NAME} is not of this evalkit", where=str(where)) from None
+
+
+def _member(entry: dict[str, Any], where: Path) -> Member:
+    """A member whose run lies in the results folder that the submission does, and nowhere else."""
+    run, results = Path(entry["run"]), where.absolute().parent.parent
+    if ".." in run.parts or not run.is_relative_to(results):
+        raise ValueError("a run that lies elsewhere")
+    return Member(run, entry["model"])
+
+
+def _number(job: object) -> str:
+    """A job's number, as Slurm is asked for it; empty where none was sent."""
+    if not re.fullmatch(r"[0-9_]*", str(job), re.ASCII):
+        raise ValueError("no job's number")
+    return str(job)
 
 
 def of_run(run: Path) -> Submission | None:

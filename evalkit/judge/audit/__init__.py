@@ -162,7 +162,7 @@ def audit(folder: Path, asked: Asked, events: Events, key: Private | None = None
     require_consistent(folder, "audit")
     run = scored.read(folder)
     assert run.record is not None, "verify has read it"
-    model = loading.model_of(run.record, asked)
+    model = loading.model_of(run.record, asked, folder)
     seed = secrets.randbits(32) if asked.seed is None else asked.seed
     planned = store.Plan(folder)
     engine, tokenizer = loading.engine_for(run.record, model, planned, asked)

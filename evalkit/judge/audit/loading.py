@@ -15,6 +15,7 @@ from evalkit.inputs import model as models
 from evalkit.inputs.model import Model
 from evalkit.plan import store
 from evalkit.record.reading.findings import shown
+from evalkit.run import named
 
 SAMPLES = 300  # find 1% of altered samples with 95% probability
 
@@ -22,7 +23,7 @@ SAMPLES = 300  # find 1% of altered samples with 95% probability
 @dataclass(frozen=True, slots=True)
 class Asked:
     """What an auditor chooses: `samples` to draw, with `seed` (None: one is drawn now); `model` and
-    `adapter` where they lie, if not where the record's names say."""
+    `adapter` where they lie: a record's own words are never followed."""
 
     samples: int = SAMPLES
     seed: int | None = None
@@ -34,13 +35,20 @@ class Asked:
     trust_remote_code: bool = False
 
 
-def model_of(record: dict[str, Any], asked: Asked) -> Model:
-    """The record's model; EvalkitError names the first file that is another."""
+def model_of(record: dict[str, Any], asked: Asked, where: Path) -> Model:
+    """The record's model, at the recorded commit where the auditor names it as the record does.
+
+    EvalkitError where only the record at `where` names it, and for the first file that is another.
+    """
     recorded = record["model"]
-    revision = recorded["revision"] if isinstance(recorded["revision"], str) else None
+    beside = recorded["adapter"]["reference"] if recorded["adapter"] else None
+    names = named.model(recorded["reference"], asked.model)
+    named.require([*names, *named.adapter(beside, asked.adapter)], where)
+    same = asked.model in (None, recorded["reference"])
+    pinned = same and isinstance(recorded["revision"], str)
     model = models.resolve(
         asked.model or recorded["reference"],
-        revision=None if asked.model else revision,
+        revision=recorded["revision"] if pinned else None,
         offline=asked.offline,
         allow_pickle=asked.allow_pickle,
         trust_remote_code=asked.trust_remote_code,
@@ -96,7 +104,8 @@ def _adapter(record: dict[str, Any], asked: Asked) -> Path | None:
     recorded = record["model"]["adapter"]
     if recorded is None:
         return None
-    folder = asked.adapter or Path(recorded["reference"])
+    folder = asked.adapter
+    assert folder is not None, "model_of requires it"
     found = models.resolve_adapter(folder)
     if {n: e["sha256"] for n, e in found.items()} != {
         n: e["sha256"] for n, e in recorded["files"].items()

@@ -2,10 +2,10 @@
 
 The policy is a YAML file as schemas/gate.schema.json says. What it asks and can't be judged (a task
 that was not compared, an error that is not known) is not met: a gate never opens for want of
-evidence.
+evidence, and never for an evaluation that contradicts itself.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,8 @@ from typing import Any
 from evalkit.base import schema, statistics
 from evalkit.base.errors import EvalkitError, Exit
 from evalkit.judge.compare import Comparison, Pair, Row
+from evalkit.judge.verify import Report, plain, verify
+from evalkit.record.reading import lm_eval_results
 from evalkit.record.reading.folder import Folder, MiB
 
 MAX_POLICY = 1 * MiB
@@ -68,11 +70,28 @@ def read(path: Path) -> dict[str, Any]:
     return policy  # type: ignore[no-any-return]
 
 
-def check(comparison: Comparison, policy: dict[str, Any]) -> Gate:
-    """Judge every pair by the policy."""
+def verdicts(paths: Sequence[Path]) -> list[Report]:
+    """What `verify` finds of each evaluation that is compared, in their order."""
+    return [_verified(path) for path in paths]
+
+
+def _verified(path: Path) -> Report:
+    if (path / "record.json").is_file():
+        return verify(path)
+    found = lm_eval_results.find(path)
+    return plain.verify(found.folder, f"results_{found.time}.json", asked=False)
+
+
+def check(comparison: Comparison, policy: dict[str, Any], reports: Sequence[Report]) -> Gate:
+    """Judge every pair by the policy. `reports`: `verdicts` of the compared evaluations."""
     if _asks_for_kept(policy) and not comparison.teacher:
         raise EvalkitError("min_kept needs a teacher", fix="add --teacher")
-    return Gate(tuple(r for pair in comparison.pairs for r in _pair(pair, policy)))
+    broken = [
+        Ruling(side.label, "", "does not contradict itself", False, report.verdict)
+        for side, report in zip(comparison.sides, reports, strict=True)
+        if not report.consistent
+    ]
+    return Gate((*broken, *(r for pair in comparison.pairs for r in _pair(pair, policy))))
 
 
 def _asks_for_kept(policy: dict[str, Any]) -> bool:

@@ -13,6 +13,7 @@ from typing import Any
 from evalkit.base import canon, stamp
 from evalkit.base.errors import EvalkitError
 from evalkit.base.events import Events
+from evalkit.inputs import engine_name
 from evalkit.judge import compare
 from evalkit.judge.audit import Asked, replaying
 from evalkit.judge.audit.noise import Noise, measure
@@ -28,7 +29,7 @@ from evalkit.record import attest, journal, keys
 from evalkit.record.answers import Answers
 from evalkit.record.reading import scored
 from evalkit.run import evaluate as run
-from evalkit.run import prepare
+from evalkit.run import named, prepare
 from evalkit.run.prepare import Job, Options
 
 __all__ = ["Outcome", "Wanted", "prepared", "reproduce"]
@@ -79,7 +80,7 @@ def prepared(original: Path, wanted: Wanted) -> Prepared:
     """
     require_consistent(original, "reproduce")
     record = canon.read_json(original / "record.json")
-    job = prepare.prepare(_options(record, wanted))
+    job = prepare.prepare(_options(record, wanted, original))
     if original.resolve().is_relative_to(job.folder.resolve()):
         raise EvalkitError(
             "the original lies where the reproduction would be", where=str(job.folder),
@@ -97,32 +98,53 @@ def _hardware(job: Job) -> dict[str, Any]:
     return engine.hardware(job.device)
 
 
-def _options(record: dict[str, Any], wanted: Wanted) -> Options:
-    """The recorded options, as far as nothing else is given. What may run code is never taken from
-    a record."""
-    asked, numerics, engine = record["command"]["config"], record["numerics"], record["engine"]
-    revision = record["model"]["revision"]
-    own = engine["name"] == "evalkit"
+def _options(record: dict[str, Any], wanted: Wanted, where: Path) -> Options:
+    """The recorded settings, as far as nothing else is given.
+
+    What can be opened, run or sent to is never taken from a record: the model, an adapter, an
+    engine with its arguments and a suite that isn't shipped must be given (EvalkitError says
+    which), and so must what lets a model run code.
+    """
+    given = {name: value for name, value in wanted.given.items() if value not in (None, ())}
+    model, numerics, engine = record["model"], record["numerics"], record["engine"]
+    adapter = model["adapter"]["reference"] if model["adapter"] else None
+    named.require(
+        [
+            *named.model(model["reference"], given.get("model")),
+            *named.suite(record["suite"]["name"], given.get("suite")),
+            *named.adapter(adapter, given.get("adapter")),
+            *named.engine(engine["name"], engine["args"], given.get("engine")),
+        ],
+        where,
+    )
+    own = given.get("engine", engine["name"]) == engine["name"] == engine_name.OWN
     recorded = Options(
-        model=record["model"]["reference"],
-        suite=asked["suite"],
-        revision=revision if isinstance(revision, str) else None,
+        model=model["reference"],
+        suite=record["suite"]["name"],
+        revision=_revision(record, given.get("model")),
         limit=record["suite"]["limit"],
         out=wanted.out,
         dtype=numerics["dtype"] if isinstance(numerics["dtype"], str) else None,
         profile=numerics["profile"] if own else None,
         level=engine["level"] if own else None,
-        adapter=Path(asked["adapter"]) if asked["adapter"] else None,
-        engine=engine["name"],
-        engine_args=tuple(asked["engine_args"]),
-        seed=asked["seed"],
+        seed=_seed(record["suite"]["seeds"]),
         threads=numerics["threads"] if own else 1,
         memory=engine["policy"].get("memory", 0),
     )
-    given = {name: value for name, value in wanted.given.items() if value is not None}
-    if "model" in given:
-        given.setdefault("revision", None)
     return replace(recorded, **given)
+
+
+def _revision(record: dict[str, Any], model: str | None) -> str | None:
+    """The recorded commit, of the model that the reader names as the record does."""
+    recorded = record["model"]
+    same = model in (None, recorded["reference"])
+    return recorded["revision"] if same and isinstance(recorded["revision"], str) else None
+
+
+def _seed(seeds: dict[str, int]) -> int | None:
+    """What was given as --seed, which sets all of them; None for seeds that are not one."""
+    found = set(seeds.values())
+    return found.pop() if len(found) == 1 else None
 
 
 def reproduce(
@@ -157,9 +179,15 @@ def _sampled(ready: Prepared, wanted: Wanted, events: Events) -> Outcome:
     level, numerics = job.inputs["engine"]["level"], job.inputs["numerics"]
     record = ready.record | {"numerics": numerics}
     record["engine"] = record["engine"] | {"level": level}
-    verdict, found, of = sampling.again(
-        ready.original, record, job.model, asked, events, wanted.seed
-    )
+    level = ready.record["engine"]["level"]
+    as_recorded = prepare.prepare(replace(job.options, level=level))
+    with sampling.planned_here(as_recorded, events) as planned:
+        if planned.body["ids"]["plan"] != ready.record["ids"]["plan"]:
+            reason = "the batches that are planned here from the suite are not the record's"
+            return unfit(ready.differences, reason)
+        verdict, found, of = sampling.again(
+            ready.original, record, planned, job.model, asked, events, wanted.seed
+        )
     told = f"{min(wanted.sample, of):,} of {of:,} batches, seed {wanted.seed}"
     cause = differing.cause(list(ready.differences), plain=NOTHING)
     return Outcome(verdict, ready.differences, found, None, (), cause, told, None)

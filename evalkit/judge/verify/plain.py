@@ -43,8 +43,9 @@ def verify(root: Path, name: str, *, asked: bool) -> Report:
         record = _record(with_sizes(results))
         version = shown(results.get("lm_eval_version"))
         told = f"lm-eval {version}, {len(record['tasks']):,} leaf tasks"
+        evidence = _Evidence(folder, name, results, record)
         checks = [Check("results", Status.PASS, told), *_groups(record, results)]
-        checks += _Evidence(folder, name, results, record).checks()
+        checks += [*_counted(record, results, evidence.beside), *evidence.checks()]
     except BROKEN as error:
         findings.add(f"not lm-eval's results: {reason(error)}")
         checks.append(findings.check(""))
@@ -99,6 +100,20 @@ def _groups(record: Value, results: Value) -> list[Check]:
     return [findings.check(f"{len(record['groups']):,} groups, none collapsed")]
 
 
+def _counted(record: Value, results: Value, kept: set[str]) -> list[Check]:
+    """Whether n-samples counts every task that has a score, a config or samples: a task that it
+    leaves out would be looked at by no check. `kept`: whose samples lie beside the results."""
+    groups = {name for name, children in results.get("group_subtasks", {}).items() if children}
+    scored = {
+        name
+        for name, entry in results["results"].items()
+        if name not in groups and any("," in key for key in entry)
+    }
+    left = (scored | results["configs"].keys() | kept) - record["tasks"].keys()
+    detail = f"{len(left):,} tasks that n-samples does not count: {few(left)}"
+    return [Check("counted", Status.FAIL, detail)] if left else []
+
+
 class _Evidence:
     """The samples of one results file, read once."""
 
@@ -109,6 +124,14 @@ class _Evidence:
         self.samples = Samples()
         self.scores = Scores(results["configs"], chat=results.get("chat_template") is not None)
         self.kept = [leaf for leaf in sorted(record["tasks"]) if folder.holds(self._file(leaf))]
+
+    @property
+    def beside(self) -> set[str]:
+        """The tasks whose samples lie beside the results, by the files' names."""
+        names, end = self.folder.walk()[0], f"_{self._date}.jsonl"
+        start = f"{self._head}samples_"
+        found = {n for n in names if n.startswith(start) and n.endswith(end)}
+        return {name[len(start) : -len(end)] for name in found}
 
     def _file(self, leaf: str) -> str:
         return f"{self._head}samples_{leaf}_{self._date}.jsonl"

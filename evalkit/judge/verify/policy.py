@@ -3,14 +3,14 @@
 The reader's own file. It can only ask for more: no policy makes a failed check pass.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from evalkit.base import canon, schema
 from evalkit.base.errors import EvalkitError, Exit
 from evalkit.inputs import plain_yaml
-from evalkit.record.reading.findings import Check, Findings, Standing, Status, few, shown
+from evalkit.record.reading.findings import Check, Findings, Seen, Standing, Status, few, shown
 
 MAX_POLICY = 1 << 20
 
@@ -48,7 +48,7 @@ def _rules(
 ) -> dict[str, Callable[[Any], str]]:
     """What each rule finds wrong, in words."""
     code, suite = record["code"], record["suite"]["name"]
-    seen = {*standing.witnesses, *standing.reproducers}
+    seen = {**standing.witnesses, **standing.reproducers}
     return {
         "suites": lambda names: "" if suite in names else f"its suite is {shown(suite)}",
         "whole": lambda _: _whole(checks),
@@ -59,7 +59,7 @@ def _rules(
             "" if record["engine"]["bit_repeatable"] else "its engine is not bit-repeatable"
         ),
         "health": lambda most: _health(record["health"], most),
-        "signed": lambda names: _by("signed", names, standing.authors),
+        "signed": lambda names: _by("signed", names, dict.fromkeys(standing.authors, Seen())),
         "witnessed": lambda names: _by("witnessed", names, seen),
         "reproduced": lambda names: _by("reproduced", names, standing.reproducers),
     }
@@ -101,7 +101,21 @@ def _health(counts: Value, most: dict[str, int]) -> str:
     return f"its health counts {few(over)}" if over else ""
 
 
-def _by(what: str, wanted: Any, found: Collection[str]) -> str:
-    if isinstance(wanted, list):
-        return "" if set(wanted) & set(found) else f"not {what} by {few(wanted)}"
-    return "" if found else f"not {what} by anybody on your list"
+def _by(what: str, wanted: Any, found: Mapping[str, Seen]) -> str:
+    """`wanted`: true, names of which one is enough, or how many of whom must have seen how much."""
+    if wanted is True:
+        return "" if found else f"not {what} by anybody on your list"
+    asked = {"names": wanted} if isinstance(wanted, list) else wanted
+    least, samples = asked.get("keys", 1), asked.get("samples", 0)
+    keys = sum(
+        each.keys
+        for name, each in found.items()
+        if name in asked.get("names", found) and (each.samples is None or each.samples >= samples)
+    )
+    if keys >= least:
+        return ""
+    who = few(asked["names"]) if "names" in asked else "anybody on your list"
+    much = f" with {samples:,} samples" if samples else ""
+    if least > 1:
+        return f"{what}{much} by {keys:,} of {least:,} keys of {who}"
+    return f"not {what} by {who}{much}"

@@ -11,7 +11,7 @@ from collections import defaultdict
 from typing import Any
 
 from evalkit.base import canon
-from evalkit.judge.verify.checks import aggregates, choices, completeness, health
+from evalkit.judge.verify.checks import aggregates, asked, choices, completeness, health
 from evalkit.record.reading import identity
 from evalkit.record.reading import journal as journals
 from evalkit.record.reading.findings import Check, Findings, Status, few, shown
@@ -105,7 +105,7 @@ class Public:
             samples.shape.check(f"{self.count:,} documents without their texts"),
             *self._answers(),
             *self._scores(),
-            *aggregates.Aggregates(record, configs, samples).check(),
+            *aggregates.Aggregates(record, configs, samples, asked.weights(lock)).check(),
             aggregates.ranges(record, samples),
             *health.health(record, None, None),
             health.engine(record),

@@ -12,7 +12,7 @@ from evalkit.judge.verify import deep as deeper
 from evalkit.judge.verify import policy as policies
 from evalkit.judge.verify import public, signers
 from evalkit.judge.verify import revealed as opening
-from evalkit.judge.verify.checks import aggregates, completeness, health
+from evalkit.judge.verify.checks import aggregates, agreement, asked, completeness, health
 from evalkit.judge.verify.checks import results as published
 from evalkit.judge.verify.checks.scores import Scores
 from evalkit.judge.verify.deep import Deep
@@ -68,10 +68,10 @@ def verify(run: Path, wanted: Wanted = Wanted()) -> Report:
     record = read.record
     signed, standing = signers.check(folder, record, read.sha256, wanted.trust)
     engine = record["engine"]
-    caveat = "" if engine["bit_repeatable"] else f"not bit-repeatable ({shown(engine['name'])})"
+    caveats = [] if engine["bit_repeatable"] else [f"not bit-repeatable ({shown(engine['name'])})"]
     checks = [read.check, *signed]
     if folder.is_public:
-        caveat = "; ".join(filter(None, [public.CAVEAT, caveat]))
+        caveats = [public.CAVEAT, *caveats]
         checks += _guarded("public", lambda: public.Public(folder, record).checks())
     else:
         checks += _Evidence(folder, record).checks()
@@ -81,6 +81,7 @@ def verify(run: Path, wanted: Wanted = Wanted()) -> Report:
         checks += _deep(folder, read, checks, wanted.deep)
     if wanted.policy is not None:
         checks.append(policies.check(wanted.policy, record, checks, standing))
+    caveat = "; ".join([*caveats, *completeness.caveats(checks)])
     return Report(checks, caveat=caveat, standing=standing)
 
 
@@ -157,12 +158,15 @@ class _Evidence:
             ("journal", self._journal),
             ("completeness", lambda: completeness.check(record, lock, shipped, samples)),
             ("data", lambda: completeness.data(record, lock, each, samples)),
+            ("asked", lambda: asked.prompts(record, lock, each, samples)),
+            ("scoring", lambda: asked.scoring(record, lock, self.results, samples)),
             ("settings", lambda: completeness.settings(record)),
             ("samples", lambda: samples.shape.check(f"{samples.lines:,} samples, hashes equal")),
             ("answers", self._answers),
             ("scores", lambda: self.scores.checks(lock["lm_eval"] if lock and shipped else None)),
-            ("results", self._aggregates),
+            ("results", lambda: self._aggregates(asked.weights(lock))),
             ("ranges", lambda: aggregates.ranges(record, samples)),
+            ("agreement", self._agreement),
             ("health", lambda: health.health(record, plan, self.journal, samples)),
             ("engine", lambda: health.engine(record)),
             ("segments", lambda: health.segments(record)),
@@ -173,8 +177,9 @@ class _Evidence:
     def _plan(self) -> Check:
         if self.plan is None:
             return self.planning.check("")
-        asked = {leaf: seen.requests for leaf, seen in self.samples.leaves.items()}
-        return plans.check(self.folder, self.plan, asked, self.planning)
+        requests = {leaf: seen.requests for leaf, seen in self.samples.leaves.items()}
+        scored = self.journal.scored if self.journal else {}
+        return plans.check(self.folder, self.plan, requests, scored, self.planning)
 
     def _journal(self) -> Check:
         if self.plan is None or self.journal is None:
@@ -182,6 +187,9 @@ class _Evidence:
                 return self.answering.check("")
             return Check("journal", Status.SKIP, "the plan can't be read")
         return self.answering.check(journals.passed(self.journal, self.plan))
+
+    def _agreement(self) -> Check:
+        return agreement.check(self.record, self.results, self.plan, self.journal, self.samples)
 
     def _answers(self) -> Check:
         if self.journal is None:
@@ -196,8 +204,9 @@ class _Evidence:
         count = sum(map(len, self.journal.said.values()))
         return self.samples.answers.check(f"{count:,} responses are the journal's")
 
-    def _aggregates(self) -> list[Check]:
+    def _aggregates(self, weights: dict[str, dict[str, bool]]) -> list[Check]:
         if self.results is None:
             return [self.publishing.check("")]
-        found = aggregates.Aggregates(self.record, self.results, self.samples).check()
-        return [*found, published.check(self.record, self.results)]
+        found = aggregates.Aggregates(self.record, self.results, self.samples, weights).check()
+        hashes = {leaf: seen.task_hash for leaf, seen in self.samples.leaves.items()}
+        return [*found, published.check(self.record, self.results, hashes)]

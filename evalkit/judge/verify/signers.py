@@ -10,10 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from evalkit.judge.verify import claims
 from evalkit.record import attest, keys
 from evalkit.record.attest import AUDIT, EVALUATION, PUBLICATION, REPRODUCTION, Statement
 from evalkit.record.keys import Public
-from evalkit.record.reading.findings import Check, Findings, Standing, Status, few, shown
+from evalkit.record.reading.findings import Check, Findings, Seen, Standing, Status, few, shown
 from evalkit.record.reading.folder import BROKEN, Folder, reason
 from evalkit.record.salted import HEAD, LINES
 
@@ -63,7 +64,7 @@ def check(
     for problem in found.problems:
         findings.add(shown(problem))
     for statement in found.statements:
-        findings.add(_unlike(statement, record, folder))
+        findings.add(_unlike(statement, record, sha256, folder))
     if findings.count:
         return [findings.check("")], Standing()
     passed = f"{len(found.statements):,} valid: {few(_told(found.statements, trusted))}"
@@ -101,8 +102,8 @@ def _about(statement: Statement, record: Value, folder: Folder) -> dict[str, str
     return {}
 
 
-def _unlike(statement: Statement, record: Value, folder: Folder) -> str:
-    """How a statement contradicts the record that it is about."""
+def _unlike(statement: Statement, record: Value, sha256: str, folder: Folder) -> str:
+    """How a statement contradicts itself, or the record that it is about."""
     subjects = {name: sha for name, sha in statement.subjects.items() if name != "record.json"}
     try:
         about = _about(statement, record, folder)
@@ -115,6 +116,8 @@ def _unlike(statement: Statement, record: Value, folder: Folder) -> str:
     own = statement.kind in (EVALUATION, PUBLICATION)
     if own == ("verdict" in statement.claim):
         return f"the statement of {few(_prints(statement))} claims what its kind does not"
+    if wrong := claims.problem(statement, record, sha256):
+        return f"the claim of {few(_prints(statement))} can't be true: {wrong}"
     return ""
 
 
@@ -158,18 +161,40 @@ def _by_listed(statements: list[Statement], trusted: Trust) -> list[tuple[Statem
 def _standing(statements: list[Statement], trusted: Trust) -> Standing:
     """What is known of who saw the run, by the reader's list alone.
 
-    A witness whose key, or whose name, also made the author's statement is the author again.
+    A witness whose key, or whose name, also made the author's statement is the author again; and
+    without an author's statement anybody who signed may be the author.
     """
     own = [s for s in statements if s.kind in (EVALUATION, PUBLICATION)]
     author_keys = {key for statement in own for key in statement.signers}
     authors = {name for statement, name in _by_listed(own, trusted)}
-    found: dict[str, set[str]] = {AUDIT: set(), REPRODUCTION: set()}
+    found: dict[str, dict[Public, int | None]] = {AUDIT: {}, REPRODUCTION: {}}
     for statement in statements:
         if statement.claim.get("verdict") in _GOOD.get(statement.kind, ()):
-            found[statement.kind] |= {
-                trusted.name(key)
-                for key in statement.signers
-                if key in trusted.names and key not in author_keys
-            } - authors
+            for key in statement.signers:
+                mine = key in author_keys or trusted.name(key) in authors
+                if key in trusted.names and not mine:
+                    _note(found[statement.kind], key, statement)
     unlisted = {key.fingerprint for key in author_keys - trusted.names.keys()}
-    return Standing(authors, found[AUDIT], found[REPRODUCTION], unlisted)
+    seen = {kind: _seen(keys_, trusted) for kind, keys_ in found.items()}
+    if not own:
+        return Standing(unproven={**seen[AUDIT], **seen[REPRODUCTION]})
+    return Standing(authors, seen[AUDIT], seen[REPRODUCTION], unlisted)
+
+
+def _note(found: dict[Public, int | None], key: Public, statement: Statement) -> None:
+    """How much a key says it has seen: samples, or (None) all of it; the most of its statements."""
+    whole = statement.kind == REPRODUCTION and "record" in statement.claim
+    samples = None if whole else int(statement.claim["samples"])
+    before = found.get(key, 0)
+    found[key] = None if samples is None or before is None else max(samples, before)
+
+
+def _seen(found: dict[Public, int | None], trusted: Trust) -> dict[str, Seen]:
+    """The same by name, with the number of keys that each name has."""
+    names: dict[str, list[int | None]] = {}
+    for key, samples in found.items():
+        names.setdefault(trusted.name(key), []).append(samples)
+    return {
+        name: Seen(len(counts), None if None in counts else max(c for c in counts if c is not None))
+        for name, counts in names.items()
+    }

@@ -5,7 +5,7 @@ Text that comes from a record is shown here and nowhere else, with its control c
 and its length cut, so that a record can't write to a terminal.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -96,25 +96,51 @@ class Findings:
 
 
 @dataclass(frozen=True, slots=True)
+class Seen:
+    """How much of a record somebody has seen, by how many keys: samples, or (None) all of it."""
+
+    keys: int = 1
+    samples: int | None = None
+
+
+def seen_by(found: Mapping[str, Seen]) -> str:
+    """`bob (100 samples), carol, by 2 keys`."""
+    told = [
+        name if each.samples is None else f"{name} ({each.samples:,} samples)"
+        for name, each in found.items()
+    ]
+    keys = sum(each.keys for each in found.values())
+    return few(told) + (f", by {keys:,} keys" if keys > 1 else "")
+
+
+@dataclass(frozen=True, slots=True)
 class Standing:
     """Who is known to have signed, audited and reproduced a record: names on the reader's list, and
-    the fingerprints of the author's keys that are not on it."""
+    the fingerprints of the author's keys that are not on it. `unproven`: who audited or reproduced
+    one that no author has signed, and so may be the author."""
 
     authors: Collection[str] = ()
-    witnesses: Collection[str] = ()
-    reproducers: Collection[str] = ()
+    witnesses: Mapping[str, Seen] = field(default_factory=dict)
+    reproducers: Mapping[str, Seen] = field(default_factory=dict)
     unlisted: Collection[str] = ()
+    unproven: Mapping[str, Seen] = field(default_factory=dict)
 
     def __str__(self) -> str:
         signed = f"; signed by {few(self.authors)}" if self.authors else ""
+        if not signed and self.unlisted:
+            signed = f"; signed by a key that is not on your list ({few(self.unlisted)})"
         if self.reproducers:
-            return f"REPRODUCED by {few(self.reproducers)}{signed}"
+            return f"REPRODUCED by {seen_by(self.reproducers)}{signed}"
         if self.witnesses:
-            return f"WITNESSED by {few(self.witnesses)}, who audited it{signed}"
+            return f"WITNESSED by {seen_by(self.witnesses)}{signed}"
         if self.authors:
             names = few(self.authors)
             return f"SIGNED by {names}: nothing in it contradicts itself; nobody else saw it"
         told = "CONSISTENT: nothing in it contradicts itself"
+        if self.unproven:
+            keys = sum(each.keys for each in self.unproven.values())
+            only = "by one key only" if keys == 1 else "by no author"
+            return f"{told}; signed {only}: {seen_by(self.unproven)} may be its author"
         if self.unlisted:
             return f"{told}; its signer is not on your list ({few(self.unlisted)})"
         return f"{told}; only its author saw it"

@@ -8,12 +8,13 @@ samples, and as digests: a night's generations do not fit in memory as lists.
 import hashlib
 import math
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from json.encoder import encode_basestring as quoted  # canonical JSON of a string
 from typing import Any
 
 from evalkit.base import canon
+from evalkit.record.reading import possible
 from evalkit.record.reading.findings import Findings, difference, few, shown
 from evalkit.record.reading.folder import BROKEN, Folder, reason
 from evalkit.record.reading.plan import Batch, Plan
@@ -46,6 +47,8 @@ class Journal:
     empty: int = 0  # without a character
     blank: int = 0  # without a character that shows
     nan: set[tuple[str, str]] = field(default_factory=set)  # (leaf task, doc_id) with a NaN
+    by_segment: Counter[str] = field(default_factory=Counter)  # batches that each answered first
+    scored: dict[str, int] = field(default_factory=dict)  # part id -> tokens that it scored
 
 
 class _Reader:
@@ -61,6 +64,7 @@ class _Reader:
         self.prefer = prefer
         self.preferred: set[str] = set()  # batches that this segment, which is read first, answered
         self.settled: set[str] = set()
+        self.endings = possible.Endings()
         self.texts: dict[str, dict[str, str]] = defaultdict(dict)  # leaf -> request -> canonical
         self.windows: dict[str, dict[str, list[tuple[int, float, int]]]] = defaultdict(
             lambda: defaultdict(list)
@@ -102,6 +106,8 @@ class _Reader:
         for part, answer in line["answers"].items():
             if not _fits(batch.kind, answer, foreign=self.foreign):
                 return f"the answer of {shown(part)} is not a {batch.kind} answer"
+            if problem := _impossible(answer, batch):
+                return f"the answer of {shown(part)} can't be: {problem}"
         return ""
 
     def _keep(self, where: str, line: dict[str, Any], answers: dict[str, str]) -> None:
@@ -121,12 +127,17 @@ class _Reader:
         if line["segment"] == self.prefer:
             self.preferred.add(line["batch"])
         self.seen[line["batch"]] = digest
+        self.journal.by_segment[line["segment"]] += 1
         self.journal.splits += "split" in line
         prefix = len(batch.task) + 1
         for part, answer in line["answers"].items():
             self._answer(batch, part[prefix:], answer, answers[part])
 
     def _answer(self, batch: Batch, part: str, answer: dict[str, Any], text: str) -> None:
+        if batch.settings is None:
+            self.journal.scored[f"{batch.task}/{part}"] = answer["num_tokens"]
+        else:
+            self.endings.note(answer)
         if batch.kind == "loglikelihood_rolling":
             request, _, number = part.partition("#")
             value = canon.number(answer["loglikelihood"])
@@ -164,6 +175,7 @@ class _Reader:
         for leaf, texts in self.texts.items():
             self.journal.digests[leaf] = digest_of(leaf, texts)
         self.journal.settled = len(self.settled)
+        self.findings.add(self.endings.problem)
         return self.journal
 
 
@@ -206,6 +218,13 @@ def _fits(kind: str, answer: Any, *, foreign: bool) -> bool:
         and type(answer["num_tokens"]) is int
         and isinstance(greedy, bool)
     )
+
+
+def _impossible(answer: dict[str, Any], batch: Batch) -> str:
+    """Why no model gives this answer, or nothing."""
+    if batch.settings is None:
+        return possible.likelihood(answer)
+    return possible.generation(answer, batch.settings)
 
 
 def _unknown(value: Any) -> bool:

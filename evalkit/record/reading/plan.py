@@ -5,6 +5,7 @@ request of the samples once.
 import hashlib
 import os
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,11 +21,13 @@ _INTEGERS = ("rows", "width", "cost", "tokens", "offset", "size")
 
 @dataclass(slots=True)
 class Batch:
-    """A planned batch: its leaf task, its request kind and the part ids that it answers."""
+    """A planned batch: its leaf task, its request kind, the part ids that it answers, and how it
+    generates."""
 
     task: str
     kind: str
     parts: list[str]
+    settings: dict[str, Any] | None = None
 
 
 @dataclass(slots=True)
@@ -34,6 +37,14 @@ class Plan:
     body: dict[str, Any]
     batches: dict[str, Batch] = field(default_factory=dict)
     requests: dict[str, dict[str, list[int | None]]] = field(default_factory=dict)
+
+    def settings_of(self, leaf: str) -> list[dict[str, Any]]:
+        """The different generation settings of a leaf task's batches."""
+        found: list[dict[str, Any]] = []
+        for batch in self.batches.values():
+            if batch.task == leaf and batch.settings is not None and batch.settings not in found:
+                found.append(batch.settings)
+        return found
 
 
 def read(folder: Folder, findings: Findings) -> Plan | None:
@@ -118,7 +129,9 @@ def _indexed(body: dict[str, Any], findings: Findings) -> Plan:
         parts = [target[4] for target in entry["targets"]]
         if entry["id"] in plan.batches:
             findings.add(f"batch {entry['id'][:19]} stands twice")
-        plan.batches[entry["id"]] = Batch(entry["task"], entry["kind"], parts)
+        index = entry["settings"]
+        settings = None if index is None else body["settings"][index]
+        plan.batches[entry["id"]] = Batch(entry["task"], entry["kind"], parts, settings)
         for part in parts:
             request, mark, number = part.partition("#")
             requests[entry["task"]][request].append(int(number) if mark else None)
@@ -126,15 +139,20 @@ def _indexed(body: dict[str, Any], findings: Findings) -> Plan:
     used |= {entry["parent"] for entry in body["trunks"]}
     if unused := set(range(len(body["trunks"]))) - used:
         findings.add(f"{len(unused):,} trunks carry no batch")
+    asked = {entry["settings"] for entry in body["batches"]}
+    if unasked := set(range(len(body["settings"]))) - asked:
+        findings.add(f"{len(unasked):,} generation settings are no batch's")
     plan.requests = {leaf: dict(found) for leaf, found in requests.items()}
     return plan
 
 
 def check(
-    folder: Folder, plan: Plan, asked: dict[str, set[str]] | None, findings: Findings
-) -> Check:
-    """The batches' token ids and digests, and their targets against the requests of the samples."""
-    _tokens(folder, plan, findings)
+    folder: Folder, plan: Plan, asked: dict[str, set[str]] | None, scored: Mapping[str, int],
+    findings: Findings,
+) -> Check:  # fmt: skip
+    """The batches' token ids and digests, and their targets against the requests of the samples and
+    the number of tokens that each answer says it `scored`."""
+    _tokens(folder, plan, scored, findings)
     for leaf in sorted(plan.requests):
         for request, parts in plan.requests[leaf].items():
             whole = parts == [None] or sorted(p for p in parts if p is not None) == list(
@@ -152,7 +170,7 @@ def check(
     return findings.check(f"{passed}, each of the samples' once")
 
 
-def _tokens(folder: Folder, plan: Plan, findings: Findings) -> None:
+def _tokens(folder: Folder, plan: Plan, scored: Mapping[str, int], findings: Findings) -> None:
     """plan.tokens holds each trunk's and batch's token ids, and their ids follow from them."""
     wanted, trunks = plan.body["tokens"], tokens.Trunks(plan.body["trunks"])
     whole = hashlib.sha256()
@@ -173,7 +191,7 @@ def _tokens(folder: Folder, plan: Plan, findings: Findings) -> None:
                 problem = (
                     trunks.problem(index, data)
                     if is_trunk
-                    else tokens.batch_problem(entry, data, plan.body, trunks)
+                    else tokens.batch_problem(entry, data, plan.body, trunks, scored)
                 )
                 findings.add(problem and f"{name} {problem}")
             if handle.read(1):

@@ -15,6 +15,7 @@ from typing import Any
 
 from evalkit.base import canon
 from evalkit.inputs import rows
+from evalkit.record.reading import possible
 from evalkit.record.reading.findings import Findings, shown
 from evalkit.record.reading.folder import BROKEN, Folder, reason
 from evalkit.record.reading.journal import Journal
@@ -72,7 +73,11 @@ class Leaf:
 
     next_id: int = 0  # where the documents go on
     rows: Any = field(default_factory=hashlib.sha256)  # over doc_hash, as the lock's rows
-    each: bytearray = field(default_factory=bytearray)  # the same one by one, as in lock.rows
+    hashes: bytearray = field(default_factory=bytearray)  # of document, prompt and target, in hex
+    each: bytearray = field(default_factory=bytearray)  # the rows one by one, as in lock.rows
+    asked: bytearray = field(default_factory=bytearray)  # prompts, likewise
+    targets: bytearray = field(default_factory=bytearray)
+    generated: set[str] = field(default_factory=set)  # canonical settings that texts came by
     questions: list[str] = field(default_factory=list)
     prompts: list[str] = field(default_factory=list)
     requests: set[str] = field(default_factory=set)
@@ -83,6 +88,11 @@ class Leaf:
     def n(self) -> int:
         """Documents seen."""
         return len(self.questions)
+
+    @property
+    def task_hash(self) -> str:
+        """lm-eval's hash of the task: over all documents, once for each filter."""
+        return hashlib.sha256(self.hashes * len(self.filters)).hexdigest()
 
 
 @dataclass(slots=True)
@@ -184,6 +194,8 @@ def note(document: Document, found: Samples, journal: Journal | None) -> None:
     _note_hashes(document, found.shape)
     leaf.rows.update(sample["doc_hash"].encode())
     number, hashes = document.doc_id, (sample["doc_hash"], sample["target_hash"])
+    names = ("doc_hash", "prompt_hash", "target_hash")
+    leaf.hashes += "".join(sample[name] for name in names).encode()
     leaf.questions.append(f"[{number},{','.join(map(quoted, hashes))}]")
     leaf.prompts.append(f"[{number},{quoted(sample['prompt_hash'])}]")
     _note_answers(document, leaf, found, journal)
@@ -191,7 +203,38 @@ def note(document: Document, found: Samples, journal: Journal | None) -> None:
     for each in document.samples:
         for metric in each["metrics"]:
             leaf.values[metric, each["filter"]].append(each[metric])
+    _note_asked(sample, leaf)
+    _note_choices(document, found, journal)
     leaf.each += rows.short(sample["doc_hash"])  # last: ValueError where it is no hash
+
+
+def _note_asked(sample: Sample, leaf: Leaf) -> None:
+    """The digests of what the document was asked with, as lock.rows has them."""
+    arguments = sample["arguments"].values()
+    scored = [each["arg_1"] for each in arguments if isinstance(each.get("arg_1"), str)]
+    leaf.generated |= {
+        canon.dumps(each["arg_1"]) for each in arguments if isinstance(each.get("arg_1"), dict)
+    }
+    leaf.asked += rows.of_prompts([each["arg_0"] for each in arguments])
+    leaf.targets += rows.of_target(sample["target"], scored)
+
+
+def _note_choices(document: Document, found: Samples, journal: Journal | None) -> None:
+    """The answers to a document's choices, where these stand behind one prompt."""
+    asked = list(document.first["arguments"].values())
+    said = [repeats[0] for repeats in document.first["resps"]]
+    if journal is None or len({each["arg_0"] for each in asked}) > 1:
+        return
+    answers = []
+    for index, (argument, response) in enumerate(zip(asked, said, strict=True)):
+        count = journal.scored.get(f"{document.leaf}/{document.doc_id}/{index}/0")
+        if not isinstance(response, list) or count is None:
+            return
+        value, greedy = response
+        answer = {"loglikelihood": value, "is_greedy": greedy == "True", "num_tokens": count}
+        answers.append((str(argument.get("arg_1")), answer))
+    if problem := possible.choices(answers):
+        found.answers.add(f"{document.name}: {problem}")
 
 
 def _note_filters(document: Document, leaf: Leaf, found: Samples) -> None:

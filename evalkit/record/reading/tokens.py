@@ -8,6 +8,7 @@ of rows, the tokens and the branches of each row, where the branches start, what
 import struct
 import zlib
 from bisect import bisect_right
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,8 +56,12 @@ class Trunks:
         return "" if canon.digest(layout) == entry["id"] else "has another digest"
 
 
-def batch_problem(entry: dict[str, Any], data: bytes, body: dict[str, Any], trunks: Trunks) -> str:
-    """What is wrong with a batch's block, or nothing."""
+def batch_problem(
+    entry: dict[str, Any], data: bytes, body: dict[str, Any], trunks: Trunks,
+    scored: Mapping[str, int],
+) -> str:  # fmt: skip
+    """What is wrong with a batch's block, or nothing. `scored`: how many tokens each part's answer
+    says it scored, where there is one."""
     rows, tokens = entry["rows"], entry["tokens"]
     # what it holds at most, as a branch has a token; guards against a bomb
     content = _unpacked(data, 4 * (1 + 2 * rows + 3 * tokens))
@@ -83,8 +88,26 @@ def batch_problem(entry: dict[str, Any], data: bytes, body: dict[str, Any], trun
     if not _may_share(entry, found, body["level"]):
         return f"shares more than level {body['level']} does"
     length = trunks.length(trunk)
-    fine = all(_target_fits(target, found, length, settings) for target in entry["targets"])
-    return "" if fine else "has a target that its rows do not hold"
+    problems = (_target_problem(target, entry, found, length, body, scored)
+                for target in entry["targets"])  # fmt: skip
+    return next(filter(None, problems), "")
+
+
+def _target_problem(
+    target: list[Any], entry: dict[str, Any], found: "list[_Row]", trunk: int,
+    body: dict[str, Any], scored: Mapping[str, int],
+) -> str:  # fmt: skip
+    """What is wrong with a target behind a trunk of that many tokens, or nothing."""
+    if not _target_fits(target, found, trunk, entry["settings"] is not None):
+        return "has a target that its rows do not hold"
+    end = trunk + found[target[0]].depth(target[1])
+    if end >= body["max_length"]:
+        return f"has a row of {end + 1:,} tokens, the context is {body['max_length']:,}"
+    number = end - target[2] + 1
+    part = f"{entry['task']}/{target[4]}"
+    if entry["settings"] is None and scored.get(part, number) != number:
+        return f"scores {number:,} tokens of {target[4]}, its answer says another number"
+    return ""
 
 
 def _slots(
@@ -145,12 +168,12 @@ def _may_share(entry: dict[str, Any], rows: list[_Row], level: str) -> bool:
     )
 
 
-def _target_fits(target: list[Any], rows: list[_Row], trunk: int, settings: Any) -> bool:
+def _target_fits(target: list[Any], rows: list[_Row], trunk: int, generates: bool) -> bool:
     """Its path ends in its row, and nothing inside the trunk is scored."""
     row, end, start, last, _ = target
     if row >= len(rows) or end >= rows[row].length:
         return False
     position = trunk + rows[row].depth(end)
-    if settings:
+    if generates:
         return bool(start == position + 1 and last == -1)
     return bool(trunk <= start <= position and last >= 0)

@@ -61,10 +61,15 @@ def _aggregation(config: Value, metric: str) -> str:
 
 
 class Aggregates:
-    """Recomputes a record's leaf tasks and groups from the samples."""
+    """Recomputes a record's leaf tasks and groups from the samples. `weights`: by group and metric
+    whether leaf tasks count by their size, as far as a lock says it."""
 
-    def __init__(self, record: Value, results: Value, samples: Samples) -> None:
+    def __init__(
+        self, record: Value, results: Value, samples: Samples,
+        weights: dict[str, dict[str, bool]] | None = None,
+    ) -> None:  # fmt: skip
         self.record, self.results, self.samples = record, results, samples
+        self.weights = weights or {}
         self.findings = Findings("aggregates")
         self.skipped: set[str] = set()
         self.plain: set[str] = set()  # groups whose score is the plain mean of their members'
@@ -134,11 +139,15 @@ class Aggregates:
             if not members:
                 self.findings.add(f"{shown(name)} {shown(key)} is no metric of its tasks")
                 continue
-            self._group_metric(f"{shown(name)} {shown(key)}", key, recorded, members)
+            by_size = self.weights.get(name, {}).get(key.partition(",")[0])
+            self._group_metric(f"{shown(name)} {shown(key)}", key, recorded, members, by_size)
 
-    def _group_metric(self, name: str, key: str, recorded: Value, members: list[str]) -> None:
+    def _group_metric(
+        self, name: str, key: str, recorded: Value, members: list[str], by_size: bool | None
+    ) -> None:
         """The size-weighted mean and pooled error; or, in groups that lm-eval does not weight by
-        size (results.json does not say which), the plain mean and its error: both or neither."""
+        size (`by_size`; results.json does not say which), the plain mean and its error: both or
+        neither."""
         found = [self.record["tasks"][leaf]["metrics"][key] for leaf in members]
         sizes = [self.record["tasks"][leaf]["n"] for leaf in members]
         values = [canon.number(entry["value"]) for entry in found]
@@ -148,12 +157,13 @@ class Aggregates:
             pooled = statistics.pooled_standard_error(errors, sizes)
             plain = statistics.unweighted_standard_error(errors)
         value = statistics.weighted_mean(values, sizes)
-        if not _close(recorded["value"], value) or not _close(recorded["stderr"], pooled):
-            unweighted = statistics.mean(values)
-            if _close(recorded["value"], unweighted) and _close(recorded["stderr"], plain):
-                self.count += 2
-                self.plain.add(name)
-                return
+        if by_size is None:
+            same = _close(recorded["value"], value) and _close(recorded["stderr"], pooled)
+            unweighted = _close(recorded["value"], statistics.mean(values))
+            by_size = same or not (unweighted and _close(recorded["stderr"], plain))
+        if not by_size:
+            value, pooled = statistics.mean(values), plain
+            self.plain.add(name)
         self._compare(name, recorded["value"], value)
         self._compare(f"{name} stderr", recorded["stderr"], pooled)
 

@@ -4,6 +4,7 @@ The lock that counts is the one shipped with the verifier's evalkit. A suite of 
 none there: then the run's lock.yaml is its author's word, and is called that.
 """
 
+from collections.abc import Collection
 from typing import Any
 
 from evalkit.base import canon, schema
@@ -11,6 +12,7 @@ from evalkit.base import shipped as shipped_files
 from evalkit.inputs import rows
 from evalkit.inputs import suite as suites
 from evalkit.inputs.rows import Rows
+from evalkit.inputs.suite import SEEDS
 from evalkit.record.reading.findings import Check, Findings, Status, difference, few, shown
 from evalkit.record.reading.folder import BROKEN, Folder, MiB, reason
 from evalkit.record.reading.samples import Samples
@@ -19,6 +21,7 @@ SUITES = [shipped_files.folder("suites")]
 MAX_LOCK = 16 * MiB
 ROWS = "lock.rows"
 AUTHORS_WORD = "the lock is the author's word"
+OTHERWISE = "not asked as the shipped"
 
 Value = dict[str, Any]
 
@@ -254,9 +257,17 @@ def settings(record: Value) -> list[Check]:
         "fewshot_as_multiturn": suite.get("fewshot_as_multiturn", False),
         "system_instruction": suite.get("system_instruction"),
         "gen_kwargs": suite.get("gen_kwargs", {}),
+        "seeds": SEEDS | suite.get("seeds", {}),
     }
     unlike = [key for key, value in wanted.items() if record["suite"][key] != value]
     if not unlike:
         return []
-    detail = f"not asked as the shipped {suite['name']} asks: {', '.join(unlike)} differ"
+    detail = f"{OTHERWISE} {suite['name']} asks: {', '.join(unlike)} differ"
     return [Check("settings", Status.WARN, detail)]
+
+
+def caveats(checks: Collection[Check]) -> list[str]:
+    """What a reader of the last line must know of whose suite this is, and how it was asked."""
+    found = {check.name: check.detail for check in checks if check.status is Status.WARN}
+    told = [AUTHORS_WORD] if AUTHORS_WORD in found.get("completeness", "") else []
+    return told + [found[name] for name in ("settings",) if name in found]

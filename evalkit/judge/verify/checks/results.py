@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from evalkit.base import canon
 from evalkit.record.reading.findings import Check, Findings, difference, shown
 from evalkit.record.reading.folder import BROKEN, Folder, MiB, reason
 
@@ -24,9 +25,11 @@ def read(folder: Folder, findings: Findings) -> Value | None:
     return results
 
 
-def check(record: Value, results: Value) -> Check:
-    """Every number, version, count and setting that both hold."""
+def check(record: Value, results: Value, hashes: dict[str, str]) -> Check:
+    """Every number, version, count and setting that both hold. `hashes`: lm-eval's of each leaf
+    task, from the samples."""
     findings = Findings("results")
+    _heads(record, results, hashes, findings)
     subtasks = {name: group["subtasks"] for name, group in record["groups"].items()}
     if results.get("group_subtasks", {}) != subtasks:
         findings.add("results.json's group_subtasks are not the record's")
@@ -41,6 +44,31 @@ def check(record: Value, results: Value) -> Check:
         except BROKEN as error:
             findings.add(f"{shown(name)}: {reason(error)}")
     return findings.check("results.json and record.json agree")
+
+
+def _heads(record: Value, results: Value, hashes: dict[str, str], findings: Findings) -> None:
+    """What results.json says of the whole run, as far as it says it."""
+    suite, installed = record["suite"], record["environment"]["packages"]
+    call = {"limit": suite["limit"], "gen_kwargs": suite["gen_kwargs"] or None}
+    call |= {f"{name}_seed": seed for name, seed in suite["seeds"].items()}
+    call["model_args"] = f"pretrained={record['model']['reference']}"
+    found = results.get("config") or {}
+    for name, wanted in call.items():
+        findings.add_unequal(f"results.json's config.{name}", wanted, found.get(name, wanted))
+    told = {
+        "model_name": record["model"]["reference"],
+        "lm_eval_version": installed.get("lm_eval"),
+        "transformers_version": installed.get("transformers"),
+        "system_instruction": suite["system_instruction"],
+        "fewshot_as_multiturn": suite["fewshot_as_multiturn"],
+        "task_hashes": hashes,
+    }
+    for name, wanted in told.items():
+        findings.add_unequal(f"results.json's {name}", wanted, results.get(name, wanted))
+    template = results.get("chat_template")
+    if template is not None:
+        digest = canon.digest(template)
+        findings.add_unequal("results.json's template", record["model"]["chat_template"], digest)
 
 
 def _leaf(name: str, entry: Value, results: Value, findings: Findings) -> None:

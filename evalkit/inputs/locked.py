@@ -1,0 +1,190 @@
+"""A suite's lock: what it asks, of which data, and how that is scored.
+
+Beside a suite lies `<name>.lock.yaml`. It pins every dataset's revision and says its licence; of
+every leaf task the documents, the rows that its shots are drawn from and how it is scored; of every
+group how it is scored from these; and beside it lie the digests of the single documents and
+prompts (`<name>.lock.rows`, `rows`). This module reads, writes and checks both. It never loads a
+task or a dataset.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from evalkit.base import canon, schema
+from evalkit.base.errors import EvalkitError, Exit
+from evalkit.inputs import plain_yaml, rows
+from evalkit.inputs.rows import Rows
+
+LOCK, EARLIER_LOCK = "evalkit/lock/2", "evalkit/lock/1"
+MAX_BYTES = 64 << 20  # of a suite or a lock
+RENDERING = ("apply_chat_template", "fewshot_as_multiturn", "system_instruction")
+ASKED = (*RENDERING, "gen_kwargs", "seeds")  # a suite's settings that prompts follow from
+
+
+@dataclass(frozen=True, slots=True)
+class LockedTask:
+    """A leaf task's data: `rows` digests lm-eval's doc_hash of all `documents`, in order.
+
+    `shots`: the rows that worked examples are drawn from, `{"split", "rows", "digest"}`, or
+    `{"unknown": reason}` where they are not pinned; None where none are drawn. How it is scored:
+    `metrics` by name, `{"aggregation", "higher_is_better"}`; `settings` digests lm-eval's config.
+    """
+
+    dataset: str
+    config: str | None
+    split: str
+    documents: int
+    rows: str
+    shots: dict[str, Any] | None
+    output_type: str
+    num_fewshot: int
+    version: Any
+    metrics: dict[str, dict[str, Any]]
+    filters: list[str]
+    settings: str
+
+    @property
+    def pins_shots(self) -> bool:
+        """Whether it draws shots from rows that the lock pins."""
+        return self.shots is not None and "unknown" not in self.shots
+
+
+@dataclass(frozen=True, slots=True)
+class LockedDataset:
+    """A dataset: a Hub repo at a commit, or local data files at a digest of their bytes."""
+
+    revision: str
+    licence: str
+    redistributable: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Lock:
+    """A suite's lock; `each` has every leaf task's documents and prompts one by one.
+
+    `asked`: the suite's settings that prompts follow from; `group_scores`: each group's alias,
+    version and metrics, these as `{"weight_by_size", "filters"}` by name.
+    """
+
+    suite: str
+    lm_eval: str
+    asked: dict[str, Any]
+    datasets: dict[str, LockedDataset]
+    groups: dict[str, list[str]]
+    group_scores: dict[str, dict[str, Any]]
+    tasks: dict[str, LockedTask]
+    each: dict[str, Rows]
+
+    def to_json(self) -> dict[str, Any]:
+        """The lock as its file holds it."""
+        return {
+            "schema": LOCK,
+            "suite": self.suite,
+            "lm_eval": self.lm_eval,
+            "rows_file": canon.digest_bytes(rows.text(self.each).encode()),
+            "asked": self.asked,
+            "datasets": {name: _plain(item) for name, item in sorted(self.datasets.items())},
+            "groups": dict(sorted(self.groups.items())),
+            "group_scores": dict(sorted(self.group_scores.items())),
+            "tasks": {name: _plain(item) for name, item in sorted(self.tasks.items())},
+        }
+
+    def to_yaml(self) -> str:
+        """The lock file's text."""
+        head = f"# made by `evalkit lock {self.suite}`: what this suite asks, and of which data\n"
+        text = yaml.dump(
+            self.to_json(), Dumper=_Plain, sort_keys=False, allow_unicode=True, width=200
+        )
+        return f"{head}{text}"
+
+    def write(self, path: Path) -> None:
+        """Write the lock to `path` and its rows beside it."""
+        canon.write_atomic(rows.beside(path), rows.text(self.each))
+        canon.write_atomic(path, self.to_yaml())
+
+
+class _Plain(yaml.SafeDumper):
+    """YAML without references: equal parts stand where they belong, each time."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def _plain(item: LockedTask | LockedDataset) -> dict[str, Any]:
+    return {name: getattr(item, name) for name in item.__slots__}
+
+
+def other_settings(asked: Mapping[str, Any], suite: Mapping[str, Any]) -> list[str]:
+    """Which settings that prompts follow from a suite has otherwise than a lock's `asked`."""
+    return [key for key in ASKED if asked[key] != suite[key]]
+
+
+def holds_prompts(unlike: list[str], num_fewshot: int) -> bool:
+    """Whether a leaf task's prompts are still the locked ones under such other settings: seeds only
+    choose shots, and generation settings are no part of a prompt."""
+    drawn_otherwise = "seeds" in unlike and num_fewshot > 0
+    return not drawn_otherwise and not {*unlike} & {*RENDERING}
+
+
+def read_yaml(path: Path, kind: str) -> dict[str, Any]:
+    """A YAML file of ours that holds a mapping; EvalkitError where it is none. `kind`: in words."""
+    try:
+        value = plain_yaml.loads(canon.read_bytes(path, MAX_BYTES))
+    except FileNotFoundError:
+        raise EvalkitError(f"there is no {kind} file", where=str(path)) from None
+    except OSError as error:
+        raise EvalkitError(
+            f"can't read the {kind} file: {error.strerror}", where=str(path), code=Exit.MISSING
+        ) from None
+    except ValueError as error:
+        raise EvalkitError(f"the {kind} is not readable YAML: {error}", where=str(path)) from None
+    if not isinstance(value, dict):
+        raise EvalkitError(f"the {kind} must be a YAML mapping", where=str(path))
+    return value
+
+
+def read_lock(path: Path) -> Lock:
+    """Read and check a lock file and the rows beside it.
+
+    EvalkitError where the lock is no lock of this evalkit, or the rows are not the ones it names.
+    """
+    raw = read_yaml(path, "lock")
+    if raw.get("schema") == EARLIER_LOCK or (raw.get("schema") == LOCK and "asked" not in raw):
+        raise EvalkitError(
+            "the lock is of an earlier evalkit, which pinned no prompts and nothing of how they are"
+            " scored",
+            where=str(path),
+            fix=f"run `evalkit lock {path.with_name(path.name.replace('.lock.', '.'))}` once:"
+            " datasets stay at their revisions",
+            code=Exit.MISSING,
+        )
+    problems = schema.check("lock", raw)
+    if problems:
+        raise EvalkitError(f"the lock is not valid: {problems[0]}", where=str(path))
+    return Lock(
+        suite=raw["suite"],
+        lm_eval=raw["lm_eval"],
+        asked=raw["asked"],
+        datasets={name: LockedDataset(**item) for name, item in raw["datasets"].items()},
+        groups=raw["groups"],
+        group_scores=raw["group_scores"],
+        tasks={name: LockedTask(**item) for name, item in raw["tasks"].items()},
+        each=_read_rows(rows.beside(path), raw["rows_file"]),
+    )
+
+
+def _read_rows(path: Path, digest: str) -> dict[str, Rows]:
+    again = "restore it, or make both files again with `evalkit lock`"
+    try:
+        data = canon.read_bytes(path, rows.MAX_BYTES)
+    except FileNotFoundError:
+        what = "the file of the lock's single rows is missing"
+        raise EvalkitError(what, where=str(path), fix=again, code=Exit.MISSING) from None
+    if canon.digest_bytes(data) != digest:
+        what = "the file of single rows is not the one that the lock beside it names"
+        raise EvalkitError(what, where=str(path), fix=again, code=Exit.FAILED)
+    return rows.parse(data, str(path))

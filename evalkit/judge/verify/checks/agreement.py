@@ -1,0 +1,184 @@
+"""Contradictions within a record, its plan and its samples that need no model to be seen.
+
+Each field is held against every other one that it follows from: docs/record.md has the whole list,
+with what is the author's word alone. What an honest run can't write down is a failure here, however
+well its digests fit.
+"""
+
+import re
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from itertools import pairwise
+from typing import Any
+
+from evalkit.base import canon
+from evalkit.plan.request import settings_from
+from evalkit.record.reading.findings import Check, Findings, shown
+from evalkit.record.reading.folder import BROKEN, reason
+from evalkit.record.reading.journal import Journal
+from evalkit.record.reading.plan import Plan
+from evalkit.record.reading.samples import Samples
+
+PROFILES = ("native", "precise")
+DTYPES = ("float32", "bfloat16", "float16")
+KINDS = {"multiple_choice": "loglikelihood"}  # lm-eval's output types by another request's name
+_SEGMENT = re.compile(r"([0-9]{8}T[0-9]{6}Z)-(.+)-([0-9]+)-[0-9a-f]{4}", re.ASCII)
+_SLACK_S = 60.0  # by which two clocks of one host's processes may be read apart
+
+Value = dict[str, Any]
+
+
+def check(
+    record: Value, results: Value | None, plan: Plan | None, journal: Journal | None,
+    samples: Samples,
+) -> Check:  # fmt: skip
+    """One check of all of them."""
+    findings = Findings("agreement")
+    for problem in _record(record):
+        findings.add(problem)
+    for problem in _segments(record, journal, plan):
+        findings.add(problem)
+    if plan is not None:
+        for problem in _asked(record, results, plan, samples):
+            findings.add(problem)
+    return findings.check("settings, software, segments and rates agree with each other")
+
+
+def _record(record: Value) -> Iterator[str]:
+    """Within the record."""
+    numerics, engine, suite = record["numerics"], record["engine"], record["suite"]
+    environment = record["environment"]
+    for key, known in (("profile", PROFILES), ("dtype", DTYPES)):
+        if isinstance(numerics[key], str) and numerics[key] not in known:
+            yield f"there is no {key} {shown(numerics[key])}"
+    installed = environment["packages"]
+    for name, version in environment["versions"].items():
+        if name != "evalkit" and version != installed.get(name, "not installed"):
+            yield f"{name} {shown(version)} in versions, {shown(installed.get(name))} in packages"
+    if engine["versions"].get("lm_eval", installed.get("lm_eval")) != installed.get("lm_eval"):
+        yield "the engine ran on another lm_eval than the packages have"
+    if suite["apply_chat_template"] and record["model"]["chat_template"] is None:
+        yield "a chat template was applied, and the model has none"
+    config = record["command"]["config"]
+    said = {"limit": suite["limit"], "engine": engine["name"]}
+    for key, wanted in said.items():
+        if config.get(key, wanted) != wanted:
+            yield f"command.config's {key} is {shown(config[key])}, it was {shown(wanted)}"
+    yield from _errors(record)
+    yield from _rates(record["phases"])
+
+
+def _errors(record: Value) -> Iterator[str]:
+    """A standard error and the way it was made: both or neither."""
+    for name, entry in {**record["tasks"], **record["groups"]}.items():
+        for key, metric in entry["metrics"].items():
+            if (metric["stderr"] is None) != (metric["stderr_method"] is None):
+                yield f"{shown(name)} {shown(key)}: a standard error without its method, or back"
+
+
+def _rates(phases: Value) -> Iterator[str]:
+    for name, phase in phases.items():
+        tokens, rate = phase["tokens"], phase["tokens_per_second"]
+        if (tokens is None) != (rate is None):
+            yield f"phase {name}: tokens without their rate, or back"
+        elif tokens is not None:
+            wanted = tokens / max(phase["seconds"], 1e-9)
+            if abs(rate - wanted) > 1e-6 * max(wanted, 1.0):
+                yield f"phase {name}: {rate:g} tokens a second, {wanted:g} by tokens and seconds"
+
+
+def _segments(record: Value, journal: Journal | None, plan: Plan | None) -> Iterator[str]:
+    """Each process's stretch of the run."""
+    names = [segment["segment"] for segment in record["segments"]]
+    if len(set(names)) != len(names):
+        yield "a segment stands twice"
+    own = record["engine"]["name"] == "evalkit"
+    spans: dict[tuple[str, str], list[tuple[datetime, datetime, str]]] = {}
+    for segment in record["segments"]:
+        name = shown(segment["segment"])
+        if journal is not None and segment["batches"] != journal.by_segment[segment["segment"]]:
+            found = journal.by_segment[segment["segment"]]
+            yield f"{name} claims {segment['batches']:,} batches, its journal holds {found:,}"
+        if not own and segment.get("level") is not None:
+            yield f"{name} checked the level of an engine that has none"
+        started, stopped = _time(segment["started"]), _time(segment["stopped"])
+        if started and stopped and stopped < started:
+            yield f"{name} stopped before it started"
+        if match := _SEGMENT.fullmatch(segment["segment"]):
+            yield from _named(segment, match, started)
+            if started and stopped:
+                process = (str(segment["host"]), match[3])
+                spans.setdefault(process, []).append((started, stopped, name))
+    for found_spans in spans.values():
+        ordered = sorted(found_spans)
+        for (_, stopped, one), (started, _, other) in pairwise(ordered):
+            if started < stopped:
+                yield f"{one} and {other} of one process overlap"
+    if plan is not None:
+        total = sum(segment["batches"] for segment in record["segments"])
+        if total > len(plan.batches):
+            yield f"segments answered {total:,} batches, there are {len(plan.batches):,}"
+
+
+def _named(segment: Value, match: re.Match[str], started: datetime | None) -> Iterator[str]:
+    """A segment's name says when it started, and where."""
+    try:
+        named = datetime.strptime(match[1], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
+    except ValueError:
+        yield f"{shown(segment['segment'])} is named after no time"
+        return
+    if started and abs((started - named).total_seconds()) > _SLACK_S:
+        yield f"{shown(segment['segment'])} is named after another time than it started"
+    host = segment["host"]
+    plain = "".join(c if c.isalnum() else "-" for c in str(host))[:40].strip("-") or "host"
+    if isinstance(host, str) and match[2] != plain:
+        yield f"{shown(segment['segment'])} is named after another host, {shown(host)}"
+
+
+def _time(said: Any) -> datetime | None:
+    """A time; None where it is unknown. ValueError for a day that no calendar has."""
+    return datetime.fromisoformat(said) if isinstance(said, str) else None
+
+
+def _asked(record: Value, results: Value | None, plan: Plan, samples: Samples) -> Iterator[str]:
+    """What the plan executes and what the samples say was asked for."""
+    kinds: dict[str, set[str]] = {}
+    for batch in plan.batches.values():
+        kinds.setdefault(batch.task, set()).add(batch.kind)
+    extra = plan.body["truncated"].keys() - record["tasks"].keys()
+    if extra:
+        yield f"prompts of {shown(min(extra))} were cut, and it was not asked"
+    for leaf, count in plan.body["truncated"].items():
+        if count > len(plan.requests.get(leaf, {})):
+            yield f"{shown(leaf)}: more prompts were cut than there are"
+    told = (results or {}).get("max_length", plan.body["max_length"])
+    if record["engine"]["name"] == "evalkit" and told != plan.body["max_length"]:
+        yield f"the plan's context is {plan.body['max_length']}, results.json says {shown(told)}"
+    configs = (results or {}).get("configs", {})
+    for leaf in sorted(record["tasks"].keys() & samples.leaves.keys() & kinds.keys()):
+        kind = record["tasks"][leaf]["output_type"]
+        if kinds[leaf] != {KINDS.get(kind, kind)}:
+            yield f"{shown(leaf)}: {kind} by {', '.join(sorted(kinds[leaf]))} batches"
+        try:
+            problem = _generated(record, configs.get(leaf, {}), plan, leaf, samples)
+        except BROKEN as error:
+            problem = reason(error)
+        if problem:
+            yield f"{shown(leaf)}: {problem}"
+
+
+def _generated(record: Value, config: Value, plan: Plan, leaf: str, samples: Samples) -> str:
+    """How a leaf task's texts were generated: by its config, its samples and the plan the same."""
+    asked = sorted(samples.leaves[leaf].generated)
+    if not asked:
+        return ""
+    if len(asked) > 1:
+        return "its samples were generated with different settings"
+    if canon.dumps(config.get("generation_kwargs")) != asked[0]:
+        return "its samples were generated with other settings than its config has"
+    kwargs = canon.loads(asked[0])
+    wanted = settings_from(kwargs, task=leaf, seed=record["suite"]["seeds"]["torch"]).to_json()
+    planned = [canon.dumps(settings) for settings in plan.settings_of(leaf)]
+    if planned != [canon.dumps(wanted)]:
+        return "the plan generates with other settings than its samples ask for"
+    return ""

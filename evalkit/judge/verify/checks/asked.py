@@ -1,0 +1,150 @@
+"""Whether each document was asked, and the answers were scored, as the suite's lock says.
+
+A record can be right in itself and still have asked something else: the answer in every prompt, a
+score that is aggregated otherwise, targets to match. The lock pins each document's prompt and
+target by a short digest, every leaf task's config by one, and how groups are scored; so this needs
+no lm-eval and no data. Where a record was asked with other settings than the lock's, what follows
+from these is not held against it, and that is said.
+"""
+
+from typing import Any
+
+from evalkit.base import canon
+from evalkit.inputs import rows
+from evalkit.inputs.locked import holds_prompts, other_settings
+from evalkit.inputs.rows import Rows
+from evalkit.record.reading.findings import Check, Findings, Status, difference, few, shown
+from evalkit.record.reading.samples import Samples
+
+Value = dict[str, Any]
+
+
+def prompts(
+    record: Value, lock: Value | None, each: dict[str, Rows], samples: Samples
+) -> list[Check]:
+    """Every document's prompt and target against the lock's, as far as it asks the same."""
+    if lock is None or not each:
+        return []
+    findings, unlike = Findings("asked"), other_settings(lock["asked"], record["suite"])
+    templated = bool(record["suite"]["apply_chat_template"])
+    count, left = 0, set()
+    for leaf in sorted(each.keys() & samples.leaves.keys() & record["tasks"].keys()):
+        seen, locked = samples.leaves[leaf], each[leaf]
+        problem = ""
+        held = locked.prompts and holds_prompts(unlike, lock["tasks"][leaf]["num_fewshot"])
+        if held and not templated:
+            first = locked.prompts[: len(seen.asked)]
+            problem = rows.difference(bytes(seen.asked), first, "the prompt of document")
+            count += seen.n
+        else:
+            left.add(leaf)
+        if "apply_chat_template" not in unlike and not problem:
+            first = locked.targets[: len(seen.targets)]
+            problem = rows.difference(bytes(seen.targets), first, "the target of document")
+        findings.add(problem and f"{shown(leaf)}: {problem}")
+    passed = f"{count:,} documents' prompts, targets and choices are the locked ones"
+    if findings.count or not left:
+        return [findings.check(passed)]
+    why = "the model's chat template rendered them" if templated else "shots that no lock pins"
+    why = f"other {', '.join(unlike)}" if unlike else why
+    detail = f"{len(left):,} leaf tasks' prompts are not held against the lock ({why}): {few(left)}"
+    return [Check(findings.name, Status.WARN, detail)]
+
+
+def scoring(record: Value, lock: Value | None, results: Value | None, samples: Samples) -> Check:
+    """How leaf tasks and groups are scored, by their settings and by what the record says."""
+    findings = Findings("scoring")
+    if lock is None:
+        return Check(findings.name, Status.SKIP, "there is no lock to hold it against")
+    unlike = other_settings(lock["asked"], record["suite"])
+    for leaf in sorted(record["tasks"].keys() & lock["tasks"].keys()):
+        config = (results or {}).get("configs", {}).get(leaf)
+        for problem in _leaf(record["tasks"][leaf], lock["tasks"][leaf], config, unlike):
+            findings.add(f"{shown(leaf)}: {problem}")
+        filters = set(samples.leaves[leaf].filters) if leaf in samples.leaves else None
+        if filters is not None:
+            wanted = set(lock["tasks"][leaf]["filters"])
+            findings.add(difference(filters, wanted, f"filters of {shown(leaf)}"))
+    for name in sorted(record["groups"].keys() & lock["group_scores"].keys()):
+        for problem in _group(record["groups"][name], lock["group_scores"][name]):
+            findings.add(f"{shown(name)}: {problem}")
+    return findings.check(f"{len(lock['tasks']):,} leaf tasks are scored as the lock says")
+
+
+def _leaf(entry: Value, locked: Value, config: Any, unlike: list[str]) -> list[str]:
+    """What of a leaf task's scoring is not the locked."""
+    found = _unlike(entry, locked, ("output_type", "num_fewshot", "version"))
+    names = {key.partition(",")[0] for key in entry["metrics"]}
+    if other := names - locked["metrics"].keys():
+        found.append(f"it has no metric {few(other)}")
+    if locked["output_type"] == "multiple_choice" and (gone := locked["metrics"].keys() - names):
+        found.append(f"its metric {few(gone)} is missing")
+    for key, metric in sorted(entry["metrics"].items()):
+        name, _, by = key.partition(",")
+        way = locked["metrics"].get(name, metric)["higher_is_better"]
+        if metric["higher_is_better"] is not way:
+            text = f"{shown(metric['higher_is_better'])}, locked {shown(way)}"
+            found.append(f"{shown(key)}: higher_is_better {text}")
+        if by not in locked["filters"]:
+            found.append(f"it has no filter {shown(by)}")
+    if isinstance(config, dict):
+        found += _settings(entry, locked, config, unlike)
+    return found
+
+
+def _settings(entry: Value, locked: Value, config: Value, unlike: list[str]) -> list[str]:
+    """What of lm-eval's config of a leaf task is not the locked."""
+    found = []
+    if entry["alias"] != (config.get("task_alias") or config.get("task")):
+        found.append(f"alias {shown(entry['alias'])}, its config has another")
+    generated = locked["output_type"] == "generate_until"
+    if generated and "gen_kwargs" in unlike:
+        return found
+    if rows.of_settings(config) != locked["settings"]:
+        told = "; ".join(_told(config, locked)) or "templates, filters or generation differ"
+        found.append(f"its config is not the locked one ({told})")
+    return found
+
+
+def _told(config: Value, locked: Value) -> list[str]:
+    """Which metrics a config aggregates otherwise, in words."""
+    named = {
+        str(entry["metric"]): entry.get("aggregation") for entry in config.get("metric_list") or []
+    }
+    return [
+        f"{shown(name)} aggregated by {shown(named[name])}, locked {shown(metric['aggregation'])}"
+        for name, metric in sorted(locked["metrics"].items())
+        if isinstance(named.get(name), str) and named[name] != metric["aggregation"]
+    ]
+
+
+def _group(entry: Value, locked: Value) -> list[str]:
+    """What of a group's scoring is not the locked; whether leaf tasks count by their size is seen
+    where the score is computed again."""
+    found = _unlike(entry, locked, ("alias", "version"))
+    names = {key.partition(",")[0] for key in entry["metrics"]}
+    if names != locked["metrics"].keys():
+        found.append(difference(names, set(locked["metrics"]), "metrics"))
+    for key in sorted(entry["metrics"]):
+        name, _, by = key.partition(",")
+        filters = locked["metrics"].get(name, {"filters": None})["filters"]
+        if filters is not None and by not in filters:
+            found.append(f"{shown(name)} is not scored for filter {shown(by)}")
+    return found
+
+
+def _unlike(entry: Value, locked: Value, keys: tuple[str, ...]) -> list[str]:
+    """Which fields are not equal, 1.0 being another version than 1."""
+    return [
+        f"{key} {shown(entry[key])}, locked {shown(locked[key])}"
+        for key in keys
+        if canon.dumps(entry[key]) != canon.dumps(locked[key])
+    ]
+
+
+def weights(lock: Value | None) -> dict[str, dict[str, bool]]:
+    """By group and metric, whether leaf tasks count by their size; nothing without a lock."""
+    return {
+        name: {metric: said["weight_by_size"] for metric, said in group["metrics"].items()}
+        for name, group in (lock["group_scores"] if lock else {}).items()
+    }
