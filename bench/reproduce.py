@@ -118,7 +118,7 @@ class Experiments:
             lines = [canon.loads(line) for line in path.read_text().splitlines()]
             for line in lines:
                 if PLANTED in line["answers"]:
-                    line["answers"][PLANTED]["loglikelihood"] = -1e-3
+                    line["answers"][PLANTED] |= {"loglikelihood": -1e-3, "is_greedy": True}
                 line["sha256"] = journal.checksum(line)
             path.write_text("".join(canon.dumps(line) + "\n" for line in lines))
         run.finish_only(copy, self.events, [], suite=None, model=str(self.model), offline=True,
@@ -200,9 +200,12 @@ PAGE = """# What a reproduction says
 
 Written by `python -m bench.reproduce`. {on}
 
-`evalkit reproduce RUN` runs a record's suite again, with what the record names as far as nothing
-else is given, into a folder of its own. It prints first what differs, then one verdict, the
-strongest that it can show:
+`evalkit reproduce RUN` runs a record's suite again, with the recorded settings as far as nothing
+else is given, into a folder of its own. What can be opened, run or sent to is yours to name: a
+suite that isn't shipped, a model that isn't built in, an adapter, an engine of lm-eval's. The record
+says what it asks for, and you give `--suite FILE`, `--model`, `--adapter`, `--engine`, `--engine-arg`.
+Prompts are built from your suite, never taken from the record's plan. It prints first what differs,
+then one verdict, the strongest that it can show:
 
 {meanings}
 
@@ -210,8 +213,9 @@ The margin is twice the original's standard error, at least one point and at mos
 is shown by two one-sided tests, Holm's adjustment over the top-level tasks. The noise is measured
 on the model: how far its log-probabilities lie from those in float32. The cause is a guess from
 what both sides recorded: the first that differs of suite, model, adapter, numerics, engine,
-versions, hardware, software. `--sample N` answers N whole batches of the original's plan, which can
-still be BITWISE; it scores nothing, so it ends in BITWISE, NUMERICS or DIFFERENT.
+versions, hardware, software. `--sample N` plans again and answers N whole batches of that plan,
+which can still be BITWISE where it is the original's; it scores nothing, so it ends in BITWISE,
+NUMERICS, DIFFERENT, or, where the plan is another, INCOMPARABLE.
 
 ## Known changes
 

@@ -270,8 +270,10 @@ def improved() -> Run:
     """Wrong answers made right where they were given: in the journal, and all that follows."""
 
     def better(part: str, answer: dict[str, Any]) -> dict[str, Any]:
-        right = part.split("/")[2] == "1" and part.startswith(("arc", "mmlu"))
-        return answer | {"loglikelihood": -0.01} if right else answer
+        if not part.startswith(("arc", "mmlu")):
+            return answer
+        right = part.split("/")[2] == "1"
+        return answer | {"loglikelihood": -0.01 if right else -9.0, "is_greedy": right}
 
     return Run(answer=better)
 
@@ -280,6 +282,7 @@ def thinned() -> Run:
     """The documents that were answered wrong left out, with a lock to match."""
     run = Run(limit=3)
     run.record["suite"] |= {"limit": None, "partial": False}
+    run.record["command"]["config"]["limit"] = run.results["config"]["limit"] = None
     for leaf, entry in run.lock["tasks"].items():
         entry["documents"] = run.record["tasks"][leaf]["documents"] = run.record["tasks"][leaf]["n"]
         run.results["n-samples"][leaf]["original"] = entry["documents"]
@@ -288,6 +291,8 @@ def thinned() -> Run:
         entry["rows"] = run.record["tasks"][leaf]["dataset"]["rows"] = f"sha256:{rows}"
         run.record["suite"]["rows"][leaf] = f"sha256:{rows}"
         run.hashes[leaf] = [sample["doc_hash"] for sample in mine]
+        prompts, targets = run.locked[leaf]
+        run.locked[leaf] = (prompts[: len(mine)], targets[: len(mine)])
     identified(run)
     return run
 

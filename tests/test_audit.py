@@ -29,7 +29,7 @@ SHOWN = {  # a request, what is planted in its answer, and what the audit says o
     "demo_endings/4/2/0": "recorded as the most probable text",
     "demo_cot_counting/1/0/0": "behind the best one",
     "demo_cot_calendar/5/0/0": "its text is not its tokens'",
-    "demo_cot_calendar/7/0/0": "recorded to end by eos, ends by nowhere there",
+    "demo_cot_calendar/7/0/0": "recorded to end by stop_string, ends by nowhere there",
 }
 
 
@@ -47,7 +47,7 @@ def _plant(request: str, answer: dict[str, Any]) -> None:
     elif request == "demo_cot_calendar/7/0/0":
         for key in ("tokens", "logprobs", "margins"):
             answer[key] = answer[key][:5]
-        answer["stop"] = "eos"
+        answer["stop"] = "stop_string"
 
 
 @pytest.fixture(scope="module")

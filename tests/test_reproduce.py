@@ -183,7 +183,7 @@ def test_other_numerics_are_named_as_the_cause(tmp_path: Path) -> None:
 def test_a_wrong_answer_in_the_original_is_never_bitwise(tmp_path: Path) -> None:
     def plant(request: str, answer: dict[str, Any]) -> None:
         if request == "demo_qa/3/1/0":
-            answer["loglikelihood"] = -1e-3
+            answer |= {"loglikelihood": -1e-3, "is_greedy": True}
 
     run = forged.planted(tmp_path, plant)
     ran = again(run, tmp_path / "again")
