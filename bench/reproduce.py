@@ -202,10 +202,10 @@ Written by `python -m bench.reproduce`. {on}
 
 `evalkit reproduce RUN` runs a record's suite again, with the recorded settings as far as nothing
 else is given, into a folder of its own. What can be opened, run or sent to is yours to name: a
-suite that isn't shipped, a model that isn't built in, an adapter, an engine of lm-eval's. The record
-says what it asks for, and you give `--suite FILE`, `--model`, `--adapter`, `--engine`, `--engine-arg`.
-Prompts are built from your suite, never taken from the record's plan. It prints first what differs,
-then one verdict, the strongest that it can show:
+suite that isn't shipped, a model that isn't built in, an adapter, an engine of lm-eval's. The
+record says what it asks for, and you give `--suite FILE`, `--model`, `--adapter`, `--engine` and
+`--engine-arg`. Prompts are built from your suite, never taken from the record's plan. It prints
+first what differs, then one verdict, the strongest that it can show:
 
 {meanings}
 

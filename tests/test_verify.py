@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from runs import Run
 
 from evalkit.base.errors import EvalkitError, Exit
-from evalkit.harness import rescore
+from evalkit.harness import own_code, rescore
 from evalkit.judge.verify import Report, Status, verify
 from evalkit.judge.verify.checks import completeness, scores
 from evalkit.record import attest, keys
@@ -1163,7 +1163,7 @@ def test_lm_eval_knows_exchanged_choices_and_a_prompt_that_ends_otherwise(tmp_pa
 @pytest.mark.usefixtures("lm_eval")
 def test_lm_eval_leaves_tasks_that_score_by_code_of_their_own(tmp_path: Path) -> None:
     for name in ("ifeval", "humaneval", "mmlu", "no_such_task"):
-        with pytest.raises(rescore.Refused):
+        with pytest.raises(own_code.Refused):
             rescore.task(name, {}, {"a": 1}, chat=False)
 
 

@@ -2,8 +2,8 @@
 
 The task is built from the installed lm-eval's YAML (or our demo's), never from the record; its
 dataset is replaced by the samples' documents, so nothing is downloaded. A recorded config only
-decides whether it is the same task. Tasks that score by Python of their own are refused: such code
-may evaluate what it is given, and documents and answers come from the record.
+decides whether it is the same task. Tasks that score by Python of their own are not scored in this
+process, since documents and answers come from the record: `OwnCode` says so, and `apart` does it.
 """
 
 import logging
@@ -16,16 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from evalkit.harness import publish, tasks
+from evalkit.harness.own_code import IGNORED, Refused, Unlike, harness_tasks, refuse_code
 from evalkit.inputs.builtin.demo import model as demo
 
 _NAME = re.compile(
     rb"""^["']?task["']?[ \t]*:[ \t]*["']?([^"'\s#\[{]+)["']?[ \t]*(?:#.*)?\r?$""", re.M
 )
-# Fields of a config that don't score: which data (the samples' own), which examples, which words.
-_IGNORED = {"custom_dataset", "dataset_kwargs", "fewshot_config", "generation_kwargs"}
-_IGNORED |= {"metadata", "num_fewshot", "process_docs", "tag", "task_alias"}
-_REFUSED = ("class", "doc_to_audio", "doc_to_image", "process_results", "unsafe_code", "use_prompt")
-
 Sample = dict[str, Any]
 
 
@@ -39,14 +35,6 @@ class Scored:
     metrics: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
-class Refused(Exception):
-    """This task can't be scored again here; the text says why."""
-
-
-class Unlike(Refused):
-    """The recorded config is not the installed task's; the text names the fields."""
-
-
 def installed() -> str | None:
     """The installed lm-eval's version, or None."""
     if util.find_spec("lm_eval") is None:
@@ -58,76 +46,61 @@ def installed() -> str | None:
 
 
 @cache
-def _harness_tasks() -> Path:
-    spec = util.find_spec("lm_eval")
-    assert spec is not None and spec.submodule_search_locations, "called with lm-eval installed"
-    return Path(spec.submodule_search_locations[0]).resolve() / "tasks"
-
-
-@cache
 def _yaml_files() -> dict[str, list[Path]]:
     """Task name -> the YAML files that may define it: the demo's, then lm-eval's in its order.
 
     A scan for `task:` lines: lm-eval's own index parses 14,000 files and takes ten seconds.
     """
     found: dict[str, list[Path]] = {}
-    for root in (demo.TASKS, _harness_tasks()):
+    for root in (demo.TASKS, harness_tasks()):
         for path in sorted(root.glob("**/*.yaml")):
             for name in _NAME.findall(path.read_bytes()):
                 found.setdefault(name.decode(errors="replace"), []).append(path)
     return found
 
 
-def _installed_config(name: str) -> dict[str, Any]:
-    """The installed config of a leaf task; functions stay names unless they are our demo's."""
+def installed_config(name: str, *, with_code: bool = False) -> dict[str, Any]:
+    """The installed config of a leaf task; functions stay names unless they are our demo's, or
+    `with_code`, which imports them. Raises Refused for a task that can't be scored without."""
+    from lm_eval.tasks._yaml_loader import load_yaml
+
+    path, config = _found(name)
+    if not path.is_relative_to(demo.TASKS):
+        refuse_code(config, with_code=with_code)
+    config = load_yaml(path, resolve_func=True) if with_code else config
+    return {key: value for key, value in config.items() if key not in ("tag", "task_list")}
+
+
+def unresolved(name: str) -> dict[str, Any]:
+    """The installed config of a leaf task, its functions as names; Refused where there is none."""
+    return _found(name)[1]
+
+
+def _found(name: str) -> tuple[Path, dict[str, Any]]:
+    """The file that defines a leaf task, and its config; functions are resolved in our demo's."""
     import yaml
     from lm_eval.tasks._yaml_loader import load_yaml
 
     for path in _yaml_files().get(name, []):
-        ours = path.is_relative_to(demo.TASKS)
         try:
-            config = load_yaml(path, resolve_func=ours)
+            config = load_yaml(path, resolve_func=path.is_relative_to(demo.TASKS))
         except (OSError, ValueError, yaml.YAMLError):
             continue  # as lm-eval's index does
         if config.get("task") == name and "group" not in config:
-            if not ours:
-                _refuse_code(config)
-            return {key: value for key, value in config.items() if key not in ("tag", "task_list")}
+            return path, config
     raise Refused("the installed lm-eval has no task of that name")
 
 
-def _refuse_code(config: dict[str, Any]) -> None:
-    """Raises Refused for a task that scores by more than templates and lm-eval's own parts."""
-    from lm_eval.api import metrics, registry
-
-    assert metrics.mean is not None, "importing it fills the registry"
-    for key in _REFUSED:
-        if config.get(key):
-            raise Refused(f"the task has {key}")
-    for key in sorted(config.keys() - _IGNORED):
-        if _names_code(config[key], str(_harness_tasks())):
-            raise Refused(f"the task's {key} is code")
-    for metric in config.get("metric_list") or []:
-        if metric.get("hf_evaluate") or metric["metric"] not in registry.metric_registry:
-            raise Refused(f"metric {metric['metric']} is not lm-eval's own")
-
-
-def _names_code(value: Any, root: str) -> bool:
-    """Whether an unresolved `!function`, which lm-eval reads as a path, is in a config value."""
-    if isinstance(value, dict):
-        return any(_names_code(item, root) for item in value.values())
-    if isinstance(value, list):
-        return any(_names_code(item, root) for item in value)
-    return isinstance(value, str) and value.startswith(root)
-
-
-def task(name: str, recorded: dict[str, Any], first_doc: Any, *, chat: bool) -> "Task":
+def task(
+    name: str, recorded: dict[str, Any], first_doc: Any, *, chat: bool, with_code: bool = False
+) -> "Task":
     """The installed task of that name over recorded documents, of which the first shows the shape.
 
     Raises Refused where the task or its recorded config is not one that can be scored again.
+    `with_code`: run its own functions, which only `apart` may want.
     """
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
-    config = _installed_config(name)
+    config = installed_config(name, with_code=with_code)
     _refuse_other(config, recorded)
     for key in ("custom_dataset", "process_docs", "training_split", "fewshot_split"):
         config.pop(key, None)  # the samples' documents are processed already; no shots are drawn
@@ -144,8 +117,8 @@ def _refuse_other(config: dict[str, Any], recorded: dict[str, Any]) -> None:
     from lm_eval.api.task import TaskConfig
 
     built = TaskConfig(**deepcopy(config)).to_dict()
-    ours = {key: item for key, item in publish.clean(built).items() if key not in _IGNORED}
-    theirs = {key: item for key, item in recorded.items() if key not in _IGNORED}
+    ours = {key: item for key, item in publish.clean(built).items() if key not in IGNORED}
+    theirs = {key: item for key, item in recorded.items() if key not in IGNORED}
     unlike = sorted(key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key))
     if unlike:
         raise Unlike(", ".join(unlike))

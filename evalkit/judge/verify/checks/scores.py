@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from evalkit.base import canon
-from evalkit.harness import rescore
+from evalkit.harness import apart, rescore
+from evalkit.harness.own_code import OwnCode, Refused, Unlike
 from evalkit.judge.verify.checks import choices
 from evalkit.record.reading.findings import Check, Findings, Status, few, shown
 from evalkit.record.reading.folder import BROKEN, reason
@@ -33,8 +34,9 @@ class Scores:
     partly: dict[str, str] = field(default_factory=dict)  # leaf -> which metrics not natively
     refused: dict[str, str] = field(default_factory=dict)  # leaf -> why not by lm-eval
     unlike: dict[str, str] = field(default_factory=dict)  # leaf -> where its config differs
+    _child: apart.Apart = field(default_factory=apart.Apart)
     _leaf: str = ""
-    _task: rescore.Task | None = None
+    _task: rescore.Task | apart.Away | None = None
     _waiting: list[Document] = field(default_factory=list)
 
     def add(self, document: Document) -> None:
@@ -51,6 +53,7 @@ class Scores:
     def finish(self) -> None:
         """Score what still waits."""
         self._flush()
+        self._child.close()
 
     def _begin(self, document: Document) -> None:
         self._flush()
@@ -69,12 +72,20 @@ class Scores:
             self.refused[document.leaf] = "lm-eval isn't installed"
             return
         try:
-            self._task = rescore.task(document.leaf, config, document.first["doc"], chat=self.chat)
-        except rescore.Unlike as fields:
+            self._task = self._built(document, config)
+        except Unlike as fields:
             self.unlike[document.leaf] = f"{shown(document.leaf)} ({shown(fields)})"
             self.refused[document.leaf] = "its recorded config is not the installed task's"
-        except rescore.Refused as why:
+        except Refused as why:
             self.refused[document.leaf] = str(why)
+
+    def _built(self, document: Document, config: dict[str, Any]) -> rescore.Task | apart.Away:
+        """The installed task; one with code of its own in a process apart."""
+        leaf, first = document.leaf, document.first["doc"]
+        try:
+            return rescore.task(leaf, config, first, chat=self.chat)
+        except OwnCode:
+            return self._child.task(leaf, config, first, chat=self.chat)
 
     def _natively(self, document: Document) -> None:
         config = self.configs[document.leaf]
@@ -95,8 +106,13 @@ class Scores:
         waiting, self._waiting = self._waiting, []
         if self._task is None or not waiting:
             return
+        try:
+            scored = self._task.score([document.samples for document in waiting])
+        except Refused as why:
+            self._task, self.refused[self._leaf] = None, str(why)
+            self.harnessed.pop(self._leaf, None)
+            return
         self.harnessed[self._leaf] += sum(len(document.samples) for document in waiting)
-        scored = self._task.score([document.samples for document in waiting])
         for document, one in zip(waiting, scored, strict=True):
             self._harnessed(document, one)
 
