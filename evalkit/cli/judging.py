@@ -1,6 +1,7 @@
 """The commands that look at what runs left, and judge it."""
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +112,7 @@ def compare_command(runs: tuple[Path, ...], gate: Path | None, as_json: bool, **
     \b
     evalkit compare results/demo/demo-0123456789ab lm_eval_results/other-model
     """
+    from evalkit.base import bounded
     from evalkit.judge import compare
     from evalkit.judge.compare import gate as gates
     from evalkit.judge.compare import text

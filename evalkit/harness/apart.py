@@ -66,9 +66,10 @@ class Apart:
         self._left += samples * SECONDS_A_SAMPLE
         if self._process is None:
             environment = {k: v for k, v in os.environ.items() if k in _KEPT}
+            environment |= {"HF_HUB_OFFLINE": "1", "OPENBLAS_NUM_THREADS": "1"}
             self._process = subprocess.Popen(
-                COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-                env=environment | {"HF_HUB_OFFLINE": "1", "OPENBLAS_NUM_THREADS": "1"}, cwd="/",
+                COMMAND, bufsize=0, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL, env=environment, cwd="/",
             )  # fmt: skip
         started = time.monotonic()
         line = self._exchanged(self._process, json.dumps(message).encode() + b"\n")
@@ -92,7 +93,7 @@ class Apart:
                 return None
             try:
                 if free:
-                    data = data[os.write(process.stdin.fileno(), data[: 1 << 16]) :]
+                    data = data[process.stdin.write(data[: 1 << 16]) or 0 :]
                 if ready:
                     got = os.read(process.stdout.fileno(), 1 << 16)
                     found += got
@@ -159,15 +160,12 @@ def serve() -> None:
 
 
 def _teller() -> Callable[[Any], None]:
-    """Writes to what was stdout; what the tasks' code prints goes nowhere."""
-    out = os.dup(1)
-    null = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, 1)
+    """Writes to stdout; what the tasks' code prints goes where stderr does, which is nowhere."""
+    out, sys.stdout = sys.stdout.buffer, sys.stderr
 
     def tell(answer: Any) -> None:
-        data = json.dumps(answer).encode() + b"\n"
-        while data:
-            data = data[os.write(out, data) :]
+        out.write(json.dumps(answer).encode() + b"\n")
+        out.flush()
 
     return tell
 
@@ -231,9 +229,9 @@ def _lock() -> None:
         if event == "open":
             path, mode, flags = arguments
             inside = isinstance(path, int) or str(os.path.realpath(path)).startswith(roots)
-            writes = isinstance(mode, str) and set(mode) & set("wax+")
-            writes = writes or (flags or 0) & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
-            if writes or not inside:
+            writes = bool(isinstance(mode, str) and set(mode) & set("wax+"))
+            flagged = (flags or 0) & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
+            if writes or flagged or not inside:
                 raise PermissionError(f"may not open {path}")
         elif event.startswith(_DENIED):
             raise PermissionError(f"may not {event}")

@@ -94,7 +94,11 @@ def _with_rest(raw: dict[str, Any]) -> dict[str, Any]:
     makes anew: what is left is checked by the schema."""
     if raw.get("schema") not in (suites.LOCK, suites.EARLIER_LOCK):
         return raw
-    none = {**dict.fromkeys(ASKED, False), "system_instruction": None, "gen_kwargs": {}}
+    none: dict[str, Any] = {
+        **dict.fromkeys(ASKED, False),
+        "system_instruction": None,
+        "gen_kwargs": {},
+    }
     rest = {"rows_file": canon.digest_bytes(b""), "asked": {**none, "seeds": {}}}
     made = {**rest, "group_scores": {}, **raw, "schema": suites.LOCK}
     if isinstance(raw.get("tasks"), dict):

@@ -105,7 +105,7 @@ def _by(what: str, wanted: Any, found: Mapping[str, Seen]) -> str:
     """`wanted`: true, names of which one is enough, or how many of whom must have seen how much."""
     if wanted is True:
         return "" if found else f"not {what} by anybody on your list"
-    asked = {"names": wanted} if isinstance(wanted, list) else wanted
+    asked: Value = {"names": wanted} if isinstance(wanted, list) else wanted
     least, samples = asked.get("keys", 1), asked.get("samples", 0)
     keys = sum(
         each.keys
