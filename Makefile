@@ -9,6 +9,7 @@ OUT      ?= results
 OFFLINE  ?=
 RUN      ?=
 LOCK     ?=
+QUANT    ?=
 WORKERS  ?=
 GRACE    ?=
 DTYPE    ?=
@@ -39,7 +40,7 @@ SLURM = sif in site shards max-running grace tokens-per-second workers adapter e
 
 # Values reach the commands through the environment and are quoted there, whatever is in them.
 export MODEL REVISION SUITE LIMIT OUT OFFLINE RUN LOCK DTYPE DEVICE SEED WORKERS GRACE
-export STAGE SQUASHFS LEVEL THREADS PROFILE ADAPTER ENGINE ENGINE_ARGS IN IMAGE FROM FILE OTHER \
+export QUANT STAGE SQUASHFS LEVEL THREADS PROFILE ADAPTER ENGINE ENGINE_ARGS IN IMAGE FROM FILE OTHER \
 	GROUP GPUS
 capitals = $(shell echo '$(1)' | tr 'a-z-' 'A-Z_')
 export $(call capitals,$(SLURM))
@@ -64,7 +65,7 @@ words    = set -f; for word in $$ENGINE_ARGS; do set -- "$$@" --engine-arg "$$wo
 help: ## this list
 	@awk "$$list" $(firstword $(MAKEFILE_LIST))
 
-setup: ## make .venv for this machine; LOCK=base, cpu, cuda12 or cuda13 picks another lock
+setup: ## make .venv for this machine; LOCK=base, cpu, cuda12 or cuda13 picks another; QUANT=1 adds quantised checkpoints
 	@$(PYTHON) requirements/setup.py
 
 demo: setup ## evaluate a tiny model that is made on the spot, or MODEL, on four small tasks: no account

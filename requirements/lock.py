@@ -3,9 +3,10 @@
 `make lock` runs it. uv, put into a throw-away environment, resolves pyproject.toml and the `.in`
 files for every platform at once. The CUDA 13 lock comes first and the others follow its versions;
 the CPU lock is that lock with PyTorch's CPU build (cpu-torch.txt) and without the CUDA libraries,
-so the two never drift apart. Versions that stand in a lock stay while they fit; to take the newest
-of everything, remove requirements/*.lock first. No lock names an index: where packages come from is
-the business of the machine that installs. The lock of the tests' server follows no other.
+so the two never drift apart. The quant lock holds only what comes on top of either. Versions that
+stand in a lock stay while they fit; to take the newest of everything, remove requirements/*.lock
+first. No lock names an index: where packages come from is the business of the machine that
+installs. The lock of the tests' server follows no other.
 """
 
 import os
@@ -24,6 +25,7 @@ RUN = ["pyproject.toml", "--extra", "lora"]  # all that can run a model
 SOURCES = {  # in this order: each one's versions bind those after it
     "cuda13": [*RUN, "requirements/cuda13.in"],
     "cuda12": [*RUN, "requirements/cuda12.in"],
+    "quant": ["requirements/quant.in"],
     "base": ["pyproject.toml"],
     "build": ["requirements/build.in"],
     "dev": ["requirements/dev.in"],
@@ -39,7 +41,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         uv = install_uv(Path(folder))
         for name, sources in SOURCES.items():
-            write(name, compile_lock(uv, name, sources, Path(folder)), sources)
+            made = compile_lock(uv, name, sources, Path(folder))
+            write(name, beyond(made) if name == "quant" else made, sources)
         served = cpu_lock(compile_lock(uv, "served", SERVED, Path(folder)))
     write("cpu", cpu_lock(read("cuda13")), [*SOURCES["cuda13"], "requirements/cpu-torch.txt"])
     write("served", served, [*SERVED, "requirements/cpu-torch.txt"])
@@ -69,6 +72,13 @@ def compile_lock(uv: Path, name: str, sources: list[str], folder: Path) -> list[
     environment = {**os.environ, "UV_NO_PROGRESS": "1"}
     subprocess.run(command, check=True, cwd=ROOT, env=environment)
     return blocks(output.read_text())
+
+
+def beyond(requirements: list[str]) -> list[str]:
+    """What stands on top of either CUDA lock: neither a package of theirs nor CUDA's."""
+    theirs = {block.split("==")[0] for name in ("cuda13", "cuda12") for block in read(name)}
+    found = [block for block in requirements if not CUDA.match(block)]
+    return [block for block in found if block.split("==")[0] not in theirs]
 
 
 def cpu_lock(cuda13: list[str]) -> list[str]:

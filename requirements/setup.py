@@ -3,9 +3,10 @@
 `make setup` runs it, and every other target runs it first: when `.venv` is as it should be, that
 costs nothing. It picks the lock by the GPU driver it finds, says which and why, and keeps to that
 choice later, since the machine that sets up is often a login node without a GPU; LOCK=base, cpu,
-cuda12 or cuda13 overrides it. Every package is checked against the lock's hashes and nothing else
-is installed. An interrupted set-up starts again; what was downloaded stays in pip's cache. It uses
-the standard library only, and refuses to touch a `.venv` that it did not make.
+cuda12 or cuda13 overrides it, and QUANT=1 adds what quantised checkpoints need. Every package is
+checked against the lock's hashes and nothing else is installed. An interrupted set-up starts again;
+what was downloaded stays in pip's cache. It uses the standard library only, and refuses to touch a
+`.venv` that it did not make.
 """
 
 import contextlib
@@ -112,13 +113,21 @@ def digest(*paths: Path) -> str:
     return hashlib.sha256(" ".join(hashes).encode()).hexdigest()
 
 
-def wanted_parts(lock: str, dev: bool) -> dict[str, str]:
+def wanted_parts(lock: str, dev: bool, quant: bool = False) -> dict[str, str]:
     """What `.venv` should hold, as the stamp says it: a digest for each part."""
     parts = {
         "packages": digest(HERE / "build.lock", HERE / f"{lock}.lock"),
         "evalkit": digest(ROOT / "pyproject.toml", ROOT / "evalkit" / "__init__.py"),
     }
+    if quant:
+        parts["quant"] = digest(HERE / "quant.lock")
     return {**parts, "dev": digest(HERE / "dev.lock")} if dev else parts
+
+
+def wants_quant(stamp: dict[str, Any]) -> bool:
+    """Whether quantised checkpoints' packages are asked for, or there as before."""
+    asked = os.environ.get("QUANT", "").lower()
+    return "quant" in stamp.get("done", {}) if not asked else asked not in ("0", "no", "false")
 
 
 def read_stamp() -> dict[str, Any]:
@@ -166,6 +175,8 @@ def install(part: str, lock: str) -> None:
         more = cpu_index() if lock == "cpu" else []
         pip(f"{lock}.lock", ["--require-hashes", *more, "-r", HERE / f"{lock}.lock"])
         import_once(IMPORTS["base" if lock == "base" else "run"])
+    elif part == "quant":
+        pip("quant.lock", ["--require-hashes", "-r", HERE / "quant.lock"])
     elif part == "dev":  # forced, because an earlier try may have left half a package
         pip("dev.lock", ["--require-hashes", "--force-reinstall", "-r", HERE / "dev.lock"])
         if lock != "base":  # numpy, scipy and pandas, installed again, have no bytecode any more
@@ -240,7 +251,8 @@ def set_up(wanted: str, dev: bool) -> None:
     """Bring `.venv` to where it should be, one stamped part after another."""
     stamp = read_stamp()
     choice = choose(wanted, stamp)
-    parts = wanted_parts(choice.lock, dev)
+    quant = wants_quant(stamp) and choice.lock != "base"
+    parts = wanted_parts(choice.lock, dev, quant)
     missing = missing_parts(stamp, choice.lock, parts)
     say = f"evalkit set-up: {choice.lock} lock ({choice.why})"
     if not missing:

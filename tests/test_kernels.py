@@ -13,7 +13,7 @@ from support import call
 
 from evalkit.base.errors import EvalkitError
 from evalkit.engine import core
-from evalkit.engine.hardware import kernels, sums
+from evalkit.engine.hardware import kernels, packages, sums
 from evalkit.engine.hardware.kernels import EFFICIENT, PLAIN
 from evalkit.engine.probe import probe, repeat
 from evalkit.engine.tree import attention
@@ -124,6 +124,40 @@ def test_sums_are_replaced_for_such_models_on_a_gpu_only() -> None:
     with torch.device("meta"):  # any device but a CPU
         low = sums.cumsum(torch.zeros(2, 7, dtype=BF16), -1)
     assert low.dtype is BF16 and low.shape == (2, 7)
+
+
+# Quantised checkpoints
+
+
+def test_what_a_quantised_checkpoint_lacks_is_named_before_anything_is_loaded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(packages, "find_spec", lambda name: None)
+    with pytest.raises(EvalkitError, match="compressed_tensors, which is not") as found:
+        packages.require("compressed-tensors", "cpu", "x/y")
+    assert "QUANT=1" in str(found.value)
+    with pytest.raises(EvalkitError, match="optimum and gptqmodel, which is not") as found:
+        packages.require("gptq", "cuda:0", "x/y")
+    assert "QUANT=1" not in str(found.value) and "that it was made from" in str(found.value)
+    packages.require(None, "cpu", "x/y")
+    packages.require("mxfp4", "cuda:0", "x/y")  # made larger, which the record names
+
+
+def test_fp8_needs_its_kernels_only_where_it_is_computed_as_stored(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(packages, "find_spec", lambda name: None)
+    for capability, lacking in ((A100, []), (L4, ["kernels"]), (H200, ["kernels"])):
+        monkeypatch.setattr(kernels, "capability", lambda _, found=capability: found)
+        assert packages.missing("fp8", "cuda:0") == packages.missing("fp8", "auto") == lacking
+    assert packages.missing("fp8", "cpu") == []
+
+
+def test_every_way_to_quantise_that_is_looked_for_is_one_of_transformers() -> None:
+    from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING as KNOWN
+
+    known = {str(name).removesuffix("_4bit").removesuffix("_8bit") for name in KNOWN}
+    assert {*packages.NEEDED, *packages.ON_GPUS} <= known
 
 
 # The same batch twice

@@ -199,7 +199,7 @@ def test_an_environment_can_be_made_anew_by_its_own_python(tmp_path: Path) -> No
 
 
 def test_every_lock_that_set_up_offers_is_there() -> None:
-    assert {path.stem for path in LOCKS} == {*OFFERED, "build", "dev", "browser", "served"}
+    assert {path.stem for path in LOCKS} == {*OFFERED, "build", "dev", "quant", "browser", "served"}
 
 
 @each_lock
@@ -207,7 +207,7 @@ def test_a_lock_says_how_it_is_made_and_pins_everything_by_hash(lock: Path) -> N
     text = lock.read_text()
     assert text.startswith("# Made by `make lock` ")
     blocks = locking.blocks(text)
-    assert len(blocks) > (1 if lock.stem == "browser" else 5)
+    assert len(blocks) > (1 if lock.stem in ("browser", "quant") else 5)
     for block in blocks:
         first, *hashes = block.split(" \\\n")
         assert re.fullmatch(r"[a-z0-9.-]+==[^\s;]+( ; .+)?", first), first
@@ -246,6 +246,26 @@ def test_the_cuda_locks_have_the_cuda_they_are_named_for() -> None:
     assert (cuda12["torch"], cuda13["torch"]) == ({"2.10.0"}, {"2.13.0"})
     assert all(version.startswith("12.8.") for version in cuda12["nvidia-cuda-runtime-cu12"])
     assert all(version.startswith("13.0.") for version in cuda13["nvidia-cuda-runtime"])
+
+
+def test_the_quant_lock_stands_on_top_of_either_cuda_lock_and_touches_neither() -> None:
+    quant = pins(ROOT / "requirements" / "quant.lock")
+    assert {"bitsandbytes", "compressed-tensors"} <= set(quant)
+    for name in ("cuda12", "cuda13"):
+        assert not set(quant) & set(pins(ROOT / "requirements" / f"{name}.lock"))
+    assert not [name for name in quant if locking.CUDA.match(name)]
+
+
+def test_quantised_checkpoints_packages_are_kept_once_they_were_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("QUANT", raising=False)
+    assert not setup.wants_quant({}) and setup.wants_quant({"done": {"quant": "q"}})
+    monkeypatch.setenv("QUANT", "1")
+    assert setup.wants_quant({})
+    assert list(setup.wanted_parts("cuda13", True, True)) == ["packages", "evalkit", "quant", "dev"]
+    monkeypatch.setenv("QUANT", "0")
+    assert not setup.wants_quant({"done": {"quant": "q"}})
 
 
 def test_the_locks_hold_what_pyproject_asks_for() -> None:

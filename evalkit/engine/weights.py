@@ -15,7 +15,7 @@ import torch
 
 from evalkit.base.errors import EvalkitError, Exit
 from evalkit.engine import numerics, precise
-from evalkit.engine.hardware import products
+from evalkit.engine.hardware import packages, products
 from evalkit.engine.hardware.device import AUTO
 from evalkit.engine.numerics import DTYPES, Numerics, quantization
 from evalkit.inputs import architecture
@@ -31,6 +31,7 @@ def load(model: Model, wanted: Numerics, device: str, adapter: Path | None) -> A
     """The loaded model, in evaluation mode. Raises EvalkitError when it can't be, in the first line
     of transformers' or peft's words."""
     numerics.silence()
+    packages.require(_method(model), device, model.reference)
     try:
         loaded = _base(model, wanted, device)
         _try_quantised(model, loaded)
@@ -44,6 +45,11 @@ def load(model: Model, wanted: Numerics, device: str, adapter: Path | None) -> A
     if is_precise:
         precise.upcast(loaded)
     return loaded.eval()
+
+
+def _method(model: Model) -> str | None:
+    found = quantization(model)
+    return None if found is None else str(found["method"])
 
 
 def _base(model: Model, wanted: Numerics, device: str) -> Any:

@@ -88,6 +88,14 @@ class Engine:
             say(line)
         return chosen
 
+    def require_packages(self, model: Model, device: str) -> None:
+        """EvalkitError that names what a quantised checkpoint lacks here."""
+        from evalkit.engine import quantization
+        from evalkit.engine.hardware import packages
+
+        found = quantization(model)
+        packages.require(str(found["method"]) if found else None, device, model.reference)
+
     def gpu_memories(self, device: str) -> list[int]:
         """Bytes of each GPU that its plan must fit; empty where a plan isn't made for GPUs."""
         from evalkit.engine.hardware import device as devices
@@ -132,10 +140,10 @@ class Engine:
 
     def kernels(self, loaded: Any, device: str) -> list[str]:
         """What computes that another host may compute by other means, in words."""
-        from evalkit.engine.hardware import kernels, sums
+        from evalkit.engine.hardware import kernels, packages, sums
 
         more = [sums.NOTE] if sums.needed(loaded.model.config, device) else []
-        return [f"attention {kernels.told(loaded)}", *more]
+        return [f"attention {kernels.told(loaded)}", *more, *packages.told(loaded.model)]
 
     def probe_key(self, loaded: Any, model: Model, place: Place) -> str:
         """What the outcome of a check of its level is kept by; empty if none is needed."""
@@ -206,6 +214,9 @@ class LmEval(Engine):
             say(f"a server computes: {self.choice.name}")
             return device.pick("cpu")
         return super().device(asked, say)
+
+    def require_packages(self, model: Model, device: str) -> None:
+        """The class has packages of its own."""
 
     def gpu_memories(self, device: str) -> list[int]:
         """None: the class fits its batches into the memory itself."""

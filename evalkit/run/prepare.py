@@ -127,6 +127,8 @@ def prepare(
     parameters = models.num_parameters(model)
     _check_out(options.out / model.short_name)
     numerics = engine.numerics(options.asked, model)
+    if computes:
+        engine.require_packages(model, device)
     room = _room(options, engine, model, parameters, numerics, device)
     inputs = {
         "suite": suites.identity(suite, lock),

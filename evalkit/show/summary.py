@@ -99,6 +99,10 @@ def notes(record: dict[str, Any]) -> list[str]:
         found.append(f"not bit-repeatable: {record['engine']['name']} computed the answers")
     if record["model"]["chat_template"] and not record["suite"]["apply_chat_template"]:
         found.append("the model has a chat template, and the suite does not apply it")
+    kernels = [k for s in record["segments"] if isinstance(s.get("kernels"), list)
+               for k in s["kernels"]]  # fmt: skip
+    found += [f"computed otherwise than stored: {k}" for k in dict.fromkeys(kernels)
+              if "dequantised" in k]  # fmt: skip
     for leaf, source in sorted(record["suite"]["shots"].items()):
         if "unknown" in source:
             found.append(f"the rows that {leaf}'s shots are drawn from are not pinned:"
