@@ -171,9 +171,8 @@ def _named(arguments: Sequence[str]) -> tuple[set[Path], set[Path]]:
         elif path.suffix == ".yaml" and command == "lock":
             writable.add(path.parent)  # the lock goes beside the suite
         else:
-            readable |= (
-                suite_files(path) if word == options.get(SUITE) else {path, *links.behind(path)}
-            )
+            readable |= suite_files(path) if word == options.get(SUITE) else {path}
+            readable |= links.behind(path) if word in map(options.get, MODELS) else set()
     return readable, writable
 
 
