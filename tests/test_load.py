@@ -16,6 +16,7 @@ import pytest
 from batches import token_ids
 
 from evalkit.base.errors import EvalkitError, Exit
+from evalkit.engine.hardware import packages
 from evalkit.inputs import model as models
 from evalkit.inputs.tokenizer import Tokenizer
 from evalkit.plan.batch import Batch
@@ -315,6 +316,8 @@ def test_a_quantised_checkpoint_is_loaded_where_transformers_can(
     """Without a GPU transformers makes bfloat16 of float8."""
     loaded, original = load(fp8), load(tiny_model(dtype="bfloat16"))
     assert loaded.numerics.dtype == "bfloat16"
+    assert packages.told("fp8", loaded.model) == ["weights fp8, dequantised to bfloat16"]
+    assert packages.told(None, original.model) == []
     found, expected = loaded.execute(SCORED), original.execute(SCORED)
     assert found != expected
     for name, answer in found.items():
@@ -328,7 +331,7 @@ def test_a_quantised_checkpoint_without_its_package_is_one_line(
     for method, extra in (("awq", {"bits": 4}), ("gptq", {"bits": 4}), ("hqq", {}), ("quanto", {})):
         folder = shutil.copytree(tiny_model(), tmp_path / method)
         edit(folder, quantization_config={"quant_method": method, **extra})
-        refused(folder, "transformers can't load", "install")
+        refused(folder, f"is quantised ({method}), and computing with it needs", "install")
 
 
 def test_an_unknown_quantisation_is_not_passed_over(tiny_model: Make, tmp_path: Path) -> None:

@@ -90,11 +90,9 @@ class Engine:
 
     def require_packages(self, model: Model, device: str) -> None:
         """EvalkitError that names what a quantised checkpoint lacks here."""
-        from evalkit.engine import quantization
         from evalkit.engine.hardware import packages
 
-        found = quantization(model)
-        packages.require(str(found["method"]) if found else None, device, model.reference)
+        packages.require(_quantised(model), device, model.reference)
 
     def gpu_memories(self, device: str) -> list[int]:
         """Bytes of each GPU that its plan must fit; empty where a plan isn't made for GPUs."""
@@ -138,12 +136,16 @@ class Engine:
         first = pipeline.first_layers(loaded.model)
         return pipeline.lanes(loaded, pipeline.Stages(first)) if len(first) > 1 else [loaded]
 
-    def kernels(self, loaded: Any, device: str) -> list[str]:
+    def kernels(self, loaded: Any, model: Model, device: str) -> list[str]:
         """What computes that another host may compute by other means, in words."""
         from evalkit.engine.hardware import kernels, packages, sums
 
         more = [sums.NOTE] if sums.needed(loaded.model.config, device) else []
-        return [f"attention {kernels.told(loaded)}", *more, *packages.told(loaded.model)]
+        return [
+            f"attention {kernels.told(loaded)}",
+            *more,
+            *packages.told(_quantised(model), loaded.model),
+        ]
 
     def probe_key(self, loaded: Any, model: Model, place: Place) -> str:
         """What the outcome of a check of its level is kept by; empty if none is needed."""
@@ -151,6 +153,14 @@ class Engine:
 
         adapter = models.resolve_adapter(place.adapter) if place.adapter else None
         return outcome.key_of(loaded, model, digests(adapter), place.device)
+
+
+def _quantised(model: Model) -> str | None:
+    """How a checkpoint's weights are quantised, by its name; None where they are not."""
+    from evalkit.engine import quantization
+
+    found = quantization(model)
+    return str(found["method"]) if found else None
 
 
 class LmEval(Engine):
@@ -249,7 +259,7 @@ class LmEval(Engine):
         """The class is not made for several threads."""
         return [loaded]
 
-    def kernels(self, loaded: Any, device: str) -> list[str]:
+    def kernels(self, loaded: Any, model: Model, device: str) -> list[str]:
         """Nothing is known of that."""
         return []
 

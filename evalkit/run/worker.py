@@ -52,7 +52,7 @@ class Worker:
         self.lanes = kind.lanes(self.engine)
         self.key = kind.probe_key(self.engine, model, place)
         self.probed: dict[str, Any] | None = None  # what a check of its own took
-        self._place = place
+        self._model, self._place = model, place
         self._lock = threading.Lock()  # lanes read and write one at a time
 
     @property
@@ -82,7 +82,7 @@ class Worker:
         self._computed = _Computed(plan)
         checked = None if not self.key else PROBED if self.probed else PROBED_BEFORE
         kind, device = engines.of_inputs(run.body["inputs"]), self._place.device
-        kernels = kind.kernels(self.engine, device)
+        kernels = kind.kernels(self.engine, self._model, device)
         how = {"level": checked, "repeats": checked, "kernels": kernels}
         here = kind.hardware(device)
         log("segment.start", segment=self.segment, **how, **stamp.segment_start(here))

@@ -67,13 +67,11 @@ def require(method: str | None, device: str, reference: str) -> None:
     )
 
 
-def told(loaded: Any) -> list[str]:
-    """How a loaded model's weights are quantised, for the record; nothing where they are not."""
-    quantizer = getattr(loaded, "hf_quantizer", None)
-    if quantizer is None:
+def told(method: str | None, loaded: Any) -> list[str]:
+    """How a loaded model's weights, stored by a way to quantise, are computed with, for the record.
+    Where transformers has dequantised them, the model has forgotten that they were quantised."""
+    if method is None:
         return []
-    config = quantizer.quantization_config
-    method = getattr(config.quant_method, "value", config.quant_method)
-    if not getattr(config, "dequantize", False):
+    if getattr(loaded, "hf_quantizer", None) is not None:
         return [f"weights {method}"]
     return [f"weights {method}, dequantised to {str(loaded.dtype).removeprefix('torch.')}"]
