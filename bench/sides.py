@@ -119,11 +119,12 @@ class Evalkit:
             started, busy = time.perf_counter(), time.process_time()
             batches = planned(requests, self.tokenizer, ran.stages)
             with clocked(ran.stages, "execute"):
-                for batch in batches:
+                for group in sharing_slots(batches):
                     first = len(ran.passes)
-                    ran.answers |= plain(self.engine.execute(batch))
+                    for found in answered(self.engine, group):
+                        ran.answers |= plain(found)
                     for one in ran.passes[first:]:
-                        length = batch.trunk.length if batch.trunk else 0
+                        length = group[0].trunk.length if group[0].trunk else 0
                         one.shared = min(length, one.keys - one.tokens)
             ran.seconds = time.perf_counter() - started
             ran.cpu = time.process_time() - busy
@@ -136,10 +137,11 @@ class Evalkit:
         reset_peak()
         self._busy, self._passes = time.process_time(), []
 
-    def execute(self, batch: Any) -> dict[str, dict[str, Any]]:
-        """The engine's answers of one batch."""
+    def execute(self, group: list[Any]) -> dict[str, dict[str, Any]]:
+        """The engine's answers of batches that may share slots, or of one."""
         with watch(self.engine.model, self._passes):
-            return self.engine.execute(batch)
+            found = answered(self.engine, group)
+        return {name: one for each in found for name, one in each.items()}
 
     def spent(self) -> Ran:
         """What `execute` took since `forget`: processor seconds, passes and peak memory."""
@@ -192,7 +194,8 @@ class Workers:
             worker.call("forget")
         ran = Ran(0.0, {})
         started, own = time.perf_counter(), time.process_time()
-        todo = planned(requests, self._tokenizer, ran.stages)[::-1]
+        batches = planned(requests, self._tokenizer, ran.stages)
+        todo = sharing_slots(batches, len(self._workers))[::-1]
         with clocked(ran.stages, "execute"):
             busy = []
             for worker in self._workers[: len(todo)]:
@@ -230,6 +233,35 @@ def planned(requests: Sequence[Request], tokenizer: Any, stages: dict[str, float
         tokenised = tokenise(requests, tokenizer)
     with clocked(stages, "plan"):
         return list(store.make_batches(tokenised, store.Policy(), level=LEVEL))
+
+
+def sharing_slots(batches: Sequence[Any], workers: int = 1) -> list[list[Any]]:
+    """Batches in groups that one of so many workers answers side by side, as a run's workers do:
+    generations with the same settings and slots; others are alone."""
+    prompts = sum(len(batch.targets) for batch in batches if batch.settings)
+    found: list[list[Any]] = []
+    for batch in batches:
+        if batch.settings and found:
+            last = found[-1]
+            alike = (last[0].settings, last[0].slots) == (batch.settings, batch.slots)
+            share = min(-(-prompts // workers), 2 * batch.slots)
+            if alike and sum(len(one.targets) for one in last) < share:
+                last.append(batch)
+                continue
+        found.append([batch])
+    return found
+
+
+def answered(engine: Any, group: Sequence[Any]) -> list[dict[str, dict[str, Any]]]:
+    """The engine's answers of each batch of a group."""
+    if len(group) == 1:
+        return [engine.execute(group[0])]
+    found: list[dict[str, dict[str, Any]]] = []
+    rest = iter(group[1:])
+    engine.together(
+        group[0], lambda held: next(rest, None), lambda batch, answers: found.append(answers)
+    )
+    return found
 
 
 @dataclass(frozen=True)

@@ -415,18 +415,22 @@ def test_values_that_lie_across_are_attended_as_others(masked: bool, more: int) 
 
 
 def test_slots_keep_their_content_and_how_it_lies() -> None:
-    from evalkit.engine.tree.slots import BUCKET, Slots
+    from evalkit.engine.tree.buffers import BUCKET, Indexed
+    from evalkit.engine.tree.slots import Slots, Stem
     from evalkit.engine.tree.trunk import NOTHING
 
     key, value = torch.randn(3, 2, 5, 4), torch.randn(3, 2, 5, 6)
-    slots = Slots(NOTHING, torch.device("cpu"), 3)
+    slots, stem = Slots(torch.device("cpu"), 3), Stem(NOTHING, 100)
     for slot in range(3):
-        slots.fill(slot, {0: (key, value)}, slot, [0, 2, 4])
-    slots.keep([0, 2])
-    slots.lengths = [BUCKET, 3]  # the next token needs a second bucket
-    slots.inputs([1, 1])
-    for buffer, own in zip(slots._buffers[0], (key, value), strict=True):
-        assert buffer.shape[:3] == (2, 2, 2 * BUCKET)
-        assert torch.equal(buffer[:, :, :3], own[[0, 2]][:, :, [0, 2, 4]])
+        slots.fill(slot, stem, {0: (key, value)}, slot, torch.tensor([0, 2, 4]))
+    slots.keep([0, 2], 4)
+    slots.lengths[0] = BUCKET  # the next token needs a second bucket
+    slots.inputs(torch.tensor([1, 1, 0, 0]))
+    held = slots._layers[0]
+    assert isinstance(held, Indexed)
+    assert held.key.is_contiguous() and held.value.mT.is_contiguous()
+    for buffer, own in zip((held.key, held.value), (key, value), strict=True):
+        assert buffer.shape[:3] == (4, 2, 2 * BUCKET)
+        assert torch.equal(buffer[:2, :, :3], own[[0, 2]][:, :, [0, 2, 4]])
         assert not buffer[:, :, 3:].any(), "what is not seen yet is no NaN"
-    assert slots._buffers[0][0].is_contiguous() and slots._buffers[0][1].mT.is_contiguous()
+        assert not buffer[2:].any(), "nor what stands in no text's slot"

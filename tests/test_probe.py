@@ -25,7 +25,7 @@ engine = pytest.importorskip("evalkit.engine")
 
 from evalkit.engine import numerics, prefix, scoring  # noqa: E402
 from evalkit.engine.probe import probe, shrink, trials  # noqa: E402
-from evalkit.engine.tree import slots, tail, tree, trunk  # noqa: E402
+from evalkit.engine.tree import buffers, slots, tail, tree, trunk  # noqa: E402
 
 VOCABULARY = 1200
 # Flagships' configs, as far as their sizes are concerned.
@@ -269,14 +269,13 @@ def trunk_token_short(original: Any) -> Any:
 def stale_slot(original: Any) -> Any:
     """A slot that is filled again keeps the last token of what stood in it."""
 
-    def fill(self: Any, slot: int, cache: Any, row: int, path: list[int]) -> None:
-        again = slot < len(self.lengths)
-        stale = {n: key[slot].clone() for n, (key, _) in self._buffers.items()} if again else {}
-        original(self, slot, cache, row, path)
-        for layer, key in stale.items():
-            self._buffers[layer][0][slot, :, : len(path)][:, -1] = key[:, len(path) - 1]
+    def put(self: Any, slot: int, key: Any, value: Any) -> None:
+        stale = self.key[slot, :, key.shape[1] - 1].clone()
+        original(self, slot, key, value)
+        if stale.any():
+            self.key[slot, :, key.shape[1] - 1] = stale
 
-    return fill
+    return put
 
 
 def window_off_by_one(original: Any) -> Any:
@@ -314,7 +313,7 @@ FAULTS = [
     (tree, "visible", mask_off_by_one, "llama"),
     (tree, "depths", position_off_by_one, "llama"),
     (trunk.Prefix, "grown", trunk_token_short, "llama"),
-    (slots.Slots, "fill", stale_slot, "llama"),
+    (buffers.Indexed, "put", stale_slot, "llama"),
     (tree.Tree, "attend", window_off_by_one, "gemma3"),
     (slots.Slots, "attend", window_off_by_one, "gemma3"),
     (scoring, "path_end", scored_too_early, "llama"),
@@ -436,23 +435,27 @@ def test_a_quantised_models_answers_are_held_against_its_own_paddings(
 def test_the_trials_reach_every_corner(load: Made, monkeypatch: pytest.MonkeyPatch) -> None:
     """Slots are refilled, closed up and grown; branches branch; texts stop apart."""
     seen: set[str] = set()
+    put, grow, keep = buffers.Indexed.put, buffers.Indexed.grow, slots.Slots.keep
 
-    def noting(what: str, original: Any) -> Any:
-        def noted(self: Any, *given: Any) -> Any:
-            if what != "fill" or given[0] < len(self.lengths):
-                seen.add(what)
-            before = self._used
-            found = original(self, *given)
-            seen.update({"grown"} if what == "inputs" and 0 < before < self._used else set())
-            return found
+    def noting_put(self: Any, slot: int, *given: Any) -> None:
+        seen.update({"filled again"} if self.key[slot].any() else ())
+        put(self, slot, *given)
 
-        return noted
+    def noting_grow(self: Any, tokens: int) -> None:
+        before = self.key.shape[2]
+        grow(self, tokens)
+        seen.update({"grown"} if before < self.key.shape[2] else ())
 
-    for name in ("fill", "keep", "inputs"):
-        monkeypatch.setattr(slots.Slots, name, noting(name, getattr(slots.Slots, name)))
+    def noting_keep(self: Any, kept: list[int], number: int) -> None:
+        seen.update({"closed up"} if number < len(self.lengths) else ())
+        keep(self, kept, number)
+
+    monkeypatch.setattr(buffers.Indexed, "put", noting_put)
+    monkeypatch.setattr(buffers.Indexed, "grow", noting_grow)
+    monkeypatch.setattr(slots.Slots, "keep", noting_keep)
     loaded = load()
     probe.check(loaded)
-    assert seen == {"fill", "keep", "inputs", "grown"}
+    assert seen == {"filled again", "grown", "closed up"}
     material = trials.Material(np.arange(100, dtype=np.uint32))
     (row, *_) = trials.scoring("A", *material.documents[0]).rows
     assert max(row.parents) > row.starts[1], "a branch on a branch"

@@ -45,6 +45,11 @@ class Engine:
         """Where the model's attention ends (level A)."""
         return tail.find(self.model)
 
+    @cached_property
+    def endings(self) -> decoding.Endings:
+        """Which tokens may complete a stop string."""
+        return decoding.Endings(self.tokenizer)
+
     def on_step(self, notice: Callable[[], None]) -> None:
         """Call `notice` after every forward pass: a sign of life within a long batch."""
         self.model.register_forward_hook(lambda *_: notice())
@@ -63,6 +68,36 @@ class Engine:
             )
         answers, self.last_split = done
         return answers
+
+    def together(
+        self, first: Batch, more: Callable[[int], Batch | None],
+        answered: Callable[[Batch, dict[str, dict[str, Any]]], None],
+    ) -> None:  # fmt: skip
+        """Answer a generating batch and those that `more` gives (None: no more now), which have its
+        settings and slots, side by side (level A): each one's answers, told to `answered`, are
+        those of `execute`. `more` is told how many tokens of trunks are held for those in hand.
+        Where memory runs out, the rest are executed one by one."""
+        left: dict[str, Batch] = {first.id: first}
+
+        def following(held: int) -> Batch | None:
+            batch = more(held)
+            if batch is not None:
+                left[batch.id] = batch
+            return batch
+
+        def told(batch: Batch, answers: dict[str, dict[str, Any]]) -> None:
+            self.last_split = 0
+            answered(left.pop(batch.id), answers)
+
+        def attempt() -> None:
+            with torch.inference_mode():
+                rotary.reset(self.model)
+                generate.together(self, first, following, told)
+
+        if not split.fits(attempt):
+            self._free()
+            for batch in list(left.values()):
+                answered(batch, self.execute(batch))
 
     def _answers(self, batch: Batch) -> dict[str, dict[str, Any]]:
         with torch.inference_mode():

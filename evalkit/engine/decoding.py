@@ -7,6 +7,8 @@ batch can't change a draw.
 """
 
 import hashlib
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +16,7 @@ import torch
 
 from evalkit.base.errors import EvalkitError
 from evalkit.engine.tree.tree import path_end
+from evalkit.inputs.tokenizer import Tokenizer
 from evalkit.plan.batch import Batch
 from evalkit.plan.request import Settings
 
@@ -21,6 +24,9 @@ if TYPE_CHECKING:
     from evalkit.engine.core import Engine
 
 TAIL_TOKENS = 8  # beyond a stop string's bytes (a token is one at least): what stands around it
+UNFINISHED = "\ufffd"  # what a piece of a character is decoded to
+# Decoders whose steps only append. `Strip` takes characters off a text's start.
+APPENDING = {"ByteLevel", "ByteFallback", "Fuse", "Metaspace", "Replace", "Sequence", "Strip"}
 
 
 @dataclass
@@ -59,27 +65,41 @@ def _generator(request: str, settings: Settings) -> torch.Generator | None:
     return torch.Generator().manual_seed(int.from_bytes(seed, "little") >> 1)
 
 
-def advance(engine: "Engine", texts: list[Text], logits: torch.Tensor, settings: Settings) -> None:
-    """Choose each text's next token from its logits [texts, vocabulary] and see if it stops.
+def advance(
+    engine: "Engine", texts: Sequence[Text | None], logits: torch.Tensor, settings: Settings
+) -> torch.Tensor:
+    """Choose each text's next token from its logits [texts, vocabulary] and see if it stops; None
+    stands where there is no text. Returns the tokens [texts] where the logits are.
 
     What a model's generation config does to its logits is done first, so a log-probability is that
-    of the distribution that was chosen from.
+    of the distribution that was chosen from. Of equally probable tokens the first is chosen.
     """
     logits = logits.float()
     if engine.processors:
-        logits = torch.stack([processed(engine, *pair) for pair in zip(texts, logits, strict=True)])
-    top = logits.topk(2, dim=-1)
-    table = torch.cat([top.values, torch.logsumexp(logits, dim=-1, keepdim=True)], dim=1)
-    first = top.indices[:, 0].tolist()
-    for row, (text, (best, second, total)) in enumerate(zip(texts, table.tolist(), strict=True)):
-        token, value = first[row], best
-        if text.generator is not None:
+        pairs = zip(texts, logits, strict=True)
+        logits = torch.stack([processed(engine, text, row) if text else row for text, row in pairs])
+    most = logits.argmax(dim=-1, keepdim=True)
+    logprob = torch.log_softmax(logits, dim=-1).gather(1, most)
+    table = torch.cat([most.float(), logits.topk(2).values, logprob], dim=1)  # ids below 2^24
+    chosen: list[int] = []
+    for row, (first, best, second, logprob_of_best) in enumerate(to_host(table)):
+        token, value, text = int(first), best, texts[row]
+        if text is not None and text.generator is not None:
             token = _sample(logits[row].cpu(), settings, text.generator)
             value = float(logits[row, token])
-        text.tokens.append(token)
-        text.logprobs.append(value - total)
-        text.margins.append(value - (second if token == first[row] else best))
-    see_stops(engine, texts, settings)
+        chosen.append(token)
+        if text is not None:
+            text.tokens.append(token)
+            text.logprobs.append(value - best + logprob_of_best)
+            text.margins.append(value - (second if token == int(first) else best))
+    see_stops(engine, [text for text in texts if text is not None], settings)
+    return torch.tensor(chosen, device=most.device) if settings.do_sample else most[:, 0]
+
+
+def to_host(table: torch.Tensor) -> list[list[float]]:
+    """A step's results, in the one copy from the device that a step makes."""
+    found: list[list[float]] = table.tolist()
+    return found
 
 
 def processors(config: Any) -> Any:
@@ -132,15 +152,69 @@ def _sample(logits: torch.Tensor, settings: Settings, generator: torch.Generator
 def see_stops(engine: "Engine", texts: list[Text], settings: Settings) -> None:
     """Note of each text whether its last token ends it, and why."""
     longest = max((len(stop.encode()) for stop in settings.until), default=0)
-    tails = [text.tokens[-(longest + TAIL_TOKENS) :] for text in texts]
-    decoded = engine.tokenizer.decode(tails, skip_special_tokens=False) if longest else tails
-    for text, tail in zip(texts, decoded, strict=True):
+    asked = [text for text in texts if longest and engine.endings.may_end(text.tokens, settings)]
+    tails = [text.tokens[-(longest + TAIL_TOKENS) :] for text in asked]
+    decoded = engine.tokenizer.decode(tails, skip_special_tokens=False) if tails else []
+    found = {id(text): tail for text, tail in zip(asked, decoded, strict=True)}
+    for text in texts:
+        tail = found.get(id(text), "")
         if text.tokens[-1] in engine.eos_ids:
             text.stop = "eos"
-        elif longest and any(stop and stop in tail for stop in settings.until):
+        elif any(stop and stop in tail for stop in settings.until):
             text.stop = "stop_string"
         elif len(text.tokens) == settings.max_gen_toks:
             text.stop = "length"
+
+
+class Endings:
+    """Which tokens may complete a stop string: only where one came, a text's tail is decoded.
+
+    A decoder that only ever appends to what it has given shows a stop string first when the token
+    comes that holds its last character. What a token adds is asked of the tokenizer once, by
+    decoding it behind itself. Where that does not say it (pieces of a character, decoders that do
+    more than append), the tail is looked at as if there were no such rule.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._cleans = bool(getattr(tokenizer.hf, "clean_up_tokenization_spaces", False))
+        self._appends = _appends(getattr(tokenizer.hf, "backend_tokenizer", None))
+        self._added: dict[int, str | None] = {}
+
+    def may_end(self, tokens: list[int], settings: Settings) -> bool:
+        """Whether the last of a text's tokens may have completed a stop string."""
+        added = self._of(tokens[-1])
+        if added is None or any(stop and stop[-1] in added for stop in settings.until):
+            return True
+        return self._cleans and self._may_join(tokens[-4:-1])
+
+    def _may_join(self, before: list[int]) -> bool:
+        """Whether what transformers cleans up (`do n` + `'t`, `a '` + `s`) may take away a space
+        that stands before the last token."""
+        added = [self._of(token) for token in before]
+        tail = "".join(filter(None, added))[-3:]
+        return None in added or "'" in tail or tail.endswith(" n")
+
+    def _of(self, token: int) -> str | None:
+        if not self._appends:
+            return None
+        if token not in self._added:
+            one, two = self._tokenizer.decode([[token], [token] * 2], skip_special_tokens=False)
+            known = two.startswith(one) and UNFINISHED not in two
+            self._added[token] = two[len(one) :] if known else None
+        return self._added[token]
+
+
+def _appends(backend: Any) -> bool:
+    """Whether a tokenizer's decoder only appends."""
+    decoder = json.loads(backend.to_str())["decoder"] if backend is not None else None
+    return decoder is not None and all(map(_appending, decoder.get("decoders", [decoder])))
+
+
+def _appending(step: dict[str, Any]) -> bool:
+    if step["type"] == "Replace":
+        return len(step["pattern"].get("String", "")) == 1 == len(step["content"])
+    return step["type"] in APPENDING and not step.get("stop")
 
 
 def answer(engine: "Engine", text: Text, settings: Settings) -> dict[str, Any]:

@@ -1,10 +1,14 @@
-"""Generation for a batch of prompts that hang on one trunk.
+"""Generation: a batch's prompts, and those of others beside them.
 
 Level A decodes in slots: as many texts at once as the plan says, a stopped one's slot refilled by
-the next prompt, the slots closed up when too few prompts are left. All of that is decided by the
-generated tokens alone. Levels B and C go in step on transformers' own caches.
+the next prompt, the slots closed up when too few prompts are left. Batches with the same settings
+may share the slots, whatever their tasks and trunks are: a text's bits depend on its own batch
+alone, because its prefill is its batch's own and a row of a step on its slot only (`slots`). Levels
+B and C go in step on transformers' own caches, a batch at a time.
 """
 
+from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +17,8 @@ import torch
 from evalkit.engine import decoding
 from evalkit.engine import prefix as cloned
 from evalkit.engine.decoding import Text
-from evalkit.engine.tree import attention, head, trunk
-from evalkit.engine.tree.slots import Slots
+from evalkit.engine.tree import attention, trunk
+from evalkit.engine.tree.slots import ROWS, Slots, Stem
 from evalkit.engine.tree.tree import Tree, path_end
 from evalkit.plan.batch import Batch
 from evalkit.plan.request import Settings
@@ -22,44 +26,50 @@ from evalkit.plan.request import Settings
 if TYPE_CHECKING:
     from evalkit.engine.core import Engine
 
-CLOSE_UP = 0.75  # slots are closed up when no more than this share of them is in use
+CLOSE_UP = 0.75  # levels B and C drop stopped rows when no more than this share goes on
+Answers = dict[str, dict[str, Any]]
 
 
-def generate(engine: "Engine", batch: Batch) -> dict[str, dict[str, Any]]:
+def generate(engine: "Engine", batch: Batch) -> Answers:
     """Texts of a batch, with each token's log-probability and its margin to the runner-up."""
-    settings = batch.settings
-    assert settings is not None, "a generating batch has settings"
-    texts = decoding.texts_of(batch)
+    found: dict[str, Answers] = {}
     if engine.level == "A":
-        _in_slots(engine, batch, texts, settings)
-    else:
-        _in_step(engine, batch, texts, settings)
-    return {text.id: decoding.answer(engine, text, settings) for text in texts}
+        together(
+            engine, batch, lambda _: None, lambda one, answers: found.update({one.id: answers})
+        )
+        return found[batch.id]
+    texts = decoding.texts_of(batch)
+    assert batch.settings is not None, "a generating batch has settings"
+    _in_step(engine, batch, texts, batch.settings)
+    return _answers(engine, batch, texts)
 
 
-def _in_slots(engine: "Engine", batch: Batch, texts: list[Text], settings: Settings) -> None:
-    """Level A: fill the slots, a step for all of them, again until every text has stopped."""
-    prefix = trunk.prefix(engine, batch.trunk, batch.chunk)
-    slots = Slots(prefix, engine.device, min(batch.slots, len(texts)))
-    prompts = _Prompts(engine, batch, texts, prefix)
-    running: list[Text] = []  # by slot
+def together(
+    engine: "Engine", first: Batch, more: Callable[[int], Batch | None],
+    answered: Callable[[Batch, Answers], None],
+) -> None:  # fmt: skip
+    """Level A: texts of a batch, and of those that `more` gives (None: of no more now), which have
+    its settings and slots; it is told how many tokens of trunks are held. `answered` is told of
+    each batch as soon as all its texts are there."""
+    pool = _Pool(engine, first)
     while True:
-        free = [slot for slot, text in enumerate(running) if text.stop]
-        free += range(len(running), batch.slots)
-        prompts.fill(slots, running, free)
-        active = [slot for slot, text in enumerate(running) if not text.stop]
-        if not active:
+        pool.fill(more)
+        for part in pool.over():
+            answered(part.batch, _answers(engine, part.batch, part.texts))
+        if not pool.step():
             return
-        if len(active) <= CLOSE_UP * len(running):
-            slots.keep(active)
-            running = [running[slot] for slot in active]
-            active = list(range(len(running)))
-        inputs = slots.inputs([text.tokens[-1] for text in running])
-        with attention.viewing(slots):
-            places = [(slot, 0) for slot in active]
-            logits = head.logits(engine.model, places, **inputs, use_cache=False)
-        slots.stepped()
-        decoding.advance(engine, [running[slot] for slot in active], logits, settings)
+
+
+def widths(most: int, device: torch.device) -> list[int]:
+    """How many rows a step may have for up to `most` texts: on a GPU always as many, on a CPU no
+    more than a third more than there are texts."""
+    if device.type != "cpu":
+        return [-(-most // ROWS) * ROWS]
+    found = [ROWS]
+    while found[-1] < most:
+        one = found[-1]
+        found.append(one * 3 // 2 if one & (one - 1) == 0 and one > ROWS else 1 << one.bit_length())
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,46 +79,139 @@ class _Ready:
     text: Text
     cache: trunk.Layers
     row: int
-    path: list[int]
+    path: torch.Tensor
 
 
-class _Prompts:
-    """The batch's prompts that have no slot yet, in order; prefilled some rows at a time."""
+class _Part:
+    """A batch in the slots: its texts, and its prompts that have none yet, in order."""
 
-    def __init__(
-        self, engine: "Engine", batch: Batch, texts: list[Text], prefix: trunk.Prefix
-    ) -> None:
-        self._engine, self._batch, self._prefix = engine, batch, prefix
-        self._left = list(zip(batch.targets, texts, strict=True))
+    def __init__(self, engine: "Engine", batch: Batch) -> None:
+        self.batch, self._engine = batch, engine
+        self.texts = decoding.texts_of(batch)
+        assert batch.settings is not None, "a generating batch has settings"
+        self._settings = batch.settings
+        longest = max(target.start for target in batch.targets) + batch.settings.max_gen_toks
+        self.stem = Stem(trunk.prefix(engine, batch.trunk, batch.chunk), longest)
+        self._left = deque(zip(batch.targets, self.texts, strict=True))
         self._row = 0
-        self._ready: list[_Ready] = []
+        self._ready: deque[_Ready] = deque()
 
-    def fill(self, slots: Slots, running: list[Text], free: list[int]) -> None:
-        """Put the next prompts into the free slots, as long as there are any."""
-        for slot in free:
-            while not self._ready and self._left:
-                self._prefill()
-            if not self._ready:
-                return
-            prompt = self._ready.pop(0)
-            slots.fill(slot, prompt.cache, prompt.row, prompt.path)
-            running[slot : slot + 1] = [prompt.text]
+    @property
+    def is_over(self) -> bool:
+        """Whether all its texts are there."""
+        return all(text.stop for text in self.texts)
+
+    def following(self) -> _Ready | None:
+        """The next prompt, prefilled; None where none is left. What ends at once needs no slot."""
+        while not self._ready and self._left:
+            self._prefill()
+        return self._ready.popleft() if self._ready else None
 
     def _prefill(self) -> None:
-        """Compute the next rows and their prompts' first tokens; what these end needs no slot."""
-        first, width = self._row, self._batch.width
-        self._row = last = first + max(1, self._batch.prefill // width)
-        tree = Tree(self._batch.rows[first:last], width, self._prefix, self._engine, taking=True)
-        chosen = [pair for pair in self._left if pair[0].row < last]
-        self._left = self._left[len(chosen) :]
+        """Compute the next rows and their prompts' first tokens."""
+        first, width, batch = self._row, self.batch.width, self.batch
+        self._row = last = first + max(1, batch.prefill // width)
+        tree = Tree(batch.rows[first:last], width, self.stem.prefix, self._engine, taking=True)
+        chosen = []
+        while self._left and self._left[0][0].row < last:
+            chosen.append(self._left.popleft())
         logits = tree.logits([(target.row - first, target.end) for target, _ in chosen])
-        assert self._batch.settings is not None, "a generating batch has settings"
-        decoding.advance(self._engine, [text for _, text in chosen], logits, self._batch.settings)
-        for target, text in chosen:
+        decoding.advance(self._engine, [text for _, text in chosen], logits, self._settings)
+        paths = [
+            path_end(batch.rows[target.row], target.end, target.start - self.stem.prefix.length)
+            for target, _ in chosen
+        ]
+        flat = torch.tensor([at for path in paths for at in path], device=self._engine.device)
+        pieces: Any = flat  # torch's `split` is untyped
+        for (target, text), path in zip(chosen, pieces.split([*map(len, paths)]), strict=True):
             if not text.stop:
-                own = target.start - self._prefix.length
-                path = path_end(self._batch.rows[target.row], target.end, own)
                 self._ready.append(_Ready(text, tree.taken, target.row - first, path))
+
+
+class _Pool:
+    """Slots and the batches whose texts stand in them."""
+
+    def __init__(self, engine: "Engine", first: Batch) -> None:
+        assert first.settings is not None, "a generating batch has settings"
+        self._engine, self._settings, self._most = engine, first.settings, first.slots
+        self._widths = widths(first.slots, engine.device)
+        self._parts = [_Part(engine, first)]
+        self._running: list[Text | None] = []  # by slot
+        self._slots = Slots(engine.device, 0)
+        self._tokens: torch.Tensor | None = None  # [slots]: the newest; None where texts came
+
+    def fill(self, more: Callable[[int], Batch | None]) -> None:
+        """Put prompts into the free slots, as long as there are any."""
+        texts = sum(text is not None for text in self._running)
+        while texts < self._most and (found := self._following(more)) is not None:
+            part, prompt = found
+            texts += 1
+            if texts > len(self._running):
+                self._resize(texts)
+            slot = self._running.index(None)
+            self._slots.fill(slot, part.stem, prompt.cache, prompt.row, prompt.path)
+            self._running[slot], self._tokens = prompt.text, None
+        self._resize(texts)
+
+    def _following(self, more: Callable[[int], Batch | None]) -> tuple[_Part, _Ready] | None:
+        """The next prompt of the batch that came first, or of one more."""
+        for part in self._parts:
+            if (prompt := part.following()) is not None:
+                return part, prompt
+        while (batch := more(self._held())) is not None:
+            assert (batch.settings, batch.slots) == (self._settings, self._most), "they share slots"
+            self._parts.append(_Part(self._engine, batch))
+            if (prompt := self._parts[-1].following()) is not None:
+                return self._parts[-1], prompt
+        return None
+
+    def _held(self) -> int:
+        """How many tokens of trunks the texts here stand on."""
+        return sum(part.stem.prefix.length for part in self._parts)
+
+    def _resize(self, texts: int) -> None:
+        """As many slots as so many texts need; no text has to leave for that."""
+        width = next(width for width in self._widths if width >= texts)
+        if texts and width != len(self._running):
+            kept = [slot for slot, text in enumerate(self._running) if text is not None]
+            self._slots.keep(kept, width)
+            empty = [None] * (width - len(kept))
+            self._running, self._tokens = [*(self._running[slot] for slot in kept), *empty], None
+
+    def over(self) -> list[_Part]:
+        """The batches that are over, which leave the pool."""
+        found = [part for part in self._parts if part.is_over]
+        self._parts = [part for part in self._parts if not part.is_over]
+        return found
+
+    def step(self) -> bool:
+        """A new token for each text; False where there is none."""
+        if not any(self._running):
+            return False
+        if self._tokens is None:
+            newest = [text.tokens[-1] if text else 0 for text in self._running]
+            self._tokens = torch.tensor(newest, device=self._engine.device)
+        logits = self.forward(self._tokens)
+        self._slots.stepped()
+        self._tokens = decoding.advance(self._engine, self._running, logits, self._settings)
+        for slot, text in enumerate(self._running):
+            if text is not None and text.stop:
+                self._slots.empty(slot)
+                self._running[slot] = None
+        return True
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Logits [slots, vocabulary] behind each slot's newest token [slots]."""
+        with attention.viewing(self._slots):
+            inputs = self._slots.inputs(tokens)
+            logits: torch.Tensor = self._engine.model(**inputs, use_cache=False).logits
+            return logits[:, 0]
+
+
+def _answers(engine: "Engine", batch: Batch, texts: list[Text]) -> Answers:
+    settings = batch.settings
+    assert settings is not None, "a generating batch has settings"
+    return {text.id: decoding.answer(engine, text, settings) for text in texts}
 
 
 def _in_step(engine: "Engine", batch: Batch, texts: list[Text], settings: Settings) -> None:

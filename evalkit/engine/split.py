@@ -63,11 +63,18 @@ def run(
     return {target.id: found[target.id] for target in batch.targets}, deepest + 1
 
 
-def _attempted(batch: Batch, attempt: Callable[[Batch], Answers]) -> Answers | None:
-    """None where memory runs out. What the attempt held is let go before this returns."""
+def fits(attempt: Callable[[], None]) -> bool:
+    """Make an attempt; False where memory runs out. What it held is let go before this returns."""
     try:
-        return attempt(batch)
+        attempt()
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        return None
+        return False
+    return True
+
+
+def _attempted(batch: Batch, attempt: Callable[[Batch], Answers]) -> Answers | None:
+    """None where memory runs out."""
+    found: list[Answers] = []
+    return found[0] if fits(lambda: found.append(attempt(batch))) else None

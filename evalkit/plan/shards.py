@@ -7,7 +7,7 @@ by their index in the plan.
 
 import heapq
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ PARTS = 4  # of a shard, at least, so that shards of whole pieces come out about
 START_S = 60.0  # until a shard answers its first batch: the node, the image, the weights
 WORTH = 0.8  # of a shard's time that must go into batches
 MOST = 1024  # shards of a run
+WAVES = 2  # times as many prompts as generate at once, which a worker should know of
 Piece = list[int]  # batches that are worked through in this order
 
 
@@ -135,6 +136,27 @@ class Costs:
             found[-1].append(batch)
             last = root
         return sorted(found, key=lambda piece: (-self.of(piece), piece))
+
+
+class Prompts:
+    """How many texts batches generate, where batches may share slots. `body`: plan.json's
+    content."""
+
+    def __init__(self, body: dict[str, Any]) -> None:
+        self._slots = body["policy"]["max_slots"]
+        is_shared = body["level"] == "A"
+        self._of = [
+            len(entry["targets"]) if is_shared and entry["kind"] == "generate_until" else 0
+            for entry in body["batches"]
+        ]
+
+    def are_few(self, sent: Collection[int], left: Collection[int], workers: int) -> bool:
+        """Whether a worker that knows of the batches `sent` needs more to fill its slots, and to
+        fill those again that short texts leave: of the batches that are `left`, those of other
+        workers included, no more than its share."""
+        known = [self._of[batch] for batch in sent]
+        share = -(-sum(self._of[batch] for batch in left) // workers)
+        return all(known) and sum(known) < min(share, WAVES * self._slots)
 
 
 def deal(body: dict[str, Any], count: int) -> list[Piece]:

@@ -121,3 +121,10 @@ def _read(stream: IO[bytes]) -> bytes | None:
         return os.read(stream.fileno(), BLOCK) or None
     except BlockingIOError:
         return b""
+
+
+def how(returned: int) -> str:
+    """How a process ended, in words."""
+    if returned == -9:
+        return "killed, perhaps for lack of memory"
+    return f"signal {-returned}" if returned < 0 else f"exit code {returned}"

@@ -6,6 +6,7 @@ any, are answered here, one after another.
 """
 
 import os
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -208,20 +209,49 @@ def _alone(
         mine.begin(run, plan, events.log)
         phase.advance(1)
     worker.log_probed(inputs["engine"]["level"], events, mine.probed, mine.key)
-    tokens: int | None = 0
     total = sum(entries[index]["cost"] for index in todo)
     span = telemetry.Span()
+    rest = _Rest([names[index] for index in todo], stop, check)
     try:
         with events.phase("execute", total, "tokens") as phase:
-            for count, index in enumerate(todo, 1):
-                check()
-                tokens = worker.added(tokens, mine.answer(names[index]))
-                phase.advance(entries[index]["cost"], f"batch {count}/{len(todo)}")
-                if stop.asked:
-                    break
+            rest.told = lambda name, note: phase.advance(plan.entries[name]["cost"], note)
+            while (name := rest.following()) is not None:
+                rest.done(name, mine.answer(name, None, rest))
     finally:
         mine.close()
-        events.log("executed", tokens=tokens, **span.taken())
+        events.log("executed", tokens=rest.tokens, **span.taken())
+
+
+class _Rest:
+    """The batches that this process has not taken in hand yet, by name (`worker.Ahead`). `tokens`:
+    what those that are answered took; `told` is told of each of them."""
+
+    def __init__(self, names: list[str], stop: Stop, check: Callable[[], None]) -> None:
+        self._names, self._stop, self._check = deque(names), stop, check
+        self._all, self._done = len(names), 0
+        self.tokens: int | None = 0
+        self.told: Callable[[str, str], None] = lambda name, note: None
+
+    def following(self) -> str | None:
+        """Take the next batch; None where there is none or where the run is to stop."""
+        if not self._names or (self._done and self._stop.asked):
+            return None
+        self._check()
+        return self._names.popleft()
+
+    def peek(self) -> str | None:
+        """The next batch, if there is one to go on with."""
+        return self._names[0] if self._names and not self._stop.asked else None
+
+    def take(self) -> None:
+        """It is in hand."""
+        self._names.popleft()
+
+    def done(self, batch: str, tokens: int | None) -> None:
+        """A batch is answered."""
+        self._done += 1
+        self.tokens = worker.added(self.tokens, tokens)
+        self.told(batch, f"batch {self._done}/{self._all}")
 
 
 def progress(folder: Path) -> tuple[int, int]:

@@ -11,6 +11,7 @@ import queue
 import sys
 import threading
 import time
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -160,20 +161,54 @@ def _check(worker: Worker, parent: _Parent, *, probes: bool) -> bool:
     return True
 
 
+class _Ahead:
+    """The batches that the parent has told of and that are not in hand yet. One in which a worker
+    has died is answered by itself."""
+
+    def __init__(self, names: list[str], parent: _Parent) -> None:
+        self._names, self._parent = names, parent
+        self._next: dict[str, Any] | None = None
+        self._is_alone = False
+
+    def following(self) -> int | None:
+        """Take the next batch, as soon as there is one; None where there is no more."""
+        told = self._parent.told.get() if self._next is None else self._next
+        self._next = None
+        if not told or self._parent.is_last:
+            return None
+        self._is_alone = bool(told.get("alone"))
+        return int(told["batch"])
+
+    def peek(self) -> str | None:
+        """See `worker.Ahead`."""
+        if self._next is None:
+            with suppress(queue.Empty):
+                self._next = self._parent.told.get_nowait()
+        if not self._next or self._parent.is_last or self._is_alone or self._next.get("alone"):
+            return None
+        return self._names[int(self._next["batch"])]
+
+    def take(self) -> None:
+        """See `worker.Ahead`."""
+        self._next = None
+
+    def done(self, batch: str, tokens: int | None) -> None:
+        """See `worker.Ahead`."""
+        index = self._names.index(batch)
+        self._parent.say(done=index, tokens=tokens, peak=stamp.peak_memory_bytes())
+
+
 def _answer(worker: Worker, names: list[str], parent: _Parent) -> None:
     """Answer what the parent says, until it says that there is no more; in each lane a batch."""
+    ahead = _Ahead(names, parent)
 
-    def following() -> int | None:
-        told = parent.told.get()
-        return told["batch"] if told and not parent.is_last else None
-
-    def one(index: int, lane: Any) -> None:
-        tokens = worker.answer(names[index], lane)
+    def one(index: int, lane: Any, beside: _Ahead | None = None) -> None:
+        tokens = worker.answer(names[index], lane, beside)
         parent.say(done=index, tokens=tokens, peak=stamp.peak_memory_bytes())
 
     if len(worker.lanes) > 1:
         from evalkit.engine import pipeline
 
-        return pipeline.spread(worker.lanes, following, one, parent.end)
-    while (index := following()) is not None:
-        one(index, worker.engine)
+        return pipeline.spread(worker.lanes, ahead.following, one, parent.end)
+    while (index := ahead.following()) is not None:
+        one(index, worker.engine, ahead)

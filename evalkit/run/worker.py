@@ -10,18 +10,35 @@ import secrets
 import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Protocol
 
 from evalkit.base import stamp
 from evalkit.base.errors import EvalkitError, Exit
 from evalkit.base.events import Events
+from evalkit.inputs import architecture
 from evalkit.inputs.model import Model
+from evalkit.plan.batch import Batch, Policy
 from evalkit.plan.shards import Costs
 from evalkit.plan.store import Plan
 from evalkit.record import journal
 from evalkit.run import engines, telemetry
 from evalkit.run.engines import Place
 from evalkit.run.folder import Run
+
+
+class Ahead(Protocol):
+    """The batches that come behind the one in hand."""
+
+    def peek(self) -> str | None:
+        """The next one's name; None where none is known, now, that may be answered beside
+        others."""
+
+    def take(self) -> None:
+        """The next one is in hand now, too."""
+
+    def done(self, batch: str, tokens: int | None) -> None:
+        """A batch that was taken is answered, and what it took."""
+
 
 Log = Callable[..., None]  # takes an event's name and its fields
 # How a segment's level was checked: by its own worker, or by an earlier check of the same weights,
@@ -53,6 +70,9 @@ class Worker:
         self.key = kind.probe_key(self.engine, model, place)
         self.probed: dict[str, Any] | None = None  # what a check of its own took
         self._model, self._place = model, place
+        self._rope_limit = architecture.rope_limit(model.config)
+        self._apart: dict[int, bool] = {}  # by slots: whether batches may share them
+        self._last: Batch | None = None
         self._lock = threading.Lock()  # lanes read and write one at a time
 
     @property
@@ -80,6 +100,10 @@ class Worker:
         self.segment = segment_name()
         self._run, self._plan, self._log = run, plan, log
         self._computed = _Computed(plan)
+        policy = Policy(**plan.body["policy"])
+        # Of trunks, tokens: a policy for GPUs has counted two, as a trunk is there twice when it
+        # grows; a CPU's leaves room enough beside the texts' own.
+        self._room = 2 * policy.max_trunk or policy.max_cache // 4
         checked = None if not self.key else PROBED if self.probed else PROBED_BEFORE
         kind, device = engines.of_inputs(run.body["inputs"]), self._place.device
         kernels = kind.kernels(self.engine, self._model, device)
@@ -89,23 +113,75 @@ class Worker:
         ids = run.body["ids"]
         self._writer = journal.Writer(run.folder / "journal", ids["run"], self.segment)
 
-    def answer(self, batch: str, lane: Any = None) -> int | None:
+    def answer(self, batch: str, lane: Any = None, ahead: Ahead | None = None) -> int | None:
         """Answer one batch, on the disk when this returns; how many tokens that took, None where
-        the engine does not tell. `lane`: one of `lanes`, each of which a thread may have.
+        the engine does not tell. `lane`: one of `lanes`, each of which a thread may have. What
+        comes `ahead` is answered beside it where it may share its slots.
 
         Raises EvalkitError where the batch can't be computed or written, and (0) where the run has
         its record meanwhile: nothing may be added to what that lists.
         """
         engine = lane or self.lanes[0]
+        read = self._read(batch)
+        if ahead is None or not self._shares_slots(read):
+            return self._keep(read, engine.execute(read), engine.last_split)
+        tokens: list[int | None] = []
+
+        def more(held: int) -> Batch | None:
+            name = ahead.peek()
+            found = None if name is None else self._read(name)
+            if found is None or not self._may_stand_beside(found, read, held):
+                return None
+            ahead.take()
+            return found
+
+        def answered(one: Batch, answers: dict[str, journal.Answer]) -> None:
+            taken = self._keep(one, answers, engine.last_split)
+            if one is read:
+                tokens.append(taken)
+            else:
+                ahead.done(one.id, taken)
+
+        engine.together(read, more, answered)
+        return tokens[0]
+
+    def _read(self, batch: str) -> Batch:
+        """A batch of the plan; the last one is remembered, which is asked for again and again."""
         with self._lock:
-            read = self._plan.batch(batch)
-        answers = engine.execute(read)
+            if self._last is None or self._last.id != batch:
+                self._last = self._plan.batch(batch)
+            return self._last
+
+    def _shares_slots(self, batch: Batch) -> bool:
+        """Whether a batch is of those that may share slots with others: a generation at level A
+        whose positions are the same whatever stands beside it."""
+        if batch.settings is None or self._plan.body["level"] != "A":
+            return False
+        longest = max(target.start for target in batch.targets) + batch.settings.max_gen_toks
+        return self._rope_limit is None or longest <= self._rope_limit
+
+    def _may_stand_beside(self, batch: Batch, other: Batch, held: int) -> bool:
+        """Whether a batch may share the slots of another one, which hold so many tokens of trunks;
+        the first time it is tried whether that changes no bit on this host."""
+        alike = (batch.settings, batch.slots) == (other.settings, other.slots)
+        fits = held + 2 * (batch.trunk.length if batch.trunk else 0) <= self._room
+        if not alike or not fits or not self._shares_slots(batch):
+            return False
+        if batch.slots not in self._apart:
+            from evalkit.engine.probe import apart
+
+            found = self._apart[batch.slots] = apart.holds(self.engine, batch.slots, self.key)
+            self._log("slots.shared", slots=batch.slots, shared=found)
+        return self._apart[batch.slots]
+
+    def _keep(self, batch: Batch, answers: dict[str, journal.Answer], split: int) -> int | None:
+        """Write a batch's answers to the disk; the tokens that they took."""
         if self._run.finished:
             what = "another process has finished this run meanwhile"
             raise EvalkitError(what, where=str(self._run.folder), code=Exit.OK)
         with self._lock:
-            self._writer.append(batch, answers, split=engine.last_split)
-            return self._computed.by(batch, answers)
+            self._writer.append(batch.id, answers, split=split)
+            return self._computed.by(batch.id, answers)
 
     def close(self) -> None:
         """Close the journal and log that this stretch is over."""

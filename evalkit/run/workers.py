@@ -18,7 +18,7 @@ from evalkit.base.errors import EvalkitError, Exit
 from evalkit.base.events import Events, Phase
 from evalkit.base.stopping import Stop
 from evalkit.inputs.model import Model
-from evalkit.plan.shards import Costs, Piece
+from evalkit.plan.shards import Costs, Piece, Prompts
 from evalkit.plan.store import Plan
 from evalkit.run import child, telemetry, worker
 from evalkit.run.child import Child
@@ -67,6 +67,7 @@ class Workers:
         self._run, self._model, self._events, self._check = run, model, events, check
         self._early, self._max_length = early, plan.body["max_length"]
         self._costs, self._batches = Costs(plan.body), plan.body["batches"]
+        self._prompts = Prompts(plan.body)
         self._workers = [_Worker(index, place) for index, place in enumerate(places)]
         self._selector = selectors.DefaultSelector()
         self._queue: deque[Piece] = deque()
@@ -74,6 +75,7 @@ class Workers:
         self._left: set[int] = set()
         self._passed: set[str] = set()  # keys of checks of the level
         self._deaths: Counter[int] = Counter()  # of workers, by the batch that they computed
+        self._suspect: set[int] = set()  # in hand when a worker died: each is answered by itself
         self._ready: Callable[[], None] = lambda: None
         self._phase: Phase | None = None
         self.tokens: int | None = 0
@@ -133,7 +135,7 @@ class Workers:
                 one.waits, one.probes = "", not passed
 
     def _feed(self, one: _Worker, child: Child, stop: Stop) -> None:
-        while len(one.sent) < one.lanes + AHEAD and not stop.asked:
+        while (len(one.sent) < one.lanes + AHEAD or self._lacks_prompts(one)) and not stop.asked:
             if not one.piece:
                 one.piece.extend(self._next_piece())
             if not one.piece:
@@ -141,11 +143,16 @@ class Workers:
             if not one.sent:
                 one.seen = time.monotonic()  # what it was silent before was no batch
             one.sent.append(one.piece.popleft())
-            child.tell(batch=one.sent[-1])
+            child.tell(batch=one.sent[-1], alone=one.sent[-1] in self._suspect)
         # what another has may still come back, if that one dies
         if stop.asked or not any(other.sent or other.piece for other in self._workers):
             one.ending = True
             child.tell(end=True)
+
+    def _lacks_prompts(self, one: _Worker) -> bool:
+        """Whether a worker whose batches may share slots knows of too few prompts to fill them."""
+        alive = sum(1 for other in self._workers if other.child)
+        return one.lanes == 1 and self._prompts.are_few(one.sent, self._left, alive)
 
     def _next_piece(self) -> Piece:
         """The dearest piece that is left, else half of what the busiest worker has."""
@@ -246,6 +253,7 @@ class Workers:
         one.deaths += 1
         if one.sent:
             self._deaths[one.sent[0]] += 1
+            self._suspect.update(one.sent)
         piece = [b for b in (*one.sent, *one.piece) if self._deaths[b] < RESTARTS]
         one.sent.clear()
         one.piece.clear()
@@ -254,7 +262,9 @@ class Workers:
         again = one.deaths <= RESTARTS
         last = stamp.without_paths(one.last_words)
         self._events.log("worker.died", worker=one.index, returned=returned, last=last)
-        words = f"{_how(returned)}: {one.last_words}" if one.last_words else _how(returned)
+        words = (
+            f"{child.how(returned)}: {one.last_words}" if one.last_words else child.how(returned)
+        )
         how = f"worker {one.index + 1} died ({words})"
         self._events.say(f"{how}; it is started again" if again else f"{how} once too often")
         if again:
@@ -287,9 +297,3 @@ class Workers:
                 one.child.kill()
                 self._let_go(one, one.child)
         self._selector.close()
-
-
-def _how(returned: int) -> str:
-    if returned == -9:
-        return "killed, perhaps for lack of memory"
-    return f"signal {-returned}" if returned < 0 else f"exit code {returned}"

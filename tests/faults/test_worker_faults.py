@@ -24,13 +24,13 @@ if sys.argv[-1] == "worker":
 POISONED = """
 import os
 from evalkit.run import worker
-answer = worker.Worker.answer
-def poisoned(self, batch, *lane):
+read = worker.Worker._read
+def poisoned(self, batch):
     if batch.startswith({batch!r}):
         print("a line of a library's", flush=True)
         os.kill(os.getpid(), 9)
-    return answer(self, batch, *lane)
-worker.Worker.answer = poisoned
+    return read(self, batch)
+worker.Worker._read = poisoned
 """
 # A device on which no forward pass of more than so many rows fits.
 SMALL = """

@@ -73,6 +73,15 @@ def special_tokens(config: Any) -> set[int]:
     return found
 
 
+def has_experts(config: Any) -> bool:
+    """Whether a config says that each token goes to some of several experts."""
+    return any(
+        type(value) is int and value > 1 and _EXPERTS.match(name)
+        for part in _parts(config.get_text_config().to_dict())
+        for name, value in part.items()
+    )
+
+
 def _parts(values: Config) -> Iterator[Config]:
     """A configuration and all that are nested in it."""
     yield values

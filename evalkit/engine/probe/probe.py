@@ -23,6 +23,7 @@ from evalkit.base import canon, kept
 from evalkit.base.errors import EvalkitError, Exit
 from evalkit.engine import numerics
 from evalkit.engine.core import Engine
+from evalkit.engine.decoding import Endings
 from evalkit.engine.numerics import DTYPES, Numerics
 from evalkit.engine.probe import narrow, reference, repeat, shrink, trials
 from evalkit.engine.probe.reference import Alone, Answered
@@ -64,14 +65,14 @@ def check(engine: Engine) -> None:
 
 def _check_repeats(engine: Engine) -> None:
     with _attention_of(engine, engine.level):
-        repeat.check(_trial(engine, engine.level), _allowed(engine.model))
+        repeat.check(_trial(engine, engine.level), allowed(engine.model))
 
 
 def _trial(engine: Engine, level: str) -> Engine:
     """An engine on the same weights for trials at a level."""
     trial = copy.copy(engine)
     stops: Any = trials.Stops()
-    trial.level, trial.kept, trial.tokenizer = level, None, stops
+    trial.level, trial.kept, trial.tokenizer, trial.endings = level, None, stops, Endings(stops)
     trial.eos_ids, trial.eos_text, trial.processors = frozenset(), "", []
     return trial
 
@@ -87,7 +88,7 @@ def problem_at(engine: Engine, level: str) -> str:
         for seeds in ((0,), AGAIN):
             with _attention_of(engine, level):
                 for seed in seeds:
-                    found += _answers(trial, trials.Material(_allowed(engine.model), seed))
+                    found += _answers(trial, trials.Material(allowed(engine.model), seed))
             with attention.plain(engine), torch.inference_mode():
                 problem = _problem(trial, found)
             if not problem or _is_exact(engine):
@@ -106,7 +107,7 @@ def _is_exact(engine: Engine) -> bool:
     return engine.numerics.profile == "precise" or DTYPES[engine.numerics.dtype] == torch.float32
 
 
-def _allowed(model: Any) -> Tokens:
+def allowed(model: Any) -> Tokens:
     """The token ids that a prompt may have: none of them stands for an image, or ends a text."""
     special = narrow.special_tokens(model.config)
     size = model.config.get_text_config().vocab_size

@@ -18,7 +18,7 @@ from evalkit.plan.request import Settings
 from evalkit.plan.tokenise import Tokens
 
 NAME = "probe"
-POLICY = Policy(chunk=8, max_slots=3)
+POLICY = Policy(chunk=8, max_slots=5)
 SETTINGS = Settings((".",), 6)
 ROOT, NESTED = 21, 5  # tokens of the trunks; the root alone reaches out of a short window
 # Lengths of what stands on a trunk: of documents' contexts and of their endings. A document's first
@@ -27,7 +27,7 @@ ON_ROOT = ((5, (2, 3, 4)), (3, (1, 4, 2)))
 ON_NESTED = ((4, (2, 4, 3)),)
 ALONE = ((24, (4,)), (1, (1,)), (7, (2, 3, 2)))
 # Of prompts: of any lengths at level A, of one length in a batch below.
-UNEVEN, LONG, EVEN, LONG_EVEN = (6, 3, 1, 5, 2), (8, 63), (4,) * 5, (63,) * 2
+UNEVEN, LONG, EVEN, LONG_EVEN = (6, 3, 1, 5, 2, 4, 2), (8, 63), (4,) * 5, (63,) * 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +148,10 @@ def _common(one: list[int], other: list[int]) -> int:
     return next((n for n, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))
 
 
-def writing(level: str, trunk: Trunk | None, prompts: Sequence[list[int]]) -> Batch:
+def writing(
+    level: str, trunk: Trunk | None, prompts: Sequence[list[int]], policy: Policy = POLICY,
+    settings: Settings = SETTINGS,
+) -> Batch:  # fmt: skip
     """A batch of prompts to go on from, its targets in their order: up to three share a row at
     level A."""
     trunk = None if level == "C" else trunk
@@ -162,4 +165,4 @@ def writing(level: str, trunk: Trunk | None, prompts: Sequence[list[int]]) -> Ba
             part = f"{NAME}/{len(targets)}/0/0"
             targets.append(BatchTarget(len(rows), end, len(prompt), -1, part))
         rows.append(row)
-    return make_batch(NAME, "generate_until", SETTINGS, trunk, rows, targets, POLICY)
+    return make_batch(NAME, "generate_until", settings, trunk, rows, targets, policy)

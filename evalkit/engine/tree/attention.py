@@ -21,6 +21,8 @@ from evalkit.engine.hardware import kernels
 
 NAME = "evalkit"
 HIDDEN = -1e30  # added to a hidden key's score; finite, so that a row that sees nothing is no NaN
+ALIGNED = 16  # keys: what a row of a mask is a multiple of, as it lies in a GPU's memory
+VECTOR = 32  # elements of float32 that a CPU's loop takes at once, at most
 FEW = 4  # queries of a key head, with which values that lie across are the better left factor
 _PASSED_OVER = {"is_causal", "position_ids", "use_cache", "cu_seq_lens_q", "cu_seq_lens_k"}
 
@@ -168,7 +170,7 @@ def _plain(
         output = torch.matmul(value.mT, weights.mT).mT
     else:
         output = torch.matmul(weights, value)
-    return output, (most + total.log()).squeeze(-1)
+    return output, (most + evenly(torch.log, total)).squeeze(-1)
 
 
 def lies_across(values: torch.Tensor) -> bool:
@@ -195,9 +197,10 @@ def _cuda(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float,
     mask: torch.Tensor | None, causal: bool,
 ) -> Part:  # fmt: skip
-    if mask is not None:  # the kernel wants rows of the mask aligned to 16 bytes
-        keys = mask.shape[-1]
-        mask = functional.pad(mask, (0, -keys % 16))[..., :keys]
+    if mask is not None:
+        if mask.stride(-2) % ALIGNED:  # not as `hide` made it: rows that were repeated
+            keys = mask.shape[-1]
+            mask = functional.pad(mask, (0, -keys % ALIGNED))[..., :keys]
         mask = mask.expand(query.shape[0], query.shape[1], *mask.shape[-2:])
     key, value = (_repeated(each, query.shape[1]) for each in (key, value))
     output, total, *_ = torch.ops.aten._scaled_dot_product_efficient_attention(
@@ -216,28 +219,47 @@ _KERNELS: dict[str, Callable[..., Part]] = {kernels.FLASH: _cpu, kernels.EFFICIE
 
 
 def hide(visible: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """The mask that hides what is not visible (bool, any shape), to be added to scores."""
-    hidden = max(HIDDEN, torch.finfo(dtype).min)
-    mask = torch.zeros(visible.shape, dtype=dtype, device=visible.device)
-    return mask.masked_fill_(~visible, hidden)
+    """The mask that hides what is not visible (bool, any shape), to be added to scores; on a GPU
+    its rows are aligned as the kernel wants them."""
+    *rows, keys = visible.shape
+    spare = 0 if visible.device.type == "cpu" else -keys % ALIGNED
+    mask = torch.zeros(*rows, keys + spare, dtype=dtype, device=visible.device)[..., :keys]
+    return mask.masked_fill_(~visible, max(HIDDEN, torch.finfo(dtype).min))
 
 
-def merge(own: Part, trunk: Part | None, sinks: torch.Tensor | None) -> torch.Tensor:
-    """Join attention over two disjoint sets of keys: outputs [rows, heads, tokens, size] weighted
-    by the softmax of their log-sum-exps; `sinks` [heads] take weight without output (Hydragen,
-    arXiv:2402.05099, section 3)."""
-    output, total = own
-    if trunk is None and sinks is None:
-        return output
-    joined = output.float()
-    if trunk is not None:
-        share = torch.sigmoid(trunk[1] - total)  # the softmax of two
-        joined = torch.lerp(joined, trunk[0].float(), share.unsqueeze(-1))
-    if sinks is not None:
-        total = total if trunk is None else torch.logaddexp(total, trunk[1])
-        share = torch.sigmoid(total - sinks.float().view(1, -1, 1))
-        joined = joined * share.unsqueeze(-1)
-    return joined.to(output.dtype)
+def joined(one: Part, other: Part) -> Part:
+    """Attention over two disjoint sets of keys as one's over both (Hydragen, arXiv:2402.05099,
+    section 3). A part that sees nothing leaves the other's bits as they are."""
+    return _mixed(one, other), evenly(torch.logaddexp, one[1], other[1])
+
+
+def _mixed(one: Part, other: Part) -> torch.Tensor:
+    """Outputs [rows, heads, tokens, size] weighted by the softmax of their log-sum-exps, in
+    float32."""
+    share = evenly(torch.sigmoid, other[1] - one[1])  # the softmax of two
+    return torch.lerp(one[0].float(), other[0].float(), share.unsqueeze(-1))
+
+
+def evenly(function: Callable[..., torch.Tensor], *values: torch.Tensor) -> torch.Tensor:
+    """A function of each element, whichever others there are: a CPU computes the elements that are
+    left behind whole vectors by other instructions, so there are none left."""
+    shape, count = values[0].shape, values[0].numel()
+    if values[0].device.type != "cpu" or count % VECTOR == 0:
+        return function(*values)
+    padded = [functional.pad(each.reshape(-1), (0, -count % VECTOR)) for each in values]
+    return function(*padded)[:count].view(shape)
+
+
+def merge(
+    own: Part, trunk: Part | None, sinks: torch.Tensor | None, dtype: torch.dtype
+) -> torch.Tensor:
+    """Output of attention to a row's own keys and to a trunk's; `sinks` [heads] take weight without
+    output."""
+    if sinks is None:
+        return (own[0] if trunk is None else _mixed(own, trunk)).to(dtype)
+    output, total = own if trunk is None else joined(own, trunk)
+    share = evenly(torch.sigmoid, total - sinks.float().view(1, -1, 1))
+    return (output.float() * share.unsqueeze(-1)).to(dtype)
 
 
 def fold_rows(query: torch.Tensor, key_heads: int) -> torch.Tensor:

@@ -1,77 +1,127 @@
-"""Fixed slots for texts that grow on one trunk (level A).
+"""Fixed slots for texts that grow, each behind its batch's trunk (level A).
 
-A slot holds the keys and values of one text behind the trunk. Each layer's buffer is as long as the
-longest text in it needs, in steps of `BUCKET`; how many slots there are and what stands in which
-follows from the texts alone.
+A slot holds the keys and values of one text behind its trunk. Texts of several batches, so of
+several tasks and trunks, may stand side by side: what a slot's row of a step comes to depends on
+the slot alone. That is so because a step has never fewer rows than `ROWS`, nor has a trunk's part:
+with fewer, a CPU takes other kernels (`apart` looks whether it is so on a host). How many slots
+there are and what stands in which follows from the texts. What a step needs lies on the device, and
+is brought there only when texts come or go.
 """
 
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
 
-from evalkit.engine.tree import attention
-from evalkit.engine.tree.attention import Scores
+from evalkit.engine.tree import attention, buffers
+from evalkit.engine.tree.attention import HIDDEN, Part, Scores
+from evalkit.engine.tree.buffers import BLOCK, Buffers, Step
 
 if TYPE_CHECKING:
     from evalkit.engine.tree.trunk import Layers, Prefix
 
-BUCKET = 64  # tokens
+ROWS = 4  # of a step, and of a trunk's part of it: whole multiples, as of 4 rows kernels are made
+
+
+@dataclass(frozen=True, eq=False)
+class Stem:
+    """What the texts of a batch stand on: its trunk's cache, and the most tokens that one of them
+    may have, the trunk's included."""
+
+    prefix: "Prefix"
+    longest: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Order:
+    """The queries that each trunk is asked, behind one another: a slot's groups are one query each.
+
+    `ends`: each stem that has a trunk, and where its queries end; `rows` [queries]: which query of
+    the step each of them is, None where that is all of them in order; `back` [slots x groups]:
+    where each one's own result stands; `bare` [slots x groups]: which stand on no trunk, None where
+    none does.
+    """
+
+    ends: list[tuple[Stem, int]]
+    rows: torch.Tensor | None
+    back: torch.Tensor
+    bare: torch.Tensor | None
+
+
+@dataclass
+class _There:
+    """What a step needs on one device, since texts came or went last."""
+
+    lengths: torch.Tensor  # [slots]: tokens, the new one aside
+    live: torch.Tensor  # [slots]: 1 where a text stands
+    slots: torch.Tensor  # [slots]
+    before: torch.Tensor  # [slots]: the trunk's tokens
+    orders: dict[tuple[int, int], _Order] = field(default_factory=dict)  # by groups and unit
 
 
 class Slots:
-    """The `View` of one new token a slot. `lengths`: each slot's tokens but for the new one."""
+    """The `View` of one new token a slot. `lengths`: each slot's tokens but for the new one;
+    `stems`: what its text stands on, None where there is none."""
 
-    def __init__(self, prefix: "Prefix", device: torch.device, most: int) -> None:
-        self._prefix, self._device, self._most = prefix, device, most
-        self.lengths: list[int] = []
-        self._buffers: Layers = {}  # key, value: [slots, key heads, bucket, size]
-        self._used = 0
-        self._masks: dict[tuple[int | None, torch.device, torch.dtype], torch.Tensor] = {}
-        self._trunk_masks: dict[tuple[int, int, torch.device, torch.dtype], torch.Tensor] = {}
-        self._where: dict[torch.device, torch.Tensor] = {}
+    def __init__(self, device: torch.device, number: int) -> None:
+        self._device = device
+        self.lengths = [0] * number
+        self.stems: list[Stem | None] = [None] * number
+        self._layers: dict[int, Buffers] = {}
+        self._closed = [0] * number  # tokens of each slot in full blocks
+        self._there: dict[torch.device, _There] = {}
+        self._steps: dict[torch.device, Step] = {}
+        self._trunk_masks: dict[tuple[object, ...], torch.Tensor] = {}
 
-    def fill(self, slot: int, cache: "Layers", row: int, path: list[int]) -> None:
-        """Put a prompt, the tokens at `path` of a row of a prefill's cache, into a slot; one past
-        the last makes another."""
-        self.lengths[slot : slot + 1] = [len(path)]
-        self._reserve(max(self.lengths), cache)
-        for layer, taken in cache.items():
-            index = torch.tensor(path, device=taken[0].device)
-            for buffer, own in zip(self._buffers[layer], taken, strict=True):
-                buffer[slot, :, : len(path)] = own[row, :, index]
+    def fill(self, slot: int, stem: Stem, cache: "Layers", row: int, path: torch.Tensor) -> None:
+        """Put a prompt, the tokens at `path` of a row of a prefill's cache, into a slot."""
+        self.lengths[slot], self.stems[slot] = len(path), stem
+        self._closed[slot] = len(path) // BLOCK * BLOCK
+        self._there.clear()
+        for layer, (key, value) in cache.items():
+            held = self._layers.setdefault(layer, buffers.of(key.device))
+            held.reserve(len(self.lengths), max(self.lengths), key, value)
+            index = path.to(key.device)
+            held.put(slot, key[row].index_select(1, index), value[row].index_select(1, index))
 
-    def _reserve(self, tokens: int, like: "Layers") -> None:
-        """Make every layer's buffer hold all slots with `tokens` tokens each."""
-        length = -(-tokens // BUCKET) * BUCKET
-        for layer, pair in like.items():
-            old = self._buffers.get(layer, (None, None))
-            is_across = attention.lies_across(pair[1])
-            self._buffers[layer] = (
-                _grown(old[0], pair[0], self._most, length),
-                _grown(old[1], pair[1], self._most, length, is_across=is_across),
-            )
+    def empty(self, slot: int) -> None:
+        """Let a slot's text be over; the slot goes on without one."""
+        self.lengths[slot], self.stems[slot], self._closed[slot] = 0, None, 0
+        self._there.clear()
 
-    def keep(self, slots: list[int]) -> None:
-        """Go on with these slots only."""
-        self.lengths, self._most = [self.lengths[slot] for slot in slots], len(slots)
-        for layer, (key, value) in self._buffers.items():
-            index = torch.tensor(slots, device=key.device)
-            self._buffers[layer] = (_chosen(key, index), _chosen(value, index))
+    def keep(self, slots: list[int], number: int) -> None:
+        """Go on with these slots, and with empty ones up to `number`."""
+        more = number - len(slots)
+        self.lengths = [self.lengths[slot] for slot in slots] + [0] * more
+        self.stems = [*(self.stems[slot] for slot in slots), *([None] * more)]
+        self._closed = [self._closed[slot] for slot in slots] + [0] * more
+        self._there.clear()
+        index = torch.tensor(slots, dtype=torch.long, device=self._device)
+        for held in self._layers.values():
+            held.keep(index, number)
 
-    def inputs(self, tokens: list[int]) -> dict[str, torch.Tensor]:
-        """The model's arguments for the slots' newest tokens: ids and positions, [slots, 1]."""
-        self._reserve(max(self.lengths) + 1, self._buffers)
-        self._used = -(-(max(self.lengths) + 1) // BUCKET) * BUCKET
-        self._masks, self._trunk_masks, self._where = {}, {}, {}
-        positions = [self._prefix.length + length for length in self.lengths]
-        return {
-            "input_ids": torch.tensor(tokens, device=self._device).unsqueeze(1),
-            "position_ids": torch.tensor(positions, device=self._device).unsqueeze(1),
-        }
+    def inputs(self, tokens: torch.Tensor) -> dict[str, torch.Tensor]:
+        """The model's arguments for the slots' newest tokens [slots]: ids and positions,
+        [slots, 1]."""
+        for held in self._layers.values():
+            held.grow(max(self.lengths) + 1)
+        for slot, length in enumerate(self.lengths):
+            if length - self._closed[slot] == BLOCK:
+                self._closed[slot] = length
+                for held in self._layers.values():
+                    held.close(slot, length)
+        self._steps.clear()
+        self._trunk_masks.clear()
+        there = self._on(self._device)
+        positions = there.before + there.lengths
+        return {"input_ids": tokens.unsqueeze(1), "position_ids": positions.unsqueeze(1)}
 
     def stepped(self) -> None:
-        """Count the token that every slot has just taken in."""
-        self.lengths = [length + 1 for length in self.lengths]
+        """Count the token that every text has just taken in."""
+        for slot, stem in enumerate(self.stems):
+            self.lengths[slot] += stem is not None
+        for there in self._there.values():
+            there.lengths = there.lengths + there.live
 
     def attend(
         self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor,
@@ -79,82 +129,109 @@ class Slots:
     ) -> torch.Tensor:  # fmt: skip
         """The trunk, the slot's tokens, and the new one, which is put behind them."""
         slots, heads = query.shape[:2]
-        keys, values = self._buffers[layer]
-        where = self._placed(query.device)
-        keys[where[0], :, where[1]] = key[:, :, 0]
-        values[where[0], :, where[1]] = value[:, :, 0]
-        key_heads = keys.shape[1]
-        grouped = query.view(slots, key_heads, heads // key_heads, -1)
-        output, total = attention.attend(
-            grouped, keys[:slots, :, : self._used], values[:slots, :, : self._used], scores,
-            self._mask(scores.window, query), across=attention.lies_across(values),
-        )  # fmt: skip
+        held, step = self._layers[layer], self._step(query.device)
+        held.write(key, value, step)
+        grouped = query.view(slots, key.shape[1], -1, query.shape[-1])
+        output, total = held.attend(grouped, scores, step)
         own = output.reshape(slots, heads, 1, -1), total.reshape(slots, heads, 1)
-        trunk = None
-        if self._prefix.length:
-            trunk_key, trunk_value = self._prefix.layers[layer]
-            folded = attention.fold_rows(query, key_heads)
-            mask = self._trunk_mask(scores.window, query, heads // key_heads)
-            part = attention.attend(folded, trunk_key, trunk_value, scores, mask)
-            trunk = attention.unfold_rows(part, slots, heads)
-        return attention.merge(own, trunk, scores.sinks)
+        trunk = self._trunks(layer, query, key.shape[1], scores)
+        return attention.merge(own, trunk, scores.sinks, query.dtype)
 
-    def _placed(self, device: torch.device) -> torch.Tensor:
-        """Where the new tokens go: (slot, index in its buffer), [2, slots]."""
-        if device not in self._where:
-            places = [list(range(len(self.lengths))), self.lengths]
-            self._where[device] = torch.tensor(places, device=device)
-        return self._where[device]
-
-    def _mask(self, window: int | None, query: torch.Tensor) -> torch.Tensor:
-        """[slots, 1, 1, bucket]."""
-        key = (window, query.device, query.dtype)
-        if key not in self._masks:
-            newest = self._placed(query.device)[1].unsqueeze(1)
-            index = torch.arange(self._used, device=query.device)
-            seen = index <= newest
-            if window is not None:
-                seen &= newest - index < window
-            self._masks[key] = attention.hide(seen, query.dtype)[:, None, None]
-        return self._masks[key]
+    def _trunks(
+        self, layer: int, query: torch.Tensor, key_heads: int, scores: Scores
+    ) -> Part | None:
+        """What each slot sees of its trunk; None where no slot has one."""
+        slots, heads, _, size = query.shape
+        order = self._order(query.device, heads // key_heads, scores)
+        if not order.ends:
+            return None
+        grouped = query.view(slots, key_heads, -1, size).transpose(0, 1)
+        asked = grouped.reshape(1, key_heads, -1, size)  # a slot's groups one after another
+        if order.rows is not None:
+            asked = asked.index_select(2, order.rows)
+        parts, first = [], 0
+        for stem, end in order.ends:
+            key, value = stem.prefix.layers[layer]
+            mask = self._trunk_mask(order, stem, slice(first, end), scores.window, query)
+            parts.append(attention.attend(asked[:, :, first:end], key, value, scores, mask))
+            first = end
+        output, total = parts[0]
+        if order.rows is not None:
+            output = torch.cat([part[0] for part in parts], 2).index_select(2, order.back)
+            total = torch.cat([part[1] for part in parts], 2).index_select(2, order.back)
+        if order.bare is not None:
+            total = total.masked_fill(order.bare, HIDDEN)
+        output = output.view(key_heads, slots, -1, output.shape[-1]).transpose(0, 1)
+        total = total.view(key_heads, slots, -1).transpose(0, 1)
+        return output.reshape(slots, heads, 1, -1), total.reshape(slots, heads, 1)
 
     def _trunk_mask(
-        self, window: int | None, query: torch.Tensor, groups: int
+        self, order: _Order, stem: Stem, rows: slice, window: int | None, query: torch.Tensor
     ) -> torch.Tensor | None:
-        """[1, 1, groups x slots, trunk tokens], or None where all is seen."""
-        length = self._prefix.length
-        if window is None or length + max(self.lengths) < window:
+        """[1, 1, rows, trunk tokens], or None where no text of the batch comes to reach out of the
+        window."""
+        if window is None or stem.longest < window:
             return None
-        key = (window, groups, query.device, query.dtype)
+        key = (id(stem), id(order), window, query.device, query.dtype)
         if key not in self._trunk_masks:
-            newest = self._placed(query.device)[1].unsqueeze(1) + length
-            seen = newest - torch.arange(length, device=query.device) < window
-            hidden = attention.hide(seen, query.dtype)
-            self._trunk_masks[key] = hidden.repeat(groups, 1)[None, None]
+            length = stem.prefix.length
+            each = self._on(query.device).lengths
+            newest = each.repeat_interleave(len(order.back) // len(each)) + length
+            newest = newest if order.rows is None else newest.index_select(0, order.rows)[rows]
+            seen = newest.unsqueeze(1) - torch.arange(length, device=query.device) < window
+            self._trunk_masks[key] = attention.hide(seen, query.dtype)[None, None]
         return self._trunk_masks[key]
 
+    def _step(self, device: torch.device) -> Step:
+        if device not in self._steps:
+            there, most = self._on(device), max(self.lengths) + 1
+            used = -(-most // buffers.BUCKET) * buffers.BUCKET
+            whole = max(self._closed)
+            self._steps[device] = Step(there.lengths, there.slots, used, whole, {})
+        return self._steps[device]
 
-def _grown(
-    old: torch.Tensor | None, like: torch.Tensor, slots: int, length: int, *,
-    is_across: bool = False,
-) -> torch.Tensor:  # fmt: skip
-    """A buffer of that size with the old one's content; the old one where it is long enough."""
-    if old is not None and old.shape[2] >= length:
-        return old
-    _, heads, _, size = like.shape
-    if is_across:
-        buffer = like.new_empty(slots, heads, size, length).mT
-    else:
-        buffer = like.new_empty(slots, heads, length, size)
-    known = 0  # tokens
-    if old is not None:
-        known = old.shape[2]
-        buffer[:, :, :known] = old
-    buffer[:, :, known:] = 0  # nothing that is hidden may be a NaN
-    return buffer
+    def _on(self, device: torch.device) -> _There:
+        """What a step needs on a device, brought there where texts came or went."""
+        if device not in self._there:
+            before = [stem.prefix.length if stem else 0 for stem in self.stems]
+            live = [int(stem is not None) for stem in self.stems]
+            table = [self.lengths, live, list(range(len(live))), before]
+            lengths, alive, numbers, trunks = torch.tensor(table, device=device).unbind()
+            self._there[device] = _There(lengths, alive, numbers, trunks)
+        return self._there[device]
+
+    def _order(self, device: torch.device, groups: int, scores: Scores) -> _Order:
+        orders = self._on(device).orders
+        unit = ROWS if scores.softcap is None else attention.VECTOR
+        if (groups, unit) not in orders:
+            orders[groups, unit] = _ordered(self.stems, device, groups, unit)
+        return orders[groups, unit]
 
 
-def _chosen(buffer: torch.Tensor, slots: torch.Tensor) -> torch.Tensor:
-    """The buffer with these slots only, as it lies in memory."""
-    kept = torch.empty_like(buffer[: len(slots)])  # keeps the order of strides
-    return torch.index_select(buffer, 0, slots, out=kept)
+def _ordered(stems: list[Stem | None], device: torch.device, groups: int, unit: int) -> _Order:
+    """On a CPU each trunk is asked the queries of its own slots, in whole units; on a GPU those of
+    all slots, so that no shape depends on where texts stand."""
+    each = [stem for stem in stems for _ in range(groups)]
+    bare = [stem is not None and not stem.prefix.length for stem in each]
+    own: dict[Stem, list[int]] = {}
+    for row, stem in enumerate(each):
+        if stem is not None and stem.prefix.length:
+            own.setdefault(stem, []).append(row)
+    is_one = len(own) == 1 and not any(bare) and len(each) % unit == 0
+    rows: list[int] = []
+    back = [0] * len(each)
+    ends: list[tuple[Stem, int]] = []
+    for stem, mine in own.items():
+        everyone = is_one or device.type != "cpu"
+        asked = list(range(len(each))) if everyone else mine + mine[-1:] * (-len(mine) % unit)
+        for at, row in enumerate(mine):
+            back[row] = len(rows) + (row if everyone else at)
+        rows += asked
+        ends.append((stem, len(rows)))
+    table = torch.tensor([back, list(map(int, bare))], device=device)
+    return _Order(
+        ends,
+        None if is_one else torch.tensor(rows, device=device),
+        table[0],
+        table[1].bool() if any(bare) else None,
+    )

@@ -88,7 +88,7 @@ class Tree:
             trunk_mask = self._trunk_mask(window, query, groups, counted)
             part = attention.attend(folded, trunk_key, trunk_value, scores, trunk_mask)
             trunk = attention.unfold_rows(part, rows, heads)
-        return attention.merge(own, trunk, scores.sinks)
+        return attention.merge(own, trunk, scores.sinks, query.dtype)
 
     def _own_mask(
         self, window: int | None, query: torch.Tensor, counted: Counted | None

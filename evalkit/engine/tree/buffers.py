@@ -1,0 +1,219 @@
+"""Where the keys and values of texts that grow lie, one layer's for all slots.
+
+On a CPU (`Indexed`) a slot's tokens lie in one tensor, and a new one is written by its index. On a
+GPU (`Blocks`) a write by index is slow where algorithms are deterministic: torch sorts the indices
+and copies the whole buffer. So the last tokens of every slot, up to `BLOCK`, lie in a tensor of
+their own, of which a step writes every element again, and a block that is full is copied behind
+those before it: by slices only, which the host knows.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+from evalkit.engine.tree import attention
+from evalkit.engine.tree.attention import Part, Scores
+
+BUCKET = 64  # tokens: buffers grow by so many
+BLOCK = 64  # tokens of a slot that a step may write; whole buckets, so that masks stay aligned
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What a step tells the buffers, all of it on their device. `lengths` [slots]: each slot's
+    tokens, the new one aside; `used` and `whole` (the host knows them): how many tokens of a slot
+    are in use at most, the new one included, and how many of them stand in full blocks.
+    """
+
+    lengths: torch.Tensor
+    slots: torch.Tensor  # [slots]: 0, 1, 2, ...
+    used: int
+    whole: int
+    masks: dict[tuple[object, ...], torch.Tensor]
+
+    def mask(
+        self, first: torch.Tensor | int, keys: int, end: torch.Tensor, window: int | None,
+        dtype: torch.dtype,
+    ) -> torch.Tensor:  # fmt: skip
+        """[slots, 1, 1, keys]: of keys from place `first` of each slot on, those before `end` that
+        a new token sees."""
+        place = torch.arange(keys, device=self.lengths.device) + first  # [keys] or [slots, keys]
+        seen = place < end.unsqueeze(1)
+        if window is not None:
+            seen = seen & (self.lengths.unsqueeze(1) - place < window)
+        return attention.hide(seen, dtype)[:, None, None]
+
+
+class Buffers(Protocol):
+    """One layer's keys and values."""
+
+    def reserve(self, slots: int, tokens: int, key: torch.Tensor, value: torch.Tensor) -> None:
+        """Have room for so many tokens in each of so many slots, as the given keys and values
+        [..., key heads, tokens, size] are."""
+
+    def grow(self, tokens: int) -> None:
+        """Have room for so many tokens in each slot."""
+
+    def put(self, slot: int, key: torch.Tensor, value: torch.Tensor) -> None:
+        """Let a slot hold these, [key heads, tokens, size]."""
+
+    def keep(self, slots: torch.Tensor, number: int) -> None:
+        """Go on with these slots, and with empty ones up to `number`."""
+
+    def close(self, slot: int, tokens: int) -> None:
+        """A slot has come to the end of a block; `tokens`: all of its."""
+
+    def write(self, key: torch.Tensor, value: torch.Tensor, step: Step) -> None:
+        """Put each slot's new token behind its others: [slots, key heads, 1, size]."""
+
+    def attend(self, query: torch.Tensor, scores: Scores, step: Step) -> Part:
+        """What queries [slots, key heads, groups, size] see of their own slot."""
+
+
+def of(device: torch.device) -> Buffers:
+    """The buffers for a device."""
+    return Indexed() if device.type == "cpu" else Blocks()
+
+
+class Indexed:
+    """Every slot's tokens in one tensor: [slots, key heads, tokens, size]."""
+
+    def __init__(self) -> None:
+        self.key: torch.Tensor | None = None
+        self.value: torch.Tensor | None = None
+
+    def reserve(self, slots: int, tokens: int, key: torch.Tensor, value: torch.Tensor) -> None:
+        """See `Buffers`."""
+        length = -(-tokens // BUCKET) * BUCKET
+        is_across = attention.lies_across(value)
+        self.key = _grown(self.key, key, slots, length)
+        self.value = _grown(self.value, value, slots, length, is_across=is_across)
+
+    def grow(self, tokens: int) -> None:
+        """See `Buffers`."""
+        assert self.key is not None and self.value is not None, "there is something"
+        self.reserve(len(self.key), tokens, self.key, self.value)
+
+    def put(self, slot: int, key: torch.Tensor, value: torch.Tensor) -> None:
+        """See `Buffers`."""
+        assert self.key is not None and self.value is not None, "there is room"
+        for old, new in ((self.key, key), (self.value, value)):
+            old[slot, :, : new.shape[1]] = new
+            old[slot, :, new.shape[1] :] = 0  # what stood here before may have been a NaN
+
+    def keep(self, slots: torch.Tensor, number: int) -> None:
+        """See `Buffers`."""
+        assert self.key is not None and self.value is not None, "there is something"
+        self.key, self.value = (_kept(old, slots, number) for old in (self.key, self.value))
+
+    def close(self, slot: int, tokens: int) -> None:
+        """Nothing: there are no blocks."""
+
+    def write(self, key: torch.Tensor, value: torch.Tensor, step: Step) -> None:
+        """See `Buffers`."""
+        assert self.key is not None and self.value is not None, "there is room"
+        self.key[step.slots, :, step.lengths] = key[:, :, 0]
+        self.value[step.slots, :, step.lengths] = value[:, :, 0]
+
+    def attend(self, query: torch.Tensor, scores: Scores, step: Step) -> Part:
+        """See `Buffers`."""
+        name = ("own", scores.window, query.dtype)
+        if name not in step.masks:
+            step.masks[name] = step.mask(0, step.used, step.lengths + 1, scores.window, query.dtype)
+        return self.part(query, step.used, scores, step.masks[name])
+
+    def part(self, query: torch.Tensor, keys: int, scores: Scores, mask: torch.Tensor) -> Part:
+        """What queries see of the first so many tokens."""
+        assert self.key is not None and self.value is not None, "there is something"
+        return attention.attend(
+            query, self.key[:, :, :keys], self.value[:, :, :keys], scores, mask,
+            across=attention.lies_across(self.value),
+        )  # fmt: skip
+
+
+class Blocks:
+    """Full blocks of every slot in one tensor, its last tokens in another."""
+
+    def __init__(self) -> None:
+        self._full, self._last = Indexed(), Indexed()
+
+    def reserve(self, slots: int, tokens: int, key: torch.Tensor, value: torch.Tensor) -> None:
+        """See `Buffers`."""
+        self._full.reserve(slots, max(tokens // BLOCK, 1) * BLOCK, key, value)
+        self._last.reserve(slots, BLOCK, key, value)
+
+    def grow(self, tokens: int) -> None:
+        """See `Buffers`."""
+        self._full.grow(tokens // BLOCK * BLOCK)
+
+    def put(self, slot: int, key: torch.Tensor, value: torch.Tensor) -> None:
+        """See `Buffers`."""
+        whole = key.shape[1] // BLOCK * BLOCK
+        self._full.put(slot, key[:, :whole], value[:, :whole])
+        self._last.put(slot, key[:, whole:], value[:, whole:])
+
+    def keep(self, slots: torch.Tensor, number: int) -> None:
+        """See `Buffers`."""
+        self._full.keep(slots, number)
+        self._last.keep(slots, number)
+
+    def close(self, slot: int, tokens: int) -> None:
+        """See `Buffers`."""
+        for full, last in ((self._full.key, self._last.key), (self._full.value, self._last.value)):
+            assert full is not None and last is not None, "there is something"
+            full[slot, :, tokens - BLOCK : tokens] = last[slot]
+
+    def write(self, key: torch.Tensor, value: torch.Tensor, step: Step) -> None:
+        """See `Buffers`."""
+        if ("here",) not in step.masks:
+            place = torch.arange(BLOCK, device=key.device) == (step.lengths % BLOCK).unsqueeze(1)
+            step.masks["here",] = place[:, None, :, None]
+        for new, last in ((key, self._last.key), (value, self._last.value)):
+            assert last is not None, "there is room"
+            torch.where(step.masks["here",], new, last, out=last)
+
+    def attend(self, query: torch.Tensor, scores: Scores, step: Step) -> Part:
+        """See `Buffers`."""
+        kind = (scores.window, query.dtype)
+        if ("last", *kind) not in step.masks:
+            whole, end = step.lengths // BLOCK * BLOCK, step.lengths + 1
+            step.masks["last", *kind] = step.mask(whole.unsqueeze(1), BLOCK, end, *kind)
+            step.masks["full", *kind] = step.mask(0, step.whole, whole, *kind)
+        own = self._last.part(query, BLOCK, scores, step.masks["last", *kind])
+        if not step.whole:
+            return own
+        full = self._full.part(query, step.whole, scores, step.masks["full", *kind])
+        return attention.joined(own, full)
+
+
+def _grown(
+    old: torch.Tensor | None, like: torch.Tensor, slots: int, length: int, *,
+    is_across: bool = False,
+) -> torch.Tensor:  # fmt: skip
+    """A buffer of that size with the old one's content; the old one where it is long enough."""
+    if old is not None and old.shape[2] >= length:
+        return old
+    heads, size = like.shape[-3], like.shape[-1]
+    if is_across:
+        buffer = like.new_empty(slots, heads, size, length).mT
+    else:
+        buffer = like.new_empty(slots, heads, length, size)
+    known = 0  # tokens
+    if old is not None:
+        known = old.shape[2]
+        buffer[:, :, :known] = old
+    buffer[:, :, known:] = 0  # nothing that is hidden may be a NaN
+    return buffer
+
+
+def _kept(buffer: torch.Tensor, slots: torch.Tensor, number: int) -> torch.Tensor:
+    """A buffer of `number` slots as it lies in memory, with these slots first, the rest empty."""
+    size = (number, *buffer.shape[1:])
+    is_across = buffer.stride(-1) != 1
+    shape = (number, size[1], size[3], size[2]) if is_across else size
+    kept = buffer.new_empty(shape)
+    kept = kept.mT if is_across else kept
+    torch.index_select(buffer, 0, slots.to(buffer.device), out=kept[: len(slots)])
+    kept[len(slots) :] = 0
+    return kept
