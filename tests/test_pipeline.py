@@ -1,18 +1,22 @@
 """Batches side by side through a model's layer stages: the same bits, and all of them at work."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from queue import SimpleQueue
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from support import call, read_journal
 
 from evalkit import engine
 from evalkit.base import canon
 from evalkit.engine import pipeline
-from evalkit.engine.pipeline import Busy, Stages
+from evalkit.engine.hardware import clock
+from evalkit.engine.pipeline import Stages
 from evalkit.inputs import model as models
 from evalkit.inputs.tokenizer import Tokenizer
 from evalkit.plan.store import Plan
@@ -43,9 +47,9 @@ def answers_id(found: dict[str, Any]) -> str:
 def piped(planned: tuple[Any, Plan], stages: int, lanes: int | None = None) -> tuple[str, float]:
     """The answers id of the plan in so many stages, and for how long two were busy at once."""
     loaded, plan = planned
-    busy: list[Busy] = []
     first = pipeline.first_layers(loaded.model, stages)
-    made = pipeline.lanes(loaded, Stages(first, busy), lanes)
+    staged = Stages(first, measured=True)
+    made = pipeline.lanes(loaded, staged, lanes)
     names, found, reading = list(plan.entries), dict[str, Any](), threading.Lock()
     numbers = iter(range(len(names)))
 
@@ -55,8 +59,8 @@ def piped(planned: tuple[Any, Plan], stages: int, lanes: int | None = None) -> t
         found.update(lane.execute(batch))
 
     pipeline.spread(made, lambda: next(numbers, None), answer, lambda: None)
-    assert {one.stage for one in busy} == set(range(stages))
-    return answers_id(found), pipeline.overlap(busy)
+    assert {one.stage for one in staged.busy} == set(range(stages))
+    return answers_id(found), pipeline.overlap(staged.busy)
 
 
 @pytest.fixture(scope="module")
@@ -167,3 +171,67 @@ def test_a_worker_uses_its_lanes(
     made.close()
     assert sorted(answered) == list(range(len(names)))
     assert len(read_journal(run).batches) == len(names)
+
+
+# GPUs, as far as they can be stood in for
+
+
+class Events:
+    """In torch.cuda's place: a device that comes to what it is given a second after it was told,
+    a second for each thing."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now, self.entered = 0.0, list[str]()
+        for name in ("synchronize", "current_stream"):
+            monkeypatch.setattr(torch.cuda, name, lambda *_: None)
+        monkeypatch.setattr(torch.cuda, "Event", lambda **_: self.event())
+        monkeypatch.setattr(torch.cuda, "Stream", lambda device: f"stream on {device}")
+        monkeypatch.setattr(torch.cuda, "stream", self.stream)
+
+    def event(self) -> Any:
+        made = SimpleNamespace(at=None, synchronize=lambda: None)
+
+        def record(_: Any) -> None:
+            self.now += 1.0
+            made.at = self.now
+
+        made.record = record
+        made.elapsed_time = lambda other: 1000 * (other.at - made.at)
+        return made
+
+    @contextmanager
+    def stream(self, name: str) -> Iterator[None]:
+        self.entered.append(name)
+        yield
+        self.entered.append(f"left {name}")
+
+
+def test_a_stage_on_a_gpu_is_measured_by_its_events_not_by_when_it_was_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    Events(monkeypatch)
+    gpu, cpu = torch.device("cuda:0"), torch.device("cpu")
+    made = clock.Clock([gpu, cpu])
+    first, second = made.mark(gpu), made.mark(gpu)
+    assert second() - first() == pytest.approx(1.0)
+    told, again = made.mark(cpu), made.mark(cpu)
+    assert 0 <= again() - told() < 0.5
+
+
+def test_a_lane_has_a_stream_of_its_own_on_every_gpu_and_none_on_a_cpu(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen = Events(monkeypatch)
+    places = [torch.device(name) for name in ("cuda:0", "cuda:1", "cuda:0", "cpu")]
+    own = clock.streams(places)
+    assert own == ["stream on cuda:0", "stream on cuda:1"]
+    with clock.within(own):
+        assert seen.entered == own
+    assert seen.entered[2:] == ["left stream on cuda:1", "left stream on cuda:0"]
+
+
+def test_a_model_on_several_devices_has_as_many_lanes_as_stages(
+    planned: tuple[Any, Plan],
+) -> None:
+    loaded, _ = planned
+    assert len(pipeline.lanes(loaded, Stages([0, 1, 2, 3]))) == 4

@@ -1,15 +1,15 @@
 """Several batches at once through the layer stages of a model that lies on several devices.
 
 `device_map` alone lets one device compute while the others wait. Here as many batches are under way
-as there are stages, each in a lane of its own: a thread, and a tree of modules that shares every
-weight with the others and nothing that a forward pass changes. A stage takes one batch at a time.
+as there are stages, each in a lane of its own: a thread, a stream on every GPU, so that no lane
+waits for what another has given to a device, and a tree of modules that shares every weight with
+the others and nothing that a forward pass changes. A stage takes one batch at a time.
 Every batch is computed alone, by the same kernels in the same order as without lanes, so its bits
 are the same; only when is another matter. A trunk's cache is kept by each lane for itself.
 """
 
 import copy
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,11 +20,13 @@ from typing import Any
 import torch
 
 from evalkit.engine.core import Engine
+from evalkit.engine.hardware import clock
+from evalkit.engine.hardware.clock import Clock, Mark
 
 
 @dataclass(frozen=True, slots=True)
 class Busy:
-    """A stretch of time in which a stage worked for a lane, by the monotonic clock."""
+    """A stretch of time in which a stage computed for a lane, by its device's word (`Clock`)."""
 
     stage: int
     lane: int
@@ -49,18 +51,34 @@ def _layers(model: Any) -> torch.nn.ModuleList:
     return max(lists, key=len, default=torch.nn.ModuleList())
 
 
-class Stages:
-    """The stages of a model, each with at most one batch in it. `busy`, where it is a list, is told
-    who was in which, and when."""
+def devices(model: Any, first: list[int]) -> list[torch.device]:
+    """The device that each stage computes on."""
+    layers = _layers(model)
+    found = [next((p.device for p in layers[at].parameters()), None) for at in first]
+    return [device or torch.device("cpu") for device in found]
 
-    def __init__(self, first: list[int], busy: list[Busy] | None = None) -> None:
-        self.first = first
+
+class Stages:
+    """The stages of a model, each with at most one batch in it. With `measured`, `busy` says who
+    computed in which, and when."""
+
+    def __init__(self, first: list[int], *, measured: bool = False) -> None:
+        self.first, self.measured = first, measured
         self._locks = [threading.Lock() for _ in first]
-        self._busy = busy
+        self._marks: list[tuple[int, int, Mark, Mark]] = []
+        self._clock: Clock | None = None
+
+    @property
+    def busy(self) -> list[Busy]:
+        """The stretches so far; waits until the devices have come to their ends."""
+        return [Busy(stage, lane, start(), end()) for stage, lane, start, end in self._marks]
 
     def guard(self, model: Any, lane: int) -> None:
         """Let a lane's model wait for each stage that it comes to."""
-        now = _Held(self._locks, lane, self._busy)
+        where = devices(model, self.first)
+        if self.measured and self._clock is None:
+            self._clock = Clock(where)
+        now = _Held(self._locks, lane, self._clock, where, self._marks)
         model.register_forward_pre_hook(lambda *_: now.move(0))
         for stage, index in enumerate(self.first[1:], 1):
             move: Callable[..., None] = _mover(now, stage)
@@ -76,20 +94,27 @@ def _mover(held: "_Held", stage: int) -> Callable[..., None]:
 class _Held:
     """Which stage a lane is in."""
 
-    def __init__(self, locks: list[threading.Lock], lane: int, busy: list[Busy] | None) -> None:
-        self._locks, self._lane, self._busy = locks, lane, busy
+    def __init__(
+        self, locks: list[threading.Lock], lane: int, clock: Clock | None,
+        where: list[torch.device], marks: list[tuple[int, int, Mark, Mark]],
+    ) -> None:  # fmt: skip
+        self._locks, self._lane, self._clock = locks, lane, clock
+        self._where, self._marks = where, marks
         self._stage: int | None = None
-        self._since = 0.0
+        self._since: Mark | None = None
 
     def move(self, stage: int | None) -> None:
         """Leave the stage that the lane is in, for another or for none."""
         if self._stage is not None:
-            if self._busy is not None:
-                self._busy.append(Busy(self._stage, self._lane, self._since, time.monotonic()))
+            if self._clock is not None and self._since is not None:
+                end = self._clock.mark(self._where[self._stage])
+                self._marks.append((self._stage, self._lane, self._since, end))
             self._locks[self._stage].release()
         if stage is not None:
             self._locks[stage].acquire()
-        self._stage, self._since = stage, time.monotonic()
+        self._stage = stage
+        if self._clock is not None and stage is not None:
+            self._since = self._clock.mark(self._where[stage])
 
 
 def lanes(engine: Engine, stages: Stages, count: int | None = None) -> list[Engine]:
@@ -123,8 +148,13 @@ def spread(
     gives None. An error in a lane calls `end`, which is to make it do so, and is raised then."""
     free: SimpleQueue[Engine] = SimpleQueue()
     under_way: list[Future[None]] = []
+    own = {id(lane): clock.streams(p.device for p in lane.model.parameters()) for lane in lanes}
     for lane in lanes:
         free.put(lane)
+
+    def work(index: int, lane: Engine) -> None:
+        with clock.within(own[id(lane)]):
+            one(index, lane)
 
     def over(done: Future[None], lane: Engine) -> None:
         if done.exception():
@@ -134,7 +164,7 @@ def spread(
     with ThreadPoolExecutor(len(lanes)) as pool:
         while (index := following()) is not None:
             lane = free.get()
-            under_way.append(pool.submit(one, index, lane))
+            under_way.append(pool.submit(work, index, lane))
             under_way[-1].add_done_callback(partial(over, lane=lane))
     for done in under_way:
         done.result()
