@@ -14,9 +14,10 @@ __version__ = "0.2.0"
 __all__ = ["load"]
 
 
-def load(path: str | PathLike[str]) -> "Loaded":
-    """A finished run's record, with its scores and samples as pandas frames; EvalkitError where
-    there is none."""
+def load(path: str | PathLike[str], *, unverified: bool = False) -> "Loaded":
+    """A finished run's record, or what lm-eval wrote, with scores and samples as pandas frames;
+    EvalkitError where there is none, or where it contradicts itself and isn't wanted
+    `unverified`."""
     from evalkit.show.notebook import Loaded
 
-    return Loaded(Path(path))
+    return Loaded(Path(path), unverified=unverified)

@@ -47,6 +47,7 @@ DOORS = {
     "markupsafe": {"show.report"},
     "markdown_it": {"show.table_check"},
     "pylatexenc": {"show.table_check"},
+    "pyarrow": {"show.export"},
     "pandas": {"show.notebook"},
     "click": {"cli"},
     "rich": {"base.events", "show.summary"},

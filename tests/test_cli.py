@@ -211,9 +211,9 @@ def test_no_colour_where_it_is_not_wanted(tmp_path: Path) -> None:
 
 def test_status_says_how_far_a_run_is(tmp_path: Path) -> None:
     for name, make, words in (
-        ("a", support.finished, "finished: {all} of {all} batches answered (100%)"),
-        ("b", support.executed, "unfinished: {all} of {all}"),
-        ("c", support.planned, "unfinished: 0 of {all} batches answered (0%)"),
+        ("a", support.finished, "finished: 100% of the work, {all} of {all} batches, record"),
+        ("b", support.executed, "unfinished: 100% of the work, {all} of {all} batches;"),
+        ("c", support.planned, "unfinished: 0% of the work, 0 of {all} batches;"),
     ):
         (tmp_path / name).mkdir()
         folder = make(tmp_path / name)
@@ -221,10 +221,30 @@ def test_status_says_how_far_a_run_is(tmp_path: Path) -> None:
         assert call("status", folder).done().out.startswith(words)
 
 
+def test_bar_status_and_page_show_one_figure_of_a_half_done_run(tmp_path: Path) -> None:
+    """They counted tokens of what was left, batches, and requests."""
+    folder = support.executed(tmp_path)
+    journal = support.journal_file(folder)
+    lines = journal.read_bytes().splitlines(keepends=True)
+    journal.write_bytes(b"".join(lines[: len(lines) // 2]))
+    told = json.loads(call("status", folder, "--json").done().out)
+    assert told["state"] == "unfinished" and 0 < told["share"] < 1
+    assert told["progress"]["done"] < told["progress"]["batches"] == support.num_batches(folder)
+    percent = f"{100 * told['share']:.0f}% of the work"
+    assert percent in call("status", folder).out
+    page = Path(call("report", folder).done().out.strip()).read_text()
+    assert percent in page
+    ran = call("execute", folder).done()
+    first = next(json.loads(line) for line in ran.err.splitlines() if '"phase":"execute"' in line)
+    assert first["done"] == told["progress"]["done_tokens"]
+    assert first["total"] == told["progress"]["tokens"]
+    assert "UNFINISHED" in call("verify", folder).out and call("verify", folder).code == 3
+
+
 def test_status_says_that_a_run_is_being_worked_on(tmp_path: Path) -> None:
     folder = support.planned(tmp_path)
     with lease.held(folder):
-        assert call("status", folder).done().out.startswith("running: 0 of ")
+        assert call("status", folder).done().out.startswith("running: 0% of ")
 
 
 def test_status_does_not_call_a_killed_run_running(tmp_path: Path) -> None:

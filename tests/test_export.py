@@ -11,9 +11,14 @@ import support
 import yaml
 from support import call
 
+import evalkit
 from evalkit.base import schema
+from evalkit.base.errors import EvalkitError
+from evalkit.record.reading import score_table
+from evalkit.record.reading.findings import Report
 from evalkit.show import export
-from evalkit.show.export import cards, tables
+from evalkit.show.export import every_eval_ever, hub, tables
+from evalkit.show.source import Source
 
 
 @pytest.fixture(scope="module")
@@ -45,9 +50,9 @@ def test_csv_comes_back_to_the_last_digit(run: Path) -> None:
 
 def test_every_eval_ever_fits_its_own_schema_and_names_revision_and_method(run: Path) -> None:
     body = json.loads(exported(run, "every-eval-ever"))
-    assert cards.eee_schema()["version"] == "0.3.0" == body["schema_version"]
-    assert schema.problems(cards.eee_schema(), body) == []
-    assert schema.problems(cards.eee_schema(), body | {"schema_version": 3})
+    assert every_eval_ever.eee_schema()["version"] == "0.3.0" == body["schema_version"]
+    assert schema.problems(every_eval_ever.eee_schema(), body) == []
+    assert schema.problems(every_eval_ever.eee_schema(), body | {"schema_version": 3})
     record, found = support.read(run), {}
     for result in body["evaluation_results"]:
         task, _, metric = result["evaluation_result_id"].partition("/")
@@ -111,7 +116,7 @@ def test_an_unfinished_run_and_several_where_one_fits_are_refused(
     run: Path, tmp_path: Path
 ) -> None:
     call("export", support.executed(tmp_path), "--to", "csv").refused(3, "no finished run")
-    call("export", run, run, "--to", "model-index").refused(2, "holds one run")
+    call("export", run, run, "--to", "every-eval-ever").refused(2, "holds one run")
 
 
 def test_an_export_as_json_or_into_a_file_is_the_same_text(run: Path, tmp_path: Path) -> None:
@@ -129,3 +134,76 @@ def test_a_group_that_is_inside_itself_is_exported_all_the_same(run: Path) -> No
     record["groups"]["all"] = record["groups"]["demo_cot"] | {"subtasks": ["demo_cot"]}
     shots = {row.task: row.shots for row in export.rows(record)}
     assert shots["all"] == "mixed" and shots["demo_cot_calendar"] == "3"
+
+
+def test_what_contradicts_itself_is_refused_or_marked_in_everything(tmp_path: Path) -> None:
+    run = support.finished(tmp_path)
+    record = support.read(run)
+    record["tasks"]["demo_qa"]["metrics"]["acc,none"]["value"] = 0.99
+    support.write(run, record)
+    out = tmp_path / "out"
+    for to in ("csv", "markdown", "latex", "every-eval-ever", "model-index", "eval-results"):
+        call("export", run, "--to", to).refused(1, "BROKEN", "--unverified")
+        ran = call("export", run, "--to", to, "--unverified")
+        assert "BROKEN" in ran.out or "no task is of a dataset on the Hub" in ran.err
+    call("export", run, "--to", "lm-eval", "--out", out).refused(1, "BROKEN")
+    folder = Path(call("export", run, "--to", "lm-eval", "--out", out, "--unverified").out.strip())
+    assert folder.name.startswith("BROKEN-")
+    (results,) = folder.glob("results_*.json")
+    assert "BROKEN" in json.loads(results.read_text())["evalkit_verdict"]
+    with pytest.raises(EvalkitError, match="BROKEN"):
+        evalkit.load(run)
+    loaded = evalkit.load(run, unverified=True)
+    assert loaded.mark == "BROKEN" and "BROKEN" in repr(loaded)
+
+
+def test_the_hubs_own_library_reads_eval_results(run: Path) -> None:
+    hub_library = pytest.importorskip("huggingface_hub")
+    record = support.read(run)
+    qa = record["tasks"]["demo_qa"]
+    qa["dataset"] |= {"repo": "allenai/ai2_arc", "config": "ARC-Challenge", "revision": "a" * 40}
+    made = Source(run, record, Report([]), whole=True)
+    entries = hub_library.parse_eval_result_entries(
+        yaml.safe_load(hub.eval_results([made], "https://example.org/pack.tar.gz"))
+    )
+    (entry,) = entries  # the others are the suite's own files
+    assert (entry.dataset_id, entry.task_id) == ("allenai/ai2_arc", "demo_qa")
+    assert entry.dataset_revision == "a" * 40 and entry.date == record["created"]
+    assert entry.value == round(100 * qa["metrics"]["acc_norm,none"]["value"], 4)
+    assert entry.source_url == "https://example.org/pack.tar.gz"
+    assert entry.notes.startswith("0-shot acc_norm, 42 documents, evalkit run ")
+
+
+def test_model_index_holds_several_runs_and_real_dataset_ids(run: Path) -> None:
+    first, other = support.read(run), support.read(run)
+    for leaf in ("demo_letters_sums", "demo_letters_days"):
+        first["tasks"][leaf]["dataset"] |= {"repo": "cais/mmlu", "config": leaf}
+    other["model"]["reference"] = "org/other"
+    made = [Source(run, record, Report([]), whole=True) for record in (first, other, other)]
+    body = yaml.safe_load(hub.model_index(made))["model-index"]
+    assert [(each["name"], len(each["results"])) for each in body] == [
+        ("demo", 4),
+        ("org/other", 8),
+    ]
+    letters = next(r for r in body[0]["results"] if r["dataset"]["name"] == "demo_letters")
+    assert letters["dataset"]["type"] == "cais/mmlu" and "config" not in letters["dataset"]
+
+
+def test_parquet_holds_every_sample_with_its_scores(run: Path, tmp_path: Path) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    out = tmp_path / "samples.parquet"
+    call("export", run, "--to", "parquet").refused(2, "--out")
+    call("export", run, "--to", "parquet", "--out", out).done()
+    rows = parquet.read_table(out).to_pylist()
+    qa = [row["acc_norm"] for row in rows if row["task"] == "demo_qa"]
+    wanted = support.read(run)["tasks"]["demo_qa"]["metrics"]["acc_norm,none"]["value"]
+    assert len(rows) == 210 and sum(qa) / len(qa) == pytest.approx(wanted)
+    assert json.loads(rows[0]["doc"]) and rows[0]["mark"] == ""
+
+
+@pytest.mark.parametrize("how", [("..", "a", "llama"), ("models", "llama"), ("", "m", "llama")])
+def test_a_local_models_path_does_not_show(how: tuple[str, ...]) -> None:
+    model = {"reference": "/".join(how), "revision": {"unknown": "a local folder"}}
+    assert score_table.model_name({"model": model}) == "llama"
+    hub_id = {"reference": "org/llama", "revision": "a" * 40}
+    assert score_table.model_name({"model": hub_id}) == "org/llama"

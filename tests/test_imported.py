@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 from support import ROOT, call
 
+import evalkit
+
 VERSIONS = ["0.4.5", "0.4.13"]
 GOLDEN = {version: ROOT / f"tests/golden/lm-eval-{version}" for version in VERSIONS}
 
@@ -93,3 +95,22 @@ def test_what_is_no_results_folder_is_refused(tmp_path: Path) -> None:
     (path,) = source.glob("samples_demo_qa_*")
     path.write_text("{}\n")
     call("import", source, "--out", tmp_path / "out").refused(1, "line 1", "can't be read")
+
+
+def test_imported_results_are_exported_loaded_listed_and_have_a_status(tmp_path: Path) -> None:
+    """They were refused everywhere but by verify, compare and report."""
+    folder = bring_in("0.4.13", tmp_path / "results")
+    for to in ("csv", "markdown", "latex", "every-eval-ever", "model-index"):
+        made = call("export", folder, "--to", to).done().out
+        assert "demo" in made and "letters" in made
+    latex = tmp_path / "t.tex"
+    call("export", folder, "--to", "latex", "--out", latex).done()
+    assert "numbers in 1 table are the records'" in call("check-table", latex, folder).done().out
+    call("export", folder, "--to", "lm-eval", "--out", tmp_path / "o").refused(2, "lm-eval's own")
+    assert len(evalkit.load(folder).record["tasks"]) == 6
+    assert call("status", folder).done().out.startswith("imported")
+    out = tmp_path / "public"
+    call("report", "--site", tmp_path / "results", "--out", out).done()
+    assert "demo_letters" in (out / "index.html").read_text()
+    (page,) = out.glob("*/*/report.html")
+    assert "imported from lm-eval" in page.read_text()

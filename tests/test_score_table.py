@@ -13,9 +13,11 @@ from support import call, steady
 
 from evalkit.base import schema, statistics
 from evalkit.record.reading import score_table
+from evalkit.record.reading.findings import Report
 from evalkit.record.reading.samples import Document
 from evalkit.show import export
-from evalkit.show.export import cards, tables
+from evalkit.show.export import every_eval_ever, tables
+from evalkit.show.source import Source
 
 EXAMPLE = next((support.ROOT / "results/example").glob("*/record.json"))
 
@@ -48,6 +50,11 @@ def record(groups: dict[str, list[str]], tasks: dict[str, dict[str, Any]], **n: 
         {"task": name, "num_fewshot": None} for name in [*groups, *tasks] if name not in inner
     ]
     return made
+
+
+def source_of(made: Any) -> Source:
+    """A record that nobody verified, as a source."""
+    return Source(Path(), made, Report([]), whole=True)
 
 
 def metric(value: float, better: bool | None = True, stderr: float | None = 0.04) -> dict[str, Any]:
@@ -153,8 +160,8 @@ def test_guessing_is_one_over_the_choices_and_none_for_a_text() -> None:
 )  # fmt: skip
 def test_every_eval_ever_holds_groups_and_perplexities(made: Any) -> None:
     """It ended in an assertion: a continuous score needs a least and a greatest one."""
-    body = json.loads(cards.every_eval_ever(made))
-    assert schema.problems(cards.eee_schema(), body) == []
+    body = json.loads(every_eval_ever.every_eval_ever(source_of(made)))
+    assert schema.problems(every_eval_ever.eee_schema(), body) == []
     assert len(body["evaluation_results"]) == len(export.rows(made))
 
 

@@ -8,8 +8,8 @@ import pytest
 import support
 from support import call
 
-from evalkit.judge.verify import require_consistent
 from evalkit.show import table_check
+from evalkit.show.source import source
 from evalkit.show.table_check import latex
 from evalkit.show.table_check.numbers import read as read_number
 
@@ -176,11 +176,9 @@ def renamed(run: Path, folder: Path, model: str, value: float) -> Path:
 def believing(monkeypatch: pytest.MonkeyPatch) -> None:
     """A record that was made up for its form is not asked to be consistent."""
 
-    def believe(run: Path, purpose: str) -> None:
-        if (run / "journal").exists():
-            require_consistent(run, purpose)
-
-    monkeypatch.setattr(table_check, "require_consistent", believe)
+    monkeypatch.setattr(
+        table_check, "source", lambda run: source(run, unverified=not (run / "journal").exists())
+    )
 
 
 def test_columns_are_exempted_by_name_or_number(run: Path, tmp_path: Path) -> None:

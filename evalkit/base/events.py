@@ -65,21 +65,25 @@ class Events:
         self.console.print("\n".join(map(printable, text.split("\n"))), markup=False)
 
     @contextmanager
-    def phase(self, name: str, total: int, unit: str = "tokens") -> Iterator["Phase"]:
-        """Show and log one phase of a run; `total` is its work in `unit`s, 0 when not known."""
-        phase = Phase(self, name, total, unit)
+    def phase(
+        self, name: str, total: int, unit: str = "tokens", before: int = 0
+    ) -> Iterator["Phase"]:
+        """Show and log one phase of a run; `total` is its work in `unit`s, 0 when not known, and
+        `before` what of that was done when the phase began."""
+        phase = Phase(self, name, total, unit, before)
         self.log("phase.start", phase=name, total=total, unit=unit)
         with phase:
             yield phase
-        self.log("phase.done", phase=name, seconds=round(phase.seconds, 3), done=phase.done)
+        self.log("phase.done", phase=name, seconds=round(phase.seconds, 3),
+                 done=phase.done - before)  # fmt: skip
 
 
 class Phase:
     """The progress of one phase. `advance` is cheap enough for every batch."""
 
-    def __init__(self, events: Events, name: str, total: int, unit: str) -> None:
+    def __init__(self, events: Events, name: str, total: int, unit: str, before: int = 0) -> None:
         self.events, self.name, self.total, self.unit = events, name, total, unit
-        self.done = 0
+        self.done = self._before = before
         self._started = time.monotonic()
         self._stopped: float | None = None
         self._over = threading.Event()
@@ -102,7 +106,9 @@ class Phase:
                 transient=True,
             )
             self._progress.start()
-            self._bar = self._progress.add_task(self.name, total=self.total or None, rate="")
+            self._bar = self._progress.add_task(
+                self.name, total=self.total or None, completed=self.done, rate=""
+            )
         else:
             self._say_line()
             threading.Thread(target=self._say_now_and_then, daemon=True).start()
@@ -117,7 +123,7 @@ class Phase:
     def advance(self, amount: int, note: str = "") -> None:
         """Count `amount` units as done."""
         self.done += amount
-        rate = self.done / max(self.seconds, 1e-9)
+        rate = (self.done - self._before) / max(self.seconds, 1e-9)
         if self._progress:
             shown = f"{rate:,.0f} {self.unit}/s {note}"
             self._progress.update(self._bar, advance=amount, rate=shown)
@@ -128,7 +134,7 @@ class Phase:
             self._say_line()
 
     def _say_line(self) -> None:
-        rate = self.done / max(self.seconds, 1e-9)
+        rate = (self.done - self._before) / max(self.seconds, 1e-9)
         left = (self.total - self.done) / rate if rate and self.total else None
         status = {
             "time": now(),

@@ -54,6 +54,7 @@ COMMANDS = {
         submitting.manifest_command,
     ),
 }
+RESUMED = {"eval", "plan", "execute", "finish", "stage", "submit", "reproduce"}
 
 
 class Group(click.Group):
@@ -106,7 +107,8 @@ def main() -> None:
         error.show()
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, click.Abort):
-        _say("evalkit: stopped; what is done is kept, and the same command continues it")
+        goes_on = "; what is done is kept, and the same command continues it"
+        _say("evalkit: stopped" + (goes_on if sys.argv[1:2] and sys.argv[1] in RESUMED else ""))
         sys.exit(Exit.STOPPED)
     except PermissionError as error:
         _say(f"evalkit: {no_right(error.filename)}")

@@ -206,7 +206,7 @@ def status_command(folder: Path, watched: bool, logs: bool, as_json: bool) -> No
         watch.follow(folder, say, time.sleep)
     else:
         told = watch.report(folder) + (watch.logs(folder) if logs else "")
-        tell(as_json, told, lines=told.splitlines())
+        tell(as_json, told, lines=told.splitlines(), **watch.fields(folder))
 
 
 @click.command("lock")

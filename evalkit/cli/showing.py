@@ -3,12 +3,18 @@
 import sys
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import click
 
 from evalkit.cli.telling import json_option, tell
 
-FORMATS = ("csv", "markdown", "latex", "every-eval-ever", "model-index", "lm-eval")
+FORMATS = ("csv", "markdown", "latex", "every-eval-ever", "model-index", "eval-results", "parquet",
+           "lm-eval")  # fmt: skip
+unverified_option = click.option(
+    "--unverified", is_flag=True, help="Also what contradicts itself, marked."
+)
+pack_option = click.option("--pack", metavar="URL", default="", help="Where the public pack is.")
 runs_argument = click.argument(
     "folders", metavar="RUN...", nargs=-1, required=True, type=click.Path(path_type=Path)
 )
@@ -50,8 +56,12 @@ def report_command(
 @runs_argument
 @click.option("--to", required=True, type=click.Choice(FORMATS), help="The format.")
 @click.option("--out", type=click.Path(path_type=Path), help="The file (for lm-eval a folder).")
+@unverified_option
+@pack_option
 @json_option
-def export_command(folders: tuple[Path, ...], to: str, out: Path | None, as_json: bool) -> None:
+def export_command(
+    folders: tuple[Path, ...], to: str, out: Path | None, as_json: bool, **how: Any
+) -> None:
     """Write scores for other tools: CSV, LaTeX, model cards.
 
     \b
@@ -63,7 +73,7 @@ def export_command(folders: tuple[Path, ...], to: str, out: Path | None, as_json
     from evalkit.show import export
 
     with archive.opened(folders) as runs:
-        made = bounded.run(partial(export.write, runs, to, out), runs)
+        made = bounded.run(partial(export.write, runs, to, out, **how), runs)
     tell(as_json, made, format=to, **{"path" if out else "text": made})
 
 

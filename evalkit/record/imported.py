@@ -35,8 +35,7 @@ def bring_in(source: Path, out: Path) -> Path:
 
 
 def _bring_in(found: PlainResults, out: Path) -> Path:
-    names = [f"results_{found.time}.json", *sorted(p.name for p in found.samples().values())]
-    files = {name: canon.sha256_file(Folder(found.folder).path(name)) for name in names}
+    files = found.files()
     model = (
         "".join(c if c.isalnum() or c in "._-" else "_" for c in found.name).strip(".") or "model"
     )
@@ -48,7 +47,9 @@ def _bring_in(found: PlainResults, out: Path) -> Path:
         canon.write_atomic(folder / path.name, _lines(found, leaf, path))
     made = with_sizes(found.body) | {"model_name": found.name}
     body = json.dumps(made, indent=2, ensure_ascii=False)
-    canon.write_atomic(folder / names[0], body.encode("utf-8", "backslashreplace"))
+    canon.write_atomic(
+        folder / f"results_{found.time}.json", body.encode("utf-8", "backslashreplace")
+    )
     version = found.body.get("lm_eval_version")
     told = {
         "schema": SCHEMA,

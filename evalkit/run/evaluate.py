@@ -234,7 +234,8 @@ def finish_only(
     if run.finished:
         events.say("this run is already finished")
         return
-    finishing.check_complete(run, *executing.progress(where))
+    progress = executing.progress(where)
+    finishing.check_complete(run, progress.done, progress.batches)
     named.require_to_score(where, run.body, model, suite)
     job = prepare.prepare(_to_score(run, suite, model, offline))
     if job.inputs["suite"] != run.body["inputs"]["suite"]:

@@ -121,6 +121,7 @@ def execute(
     todo = _left(run, plan, means.shard, events)
     if not todo:
         return
+    before = 0 if means.shard else _before(plan, todo)
     places = _places(run.body["inputs"], model, means, len(todo))
     on = f" on {len(places)} workers" if len(places) > 1 else ""
     events.say(f"loading {run.body['model']['reference']}{on} ({_how(run)})")
@@ -130,22 +131,23 @@ def execute(
     with sampled, deferred as stop:
         if means.number == 0:
             _describe(run, means, events)
-            _alone(run, plan, model, places[0], todo, events, stop, check)
+            _alone(run, plan, model, places[0], todo, before, events, stop, check)
         else:
             children = early.children if early else []
             team = Workers(run, plan, model, places, events, check, children)
-            _together(team, todo, stop, events, lambda: _describe(run, means, events))
+            _together(team, todo, before, stop, events, lambda: _describe(run, means, events))
         stop.check()
     if sampled.stopped_because:
         events.log("telemetry.stopped", why=stamp.without_paths(sampled.stopped_because))
 
 
 def _together(
-    team: Workers, todo: list[int], stop: Stop, events: Events, describe: Callable[[], None]
-) -> None:
+    team: Workers, todo: list[int], before: int, stop: Stop, events: Events,
+    describe: Callable[[], None],
+) -> None:  # fmt: skip
     """Answer batches in workers' processes."""
     try:
-        team.work(todo, stop, describe)
+        team.work(todo, before, stop, describe)
     finally:  # a segment that is stopped has cost its time as well
         events.log("executed", tokens=team.tokens, **team.span.taken(team.peak_bytes))
 
@@ -167,6 +169,13 @@ def _left(run: Run, plan: Plan, shard: Shard | None, events: Events) -> list[int
     if todo and done.batches:
         events.say(f"continuing: {len(done.batches)} of {len(plan)} batches are done")
     return todo
+
+
+def _before(plan: Plan, todo: list[int]) -> int:
+    """The tokens of a whole run's batches that are done already."""
+    entries = plan.body["batches"]
+    left = set(todo)
+    return sum(int(each["cost"]) for index, each in enumerate(entries) if index not in left)
 
 
 def _places(inputs: dict[str, Any], model: Model, means: Means, batches: int) -> list[Place]:
@@ -196,7 +205,7 @@ def _describe(run: Run, means: Means, events: Events) -> None:
 
 
 def _alone(
-    run: Run, plan: Plan, model: Model, place: Place, todo: list[int], events: Events,
+    run: Run, plan: Plan, model: Model, place: Place, todo: list[int], before: int, events: Events,
     stop: Stop, check: Callable[[], None],
 ) -> None:  # fmt: skip
     """Answer batches in this process."""
@@ -209,11 +218,11 @@ def _alone(
         mine.begin(run, plan, events.log)
         phase.advance(1)
     worker.log_probed(inputs["engine"]["level"], events, mine.probed, mine.key)
-    total = sum(entries[index]["cost"] for index in todo)
+    total = before + sum(entries[index]["cost"] for index in todo)
     span = telemetry.Span()
     rest = _Rest([names[index] for index in todo], stop, check)
     try:
-        with events.phase("execute", total, "tokens") as phase:
+        with events.phase("execute", total, "tokens", before) as phase:
             rest.told = lambda name, note: phase.advance(plan.entries[name]["cost"], note)
             while (name := rest.following()) is not None:
                 rest.done(name, mine.answer(name, None, rest))
@@ -254,9 +263,27 @@ class _Rest:
         self.told(batch, f"batch {self._done}/{self._all}")
 
 
-def progress(folder: Path) -> tuple[int, int]:
-    """(batches done, batches in the plan) of a run."""
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a run is: its batches, and their tokens, which are the work. `share` of the work is
+    the one figure that the progress bar, `status` and the page show."""
+
+    done: int
+    batches: int
+    done_tokens: int
+    tokens: int
+
+    @property
+    def share(self) -> float:
+        """The part of the work that is done."""
+        return self.done_tokens / max(self.tokens, 1)
+
+
+def progress(folder: Path) -> Progress:
+    """How far a run is, by its journal."""
     run = read(folder)
     plan = Plan(folder)
     done = journal.done(folder / "journal", run.body["ids"]["run"], plan.entries)
-    return len(done.batches), len(plan)
+    costs = {name: int(entry["cost"]) for name, entry in plan.entries.items()}
+    answered = sum(costs[name] for name in done.batches if name in costs)
+    return Progress(len(done.batches), len(plan), answered, sum(costs.values()))

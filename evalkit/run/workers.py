@@ -81,15 +81,16 @@ class Workers:
         self.tokens: int | None = 0
         self.span = telemetry.Span()  # since batches are computed
 
-    def work(self, todo: list[int], stop: Stop, describe: Callable[[], None]) -> None:
-        """Answer these batches; `describe` is called once, when the workers have been started.
+    def work(self, todo: list[int], before: int, stop: Stop, describe: Callable[[], None]) -> None:
+        """Answer these batches; `before`: the run's tokens that are done already; `describe` is
+        called once, when the workers have been started.
 
         Raises EvalkitError where a worker says that it can't, and (75) where workers died too often
         for all of them; KeyboardInterrupt where `stop` was asked.
         """
         self._todo, self._left = len(todo), set(todo)
         self._queue = deque(self._costs.pieces(todo))
-        total = sum(self._batches[index]["cost"] for index in todo)
+        total = before + sum(self._batches[index]["cost"] for index in todo)
         try:
             with self._events.phase("start", len(self._workers), "workers") as phase:
                 self._ready = lambda: phase.advance(1)
@@ -99,7 +100,7 @@ class Workers:
                 while self._is_busy(stop) and not any(one.is_ready for one in self._workers):
                     self._step(stop)
             self.span = telemetry.Span()
-            with self._events.phase("execute", total, "tokens") as self._phase:
+            with self._events.phase("execute", total, "tokens", before) as self._phase:
                 while self._is_busy(stop):
                     self._step(stop)
         finally:

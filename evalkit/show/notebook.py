@@ -1,36 +1,40 @@
 """A record in a notebook: its scores and its samples as pandas frames.
 
-Reads as a stranger's record is read, and judges nothing: `evalkit verify` does. pandas is imported
-when a frame is asked for, so that nobody else pays for it.
+Takes a run or what lm-eval wrote, and refuses what contradicts itself. pandas is imported when a
+frame is asked for, so that nobody else pays for it.
 """
 
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evalkit.base.errors import EvalkitError, Exit
-from evalkit.record.reading import read
 from evalkit.show.rows import rows
+from evalkit.show.source import source
 
 if TYPE_CHECKING:
     import pandas
 
 
 class Loaded:
-    """A finished run: `record` is record.json's content."""
+    """A finished run: `record` is record.json's content, or lm-eval's results in its form; `mark`
+    is BROKEN where it contradicts itself and was wanted all the same."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, unverified: bool = False) -> None:
         self.path = path
-        self.record: dict[str, Any] = read.record(path)
+        self._source = source(path, unverified=unverified)
+        self.record: dict[str, Any] = self._source.record
+        self.mark = self._source.mark
 
     def __repr__(self) -> str:
         model, suite = self.record["model"]["reference"], self.record["suite"]["name"]
-        return f"<{model} on {suite}, {len(self.record['tasks'])} leaf tasks, {self.path}>"
+        mark = f"{self.mark}: " if self.mark else ""
+        return f"<{mark}{model} on {suite}, {len(self.record['tasks'])} leaf tasks, {self.path}>"
 
     def scores(self) -> "pandas.DataFrame":
         """A row for each task or group, metric and filter: value, standard error, documents, and
         where it comes from."""
-        return _pandas().DataFrame([row.to_json() for row in rows(self.record)])
+        verdict = self.mark
+        return _pandas().DataFrame([row.to_json() for row in rows(self.record, verdict)])
 
     def samples(self, task: str | None = None, limit: int | None = None) -> "pandas.DataFrame":
         """A row for each document and filter, as lm-eval has them, of all leaf tasks or of one, at
@@ -38,8 +42,7 @@ class Loaded:
         tasks = self.record["tasks"]
         if task is not None and task not in tasks:
             raise EvalkitError(f"no leaf task '{task}'", fix="one of " + ", ".join(sorted(tasks)))
-        found = (s for s in read.samples(self.path) if task is None or s["task"] == task)
-        return _pandas().DataFrame(list(islice(found, limit)))
+        return _pandas().DataFrame(list(self._source.samples(task, limit)))
 
 
 def _pandas() -> Any:

@@ -38,6 +38,7 @@ class Row:
     run: str
     answers: str
     execution: str
+    mark: str
 
     def to_json(self) -> dict[str, Any]:
         """Its fields by name."""
@@ -49,26 +50,27 @@ class Row:
         return self.metric if self.filter == "none" else f"{self.metric},{self.filter}"
 
 
-def rows(record: dict[str, Any]) -> list[Row]:
-    """Every score of a record: each group with its subgroups and leaf tasks below it."""
+def rows(record: dict[str, Any], mark: str = "") -> list[Row]:
+    """Every score of a record: each group with its subgroups and leaf tasks below it; `mark`:
+    BROKEN, where the record is."""
     found: dict[tuple[str, str], Row] = {}
     for score in score_table.scores(record, leaves=True):
-        found.setdefault((score.task, score.metric), _row(record, score))
+        found.setdefault((score.task, score.metric), _row(record, score, mark))
     return list(found.values())
 
 
-def headline(record: dict[str, Any]) -> list[Row]:
+def headline(record: dict[str, Any], mark: str = "") -> list[Row]:
     """The scores of the suite's members alone, with all their metrics."""
-    return [row for row in rows(record) if row.depth == 0]
+    return [row for row in rows(record, mark) if row.depth == 0]
 
 
-def _row(record: dict[str, Any], score: Score) -> Row:
+def _row(record: dict[str, Any], score: Score, mark: str) -> Row:
     task = record["tasks"].get(score.task) if not score.is_group else None
     dataset = task["dataset"] if task else {"repo": "", "revision": ""}
     revision = dataset["revision"]
     metric, _, filtered = score.metric.partition(",")
     return Row(
-        model=record["model"]["reference"], suite=record["suite"]["name"], task=score.task,
+        model=score_table.model_name(record), suite=record["suite"]["name"], task=score.task,
         depth=score.depth, leaf=not score.is_group, metric=metric, filter=filtered,
         value=score.value, stderr=score.stderr, stderr_method=score.stderr_method,
         higher_is_better=score.higher_is_better, share=score.share, low=score.low,
@@ -76,5 +78,5 @@ def _row(record: dict[str, Any], score: Score) -> Row:
         partial=record["suite"]["partial"], dataset=dataset["repo"],
         dataset_revision="unknown" if isinstance(revision, dict) else revision,
         run=record["ids"]["run"], answers=record["ids"]["answers"],
-        execution=record["execution"],
+        execution=record["execution"], mark=mark,
     )  # fmt: skip

@@ -4,6 +4,7 @@ Made from the record alone.
 """
 
 from contextlib import suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from rich.table import Table
 
 from evalkit.base import canon, lease
 from evalkit.base.errors import EvalkitError, Exit
+from evalkit.judge.verify.plain import results_in
 from evalkit.plan import store
 from evalkit.record.reading import score_table
 from evalkit.run import execute
@@ -49,7 +51,7 @@ def show(folder: Path, console: Console) -> int:
 
 def _scores(record: dict[str, Any]) -> Table:
     """Top-level tasks and groups with their intervals, a group's subgroups below it."""
-    title = escape(f"{record['model']['reference']} on {record['suite']['name']}")
+    title = escape(f"{score_table.model_name(record)} on {record['suite']['name']}")
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     for name in ("task", "shots", "metric"):
         table.add_column(name, overflow="fold")
@@ -161,22 +163,47 @@ def _planned(body: dict[str, Any], unique: int) -> Table:
     return table
 
 
-def status(folder: Path) -> str:
-    """How many of a run's batches are done, whether it has its record, and in a second line what
-    computes or computed them, once something has."""
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How far a run is. `state`: finished, running, unfinished, or imported, which has no batches;
+    `devices`: what computes or computed them, once something has."""
+
+    state: str
+    progress: execute.Progress | None
+    devices: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        if self.progress is None:
+            return "imported: lm-eval's own results, finished where they came from"
+        done, batches = self.progress.done, self.progress.batches
+        told = f"{100 * self.progress.share:.0f}% of the work, {done:,} of {batches:,} batches"
+        ends = {
+            "finished": ", record written",
+            "unfinished": "; the same eval command continues it",
+        }
+        return "\n".join([f"{self.state}: {told}{ends.get(self.state, '')}", *self.devices])
+
+    def to_json(self) -> dict[str, Any]:
+        """Its fields for programs."""
+        progress = None if self.progress is None else asdict(self.progress)
+        share = None if self.progress is None else self.progress.share
+        return {"state": self.state, "share": share, "progress": progress,
+                "devices": list(self.devices)}  # fmt: skip
+
+
+def status(folder: Path) -> Standing:
+    """How far a run is; EvalkitError (3) where there is none."""
     if not (folder / "run.json").is_file():
+        if results_in(folder):
+            return Standing("imported", None)
         raise EvalkitError("there is no run here", where=str(folder), code=Exit.MISSING)
-    done, total = execute.progress(folder)
-    share = f"{done:,} of {total:,} batches answered ({100 * done / max(total, 1):.0f}%)"
-    return "\n".join([_state(folder, share), *_devices(folder)])
+    return Standing(_state(folder), execute.progress(folder), tuple(_devices(folder)))
 
 
-def _state(folder: Path, share: str) -> str:
+def _state(folder: Path) -> str:
     if (folder / "record.json").is_file():
-        return f"finished: {share}, record written"
-    if lease.is_held(folder):
-        return f"running: {share}"
-    return f"unfinished: {share}; the same eval command continues it"
+        return "finished"
+    return "running" if lease.is_held(folder) else "unfinished"
 
 
 def _devices(folder: Path) -> list[str]:

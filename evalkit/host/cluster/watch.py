@@ -6,6 +6,7 @@ Slurm (a compute node, another machine) nothing else is missing.
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from evalkit.base.errors import EvalkitError
 from evalkit.host.cluster import slurm, submission
@@ -23,11 +24,19 @@ def report(where: Path) -> str:
     if (where / submission.NAME).is_file():
         return "\n".join(_submission(submission.read(where)))
     found = submission.of_run(where)
-    told = [summary.status(where)]
+    told = [str(summary.status(where))]
     if found is not None and not folder.read(where).finished:
         member = next(each for each in found.members if each.run == where.absolute())
         told += _shards(found, member, _queue(found))
     return "\n".join(told)
+
+
+def fields(where: Path) -> dict[str, Any]:
+    """The same for programs: a run's standing, or that of each of a submission's runs."""
+    if not (where / submission.NAME).is_file():
+        return summary.status(where).to_json()
+    members = submission.read(where).members
+    return {"runs": {str(m.run): summary.status(m.run).to_json() for m in members}}
 
 
 def follow(where: Path, show: Callable[[str], None], wait: Callable[[float], None]) -> None:

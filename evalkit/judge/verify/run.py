@@ -61,6 +61,8 @@ def verify(run: Path, wanted: Wanted = Wanted()) -> Report:
     """
     if not run.is_dir():
         raise EvalkitError("there is no such run folder", where=str(run), code=Exit.MISSING)
+    if not (run / "record.json").exists() and (run / "run.json").is_file():
+        return Report([Check("record", Status.FAIL, "it is not written yet")], unfinished=True)
     folder = Folder(run)
     read = identity.record(folder)
     if read.record is None:

@@ -159,6 +159,7 @@ class Report:
     advice: str = ""
     caveat: str = ""
     standing: Standing = field(default_factory=Standing)
+    unfinished: bool = False  # a run without its record: there is nothing to judge yet
 
     @property
     def readable(self) -> bool:
@@ -172,7 +173,9 @@ class Report:
 
     @property
     def exit_code(self) -> Exit:
-        """0 consistent, 1 broken, 2 not ours to judge."""
+        """0 consistent, 1 broken, 2 not ours to judge, 3 not finished."""
+        if self.unfinished:
+            return Exit.MISSING
         if not self.readable:
             return Exit.USAGE
         return Exit.OK if self.consistent else Exit.FAILED
@@ -180,6 +183,8 @@ class Report:
     @property
     def verdict(self) -> str:
         """The last line: what is known, not "true"."""
+        if self.unfinished:
+            return "UNFINISHED: it has no record yet; `evalkit status` says how far it is"
         if not self.readable:
             return f"UNREADABLE: {self.advice}"
         failed = [check.name for check in self.checks if check.status is Status.FAIL]

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from evalkit.base import canon
 from evalkit.base.errors import EvalkitError, Exit
 from evalkit.record.reading.folder import Folder, MiB
 from evalkit.record.reading.older import Completing
@@ -44,6 +45,11 @@ class PlainResults:
                 by_id.setdefault(sample["doc_id"], []).append(sample)
             for doc_id in sorted(by_id):
                 yield Document(leaf, doc_id, by_id[doc_id])
+
+    def files(self) -> dict[str, str]:
+        """The sha256 of its results file and of each samples file, by name."""
+        names = [f"results_{self.time}.json", *sorted(p.name for p in self.samples().values())]
+        return {name: canon.sha256_file(Folder(self.folder).path(name)) for name in names}
 
     def samples(self) -> dict[str, Path]:
         """The samples file of each leaf task that has one."""

@@ -56,6 +56,16 @@ class Score:
         return self.metric.removesuffix(",none")
 
 
+def model_name(record: dict[str, Any]) -> str:
+    """What the model is called: a local folder by its own name, whatever path led to it."""
+    model = record["model"]
+    reference = str(model["reference"])
+    is_local = isinstance(model.get("revision"), dict) and "\\" not in reference
+    is_path = reference.startswith((".", "~", "/")) or reference.count("/") > 1
+    unsaid = is_local and "local" in str(model["revision"].get("unknown"))
+    return reference.rstrip("/").rpartition("/")[2] if is_path or unsaid else reference
+
+
 def scores(record: dict[str, Any], *, leaves: bool = False) -> list[Score]:
     """The suite's members with all their metrics, a group's subgroups below it; with `leaves`,
     its leaf tasks as well."""

@@ -1,7 +1,9 @@
-"""`export`: a record's scores in the formats that other tools read.
+"""`export`: a record's scores, or those of lm-eval's own results, in the formats that other tools
+read.
 
 Each is made from the record alone and checked by the format's own schema or parser (in a test where
-that parser is no dependency of ours). Nothing here judges a record; `verify` does.
+that parser is no dependency of ours). What is exported is verified first; what contradicts itself
+is refused, or marked in all that is made of it.
 """
 
 from collections.abc import Sequence
@@ -9,39 +11,49 @@ from pathlib import Path
 
 from evalkit.base import canon
 from evalkit.base.errors import EvalkitError
-from evalkit.record.reading import read
 from evalkit.record.reading.folder import foreign
-from evalkit.show.export import cards, native, tables
+from evalkit.show.export import every_eval_ever, hub, native, parquet, tables
 from evalkit.show.rows import Row, headline, rows
+from evalkit.show.source import Source, source
 
-__all__ = ["Row", "headline", "rows", "text", "write"]
+__all__ = ["FORMATS", "Row", "headline", "rows", "text", "write"]
+
+FORMATS = ("csv", "markdown", "latex", "every-eval-ever", "model-index", "eval-results", "parquet",
+           "lm-eval")  # fmt: skip
 
 
-def write(runs: Sequence[Path], to: str, out: Path | None) -> str:
+def write(
+    runs: Sequence[Path], to: str, out: Path | None, *, unverified: bool = False, pack: str = ""
+) -> str:
     """Write the runs' scores to `out`, a folder for lm-eval's format; what is to be printed: the
-    path, or without `out` the text itself."""
-    if to == "lm-eval":
-        if out is None or len(runs) > 1:
-            raise EvalkitError("lm-eval's format is a folder for one run", fix="give --out FOLDER")
-        with foreign(runs[0]):
-            return str(native.write(runs[0], out))
+    path, or without `out` the text itself. `pack`: the public pack's address, for the Hub."""
+    if to in ("lm-eval", "parquet") and out is None:
+        what = "a folder" if to == "lm-eval" else "a file"
+        raise EvalkitError(f"{to} is {what} for one run", fix="give --out")
     with foreign(runs[0]):
-        made = text(runs, to)
+        sources = [source(run, unverified=unverified) for run in runs]
+        if to in ("lm-eval", "parquet", "every-eval-ever") and len(sources) > 1:
+            raise EvalkitError(f"{to} holds one run", fix="export them one by one")
+        if to == "lm-eval" and out is not None:
+            return str(native.write(sources[0], out))
+        if to == "parquet" and out is not None:
+            return str(parquet.write(sources[0], out))
+        made = text(sources, to, pack=pack)
     if out is None:
         return made.removesuffix("\n")
     canon.write_atomic(out, made)
     return str(out)
 
 
-def text(runs: Sequence[Path], to: str) -> str:
-    """The runs' scores in a format that is one text; EvalkitError where it takes one run only."""
-    records = [read.record(run) for run in runs]
+def text(sources: Sequence[Source], to: str, *, pack: str = "") -> str:
+    """The runs' scores in a format that is one text."""
     if to == "csv":
-        return tables.to_csv([row for record in records for row in rows(record)])
+        return tables.to_csv([row for each in sources for row in rows(each.record, each.mark)])
     if to in ("markdown", "latex"):
         made = tables.to_markdown if to == "markdown" else tables.to_latex
-        return made([headline(record) for record in records])
-    if len(records) > 1:
-        raise EvalkitError(f"{to} holds one run", fix="export them one by one")
-    made_of = {"every-eval-ever": cards.every_eval_ever, "model-index": cards.model_index}[to]
-    return made_of(records[0])
+        return made([headline(each.record, each.mark) for each in sources])
+    if to == "model-index":
+        return hub.model_index(sources)
+    if to == "eval-results":
+        return hub.eval_results(sources, pack)
+    return every_eval_ever.every_eval_ever(sources[0])

@@ -11,24 +11,30 @@ from typing import Any
 
 from evalkit.base import canon
 from evalkit.base.errors import EvalkitError
-from evalkit.record.reading import read
+from evalkit.show.source import Source
 
 
-def write(run: Path, out: Path) -> Path:
+def write(source: Source, out: Path) -> Path:
     """Write the folder under `out`, named after the model as lm-eval names it; its path.
 
     EvalkitError (2) where one with this record's time is there already.
     """
-    record = read.record(run)
+    run, record = source.path, source.record
+    if not source.whole:
+        raise EvalkitError("these are lm-eval's own results already", where=str(run))
     results = canon.read_json(run / "results.json")
+    if source.mark:
+        results = {"evalkit_verdict": source.report.verdict} | results
     named = str(results.get("model_name_sanitized") or record["model"]["reference"])
     folder = out / "".join(c if c.isalnum() or c in "._-" else "_" for c in named).lstrip(".")
     when = f"{datetime.fromisoformat(record['created']):%Y-%m-%dT%H-%M-%S.%f}"
+    if source.mark:
+        folder = folder.with_name(f"{source.mark}-{folder.name}")
     path = folder / f"results_{when}.json"
     if path.exists():
         raise EvalkitError("it is there already", where=str(path), fix="choose another --out")
     canon.make_folder(folder)
-    for leaf, samples in groupby(read.samples(run), key=lambda sample: str(sample["task"])):
+    for leaf, samples in groupby(source.samples(), key=lambda sample: str(sample["task"])):
         if leaf not in record["tasks"] or "/" in leaf:
             raise EvalkitError("samples of a task that the record does not have", where=str(run))
         canon.write_atomic(folder / f"samples_{leaf}_{when}.jsonl", _lines(samples))

@@ -46,15 +46,20 @@ def _found(rows: Sequence[Row], key: tuple[str, str]) -> Row | None:
 
 def to_markdown(runs: Sequence[Sequence[Row]]) -> str:
     """A table of tasks by models: score, plus or minus its standard error."""
-    names = [_markdown(rows[0].model) for rows in runs]
+    names = [output.markdown(_named(rows)) for rows in runs]
     lines = ["| task | metric | " + " | ".join(names) + " |",
              "|---|---|" + "--:|" * len(runs)]  # fmt: skip
     for key in _keys(runs):
         cells = [_score(_found(rows, key), 4) for rows in runs]
-        lines.append("| " + " | ".join([*map(_markdown, key), *cells]) + " |")
+        lines.append("| " + " | ".join([*map(output.markdown, key), *cells]) + " |")
     named = [f"- {name}: run `{rows[0].run}`, answers `{rows[0].answers}`{_partial(rows)}"
              for name, rows in zip(names, runs, strict=True)]  # fmt: skip
     return "\n".join([*lines, "", *named]) + "\n"
+
+
+def _named(rows: Sequence[Row]) -> str:
+    """A model's name, with the mark of a record that contradicts itself."""
+    return f"{rows[0].mark}: {rows[0].model}" if rows[0].mark else rows[0].model
 
 
 def _partial(rows: Sequence[Row]) -> str:
@@ -91,7 +96,7 @@ def to_latex(runs: Sequence[Sequence[Row]]) -> str:
         cells = [_scaled(_found(rows, key), percent=in_percent[key]) for key in keys]
         ids = f" % evalkit: {rows[0].run} {rows[0].answers}"
         partial = " partial" if rows[0].partial else ""
-        lines.append(" & ".join([output.latex(rows[0].model), *cells]) + r" \\" + ids + partial)
+        lines.append(" & ".join([output.latex(_named(rows)), *cells]) + r" \\" + ids + partial)
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from evalkit.base import canon
 from evalkit.judge.verify import Report, Status, verify
-from evalkit.record.reading import identity
+from evalkit.record.reading import identity, score_table
 from evalkit.record.reading.folder import BROKEN, Folder
 from evalkit.record.reading.plan import MAX_PLAN
 from evalkit.show import published, summary
@@ -77,7 +77,8 @@ def shown(
         "report": judged,
         "tone": tone(judged),
         "record": record,
-        "title": f"{record['model']['reference']} on {record['suite']['name']}",
+        "model": score_table.model_name(record),
+        "title": f"{score_table.model_name(record)} on {record['suite']['name']}",
         "headline": scores.headline(record, by_name),
         "families": groups,
         "confidence": [seen for family in groups if (seen := _confidence(family))],

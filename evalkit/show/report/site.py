@@ -11,7 +11,7 @@ from typing import Any
 from evalkit.base import canon
 from evalkit.base.errors import EvalkitError, Exit
 from evalkit.record.reading.score_table import Score
-from evalkit.show.report import page, single
+from evalkit.show.report import page, plain, single
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +32,15 @@ class Line:
 def write(results: Path, out: Path, *, everything: bool = False) -> Path:
     """Write the index and every report below `out`; the index's path. EvalkitError (3) where there
     is no record below `results`."""
-    runs = sorted(path.parent for path in results.glob("**/record.json"))
+    records = {path.parent for path in results.glob("**/record.json")}
+    plain_ones = {path.parent for path in results.glob("**/results_*.json")} - records
+    runs = sorted(records | plain_ones)
     if not runs:
         raise EvalkitError("no record is below it", where=str(results), code=Exit.MISSING)
     lines = []
     for run in runs:
-        context = single.context(run, everything=everything)
+        made = single.context if run in records else plain.context
+        context = made(run, everything=everything)
         place = run.relative_to(results)
         folder = out / place
         canon.make_folder(folder)
@@ -53,6 +56,7 @@ def write(results: Path, out: Path, *, everything: bool = False) -> Path:
     }  # fmt: skip
     path = out / "index.html"
     canon.write_atomic(path, page.render("site.html.j2", "site.js", context))
+    canon.let_all_read(out)
     return path
 
 
@@ -63,10 +67,10 @@ def _line(context: dict[str, Any], link: str) -> Line:
     return Line(
         name=context["folder"],
         link=link,
-        model=record["model"]["reference"] if record else context["folder"],
+        model=context["model"] if record else context["folder"],
         suite=record["suite"]["name"] if record else "",
         partial=bool(record and record["suite"]["partial"]),
-        created=record["created"] if record else "",
+        created=(record["created"] or "") if record else "",
         verdict=report.verdict.split(":")[0].split(" by ")[0],
         tone=context["tone"],
         scores=firsts,

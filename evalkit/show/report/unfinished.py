@@ -53,6 +53,8 @@ def context(run: Path) -> dict[str, Any]:
         "answered": answered,
         "asked": asked,
         "set_aside": len(done.set_aside),
+        "share": sum(int(batches[name]["cost"]) for name in done.batches if name in batches)
+        / max(sum(int(batch["cost"]) for batch in batches.values()), 1),
     }
 
 

@@ -16,9 +16,8 @@ from typing import Any
 
 from evalkit.base import canon
 from evalkit.base.errors import EvalkitError, Exit
-from evalkit.judge.verify import require_consistent
-from evalkit.record.reading import read as reading
 from evalkit.show.rows import rows
+from evalkit.show.source import source
 from evalkit.show.table_check import counts, records
 from evalkit.show.table_check.entries import Finding
 from evalkit.show.table_check.grid import Table
@@ -115,8 +114,7 @@ def read(paper: Path) -> list[Table]:
 
 
 def _known(run: Path) -> records.Known:
-    require_consistent(run, "hold a table against")
-    record = reading.record(run)
+    record = source(run).record
     ids = [*record["ids"].values(), record["execution"]]
     names = tuple(each.removeprefix("sha256:") for each in ids)
     return records.Known(names, record["model"]["reference"], rows(record))

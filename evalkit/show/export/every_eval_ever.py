@@ -1,8 +1,8 @@
-"""Scores for other people's collections: Every Eval Ever, and a model card's model-index.
+"""Scores for a shared collection: Every Eval Ever 0.3.0.
 
-Every Eval Ever 0.3.0's schema is shipped beside this file, under its own licence, and what is made
-here is checked against it before it is given out. What a format has no field for (a dataset's
-revision, how a standard error was made) goes where it allows further details, never left out.
+Its schema is shipped beside this file, under its own licence, and what is made here is checked
+against it before it is given out. What it has no field for (a dataset's revision, how a standard
+error was made, that a record is BROKEN) goes where it allows further details, never left out.
 """
 
 import json
@@ -12,13 +12,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from evalkit.base import canon, schema
 from evalkit.base.errors import EvalkitError, Exit
 from evalkit.inputs.suite import OWN_FILES
+from evalkit.record.reading.score_table import model_name
 from evalkit.record.record import BOOTSTRAP
-from evalkit.show.rows import Row, headline, rows
+from evalkit.show.rows import Row, rows
+from evalkit.show.source import Source
 
 VERSION = "0.3.0"
 SCHEMA = Path(__file__).parent / "schemas" / f"every_eval_ever-{VERSION}.json"
@@ -31,21 +31,22 @@ def eee_schema() -> dict[str, Any]:
     return found
 
 
-def every_eval_ever(record: dict[str, Any]) -> str:
+def every_eval_ever(source: Source) -> str:
     """A record as an Every Eval Ever file; scores that are not finite numbers are named in the
     source's details, as the format has no place for them."""
-    model, created = record["model"], datetime.fromisoformat(record["created"])
-    stamp = str(int(created.timestamp()))
+    record = source.record
+    created = record["created"]  # lm-eval's own results may not say when
+    stamp = str(int(datetime.fromisoformat(created).timestamp())) if created else "0"
     found = [row for row in rows(record) if math.isfinite(row.value)]
     left_out = sorted(f"{row.task} {row.name}" for row in rows(record) if row not in found)
     if not found:
         raise EvalkitError("no score is a finite number", code=Exit.FAILED)
     body = {
         "schema_version": VERSION,
-        "evaluation_id": f"{record['suite']['name']}/{model['reference']}/{stamp}",
-        "evaluation_timestamp": record["created"],
+        "evaluation_id": f"{record['suite']['name']}/{model_name(record)}/{stamp}",
+        **({"evaluation_timestamp": created} if created else {}),
         "retrieved_timestamp": stamp,
-        "source_metadata": _provenance(record, left_out),
+        "source_metadata": _provenance(source, left_out),
         "eval_library": {
             "name": "lm_eval",
             "version": _package(record, "lm_eval"),
@@ -61,16 +62,18 @@ def every_eval_ever(record: dict[str, Any]) -> str:
     return json.dumps(body, indent=2, ensure_ascii=False) + "\n"
 
 
-def _provenance(record: dict[str, Any], left_out: list[str]) -> dict[str, Any]:
+def _provenance(source: Source, left_out: list[str]) -> dict[str, Any]:
+    record = source.record
     details = {
         **{f"{name}_id": digest for name, digest in record["ids"].items()},
         "execution": record["execution"],
         "record_schema": record["schema"],
         "partial": record["suite"]["partial"],
         "left_out": left_out or None,
+        "verdict": source.report.verdict,
     }
     return {
-        "source_name": "evalkit record",
+        "source_name": "evalkit record" if source.whole else "lm-eval results",
         "source_type": "evaluation_run",
         "source_organization_name": "unknown",
         "evaluator_relationship": "other",
@@ -81,11 +84,11 @@ def _provenance(record: dict[str, Any], left_out: list[str]) -> dict[str, Any]:
 def _model(record: dict[str, Any]) -> dict[str, Any]:
     model, engine = record["model"], record["engine"]["name"]
     return {
-        "name": model["reference"],
-        "id": model["reference"],
+        "name": model_name(record),
+        "id": model_name(record),
         "inference_engine": {
             "name": engine,
-            "version": str(record["environment"]["versions"]["evalkit"]),
+            "version": str(record["environment"]["versions"].get("evalkit", "unknown")),
         },
         "additional_details": {
             "deployment_type": "self_deployed" if engine == "evalkit" else "unknown",
@@ -157,39 +160,9 @@ def _source(record: dict[str, Any], row: Row, task: dict[str, Any] | None) -> di
         {"revision": dataset["revision"], "config": dataset["config"], "rows": dataset["rows"],
          "task_version": task["version"], "licence": dataset["licence"]}
     )  # fmt: skip
-    name, split = dataset["repo"], dataset["split"]
+    name, split = dataset["repo"], dataset["split"] or "unknown"
     if name.startswith(OWN_FILES):
         return {"dataset_name": name, "source_type": "other",
                 "additional_details": details | {"split": split}}  # fmt: skip
     return {"dataset_name": name, "source_type": "hf_dataset", "hf_repo": name, "hf_split": split,
             "samples_number": task["documents"], "additional_details": details}  # fmt: skip
-
-
-def model_index(record: dict[str, Any]) -> str:
-    """The suite's members as a model card's `model-index`, in YAML, to put into its head."""
-    results: dict[str, dict[str, Any]] = {}
-    for row in headline(record):
-        entry = results.setdefault(row.task, _entry(record, row))
-        if math.isfinite(row.value):
-            metric = {"type": row.metric, "name": row.name, "value": row.value}
-            args = {"stderr": row.stderr, "run": row.run, "answers": row.answers}
-            entry["metrics"].append(metric | {"args": canon.finite(args)})
-    kept = [entry for entry in results.values() if entry["metrics"]]
-    body = {"model-index": [{"name": record["model"]["reference"], "results": kept}]}
-    return str(yaml.safe_dump(body, sort_keys=False, allow_unicode=True))
-
-
-def _entry(record: dict[str, Any], row: Row) -> dict[str, Any]:
-    task = record["tasks"].get(row.task)
-    dataset: dict[str, Any] = {"type": row.task, "name": row.task}
-    if task is not None:
-        known = {key: task["dataset"][key] for key in ("config", "split", "revision")}
-        dataset = {"type": task["dataset"]["repo"], "name": row.task} | {
-            key: value for key, value in known.items() if isinstance(value, str)
-        }
-    args = {"num_few_shot": row.shots, "documents": row.documents, "partial": row.partial}
-    return {
-        "task": {"type": "text-generation", "name": "Text Generation"},
-        "dataset": dataset | {"args": args},
-        "metrics": [],
-    }
