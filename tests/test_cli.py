@@ -252,7 +252,7 @@ def test_status_does_not_call_a_killed_run_running(tmp_path: Path) -> None:
     process = subprocess.Popen([sys.executable, "-c", ""])
     process.wait()
     support.lock(folder, process.pid)
-    assert call("status", folder).done().out.startswith("unfinished: 0 of ")
+    assert call("status", folder).done().out.startswith("unfinished: 0% of ")
 
 
 # The parts of eval
@@ -309,7 +309,7 @@ def test_executing_with_another_model_names_the_file_that_differs(
         (EvalkitError("no such\nthing", where="here", fix="look there"), 2,
          "no such thing (here): look there"),
         (EvalkitError("gone", code=Exit.MISSING), 3, "gone"),
-        (KeyboardInterrupt(), 75, "the same command continues"),
+        (KeyboardInterrupt(), 75, "stopped"),
         (ModuleNotFoundError("no torch", name="torch.nn"), 3, "torch.nn is not in this light"),
         (ZeroDivisionError("oops"), 70, "a bug in evalkit"),
         (ModuleNotFoundError("no evalkit.x", name="evalkit.x"), 70, "a bug in evalkit"),

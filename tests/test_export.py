@@ -178,7 +178,7 @@ def test_model_index_holds_several_runs_and_real_dataset_ids(run: Path) -> None:
     first, other = support.read(run), support.read(run)
     for leaf in ("demo_letters_sums", "demo_letters_days"):
         first["tasks"][leaf]["dataset"] |= {"repo": "cais/mmlu", "config": leaf}
-    other["model"]["reference"] = "org/other"
+    other["model"] |= {"reference": "org/other", "revision": "a" * 40}
     made = [Source(run, record, Report([]), whole=True) for record in (first, other, other)]
     body = yaml.safe_load(hub.model_index(made))["model-index"]
     assert [(each["name"], len(each["results"])) for each in body] == [

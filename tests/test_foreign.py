@@ -379,7 +379,7 @@ def test_a_server_that_does_not_answer_is_one_line_and_the_run_is_kept(
     ran = call(*command)
     ran.refused(3, "lm-eval:local-completions failed on a batch of demo_qa", "Connection")
     (folder,) = (tmp_path / "results").glob("*/mine*")
-    assert call("status", folder).done().out.startswith("unfinished: 0 of")
+    assert call("status", folder).done().out.startswith("unfinished: 0% of")
     body = support.read(folder, "run.json")
     assert "unknown" in body["inputs"]["engine"]["versions"]["server"]
     assert "unknown" in body["inputs"]["numerics"]["dtype"]

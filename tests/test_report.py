@@ -24,7 +24,7 @@ HOSTILE = f"{SCRIPT}\x1b[31mred\x1b[0m \u202ereversed\u202c \u2028 \ud800 {{{{7*
 
 def made(run: Path, **options: Any) -> str:
     """The report of a run, as text."""
-    return report.write([run], run.parent / "out.html", **options).read_text("utf-8")
+    return report.write([run], run.parent / "out.html", report.Asked(**options)).read_text("utf-8")
 
 
 def index(html: str) -> Any:
@@ -223,10 +223,14 @@ def test_a_site_lists_every_record_and_links_its_report(tmp_path: Path) -> None:
     ran = call("report", "--site", tmp_path / "results", "--out", out).done()
     assert ran.out == f"{out / 'index.html'}\n"
     html = (out / "index.html").read_text("utf-8")
-    links = re.findall(r'<th scope="row"><a href="([^"]+)"', html)
+    links = re.findall(r'<th scope="row">\s*<a href="([^"]+)"', html)
     assert sorted(links) == sorted(f"demo/{name}/report.html" for name in ("broken", run.name))
     assert all((out / link).is_file() for link in links)
     assert "BROKEN" in html and "CONSISTENT" in html and html.count("<script>") == 1
+    badges = [(out / link).with_name("badge.svg").read_text() for link in links]
+    assert sorted("BROKEN" in badge for badge in badges) == [False, True]
+    for path in (out, *out.rglob("*")):  # another user serves it
+        assert path.stat().st_mode & 0o004 and (path.is_file() or path.stat().st_mode & 0o001)
     call("report", "--site", tmp_path / "results").refused(2, "usage: evalkit report")
     call("report", "--site", out, "--out", out).refused(3, "no record is below it")
     call("report").refused(2, "usage: evalkit report")
@@ -299,3 +303,61 @@ def test_packs_are_read_where_runs_are(tmp_path: Path) -> None:
     call("compare", run, packs[1]).refused(2, "a public pack leaves out the samples")
     packs[0].write_bytes(packs[0].read_bytes()[:500])
     call("report", packs[0]).refused(1, "not a pack of evalkit's")
+
+
+def test_the_head_says_what_ran_on_what_and_how_to_check_it(tmp_path: Path) -> None:
+    run = support.finished(tmp_path)
+    record = support.read(run)
+    html = made(run, pack="https://example.org/demo.tar.gz")
+    assert '<span class="muted">parameters</span> 205k' in html
+    assert '<a href="https://example.org/demo.tar.gz"' in html
+    assert "evalkit verify demo.tar.gz" in html
+    assert f"@misc{{evalkit-{record['ids']['run'][7:19]}," in html
+    assert "% evalkit: " + record["ids"]["run"] in html and '<abbr title="Worked examples' in html
+    assert "javascript:" not in made(run, pack="javascript:alert(1)").replace(
+        "javascript:alert(1)</", ""
+    )
+    assert 'property="og:title" content="demo on demo"' in html
+
+
+def test_signers_on_the_readers_list_stand_in_report_site_and_badge(tmp_path: Path) -> None:
+    run = support.finished(tmp_path)
+    key = keys.make(tmp_path / "author")
+    attest.sign(run, keys.private(tmp_path / "author", lambda: ""))
+    allowed = tmp_path / "signers"
+    allowed.write_text(f"a-lab {(tmp_path / 'author.pub').read_text()}")
+    picture, out = tmp_path / "badge.svg", tmp_path / "public"
+    how = ("--allowed-signers", allowed)
+    page = Path(call("report", run, *how, "--badge", picture).done().out.strip())
+    assert "SIGNED" in page.read_text() and "a-lab" in page.read_text()
+    assert "SIGNED by a-lab" in picture.read_text()
+    call("report", "--site", tmp_path / "results", "--out", out, *how).done()
+    assert "SIGNED by a-lab" in next(out.glob("*/*/badge.svg")).read_text()
+    assert "SIGNED" in (out / "index.html").read_text()
+    assert "CONSISTENT" in Path(call("report", run).done().out.strip()).read_text() and key
+
+
+def test_a_page_of_three_runs_has_a_matrix_and_marks_a_broken_side(tmp_path: Path) -> None:
+    run = support.finished(tmp_path)
+    others = [shutil.copytree(run, tmp_path / name) for name in ("second", "third")]
+    (others[1] / "results.json").write_text("{}")
+    out = tmp_path / "three.html"
+    call("report", run, *others, "--out", out).done()
+    html = out.read_text()
+    assert html.count('class="matrix"') == 1 and "C: BROKEN" in html
+    assert html.count("contradicts itself:</b> no difference below can be relied on") == 1
+    best = html[html.index('class="matrix"') :]
+    assert best.count("number best") == 8  # four tasks of two runs; the broken one has none
+
+
+def test_a_watched_run_is_written_until_it_is_finished(tmp_path: Path) -> None:
+    run = support.executed(tmp_path)
+    waited: list[float] = []
+
+    def wait(seconds: float) -> None:
+        waited.append(seconds)
+        call("finish", run).done()
+
+    pages = [path.read_text() for path in report.watch(run, None, report.Asked(), wait)]
+    assert len(pages) == 2 and len(waited) == 1
+    assert "UNFINISHED" in pages[0] and "CONSISTENT" in pages[1]

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from evalkit.base.errors import EvalkitError
 from evalkit.cli.telling import json_option, tell
 
 FORMATS = ("csv", "markdown", "latex", "every-eval-ever", "model-index", "eval-results", "parquet",
@@ -29,11 +30,20 @@ runs_argument = click.argument(
 )
 @click.option("--samples", type=click.Choice(["some", "all"]), default="some", show_default=True,
               help="Which texts to include: at most 5 MB, or all.")  # fmt: skip
+@click.option("--allowed-signers", "allowed", metavar="FILE", type=click.Path(path_type=Path),
+              help="Whose signatures count: ssh-keygen's list of names and keys.")  # fmt: skip
+@click.option("--policy", metavar="FILE", type=click.Path(path_type=Path),
+              help="What else a record must hold.")  # fmt: skip
+@click.option("--badge", metavar="FILE", type=click.Path(path_type=Path),
+              help="Write the verdict as a small SVG, too.")  # fmt: skip
+@click.option("--watch", "watched", is_flag=True, help="Write it again and again while RUN runs.")
+@pack_option
 @json_option
 def report_command(
-    folders: tuple[Path, ...], site: Path | None, out: Path | None, samples: str, as_json: bool
-) -> None:
-    """Write a page (one HTML file) about one run or several.
+    folders: tuple[Path, ...], site: Path | None, out: Path | None, watched: bool, as_json: bool,
+    badge: Path | None, **how: Any,
+) -> None:  # fmt: skip
+    """Write one HTML file about a run, or about several compared.
 
     \b
     evalkit report results/demo/demo-0123456789ab
@@ -46,10 +56,24 @@ def report_command(
 
     if len(folders) == 1 and out is None and archive.is_pack(folders[0]):
         out = folders[0].with_name(folders[0].name.removesuffix(archive.SUFFIX) + ".html")
+    asked = report.asked(**how)
+    if watched:
+        return _watch(folders, out, asked)
     with archive.opened(folders) as runs:
-        work = partial(report.make, runs, site, out, everything=samples == "all")
+        work = partial(report.make, runs, site, out, asked, badge)
         path = bounded.run(work, [*runs, *([site] if site else [])])
     tell(as_json, path, file=str(path), bytes=path.stat().st_size)
+
+
+def _watch(folders: tuple[Path, ...], out: Path | None, asked: Any) -> None:
+    import time
+
+    from evalkit.show import report
+
+    if len(folders) != 1:
+        raise EvalkitError("--watch is for one run")
+    for path in report.watch(folders[0], out, asked, time.sleep):
+        click.echo(path)
 
 
 @click.command("export")

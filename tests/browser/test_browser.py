@@ -203,15 +203,70 @@ def test_the_index_sorts_and_filters(demo: Path, opened: Open, tmp_path: Path) -
     results = demo.parent.parent.parent
     broken = shutil.copytree(demo.parent, demo.parent.parent / "a-broken-one")
     (broken / "record.json").write_text("{}")
-    path = report.make([], results, tmp_path, everything=False)
+    twin = shutil.copytree(demo.parent, demo.parent.parent / "a-twin")
+    path = report.make([], results, tmp_path)
     with opened(path) as page:
-        assert page.locator("#records tbody tr:visible").count() == 2
-        page.click("#records thead button >> nth=0")
-        names = page.locator("#records tbody th a").all_inner_texts()
-        page.click("#records thead button >> nth=0")
-        assert names[::-1] == page.locator("#records tbody th a").all_inner_texts()
+        rows = page.locator("table.matrix tbody tr:visible")
+        assert rows.count() == 3
+        page.click("section.suite >> nth=0 >> table thead button >> nth=0")
+        first = page.locator("table.matrix >> nth=0 >> tbody th a")
+        names = [link.get_attribute("href") for link in first.all()]
+        page.click("section.suite >> nth=0 >> table thead button >> text=Finished")
+        page.click("section.suite >> nth=0 >> table thead button >> text=Finished")
+        assert sorted(names) == sorted(link.get_attribute("href") for link in first.all())
+        for tick in page.locator("table.matrix >> nth=0 >> input").all():
+            tick.check()
+        assert "demo_letters" in page.inner_text(".versus")
+        assert "not told apart" in page.inner_text(".versus")
         page.select_option("#f-verdict", "BROKEN")
-        assert page.locator("#records tbody tr:visible").count() == 1
+        assert rows.count() == 1
         page.evaluate(AXE.read_text())
         assert page.evaluate("axe.run()")["violations"] == []
     shutil.rmtree(broken)
+    shutil.rmtree(twin)
+
+
+def test_what_is_asked_stands_in_the_address_and_the_chosen_row_stays_in_view(
+    large: Path, opened: Open
+) -> None:
+    with opened(large, "#samples?task=hellaswag&result=wrong&sort=sure") as page:
+        assert page.input_value("#f-task") == "hellaswag"
+        wrong = found(page)
+        assert 0 < wrong < 10_042
+        margins = [float(text) for text in page.locator("#rows td.number").all_inner_texts()]
+        assert margins == sorted(margins, reverse=True)
+        page.click("#rows tbody a >> nth=0")
+        page.wait_for_selector("#sample h3")
+        for _ in range(60):  # over the end of the list's page
+            page.keyboard.press("j")
+        until(page, "document.getElementById('page').textContent.startsWith('2 of')")
+        chosen = "document.querySelector('#rows tr.chosen')"
+        until(page, f"{chosen} && {chosen}.contains(document.activeElement)")
+        box = page.evaluate(f"{chosen}.getBoundingClientRect().toJSON()")
+        assert box["top"] >= 0 and box["bottom"] <= 900
+        address = page.evaluate("location.hash")
+        assert "sort=sure" in address and "result=wrong" in address
+        title = page.inner_text("#sample h3")
+    with opened(large, address) as page:
+        page.wait_for_selector("#sample h3")
+        assert page.inner_text("#sample h3") == title and found(page) == wrong
+
+
+def test_a_card_shows_what_is_worth_reading_first(large: Path, opened: Open) -> None:
+    with opened(large) as page:
+        page.click("#showme button >> text=Most confident wrong")
+        page.wait_for_selector("#sample h3")
+        assert page.input_value("#f-result") == "wrong" and page.input_value("#f-sort") == "sure"
+        assert "✗ wrong" in page.inner_text("#sample .line >> nth=0")
+        page.click("#showme button >> text=Closest calls")
+        until(page, "document.getElementById('f-only').value === '32'")
+
+
+def test_print_has_all_scores_and_the_chosen_sample(demo: Path, opened: Open) -> None:
+    with opened(demo, "#sample/demo_qa/0") as page:
+        page.wait_for_selector("#sample .option")
+        page.emulate_media(media="print")
+        assert page.locator("#sample .option").first.is_visible()
+        assert page.locator("#rows tbody tr:visible").count() == 1
+        assert page.locator("table.scores tbody tr:visible").count() == 6
+        assert not page.locator("#filters").is_visible()

@@ -78,7 +78,7 @@ def eval_results(sources: Sequence[Source], pack: str) -> str:
         _result(source, row, pack)
         for source in sources
         for row in headline(source.record, source.mark)
-        if row.headline and math.isfinite(row.value) and _dataset(source.record, row.task)
+        if row.headline and math.isfinite(row.value) and "type" in _dataset(source.record, row.task)
     ]
     if not entries:
         raise EvalkitError("no task is of a dataset on the Hub, so there is nothing to list")

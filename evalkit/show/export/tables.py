@@ -73,9 +73,6 @@ def _score(row: Row | None, digits: int) -> str:
     return f"{row.value:.{digits}f}{error}"
 
 
-def _markdown(text: str) -> str:
-    return output.markdown(text, special="\\`*_{}[]()#+!|<>~")
-
 
 def to_latex(runs: Sequence[Sequence[Row]]) -> str:
     """A booktabs table of models by tasks, in per cent where a column's scores are shares; the

@@ -11,9 +11,12 @@ from typing import Any
 
 from evalkit.judge import compare
 from evalkit.judge.compare import Flip, Pair, Row
+from evalkit.judge.verify import Wanted
 from evalkit.record.reading import lm_eval_results, samples
 from evalkit.record.reading.folder import BROKEN, Folder
-from evalkit.show.report import leaves, statements, texts
+from evalkit.show.report import glossary, leaves, matrix, single, statements, texts
+from evalkit.show.report.matrix import Entry
+from evalkit.show.source import source
 
 FLIPS = {"lost": "right before, wrong after", "gained": "wrong before, right after",
          "moved": "another score"}  # fmt: skip
@@ -45,9 +48,17 @@ class Drawn:
     said: list[dict[str, Any]]
 
 
-def context(runs: Sequence[Path], *, everything: bool = False) -> dict[str, Any]:
-    """What the template `compare.html.j2` shows."""
+def context(
+    runs: Sequence[Path], *, everything: bool = False, wanted: Wanted | None = None
+) -> dict[str, Any]:
+    """What the template `compare.html.j2` shows; each side is verified, by what the reader asks."""
     found = compare.compare(runs, teacher=True)
+    judged = [source(run, unverified=True, wanted=wanted) for run in runs]
+    entries = [
+        Entry(side.label, "", side.path, each.record, each.report,
+              single.verdict_word(each.report), single.tone(each.report))
+        for side, each in zip(found.sides, judged, strict=True)
+    ]  # fmt: skip
     folders = {side.label: run for side, run in zip(found.sides, runs, strict=True)}
     by_leaf = [
         (pair, task, [flip for flip in pair.flips if flip.task == task])
@@ -55,8 +66,8 @@ def context(runs: Sequence[Path], *, everything: bool = False) -> dict[str, Any]
         for task in dict.fromkeys(flip.task for flip in pair.flips)
     ]
     kept = texts.Texts(len(by_leaf), everything=everything)
-    wanted = {(flip.task, flip.doc_id) for pair in found.pairs for flip in pair.flips}
-    told = {label: dict(_told(run, wanted)) for label, run in folders.items()}
+    flipped = {(flip.task, flip.doc_id) for pair in found.pairs for flip in pair.flips}
+    told = {label: dict(_told(run, flipped)) for label, run in folders.items()}
     columns, packed = [], []
     for pair, task, flips in by_leaf:
         sides = [(side.label, told[side.label]) for side in (pair.before, pair.after)]
@@ -67,6 +78,9 @@ def context(runs: Sequence[Path], *, everything: bool = False) -> dict[str, Any]
     return {
         "title": f"{names} compared",
         "comparison": found,
+        "judged": entries,
+        "matrix": matrix.build("", entries) if len(entries) > 2 else None,
+        "glossary": glossary.TERMS,
         "pairs": [_drawn(pair, folders) for pair in found.pairs],
         "index": {"flags": {}, "flips": FLIPS, "leaves": columns},
         "packed": packed,

@@ -15,7 +15,7 @@ from evalkit.record.reading import samples, score_table
 from evalkit.record.reading.folder import BROKEN, Folder
 from evalkit.show.report.texts import Texts
 
-CUT, NOT_FOUND, EMPTY, TIE, NAN, CLOSE_CALL = 1, 2, 4, 8, 16, 32
+CUT, NOT_FOUND, EMPTY, TIE, NAN, CLOSE_CALL, UNCLOSED = 1, 2, 4, 8, 16, 32, 64
 FLAGS = {
     CUT: "cut at the length limit",
     NOT_FOUND: "no answer found",
@@ -23,6 +23,7 @@ FLAGS = {
     TIE: "exact tie",
     NAN: "NaN",
     CLOSE_CALL: "close call",
+    UNCLOSED: "thinking not closed",
 }
 CLOSE = 0.1  # nats between the two likeliest choices: below it, other numerics may choose otherwise
 
@@ -168,8 +169,11 @@ def _flags(document: samples.Document) -> int:
     found = 0
     if any("[invalid]" in _flat(sample["filtered_resps"]) for sample in document.samples):
         found |= NOT_FOUND
-    if any(isinstance(t, str) and not t.strip() for t in _flat(document.first["resps"])):
+    texts = list(_flat(document.first["resps"]))
+    if any(isinstance(t, str) and not t.strip() for t in texts):
         found |= EMPTY
+    if any(isinstance(t, str) and "<think>" in t and "</think>" not in t for t in texts):
+        found |= UNCLOSED
     return found
 
 

@@ -10,6 +10,7 @@ import base64
 import hashlib
 import json
 import re
+from collections.abc import Sequence
 from datetime import datetime
 from functools import cache
 from pathlib import Path
@@ -52,6 +53,11 @@ def known(value: Any) -> Markup:
     if isinstance(value, (dict, list)):
         return visible(json.dumps(value, ensure_ascii=False, sort_keys=True))
     return visible(f"{value:,}" if isinstance(value, int) else value)
+
+
+def safe_url(text: str) -> str:
+    """An address that a link may lead to: http or https, else none."""
+    return text if re.match(r"https?://[^\s\"'<>]+$", text) else ""
 
 
 def percent(value: float) -> str:
@@ -101,7 +107,7 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     filters = {"visible": visible, "known": known, "percent": percent, "moment": moment,
-               "seconds": seconds, "size": size, "data": data}  # fmt: skip
+               "seconds": seconds, "safe_url": safe_url, "size": size, "data": data}  # fmt: skip
     environment.filters |= filters
     return environment
 
@@ -110,10 +116,10 @@ def _digest(text: str) -> str:
     return "'sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() + "'"
 
 
-def render(template: str, script: str, context: dict[str, Any]) -> str:
-    """A page from its template; `script` is the script's file, or empty for a page without."""
+def render(template: str, scripts: Sequence[str], context: dict[str, Any]) -> str:
+    """A page from its template, with the scripts of these files in one element."""
     style = (TEMPLATES / "report.css").read_text("utf-8")
-    code = (TEMPLATES / script).read_text("utf-8") if script else ""
+    code = "\n".join((TEMPLATES / script).read_text("utf-8") for script in scripts)
     policy = (
         f"default-src 'none'; style-src {_digest(style)}; img-src data:; "
         f"script-src {_digest(code) if code else repr('none')}; base-uri 'none'; form-action 'none'"

@@ -6,16 +6,19 @@ section, and the verdict says so.
 from pathlib import Path
 from typing import Any
 
-from evalkit.judge.verify import plain
+from evalkit.judge.verify import Wanted, plain
 from evalkit.record.reading import lm_eval_results
 from evalkit.record.reading.as_record import as_record
 from evalkit.show.report import leaves, single, texts
 
 
-def context(folder: Path, *, everything: bool = False) -> dict[str, Any]:
+def context(
+    folder: Path, *, everything: bool = False, wanted: Wanted | None = None, pack: str = ""
+) -> dict[str, Any]:
     """What `run.html.j2` shows; EvalkitError where there are no results with samples."""
     found = lm_eval_results.find(folder)
-    judged = plain.verify(found.folder, f"results_{found.time}.json", asked=False)
+    asked = bool(wanted and wanted.asked)
+    judged = plain.verify(found.folder, f"results_{found.time}.json", asked=asked)
     record = as_record(found)
     kept = texts.Texts(len(record["tasks"]), everything=everything)
     read, unread = leaves.of_documents(found.documents(), record, {}, kept)
@@ -25,6 +28,7 @@ def context(folder: Path, *, everything: bool = False) -> dict[str, Any]:
         "unread": unread,
         "notes": [f"{origin}: which model answered, and whether it did, can't be known"],
         "whole": False,
+        "pack": pack,
         "published": [],
         "said": [],
         "marks": {},

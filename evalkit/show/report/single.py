@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from evalkit.base import canon
-from evalkit.judge.verify import Report, Status, verify
+from evalkit.judge.verify import Report, Status, Wanted, verify
 from evalkit.record.reading import identity, score_table
 from evalkit.record.reading.folder import BROKEN, Folder
 from evalkit.record.reading.plan import MAX_PLAN
 from evalkit.show import published, summary
-from evalkit.show.report import leaves, plots, scores, statements, texts
+from evalkit.show.report import badge, facts, glossary, leaves, plots, scores, statements, texts
 
 HEALTH = {
     "nan_answers": "documents with a NaN answer, scored 0",
@@ -41,13 +41,17 @@ class Confidence:
     close: int
 
 
-def context(run: Path, *, everything: bool = False) -> dict[str, Any]:
-    """What the template `run.html.j2` shows."""
-    judged = verify(run)
+def context(
+    run: Path, *, everything: bool = False, wanted: Wanted | None = None, pack: str = ""
+) -> dict[str, Any]:
+    """What the template `run.html.j2` shows; the verdict is by what the reader asks (`wanted`).
+    `pack`: the address of the public pack, for whoever wants to check it."""
+    judged = verify(run, wanted or Wanted())
     folder = Folder(run)
     read = identity.record(folder)
     record = read.record
-    base = {"folder": run.name, "report": judged, "tone": tone(judged), "record": record}
+    base = {"folder": run.name, "report": judged, "tone": tone(judged), "record": record,
+            "pack": pack}  # fmt: skip
     if record is None:
         return base | {"title": run.name}
     kept = texts.Texts(len(record["tasks"]), everything=everything)
@@ -58,7 +62,7 @@ def context(run: Path, *, everything: bool = False) -> dict[str, Any]:
     same = [match for match in matches if not match.differs]
     marks = {(match.row.task, match.row.metric): match.row.value for match in same}
     more |= {"published": matches, "marks": marks, "said": statements.said(folder, read.sha256)}
-    return whole | more | {"unread": unread, "whole": True}
+    return whole | more | {"unread": unread, "whole": True, "pack": pack}
 
 
 def shown(
@@ -79,6 +83,12 @@ def shown(
         "record": record,
         "model": score_table.model_name(record),
         "title": f"{score_table.model_name(record)} on {record['suite']['name']}",
+        "badge": badge.words(judged),
+        "facts": facts.line(record),
+        "copies": facts.copies(record, "" if judged.consistent else verdict_word(judged)),
+        "warnings": [c for c in judged.checks if c.status in (Status.WARN, Status.FAIL)],
+        "glossary": glossary.TERMS,
+        "pack": "",
         "headline": scores.headline(record, by_name),
         "families": groups,
         "confidence": [seen for family in groups if (seen := _confidence(family))],
@@ -91,6 +101,11 @@ def shown(
         "rule": texts.RULE,
         "everything": everything,
     }
+
+
+def verdict_word(judged: Report) -> str:
+    """BROKEN, CONSISTENT and so on."""
+    return judged.verdict.partition(":")[0].partition(" ")[0]
 
 
 def tone(judged: Report) -> str:

@@ -56,7 +56,8 @@
   const idOf = (leaf, i) => (leaf.ids ? leaf.ids[i] : i);
   const scoreOf = (leaf, i) => (typeof leaf.scores === "string" ? Number(leaf.scores[i]) : leaf.scores[i]);
   const flagsOf = (leaf, i) => leaf.flags[i] || 0;
-  const linkTo = (leaf, i) => "#sample/" + encodeURIComponent(leaf.name) + "/" + idOf(leaf, i);
+  const linkTo = (leaf, i) => "#sample/" + encodeURIComponent(leaf.name) + "/" + idOf(leaf, i) + suffix();
+  const marginOf = (leaf, i) => (leaf.margins ? leaf.margins[i] : null);
   const flipOf = (leaf, i) => (leaf.flips && leaf.flips[i]) || "";
 
   function load(at) {
@@ -71,7 +72,22 @@
   }
 
   // Filters
-  const state = { task: "", result: "", only: "", query: "", page: 0, chosen: null, found: rows };
+  // What is asked stands in the address, so that a link shows what its sender saw.
+  const ASKED = { task: "f-task", result: "f-result", only: "f-only", query: "f-query", sort: "f-sort" };
+  const state = { task: "", result: "", only: "", query: "", sort: "", page: 0, chosen: null, found: rows };
+  function suffix() {
+    const asked = new URLSearchParams();
+    for (const key of Object.keys(ASKED)) if (state[key]) asked.set(key, state[key]);
+    return String(asked) ? "?" + asked : "";
+  }
+  function remember() {
+    const chosen = state.chosen && [leaves[state.chosen[0]], state.chosen[1]];
+    history.replaceState(null, "", chosen ? linkTo(...chosen) : "#samples" + suffix());
+  }
+  function ask(values) {
+    for (const [key, id] of Object.entries(ASKED)) { state[key] = values[key] || ""; $(id).value = state[key]; if ($(id).value !== state[key]) { state[key] = ""; $(id).value = ""; } }
+    state.page = 0;
+  }
   const families = new Map();
   for (const leaf of leaves) families.set(leaf.family, [...(families.get(leaf.family) || []), leaf]);
   for (const [family, members] of families) {
@@ -116,6 +132,11 @@
       }
       found = kept;
     }
+    if (state.sort) {
+      const by = state.sort === "close" ? 1 : -1;
+      const far = ([at, i]) => { const margin = marginOf(leaves[at], i); return margin === null || margin === undefined ? Infinity : by * margin; };
+      found = found.map((row) => [far(row), row]).sort((a, b) => a[0] - b[0]).map((pair) => pair[1]);
+    }
     state.found = found; state.page = 0;
     show();
   }
@@ -131,6 +152,7 @@
     const { found, page } = state;
     const pages = Math.max(1, Math.ceil(found.length / PAGE));
     const body = $("rows").tBodies[0];
+    const hadFocus = body.contains(document.activeElement);
     const part = found.slice(page * PAGE, (page + 1) * PAGE);
     body.replaceChildren(...part.map(line));
     const right = found.reduce((sum, [at, i]) => sum + (scoreOf(leaves[at], i) >= 0.5), 0);
@@ -139,7 +161,7 @@
     $("previous").disabled = page === 0;
     $("next").disabled = page >= pages - 1;
     for (const at of new Set(part.map((row) => row[0]))) load(at).then((known) => excerpt(at, known));
-    mark();
+    mark(hadFocus);
   }
   function line([at, i]) {
     const leaf = leaves[at];
@@ -168,19 +190,21 @@
       row.querySelector(".what").replaceChildren(...visible(lines.slice(0, 160)));
     }
   }
-  function mark() {
+  // Shows which row is chosen; `follow`: brings it into view and gives it the focus.
+  function mark(follow) {
     for (const row of $("rows").tBodies[0].rows) {
       const chosen = state.chosen && Number(row.dataset.at) === state.chosen[0] && Number(row.dataset.id) === idOf(leaves[state.chosen[0]], state.chosen[1]);
       row.classList.toggle("chosen", Boolean(chosen));
       const link = row.querySelector("a");
       if (chosen) link.setAttribute("aria-current", "true"); else link.removeAttribute("aria-current");
+      if (chosen && follow) { link.focus({ preventScroll: true }); row.scrollIntoView({ block: "nearest" }); }
     }
   }
 
   // One sample
-  async function open(at, i) {
+  async function open(at, i, follow) {
     state.chosen = [at, i];
-    mark();
+    mark(follow);
     const leaf = leaves[at];
     const text = (await load(at)).get(idOf(leaf, i));
     if (!state.chosen || state.chosen[0] !== at || state.chosen[1] !== i) return;
@@ -234,8 +258,8 @@
   // Ways in
   const later = (() => { let timer; return (run) => { clearTimeout(timer); timer = setTimeout(run, 160); }; })();
   $("filters").addEventListener("submit", (event) => event.preventDefault());
-  for (const [id, key] of [["f-task", "task"], ["f-result", "result"], ["f-only", "only"]]) $(id).addEventListener("change", (event) => { state[key] = event.target.value; search(); });
-  $("f-query").addEventListener("input", (event) => { state.query = event.target.value.trim(); later(search); });
+  for (const key of ["task", "result", "only", "sort"]) $(ASKED[key]).addEventListener("change", (event) => { state[key] = event.target.value; remember(); search(); });
+  $("f-query").addEventListener("input", (event) => { state.query = event.target.value.trim(); later(() => { remember(); search(); }); });
   const turn = (by) => { state.page += by; show(); $("rows").scrollIntoView({ block: "nearest" }); };
   $("previous").addEventListener("click", () => turn(-1));
   $("next").addEventListener("click", () => turn(1));
@@ -249,13 +273,14 @@
     event.preventDefault();
     const page = Math.floor((now + by) / PAGE);
     if (page !== state.page) { state.page = page; show(); }
-    history.replaceState(null, "", linkTo(leaves[next[0]], next[1]));
-    open(...next);
+    open(...next, true);
+    remember();
   });
-  function follow() {
-    const hash = location.hash;
-    const sample = hash.match(/^#sample\/(.+)\/(\d+)$/);
-    const task = hash.match(/^#task=(.+)$/);
+  async function follow() {
+    const [place, asked] = location.hash.split("?");
+    const sample = place.match(/^#sample\/(.+)\/(\d+)$/);
+    const task = place.match(/^#task=(.+)$/);
+    if (asked !== undefined) { ask(Object.fromEntries(new URLSearchParams(asked))); await search(); }
     if (sample) {
       const at = byName.get(decode(sample[1]));
       if (at === undefined) return;
@@ -263,18 +288,19 @@
       const i = leaf.ids ? leaf.ids.indexOf(Number(sample[2])) : Number(sample[2]);
       if (i < 0 || i >= leaf.count) return;
       if (!state.found.some((row) => row[0] === at && row[1] === i)) reset();
-      const place = state.found.findIndex((row) => row[0] === at && row[1] === i);
-      const page = Math.floor(place / PAGE);
+      const page = Math.floor(state.found.findIndex((row) => row[0] === at && row[1] === i) / PAGE);
       if (page !== state.page || !$("rows").tBodies[0].rows.length) { state.page = page; show(); }
-      open(at, i).then(() => {
-        const narrow = matchMedia("(max-width: 820px)").matches;
-        if (narrow || !inSight($("rows"))) $(narrow ? "sample" : "filters").scrollIntoView();
-        if (document.activeElement === document.body) $("sample").focus({ preventScroll: true });
-      });
+      const fresh = document.activeElement === document.body;
+      await open(at, i, false);
+      const narrow = matchMedia("(max-width: 820px)").matches;
+      if (narrow || !inSight($("rows"))) $(narrow ? "sample" : "filters").scrollIntoView();
+      if (fresh) $("sample").focus({ preventScroll: true });
+      if (!narrow) mark(!fresh);
     } else if (task && byName.has(decode(task[1]))) {
-      state.task = decode(task[1]);
-      $("f-task").value = state.task;
+      ask({ task: decode(task[1]) });
       search();
+      $("samples").scrollIntoView();
+    } else if (place === "#samples" && asked) {
       $("samples").scrollIntoView();
     }
   }
@@ -284,8 +310,30 @@
   }
   function decode(text) { try { return decodeURIComponent(text); } catch { return text; } }
   function reset() {
-    Object.assign(state, { task: "", result: "", only: "", query: "", page: 0, found: rows });
-    for (const id of ["f-task", "f-result", "f-only", "f-query"]) $(id).value = "";
+    ask({});
+    state.found = rows;
+  }
+  // Cards that ask for what is worth reading first.
+  const wrong = ([at, i]) => scoreOf(leaves[at], i) === 0 && Number.isFinite(marginOf(leaves[at], i));
+  const flagged = (bit) => ([at, i]) => Boolean(flagsOf(leaves[at], i) & bit);
+  const CARDS = [
+    ["Most confident wrong", "wrong, the surest first", wrong, { result: "wrong", sort: "sure" }],
+    ["Closest calls", "other numerics may choose otherwise", flagged(32), { only: "32", sort: "close" }],
+    ["Cut texts", "ended by the length limit", flagged(1), { only: "1" }],
+    ["No answer found", "the task's filter found none", flagged(2), { only: "2" }],
+    ["Unclosed thinking", "the text ends inside its thoughts", flagged(64), { only: "64" }],
+  ];
+  if ($("showme")) for (const [name, words, fits, asked] of CARDS) {
+    const count = rows.reduce((sum, row) => sum + fits(row), 0);
+    if (!count) continue;
+    const card = make("button", { type: "button" }, make("b", {}, name), make("span", {}, `${count.toLocaleString("en")}: ${words}`));
+    card.addEventListener("click", async () => {
+      ask(asked); await search();
+      if (state.found.length) await open(...state.found[0], false);
+      remember();
+      $("filters").scrollIntoView();
+    });
+    $("showme").append(card);
   }
   index.some = leaves.some((leaf) => leaf.texts < leaf.count);
   addEventListener("hashchange", follow);
