@@ -361,3 +361,22 @@ def test_stderr_that_is_no_terminal_gets_no_colours_and_json_progress(tmp_path: 
     progress = [json.loads(line) for line in ran.err.splitlines() if line.startswith("{")]
     units = {line["phase"]: line["unit"] for line in progress}
     assert units == {"start": "workers", "execute": "tokens"}
+
+
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [("eval --suite le", "leaderboard"), ("eval --profile p", "precise"), ("rep", "report")],
+)
+def test_a_shell_completes_commands_suites_and_profiles(words: str, offered: str) -> None:
+    asked = {"_EVALKIT_COMPLETE": "bash_complete", "COMP_WORDS": f"evalkit {words}",
+             "COMP_CWORD": str(len(words.split()))}  # fmt: skip
+    assert offered in spawn(env=asked).done().out
+
+
+def test_an_interrupted_verify_does_not_promise_to_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("evalkit.judge.verify.judge", stop)
+    ran = call("verify", support.ROOT)
+    assert ran.code == 75 and ran.errors == ["evalkit: stopped"]

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from evalkit.base.errors import EvalkitError
+from evalkit.cli.completing import SUITE
 from evalkit.cli.telling import group_option, json_option, say, tell
 
 IN = "docker, podman, apptainer or none (default: the first that works and has the image)."
@@ -18,7 +19,9 @@ IN = "docker, podman, apptainer or none (default: the first that works and has t
     "--model", "models", multiple=True, help="A Hub id or a folder; may be given more than once."
 )
 @click.option("--revision", help="A Hub model's branch, tag or commit.")
-@click.option("--suite", default="core", show_default=True, help="A suite's name or file.")
+@click.option(
+    "--suite", type=SUITE, default="core", show_default=True, help="A suite's name or file."
+)
 @click.option("--to", type=click.Path(path_type=Path), required=True, help="The folder to fill.")
 @click.option("--squashfs", type=click.Path(path_type=Path), metavar="FILE",
               help="Also make one read-only SquashFS file.")  # fmt: skip

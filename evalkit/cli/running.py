@@ -9,6 +9,7 @@ import click
 
 from evalkit.base import stopping
 from evalkit.base.errors import EvalkitError
+from evalkit.cli.completing import PROFILE, SUITE
 from evalkit.cli.telling import group_option, json_option, say, tell
 from evalkit.inputs import hub
 
@@ -23,13 +24,15 @@ def run_options(command: Any) -> Any:
         [
             click.option("--model", help="A Hub id, a folder, a GGUF file, smollm2 or demo."),
             click.option("--revision", help="A Hub model's branch, tag or commit."),
-            click.option("--suite", default="core", show_default=True, help="Its name or file."),
+            click.option("--suite", type=SUITE, default="core", show_default=True,
+                         help="Its name or file."),
             click.option("--limit", type=int, help="Only the first N documents of each task."),
             click.option("--out", type=click.Path(path_type=Path), default=Path("results"),
                          show_default=True, help="Folder for the results."),
             click.option("--offline", is_flag=True, help="Use no network."),
             click.option("--dtype", help="float32, bfloat16 or float16 (default: the weights')."),
-            click.option("--profile", help="native (default) or precise: float32 products."),
+            click.option("--profile", type=PROFILE,
+                         help="native (default) or precise: float32 products."),
             click.option("--level", help="What rows share: A, B or C (default: probed)."),
             click.option("--adapter", type=click.Path(path_type=Path), help="A LoRA adapter."),
             click.option("--engine", default="evalkit", show_default=True,

@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from evalkit.base.errors import EvalkitError
+from evalkit.cli.completing import SUITE
 from evalkit.cli.telling import group_option, json_option, say, tell
 
 # Options that are `evalkit plan`'s, and are passed on to it.
@@ -55,7 +56,9 @@ def _option(name: str) -> str:
 @click.option(
     "--model", "models", multiple=True, help="A Hub id or a folder; may be given more than once."
 )
-@click.option("--suite", default="core", show_default=True, help="A suite's name or file.")
+@click.option(
+    "--suite", type=SUITE, default="core", show_default=True, help="A suite's name or file."
+)
 @click.option("--out", type=click.Path(path_type=Path), default=Path("results"),
               show_default=True, help="Folder for the results.")  # fmt: skip
 @click.option(

@@ -46,12 +46,12 @@ def _found(rows: Sequence[Row], key: tuple[str, str]) -> Row | None:
 
 def to_markdown(runs: Sequence[Sequence[Row]]) -> str:
     """A table of tasks by models: score, plus or minus its standard error."""
-    names = [output.markdown(_named(rows)) for rows in runs]
+    names = [_markdown(_named(rows)) for rows in runs]
     lines = ["| task | metric | " + " | ".join(names) + " |",
              "|---|---|" + "--:|" * len(runs)]  # fmt: skip
     for key in _keys(runs):
         cells = [_score(_found(rows, key), 4) for rows in runs]
-        lines.append("| " + " | ".join([*map(output.markdown, key), *cells]) + " |")
+        lines.append("| " + " | ".join([*map(_markdown, key), *cells]) + " |")
     named = [f"- {name}: run `{rows[0].run}`, answers `{rows[0].answers}`{_partial(rows)}"
              for name, rows in zip(names, runs, strict=True)]  # fmt: skip
     return "\n".join([*lines, "", *named]) + "\n"
@@ -72,6 +72,9 @@ def _score(row: Row | None, digits: int) -> str:
     error = f" ± {row.stderr:.{digits}f}" if row.stderr else ""  # 0: none is known
     return f"{row.value:.{digits}f}{error}"
 
+
+def _markdown(text: str) -> str:
+    return output.markdown(text, special="\\`*_{}[]()#+!|<>~")
 
 
 def to_latex(runs: Sequence[Sequence[Row]]) -> str:

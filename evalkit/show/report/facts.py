@@ -4,7 +4,7 @@ to copy.
 
 from typing import Any
 
-from evalkit.record.reading import score_table
+from evalkit.record.reading import output, score_table
 from evalkit.show.export import tables
 from evalkit.show.rows import headline
 
@@ -71,8 +71,8 @@ def copies(record: dict[str, Any], mark: str) -> list[Fact]:
 
 def bibtex(record: dict[str, Any], mark: str) -> str:
     """An entry that names the record by its ids."""
-    name = tables.latex(score_table.model_name(record))
-    suite, run = tables.latex(record["suite"]["name"]), record["ids"]["run"]
+    name = output.latex(score_table.model_name(record))
+    suite, run = output.latex(record["suite"]["name"]), record["ids"]["run"]
     title = f"{mark}: {name} on {suite}" if mark else f"{name} on {suite}"
     year = str(record["created"] or "")[:4]
     lines = [
