@@ -234,9 +234,8 @@ def write_atomic(
 
 def let_all_read(folder: Path) -> None:
     """Let every user of this host read a folder that is to be published, whatever the umask was."""
-    for path in (folder, *folder.rglob("*")):
-        if not path.is_symlink():
-            path.chmod(0o755 if path.is_dir() else 0o644)
+    for path in filter(lambda each: not each.is_symlink(), (folder, *folder.rglob("*"))):
+        path.chmod(0o755 if path.is_dir() else 0o644)
 
 
 def write_json(path: Path, value: Json) -> None:

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from evalkit.judge import compare
-from evalkit.judge.compare import Flip, Pair, Row
+from evalkit.judge.compare import Flip, Pair, Row, Side
 from evalkit.judge.verify import Wanted
 from evalkit.record.reading import lm_eval_results, samples
 from evalkit.record.reading.folder import BROKEN, Folder
-from evalkit.show.report import glossary, leaves, matrix, single, statements, texts
+from evalkit.show.report import facts, leaves, matrix, single, statements, texts
 from evalkit.show.report.matrix import Entry
 from evalkit.show.source import source
 
@@ -53,12 +53,7 @@ def context(
 ) -> dict[str, Any]:
     """What the template `compare.html.j2` shows; each side is verified, by what the reader asks."""
     found = compare.compare(runs, teacher=True)
-    judged = [source(run, unverified=True, wanted=wanted) for run in runs]
-    entries = [
-        Entry(side.label, "", side.path, each.record, each.report,
-              single.verdict_word(each.report), single.tone(each.report))
-        for side, each in zip(found.sides, judged, strict=True)
-    ]  # fmt: skip
+    entries = _entries(found.sides, runs, wanted)
     folders = {side.label: run for side, run in zip(found.sides, runs, strict=True)}
     by_leaf = [
         (pair, task, [flip for flip in pair.flips if flip.task == task])
@@ -80,7 +75,7 @@ def context(
         "comparison": found,
         "judged": entries,
         "matrix": matrix.build("", entries) if len(entries) > 2 else None,
-        "glossary": glossary.TERMS,
+        "glossary": facts.TERMS,
         "pairs": [_drawn(pair, folders) for pair in found.pairs],
         "index": {"flags": {}, "flips": FLIPS, "leaves": columns},
         "packed": packed,
@@ -89,6 +84,16 @@ def context(
         "rule": "spread evenly over each leaf task's flips",
         "everything": everything,
     }
+
+
+def _entries(sides: Sequence[Side], runs: Sequence[Path], wanted: Wanted | None) -> list[Entry]:
+    """The sides with what verify says of each."""
+    judged = [source(run, unverified=True, wanted=wanted) for run in runs]
+    return [
+        Entry(side.label, "", side.path, each.record, each.report,
+              single.verdict_word(each.report), single.tone(each.report))
+        for side, each in zip(sides, judged, strict=True)
+    ]  # fmt: skip
 
 
 def _drawn(pair: Pair, folders: dict[str, Path]) -> Drawn:

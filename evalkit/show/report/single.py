@@ -15,7 +15,7 @@ from evalkit.record.reading import identity, score_table
 from evalkit.record.reading.folder import BROKEN, Folder
 from evalkit.record.reading.plan import MAX_PLAN
 from evalkit.show import published, summary
-from evalkit.show.report import badge, facts, glossary, leaves, plots, scores, statements, texts
+from evalkit.show.report import badge, facts, leaves, plots, scores, statements, texts
 
 HEALTH = {
     "nan_answers": "documents with a NaN answer, scored 0",
@@ -87,7 +87,7 @@ def shown(
         "facts": facts.line(record),
         "copies": facts.copies(record, "" if judged.consistent else verdict_word(judged)),
         "warnings": [c for c in judged.checks if c.status in (Status.WARN, Status.FAIL)],
-        "glossary": glossary.TERMS,
+        "glossary": facts.TERMS,
         "pack": "",
         "headline": scores.headline(record, by_name),
         "families": groups,
