@@ -153,7 +153,7 @@ def _read_record(path: Path) -> Scored:
                     fix="see evalkit verify", code=Exit.FAILED,
                 )  # fmt: skip
 
-    return _scored(path, record["model"]["reference"], record, _Tables.of_record(record), samples)
+    return _scored(path, score_table.model_name(record), record, _Tables.of_record(record), samples)
 
 
 def _scored(

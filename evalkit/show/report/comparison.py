@@ -90,7 +90,7 @@ def _entries(sides: Sequence[Side], runs: Sequence[Path], wanted: Wanted | None)
     """The sides with what verify says of each."""
     judged = [source(run, unverified=True, wanted=wanted) for run in runs]
     return [
-        Entry(side.label, "", side.path, each.record, each.report,
+        Entry(side.label, "", Path(side.path).name, each.record, each.report,
               single.verdict_word(each.report), single.tone(each.report))
         for side, each in zip(sides, judged, strict=True)
     ]  # fmt: skip

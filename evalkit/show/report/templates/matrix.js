@@ -39,7 +39,7 @@
     const names = rows.map((row) => row.cells[1].innerText.split("\n")[0]);
     const made = document.createElement("table");
     const heads = make("tr", "");
-    for (const name of ["Task", ...names, "Difference", "95% interval", ""]) heads.append(make("th", name, name === "Task" || !name ? "" : "number"));
+    for (const name of ["Task", ...names, "Difference", "95% interval", "Outcome"]) heads.append(make("th", name, ["Task", "Outcome"].includes(name) ? "" : "number"));
     made.createTHead().append(heads);
     const body = made.createTBody();
     [...table.tHead.rows[0].cells].forEach((head, at) => {

@@ -161,7 +161,7 @@
     $("previous").disabled = page === 0;
     $("next").disabled = page >= pages - 1;
     for (const at of new Set(part.map((row) => row[0]))) load(at).then((known) => excerpt(at, known));
-    mark(hadFocus);
+    mark(hadFocus && "focus");
   }
   function line([at, i]) {
     const leaf = leaves[at];
@@ -190,14 +190,16 @@
       row.querySelector(".what").replaceChildren(...visible(lines.slice(0, 160)));
     }
   }
-  // Shows which row is chosen; `follow`: brings it into view and gives it the focus.
+  // Shows which row is chosen; `follow`: brings it into view, and gives it the focus where "focus".
   function mark(follow) {
     for (const row of $("rows").tBodies[0].rows) {
       const chosen = state.chosen && Number(row.dataset.at) === state.chosen[0] && Number(row.dataset.id) === idOf(leaves[state.chosen[0]], state.chosen[1]);
       row.classList.toggle("chosen", Boolean(chosen));
       const link = row.querySelector("a");
       if (chosen) link.setAttribute("aria-current", "true"); else link.removeAttribute("aria-current");
-      if (chosen && follow) { link.focus({ preventScroll: true }); row.scrollIntoView({ block: "nearest" }); }
+      if (!chosen || !follow) continue;
+      if (follow === "focus") link.focus({ preventScroll: true });
+      row.scrollIntoView({ block: "nearest" });
     }
   }
 
@@ -211,7 +213,7 @@
     const box = $("sample");
     const copyLink = make("button", { type: "button", "data-copy": location.href.split("#")[0] + linkTo(leaf, i) }, "Copy link");
     const head = [make("h3", {}, ...visible(leaf.name), " ", String(idOf(leaf, i))),
-      make("div", { class: "line" }, result(scoreOf(leaf, i)), ...metrics(text), flipOf(leaf, i) ? make("span", { class: "note" }, index.flips[flipOf(leaf, i)]) : null)];
+      make("div", { class: "line" }, result(scoreOf(leaf, i)), make("span", { class: "muted" }, "by ", ...visible(leaf.metric.replace(/,none$/, ""))), ...metrics(text), flipOf(leaf, i) ? make("span", { class: "note" }, index.flips[flipOf(leaf, i)]) : null)];
     if (!text) {
       box.replaceChildren(...head, make("p", { class: "muted" }, "This sample's text is not in this file. ", make("code", {}, "evalkit report RUN --samples all"), " puts in every text."), make("div", { class: "actions" }, copyLink));
       return;
@@ -273,7 +275,7 @@
     event.preventDefault();
     const page = Math.floor((now + by) / PAGE);
     if (page !== state.page) { state.page = page; show(); }
-    open(...next, true);
+    open(...next, "focus");
     remember();
   });
   async function follow() {
@@ -295,7 +297,7 @@
       const narrow = matchMedia("(max-width: 820px)").matches;
       if (narrow || !inSight($("rows"))) $(narrow ? "sample" : "filters").scrollIntoView();
       if (fresh) $("sample").focus({ preventScroll: true });
-      if (!narrow) mark(!fresh);
+      if (!narrow) mark(fresh ? "view" : "focus");
     } else if (task && byName.has(decode(task[1]))) {
       ask({ task: decode(task[1]) });
       search();
