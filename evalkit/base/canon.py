@@ -232,12 +232,6 @@ def write_atomic(
         _sync_folder(path.parent)
 
 
-def let_all_read(folder: Path) -> None:
-    """Let every user of this host read a folder that is to be published, whatever the umask was."""
-    for path in filter(lambda each: not each.is_symlink(), (folder, *folder.rglob("*"))):
-        path.chmod(0o755 if path.is_dir() else 0o644)
-
-
 def write_json(path: Path, value: Json) -> None:
     """Write JSON for people to read as well: sorted keys, indent 2, same numbers as `dumps`."""
     write_atomic(path, pretty(value))

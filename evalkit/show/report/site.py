@@ -38,8 +38,15 @@ def write(
     entries.sort(key=lambda e: str(e.record["created"] or "") if e.record else "", reverse=True)
     path = out / "index.html"
     canon.write_atomic(path, page.render("site.html.j2", ["matrix.js", "site.js"], _index(entries)))
-    canon.let_all_read(out)
+    _let_all_read(out)
     return path
+
+
+def _let_all_read(folder: Path) -> None:
+    """Let every user of this host read what is to be published, whatever the umask was."""
+    for path in (folder, *folder.rglob("*")):
+        if not path.is_symlink():
+            path.chmod(0o755 if path.is_dir() else 0o644)
 
 
 def _entry(context: dict[str, Any], link: str) -> Entry:
