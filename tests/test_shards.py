@@ -13,7 +13,7 @@ from tries import LEVELS, SMALL
 from evalkit.base import canon
 from evalkit.base.errors import EvalkitError
 from evalkit.plan import shards, store
-from evalkit.plan.shards import Costs, Shard
+from evalkit.plan.shards import Costs, Prompts, Shard
 from evalkit.plan.tokenise import Tokenised
 
 
@@ -116,3 +116,20 @@ def test_a_job_arrays_task_is_a_shard() -> None:
 def test_an_uneven_array_is_refused_since_its_tasks_are_no_shards(given: dict[str, str]) -> None:
     with pytest.raises(EvalkitError, match="--shard K/N"):
         shards.of_array(given)
+
+
+def test_a_worker_is_given_prompts_to_fill_its_slots_and_no_more_than_its_share() -> None:
+    def body(level: str, *prompts: int) -> dict[str, Any]:
+        batches = [{"kind": "generate_until", "targets": [[]] * number} for number in prompts]
+        other = {"kind": "loglikelihood", "targets": [[]] * 9}
+        return {"level": level, "policy": {"max_slots": 8}, "batches": [*batches, other]}
+
+    few = Prompts(body("A", 1, 1, 1, 1))
+    assert few.are_few([], range(5), 2) and few.are_few([0], range(5), 2)
+    assert not few.are_few([0, 1], range(5), 2), "the other two are another worker's"
+    assert few.are_few([0, 1], range(5), 1)
+    many = Prompts(body("A", *[6] * 20))
+    assert many.are_few([0, 1], range(21), 2)
+    assert not many.are_few([0, 1, 2], range(21), 2), "twice what generates at once"
+    assert not many.are_few([20], range(21), 1), "what is scored fills no slots"
+    assert not Prompts(body("B", 1, 1)).are_few([], range(3), 1)

@@ -146,6 +146,30 @@ def test_a_text_that_is_not_a_number_leaves_its_slot_clean(
         table.data[28] = before
 
 
+def test_batches_that_do_not_fit_side_by_side_are_answered_one_by_one(
+    load: Load, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was answered before memory ran out is not answered again."""
+    loaded, given = load(), list(tasks().values())
+    expected = alone(loaded, given)
+    fill, told = generate._Pool.fill, []
+
+    def short(self: Any, more: Any) -> None:
+        fill(self, more)
+        if len(self._parts) + len(told) > 1 and sum(map(bool, self._running)) > 10:
+            raise torch.OutOfMemoryError("a small device")
+
+    monkeypatch.setattr(generate._Pool, "fill", short)
+    rest = deque(given[1:])
+    loaded.together(
+        given[0],
+        lambda held: rest.popleft() if rest else None,
+        lambda batch, answers: told.append((batch.task, canon.dumps(answers))),
+    )
+    assert len(told) + len(rest) == len(given) and dict(told).items() <= expected.items()
+    assert len(dict(told)) == len(told) > 1
+
+
 # Planted violations: the laws above see them, and so does what is looked at before slots are shared
 
 

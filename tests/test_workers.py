@@ -5,6 +5,7 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any, ClassVar
 
 import pytest
@@ -15,7 +16,7 @@ from evalkit.base import events, stopping
 from evalkit.base.errors import EvalkitError, Exit
 from evalkit.inputs import model
 from evalkit.plan.store import Plan
-from evalkit.run import child, folder, prepare, workers
+from evalkit.run import child, folder, prepare, serving, workers
 from evalkit.run import evaluate as run
 from evalkit.run.worker import Place
 
@@ -281,3 +282,21 @@ def test_a_run_takes_over_the_workers_that_were_started_early(
         evaluate(tmp_path)
     assert len(fakes) == 2
     assert sorted(batch for fake in fakes for batch in fake.answered) == list(range(8))
+
+
+def test_a_batch_in_whose_hands_a_worker_died_is_answered_by_itself() -> None:
+    class Parent:
+        is_last = False
+        told: SimpleQueue[Any] = SimpleQueue()
+
+    parent = Parent()
+    ahead = serving._Ahead(["a", "b", "c", "d"], parent)  # type: ignore[arg-type]
+    assert ahead.peek() is None, "nothing is known yet, and nobody waits for it"
+    for told in ({"batch": 0}, {"batch": 1}, {"batch": 2, "alone": True}, {"batch": 3}, {}):
+        parent.told.put(told)
+    assert ahead.following() == 0 and ahead.peek() == "b"
+    ahead.take()
+    assert ahead.peek() is None, "the next one is to be alone"
+    assert ahead.following() == 2 and ahead.peek() is None, "with nothing beside it"
+    assert ahead.following() == 3 and ahead.peek() is None
+    assert ahead.following() is None

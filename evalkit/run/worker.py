@@ -129,8 +129,10 @@ class Worker:
 
         def more(held: int) -> Batch | None:
             name = ahead.peek()
-            found = None if name is None else self._read(name)
-            if found is None or not self._may_stand_beside(found, read, held):
+            if name is None or self._plan.entries[name]["kind"] != read.kind:
+                return None
+            found = self._read(name)
+            if not self._may_stand_beside(found, read, held):
                 return None
             ahead.take()
             return found
