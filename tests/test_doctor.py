@@ -38,6 +38,7 @@ class Stand(Host):
 
 GOOD: dict[str, Any] = {
     "gpus": "580.65.06, 9.0\n580.65.06, 9.0\n",
+    "gpu_signs": [],
     "gpu_memory": [80 * GB, 80 * GB],
     "memory": 512 * GB,
     "lock": "cuda13",
@@ -74,6 +75,7 @@ def test_a_machine_on_which_all_is_well_passes(tmp_path: Path) -> None:
     ("name", "said", "status", "words"),
     [
         ("driver", {"gpus": None}, "WARN", "no nvidia-smi"),
+        ("driver", {"gpus": None, "gpu_signs": ["SLURM_JOB_GPUS=0"]}, "FAIL", "a run is refused"),
         ("driver", {"gpus": "NVIDIA-SMI has failed"}, "WARN", "has failed: have the driver"),
         ("driver", {"gpus": "535.1, 9.0"}, "PASS", "driver 535, .* the lock to use is cuda12"),
         ("installed", {"gpus": "535.1, 9.0"}, "FAIL", "make setup LOCK=cuda12"),

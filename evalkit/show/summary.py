@@ -155,12 +155,24 @@ def _planned(body: dict[str, Any], unique: int) -> Table:
         "batches": f"{found.batches:,}, and {found.trunks:,} shared prefixes",
         "computed": f"{found.computed:,} tokens, {found.computed / max(unique, 1):.3f} times the"
         f" {unique:,} unique ones; {part:.1f}% is padding",
+        **_for_gpus(body["policy"]),
         "longest": f"a batch of {escape(longest['task'])}: {found.longest:,} tokens",
     }
     table = Table(box=None, pad_edge=False, show_header=False)
     for name, value in rows.items():
         table.add_row(name, value)
     return table
+
+
+def _for_gpus(policy: dict[str, int]) -> dict[str, str]:
+    """What a plan for GPUs was made for."""
+    if not policy.get("memory"):
+        return {}
+    return {
+        "for": f"GPUs of {policy['memory']} GB: {policy['max_tokens']:,} tokens a pass, up to"
+        f" {policy['max_slots']} texts at once that grow to {policy['max_cache']:,} tokens in all,"
+        f" shared prefixes of up to {policy['max_trunk']:,}"
+    }
 
 
 @dataclass(frozen=True, slots=True)

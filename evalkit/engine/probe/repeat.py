@@ -17,7 +17,7 @@ from evalkit.engine.probe import trials
 from evalkit.plan.batch import Batch
 from evalkit.plan.tokenise import Tokens
 
-WIDE, NARROW = (64, 256), (5, 24)  # rows and tokens of the batches, on a GPU and on a CPU
+WIDE, NARROW = (64, 256), (3, 12)  # rows and tokens of the batches, on a GPU and on a CPU
 BLOCKS = (3, 65_537, 1_000_003, 17, 4_194_305)  # bytes: of odd sizes, so that others come after
 
 
@@ -71,7 +71,6 @@ def _batches(trial: Engine, allowed: Tokens) -> list[Batch]:
     return [
         trials.scoring(trial.level, trunk, asked),
         trials.writing(trial.level, trunk, prompts),
-        *(trials.scoring(trial.level, *each) for each in material.documents),
     ]
 
 

@@ -49,6 +49,8 @@ def submit(wanted: Wanted, say: Say) -> Submission:
     site = sites.read(wanted.site).with_words(dict(wanted.words))
     site = site.with_gpus(wanted.gpus_per_shard) if wanted.gpus_per_shard else site
     checks.before(wanted, site, say)
+    if site.wants_gpu() and "--memory" not in wanted.plan:
+        say("planned by a CPU's policy: --memory GB plans for GPUs of that size, which is faster")
     place = _place(wanted)
     say(f"runs {place.words}")
     if checks.lacks(wanted):

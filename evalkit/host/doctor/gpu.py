@@ -17,10 +17,16 @@ def driver(host: Host) -> Finding:
     choice = pick_lock(said, host.machine)
     if choice.lock != "cpu":
         return passed("driver", f"{choice.why}: the lock to use is {choice.lock}")
+    if said is None and (signs := host.gpu_signs()):
+        return failed(
+            "driver", f"there is no nvidia-smi, but {', '.join(signs)}: a run is refused here",
+            "have the driver mended, start the image with --nv, or ask Slurm for a GPU; DEVICE=cpu"
+            " computes on the CPU",
+        )  # fmt: skip
     if said is None:
         return warned(
             "driver",
-            "there is no nvidia-smi, so runs are on the CPU",
+            "there is no nvidia-smi, so runs are on the CPU (GPUs are NVIDIA's only)",
             "LOCK=cpu; for an image or a set-up that others with GPUs will use, LOCK=cuda13 or"
             " cuda12",
         )

@@ -42,6 +42,10 @@ class Host:
         """Driver and compute capability of each GPU, as `gpus.pick_lock` reads them."""
         return gpus.ask_for_lock()
 
+    def gpu_signs(self) -> list[str]:
+        """What says that there is an NVIDIA GPU, or that one was meant for this process."""
+        return gpus.signs(self.environment)
+
     def gpu_memory(self) -> list[int]:
         """Bytes of each GPU's memory."""
         lines = (gpus.ask("memory.total") or "").splitlines()
