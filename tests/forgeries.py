@@ -92,6 +92,8 @@ def other_way_up() -> Run:
     run.configs[leaf]["metric_list"][0]["higher_is_better"] = False
     run.results["higher_is_better"][leaf]["acc"] = False
     run.record["tasks"][leaf]["metrics"]["acc,none"]["higher_is_better"] = False
+    group = run.record["groups"]["science"]["metrics"]["acc,none"]  # whose tasks differ now
+    group["higher_is_better"] = run.results["higher_is_better"]["science"]["acc"] = None
     return run
 
 

@@ -25,6 +25,7 @@ Value = dict[str, Any]
 Answer = Callable[[str, Value], Value]
 
 LETTERS = ["A", "B", "C", "D"]
+MEAN, POOLED = "sample standard deviation / sqrt(n)", "pooled over leaf tasks"
 SEEDS = {"random": 0, "numpy": 1234, "torch": 1234, "fewshot": 1234}
 CONFIGS: dict[str, Value] = {
     "mmlu_anatomy": {
@@ -255,7 +256,7 @@ class Run:
         for leaf in self.configs:
             self.record["tasks"][leaf]["metrics"] = _record_metrics(self.results["results"][leaf])
         for name in self.groups:
-            metrics = _record_metrics(self.results["groups"][name])
+            metrics = _record_metrics(self.results["groups"][name], POOLED)
             self.record["groups"][name]["metrics"] = metrics
 
     # what is asked
@@ -570,10 +571,10 @@ class Run:
             "schema": "evalkit/plan/2",
             "ids": {"suite": self.suite_id()},
             "level": "A",
-            "policy": POLICY,
+            "policy": dict(POLICY),
             "tokenizer": {"tokenizer.json": sha256("a tokenizer")},
             "max_length": 128,
-            "settings": [dict(SETTINGS)],
+            "settings": [copy.deepcopy(SETTINGS)],
             "trunks": [trunk] * shared,
             "batches": batches,
             "truncated": {},
@@ -649,7 +650,7 @@ class Run:
                     "version": "1",
                     "subtasks": self.groups[name],
                     "n": self.results["groups"][name]["sample_len"],
-                    "metrics": _record_metrics(self.results["groups"][name]),
+                    "metrics": _record_metrics(self.results["groups"][name], POOLED),
                 }
                 for name in self.groups
             },
@@ -898,7 +899,7 @@ def _ways(metrics: list[str]) -> dict[str, bool]:
     return {name: "perplexity" not in name and "bits" not in name for name in metrics}
 
 
-def _record_metrics(entry: Value) -> Value:
+def _record_metrics(entry: Value, method: str = MEAN) -> Value:
     found: Value = {}
     for key, value in entry.items():
         name, _, filter_name = key.partition(",")
@@ -908,7 +909,7 @@ def _record_metrics(entry: Value) -> Value:
         found[key] = {
             "value": value,
             "stderr": None if error == "N/A" else error,
-            "stderr_method": None if error == "N/A" else "sample",
+            "stderr_method": None if error == "N/A" else method,
             "higher_is_better": _ways([name])[name],
         }
     return found

@@ -100,9 +100,9 @@ def test_a_removed_record_is_named_by_its_line(results: Path) -> None:
 
 
 def test_an_altered_record_is_not_as_its_line_says(results: Path) -> None:
-    """Nothing else in the folder tells a model's name, and the record is not signed."""
+    """Nothing else in the folder tells the weights' number, and the record is not signed."""
     run = next((results / "demo").glob("*.2"))
-    rewritten(run, lambda body: body["model"].update(reference="a-better-model"))
+    rewritten(run, lambda body: body["model"].update(parameters=7))
     found, said = log_of(results)
     assert "1 records are not as their lines say: demo/demo-" in said
     assert all(report.consistent for report in found.reports.values())
@@ -400,8 +400,8 @@ def test_plan_samples_and_results_are_made_again(demo: Path) -> None:
     assert "made again" in detail(skipped, "deep scores", Status.PASS)
 
 
-def test_a_prompt_that_is_not_the_tasks_is_found_with_the_data_alone(demo: Path) -> None:
-    """Its author has put every digest right; verify alone sees that it ends with the question."""
+def test_a_prompt_that_is_not_the_tasks_is_found_by_the_lock(demo: Path) -> None:
+    """Its author has put every digest of evalkit's right, and it ends with the question."""
     record = support.read(demo)
     text = gzip.decompress((demo / "samples.jsonl.gz").read_bytes()).decode()
     samples = [json.loads(line) for line in text.splitlines()]
@@ -416,8 +416,9 @@ def test_a_prompt_that_is_not_the_tasks_is_found_with_the_data_alone(demo: Path)
     lines = "".join(json.dumps(sample, ensure_ascii=False) + "\n" for sample in samples)
     reseal(demo, "samples.jsonl.gz", gzip.compress(lines.encode()), record)
     support.write(demo, record)
-    assert failed(verify(demo)) == {}
-    assert set(failed(deep(demo, model=None))) == {"deep scores"}
+    found = failed(verify(demo))
+    assert set(found) == {"asked", "results"}  # lm-eval has a digest of its own
+    assert "demo_cot_counting: the prompt of document 0 (counted from 0) is not" in found["asked"]
 
 
 def test_run_json_decided_what_the_record_says(demo: Path) -> None:

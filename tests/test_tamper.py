@@ -6,6 +6,8 @@ fuzzes more records and writes the table.
 
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -16,6 +18,7 @@ from pathlib import Path
 import forgeries
 import pages
 import pytest
+import resealed
 import runs
 import tamper
 import yaml
@@ -36,6 +39,7 @@ SAMPLES = "samples.jsonl.gz"
 SCORED = (SAMPLES, "results.json")  # what only lm-eval knows all of
 NAMES = ("plan.json", JOURNAL, SAMPLES, "results.json", "lock.yaml", "lock.rows", "events/a.jsonl")
 AUTHOR = "CONSISTENT: nothing in it contradicts itself; only its author saw it"
+SAID = "the last line"
 Tell = Callable[[str, str, str], None]
 
 
@@ -187,6 +191,35 @@ def test_every_field_of_the_attestation_is_the_signatures(signed: Path, tmp_path
             assert failed(report) == set()
             continue
         assert failed(report) == {SIGNATURE} and report.verdict.startswith("BROKEN"), change.what
+
+
+@pytest.mark.usefixtures("shipped", "alone")
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("every", [29, pytest.param(1, marks=pytest.mark.trust)])
+def test_an_edit_that_all_else_was_made_to_follow_is_caught_said_or_inherent(
+    every: int, tmp_path: Path, tell: Tell
+) -> None:
+    """Nothing is missed: what no other field speaks against is the author's word, and named so."""
+    counts: Counter[str] = Counter()
+    for number, (what, make) in enumerate(resealed.edits()):
+        if number % every:
+            continue
+        folder = make().write(tmp_path / str(number))
+        report = verify(folder)
+        how = caught(report)
+        if how == NOBODY and report.verdict != AUTHOR:
+            how = SAID
+        elif how == NOBODY:
+            assert what in resealed.INHERENT, f"missed: {what} {make.__defaults__}"  # type: ignore[attr-defined]
+            how = "inherent"
+        shutil.rmtree(folder)
+        counts[how if how in (SAID, "inherent") else "caught"] += 1
+        tell(what, "re-sealed", how)
+    if WRITING and every == 1:
+        total = f"{counts.total():,} re-sealed edits: {counts['caught']:,} caught, {counts[SAID]:,}"
+        told = f"{total} said in the last line, {counts['inherent']:,} inherent, 0 missed."
+        page = PAGE.read_text()
+        PAGE.write_text(re.sub(r"(?m)^[0-9,]+ re-sealed edits: .*$", told, page))
 
 
 # stories

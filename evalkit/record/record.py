@@ -16,13 +16,10 @@ from typing import Any
 from evalkit.base import canon, schema
 from evalkit.inputs.suite import Lock
 from evalkit.record.answers import Answers
+from evalkit.record.methods import BOOTSTRAP, MEAN, POOLED, UNWEIGHTED
 
 SCHEMA = "evalkit/record/4"
 UNLISTED = ("record.json", "attestation.json", "report.html", ".lock")
-MEAN = "sample standard deviation / sqrt(n)"
-POOLED = "pooled over leaf tasks"
-UNWEIGHTED = "root of summed squares / number of leaf tasks"
-BOOTSTRAP = "bootstrap"
 BLOCK = 1 << 20  # bytes of samples.jsonl.gz that are held back
 
 

@@ -8,6 +8,7 @@ here needs weights or a tokenizer, so what is wrong here is wrong anywhere.
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from operator import mul, neg
 from typing import Any
 
 from evalkit.base import canon
@@ -53,6 +54,8 @@ def generation(answer: Answer, settings: dict[str, Any]) -> str:
 
 def _chances(logprobs: Sequence[Any], margins: Sequence[Any], *, sampled: bool) -> str:
     """What can't be of tokens' log-probabilities and their margins to the runner-up."""
+    if _fine(logprobs, margins):  # millions of tokens: one by one only where something is wrong
+        return ""
     for number, (said, ahead) in enumerate(zip(logprobs, margins, strict=True)):
         value, margin = canon.number(said), canon.number(ahead)
         if value > _ROUNDING:
@@ -62,6 +65,14 @@ def _chances(logprobs: Sequence[Any], margins: Sequence[Any], *, sampled: bool) 
         if margin >= 0 and math.exp(value) * (1 + math.exp(-margin)) > 1 + _ROUNDING:
             return f"token {number} and its runner-up have a probability above 1 together"
     return ""
+
+
+def _fine(logprobs: Sequence[Any], margins: Sequence[Any]) -> bool:
+    """Whether all of `_chances` holds of tokens that were the likeliest."""
+    if {*map(type, logprobs), *map(type, margins)} - {float, int} or min(margins) < 0:
+        return False
+    both = map(mul, map(math.exp, logprobs), map((1.0).__add__, map(math.exp, map(neg, margins))))
+    return bool(max(logprobs) <= _ROUNDING and max(both) <= 1 + _ROUNDING)
 
 
 def choices(answers: Iterable[tuple[str, Answer]]) -> str:

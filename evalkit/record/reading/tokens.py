@@ -85,6 +85,8 @@ def batch_problem(
     new_tokens = len(entry["targets"]) * settings["max_gen_toks"] if settings else 0
     if entry["cost"] != rows * entry["width"] + new_tokens:
         return "costs something else than its entry says"
+    if {target[0] for target in entry["targets"]} != set(range(rows)):
+        return "has a row that answers nothing"
     if not _may_share(entry, found, body["level"]):
         return f"shares more than level {body['level']} does"
     length = trunks.length(trunk)

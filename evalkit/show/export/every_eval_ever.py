@@ -15,8 +15,8 @@ from typing import Any
 from evalkit.base import canon, schema
 from evalkit.base.errors import EvalkitError, Exit
 from evalkit.inputs.suite import OWN_FILES
+from evalkit.record.methods import BOOTSTRAP
 from evalkit.record.reading.score_table import model_name
-from evalkit.record.record import BOOTSTRAP
 from evalkit.show.rows import Row, rows
 from evalkit.show.source import Source
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from evalkit.base import canon
 from evalkit.plan.request import settings_from
+from evalkit.record import methods
 from evalkit.record.reading.findings import Check, Findings, shown
 from evalkit.record.reading.folder import BROKEN, reason
 from evalkit.record.reading.journal import Journal
@@ -21,6 +22,8 @@ from evalkit.record.reading.samples import Samples
 
 PROFILES = ("native", "precise")
 DTYPES = ("float32", "bfloat16", "float16")
+METHODS = {"tasks": (methods.MEAN, methods.BOOTSTRAP),
+           "groups": (methods.POOLED, methods.UNWEIGHTED)}  # fmt: skip
 KINDS = {"multiple_choice": "loglikelihood"}  # lm-eval's output types by another request's name
 _SEGMENT = re.compile(r"([0-9]{8}T[0-9]{6}Z)-(.+)-([0-9]+)-[0-9a-f]{4}", re.ASCII)
 _SLACK_S = 60.0  # by which two clocks of one host's processes may be read apart
@@ -69,11 +72,36 @@ def _record(record: Value) -> Iterator[str]:
 
 
 def _errors(record: Value) -> Iterator[str]:
-    """A standard error and the way it was made: both or neither."""
-    for name, entry in {**record["tasks"], **record["groups"]}.items():
-        for key, metric in entry["metrics"].items():
-            if (metric["stderr"] is None) != (metric["stderr_method"] is None):
-                yield f"{shown(name)} {shown(key)}: a standard error without its method, or back"
+    """A standard error and the way it was made: both or neither, and one that there is. And which
+    way is up for a group: as its leaf tasks say, where they say the same."""
+    for section, known in METHODS.items():
+        for name, entry in record[section].items():
+            for key, metric in entry["metrics"].items():
+                method = metric["stderr_method"]
+                if (metric["stderr"] is None) != (method is None):
+                    yield f"{shown(name)} {shown(key)}: an error without its method, or back"
+                elif method not in (None, *known):
+                    yield f"{shown(name)} {shown(key)}: no error is made by {shown(method)}"
+    for name, group in record["groups"].items():
+        for key, metric in group["metrics"].items():
+            ways = {
+                record["tasks"][leaf]["metrics"][key]["higher_is_better"]
+                for leaf in _leaves(record, name, set())
+                if key in record["tasks"][leaf]["metrics"]
+            }
+            if metric["higher_is_better"] is not (ways.pop() if len(ways) == 1 else None):
+                yield f"{shown(name)} {shown(key)}: its leaf tasks have another way up"
+
+
+def _leaves(record: Value, name: str, seen: set[str]) -> set[str]:
+    """The leaf tasks of a task or group; each name is looked at once."""
+    if name in record["tasks"]:
+        return {name}
+    if name in seen or name not in record["groups"]:
+        return set()
+    seen.add(name)
+    children = record["groups"][name]["subtasks"]
+    return {leaf for child in children for leaf in _leaves(record, child, seen)}
 
 
 def _rates(phases: Value) -> Iterator[str]:
