@@ -60,7 +60,8 @@ DOORS = {
         "host",
     },
     "jsonschema": {"base.schema"},
-    "cryptography": {"record.keys"},
+    "cryptography": {"record.keys", "record.timestamps"},
+    "rfc3161_client": {"record.timestamps"},
     "pynvml": {"run.telemetry"},
     "yaml": {"inputs.plain_yaml", "inputs.locked", "harness", "show.export"},
     "numpy": {

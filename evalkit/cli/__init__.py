@@ -18,7 +18,7 @@ import click
 import evalkit
 from evalkit.base import bounded, canon, steering, stopping
 from evalkit.base.errors import EvalkitError, Exit, no_right
-from evalkit.cli import hosting, judging, running, showing, submitting
+from evalkit.cli import hosting, judging, running, sharing, showing, submitting
 from evalkit.host import inside
 
 # The commands in groups, each in the order of use.
@@ -44,7 +44,7 @@ COMMANDS = {
         showing.check_table_command,
         showing.import_command,
     ),
-    "Share a record": (judging.sign_command, judging.pack_command),
+    "Share a record": (sharing.sign_command, sharing.seal_command, sharing.pack_command),
     "Hosts": (
         hosting.doctor_command,
         hosting.launch_command,

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from evalkit.base.errors import EvalkitError
+from evalkit.cli.sharing import private_key, stamp, timestamp_option
 from evalkit.cli.telling import json_option, say, tell
 from evalkit.inputs import hub
 
@@ -38,6 +38,10 @@ FILE = click.Path(path_type=Path, readable=False)  # what can't be read is told 
     "--revealed", metavar="FILE", multiple=True, type=FILE,
     help="A document of a public pack that its author opened.",
 )  # fmt: skip
+@click.option(
+    "--tsa", "authorities", metavar="FILE", type=FILE,
+    help="Certificates (PEM) of the timestamp authorities that you trust.",
+)  # fmt: skip
 @click.option("--deep", is_flag=True, help="Load the pinned data; plan and score again.")
 @click.option("--model", help="As --deep, with this model's tokenizer too.")
 @click.option("--suite", help="As --deep, with this suite file.")
@@ -67,35 +71,6 @@ def verify_command(
     found = verify.judge(paths, verify.wanted(**asked, deep=deeper), bound)
     say(found.to_json() if as_json else "\n".join(found.lines()), as_json=as_json)
     sys.exit(found.exit_code)
-
-
-@click.command("sign")
-@click.argument("folder", metavar="[RUN]", type=FILE, required=False)
-@click.option(
-    "--key",
-    metavar="FILE",
-    type=FILE,
-    required=True,
-    help="Your private ed25519 key (OpenSSH or PEM).",
-)
-@click.option("--new-key", is_flag=True, help="Make this key and FILE.pub first.")
-@json_option
-def sign_command(folder: Path | None, key: Path, new_key: bool, as_json: bool) -> None:  # fmt: skip
-    """Sign a record and every file that it lists.
-
-    \b
-    evalkit sign --new-key --key my-key
-    evalkit sign results/demo/demo-0123456789ab --key my-key
-    """
-    from evalkit.record import attest, keys
-
-    if new_key:
-        say(f"{key}.pub  {keys.make(key).fingerprint}", err=True)
-    if folder is not None:
-        path = attest.sign(folder, _private(key))
-        tell(as_json, path, file=str(path))
-    elif not new_key:
-        raise EvalkitError("no run given", fix="usage: evalkit sign RUN --key FILE")
 
 
 @click.command("compare")
@@ -130,34 +105,6 @@ def compare_command(runs: tuple[Path, ...], gate: Path | None, as_json: bool, **
         sys.exit(judged.exit_code)
 
 
-@click.command("pack")
-@click.argument("folder", metavar="RUN", type=FILE)
-@click.option(
-    "--public", is_flag=True, help="Leave out all texts, such as for data with a licence."
-)
-@click.option("--key", metavar="FILE", type=FILE, help="With --public: sign the pack's own files.")
-@click.option(
-    "--reveal", metavar="TASK/DOC", help="Write what opens one document of the public pack."
-)
-@json_option
-def pack_command(
-    folder: Path, public: bool, key: Path | None, reveal: str | None, as_json: bool
-) -> None:
-    """Pack a finished run into one .tar.gz file.
-
-    \b
-    evalkit pack results/demo/demo-0123456789ab
-    evalkit pack results/demo/demo-0123456789ab --public --key my-key
-    """
-    from evalkit.record import pack
-
-    if reveal:
-        path = pack.reveal(folder, reveal)
-    else:
-        path = pack.pack(folder, public=public, key=_private(key))
-    tell(as_json, path, file=str(path))
-
-
 def model_options(command: Any) -> Any:
     """Where the model is that a record names, and what may be done with it."""
     for option in (
@@ -184,30 +131,25 @@ def model_options(command: Any) -> Any:
 @click.option("--seed", type=int, help="Seed of the draw (default: random, and shown).")
 @model_options
 @click.option("--key", type=FILE, help="Sign the outcome as a witness with this key.")
+@timestamp_option
 @json_option
-def audit_command(folder: Path, key: Path | None, as_json: bool, **given: Any) -> None:
+def audit_command(
+    folder: Path, key: Path | None, timestamp: str | None, as_json: bool, **given: Any
+) -> None:
     """Replay recorded answers on the model, without generating.
 
     \b
     evalkit audit results/demo/demo-0123456789ab --sample 100
     """
-    private = _private(key)
+    private = private_key(key)
     from evalkit.base.events import Events
     from evalkit.judge import audit
 
     found = audit.audit(folder, audit.Asked(**given), Events(), private)
+    stamp(folder, private, timestamp)
     told = {"problems": found.problems, "together": found.together}
     tell(as_json, "\n".join(found.lines()), **found.claim, **told)
     sys.exit(found.exit_code)
-
-
-def _private(path: Path | None) -> Any:
-    """A private key, its passphrase asked for; None without a path."""
-    if path is None:
-        return None
-    from evalkit.record import keys
-
-    return keys.private(path, lambda: click.prompt("Passphrase", hide_input=True, err=True))
 
 
 @click.command("reproduce")
@@ -239,10 +181,11 @@ def _private(path: Path | None) -> Any:
 @click.option("--workers", type=click.IntRange(min=0), help="Worker processes, as for eval.")
 @model_options
 @click.option("--key", type=FILE, help="Sign the verdict with this key, for the original.")
+@timestamp_option
 @json_option
 def reproduce_command(
     where: str, only_plan: bool, key: Path | None, out: Path, sample: int | None, seed: int,
-    workers: int | None, as_json: bool, **given: Any,
+    workers: int | None, timestamp: str | None, as_json: bool, **given: Any,
 ) -> None:  # fmt: skip
     """Run a record's suite again and compare the outcome.
 
@@ -251,11 +194,12 @@ def reproduce_command(
     \b
     evalkit reproduce results/demo/demo-0123456789ab
     """
-    private = _private(key)
+    private = private_key(key)
     from evalkit.judge.reproduce import command
 
     wanted = command.Wanted(out, given, workers, sample, seed)
     found = command.run(where, wanted, sys.argv, private, only_plan=only_plan)
+    stamp(Path(where), None if only_plan else private, timestamp)
     tell(as_json, "\n".join(found.lines), **found.found)
     sys.exit(found.exit_code)
 

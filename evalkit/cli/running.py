@@ -10,6 +10,7 @@ import click
 from evalkit.base import stopping
 from evalkit.base.errors import EvalkitError
 from evalkit.cli.completing import PROFILE, SUITE
+from evalkit.cli.sharing import in_passing, timestamp_option
 from evalkit.cli.telling import group_option, json_option, say, tell
 from evalkit.inputs import hub
 
@@ -87,9 +88,15 @@ def options_from(given: dict[str, Any]) -> Any:
 @click.command("eval")
 @run_options
 @means_options
+@click.option("--seal", "key", metavar="KEY", type=click.Path(path_type=Path),
+              help="Seal the plan with this key before the first answer.")  # fmt: skip
+@timestamp_option
 @group_option
 @json_option
-def eval_command(workers: int | None, grace_s: float, as_json: bool, **given: Any) -> None:
+def eval_command(
+    workers: int | None, grace_s: float, key: Path | None, timestamp: str | None, as_json: bool,
+    **given: Any,
+) -> None:  # fmt: skip
     """Evaluate a model on a suite and write a record.
 
     \b
@@ -100,8 +107,8 @@ def eval_command(workers: int | None, grace_s: float, as_json: bool, **given: An
     from evalkit.run import evaluate as run
     from evalkit.show import summary
 
-    events = Events()
-    folder = run.evaluate(options, events, sys.argv, workers=workers, grace_s=grace_s)
+    seal, events = in_passing(key, timestamp), Events()
+    folder = run.evaluate(options, events, sys.argv, workers=workers, grace_s=grace_s, seal=seal)
     code = summary.show(folder, events.console)
     tell(as_json, folder, folder=str(folder), exit_code=code)
     sys.exit(code)

@@ -18,14 +18,13 @@ from typing import Any
 
 from evalkit.base import canon, schema
 from evalkit.base.errors import EvalkitError, Exit
-from evalkit.record.keys import Private, Public, parsed
+from evalkit.record import timestamps
+from evalkit.record.keys import Private, Public, Tries, parsed
 from evalkit.record.reading.folder import Folder
 
 NAME = "attestation.json"
 SCHEMA = "evalkit/attestation/1"
 MAX_BYTES = 32 << 20  # a statement about 20,000 files has 3 MiB
-MAX_TRIES = 20_000  # of keys on signatures, each counted for its message's length: seconds
-_TRY_BYTES = 1 << 16
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
 STATEMENT = "https://in-toto.io/Statement/v1"
 EVALUATION = "urn:evalkit:statement:evaluation:1"
@@ -50,6 +49,7 @@ class Statement:
     subjects: dict[str, str]
     predicate: Value
     signers: tuple[Public, ...]
+    stamped: tuple[tuple[bytes, bytes], ...] = ()  # signatures with a timestamp of each
 
     @property
     def claim(self) -> Value:
@@ -196,17 +196,21 @@ def read(data: bytes, sha256: str, known: Iterable[Public] = ()) -> Attested:
         if key.id != keyid:
             found.problems.append(f"key {keyid[:12]} is not the one of that id")
         known_keys[key.id] = key
-    tries = _Tries()
+    tries, stamps = Tries(), body.get("timestamps", {})
     for number, envelope in enumerate(body["envelopes"], 1):
         try:
-            found.statements.append(_opened(envelope, sha256, known_keys, tries))
+            found.statements.append(_opened(envelope, sha256, known_keys, tries, stamps))
         except ValueError as error:
             found.problems.append(f"statement {number}: {error}")
     return found
 
 
-def _opened(envelope: Value, sha256: str, known: dict[str, Public], tries: "_Tries") -> Statement:
-    """A statement out of its envelope; ValueError says what is wrong with either."""
+def opened(
+    envelope: Value, known: dict[str, Public], tries: Tries | None = None
+) -> tuple[Any, tuple[Public, ...]]:
+    """What is in an envelope, and whose signatures of it are valid; ValueError where one is not, or
+    it is no statement of in-toto's. The statement's own form is its reader's to check."""
+    tries = tries or Tries()
     payload = _decoded(envelope["payload"], "payload")
     message = pae(envelope["payloadType"], payload)
     signers = tuple(_signer(each, message, known, tries) for each in envelope["signatures"])
@@ -215,9 +219,16 @@ def _opened(envelope: Value, sha256: str, known: dict[str, Public], tries: "_Tri
     if envelope["payloadType"] != PAYLOAD_TYPE:
         raise ValueError("it is no in-toto statement")
     try:
-        body = canon.loads(payload)
+        return canon.loads(payload), signers
     except RecursionError:
         raise ValueError("it is nested too deep") from None
+
+
+def _opened(
+    envelope: Value, sha256: str, known: dict[str, Public], tries: Tries, stamps: Value
+) -> Statement:
+    """A statement out of its envelope; ValueError says what is wrong with either."""
+    body, signers = opened(envelope, known, tries)
     if problems := schema.check("statement", body):
         raise ValueError(problems[0])
     subjects = {entry["name"]: entry["digest"]["sha256"] for entry in body["subject"]}
@@ -225,23 +236,16 @@ def _opened(envelope: Value, sha256: str, known: dict[str, Public], tries: "_Tri
         raise ValueError("it names a subject twice")
     if subjects.get("record.json") != sha256:
         raise ValueError("it is about another record.json")
-    return Statement(body["predicateType"], subjects, body["predicate"], signers)
+    signatures = [_decoded(each["sig"], "signature") for each in envelope["signatures"]]
+    stamped = tuple(
+        (signature, _decoded(stamps[timestamps.digest(signature)], "timestamp"))
+        for signature in signatures
+        if timestamps.digest(signature) in stamps
+    )
+    return Statement(body["predicateType"], subjects, body["predicate"], signers, stamped)
 
 
-class _Tries:
-    """How many more keys are tried on a file's signatures."""
-
-    def __init__(self) -> None:
-        self._left = MAX_TRIES
-
-    def take(self, message: bytes) -> None:
-        """Count one on a message; ValueError where it is one too many."""
-        self._left -= 1 + len(message) // _TRY_BYTES
-        if self._left < 0:
-            raise ValueError(f"the file is over the limit of {MAX_TRIES:,} keys to try")
-
-
-def _signer(signature: Value, message: bytes, known: dict[str, Public], tries: "_Tries") -> Public:
+def _signer(signature: Value, message: bytes, known: dict[str, Public], tries: Tries) -> Public:
     """Who made a signature. Its keyid is a hint: another tool's is made otherwise, so all keys are
     tried, as long as there are `tries` left."""
     raw = _decoded(signature["sig"], "signature")

@@ -30,6 +30,8 @@ from evalkit.base.errors import EvalkitError, Exit
 
 NAMESPACE = "evalkit"  # what an allowed_signers line may name in namespaces="..."
 MAX_FILE = 1 << 20
+MAX_TRIES = 20_000  # of keys on signatures, each counted for its message's length: seconds
+_TRY_BYTES = 1 << 16
 _KIND = "ssh-ed25519"
 _KINDS = ("ssh-", "sk-", "ecdsa-", "webauthn-")  # how all kinds' names begin
 _OPTION = re.compile(r"""([\w-]+)(?:="([^"]*)")?""")
@@ -71,6 +73,19 @@ class Public:
 
     def _key(self) -> Ed25519PublicKey:
         return Ed25519PublicKey.from_public_bytes(self.raw)
+
+
+class Tries:
+    """How many more keys are tried on a file's signatures."""
+
+    def __init__(self) -> None:
+        self._left = MAX_TRIES
+
+    def take(self, message: bytes) -> None:
+        """Count one on a message; ValueError where it is one too many."""
+        self._left -= 1 + len(message) // _TRY_BYTES
+        if self._left < 0:
+            raise ValueError(f"the file is over the limit of {MAX_TRIES:,} keys to try")
 
 
 class Private:

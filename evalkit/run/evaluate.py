@@ -34,9 +34,10 @@ PLANNERS = ("lm_eval", "tokenizers", "transformers")  # whose versions a plan ma
 def evaluate(
     options: Options, events: Events, argv: Sequence[str] = (), *,
     workers: int | None = None, grace_s: float = stopping.GRACE_S,
+    seal: Callable[[Path], None] | None = None,
 ) -> Path:  # fmt: skip
     """Evaluate a model on a suite and return the run's folder. `workers`, `grace_s`: see
-    `execute.Means`.
+    `execute.Means`; `seal` is called with the folder before the first answer.
 
     Continues an unfinished run of the same inputs and returns a finished one as it is. Raises
     EvalkitError; what was done before it is kept.
@@ -55,6 +56,8 @@ def evaluate(
         if early.children and loaded is None:  # they load the weights meanwhile
             loaded = load(job, events)
         with _worked_on(run, events) as held:
+            if seal is not None:
+                seal(run.folder)
             executing.execute(run, job.model, means, events, held.check, early)
             held.check()
             finish(run, job, loaded, events, list(argv))

@@ -1,7 +1,7 @@
 """Verifying one run's folder: what it holds is read once, and each check is made of that."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,13 +10,14 @@ from evalkit.base import bounded
 from evalkit.base.errors import EvalkitError, Exit
 from evalkit.judge.verify import deep as deeper
 from evalkit.judge.verify import policy as policies
-from evalkit.judge.verify import public, signers
+from evalkit.judge.verify import public, seals, signers
 from evalkit.judge.verify import revealed as opening
 from evalkit.judge.verify.checks import aggregates, agreement, asked, completeness, health
 from evalkit.judge.verify.checks import results as published
 from evalkit.judge.verify.checks.scores import Scores
 from evalkit.judge.verify.deep import Deep
 from evalkit.judge.verify.signers import Trust, trust
+from evalkit.record import timestamps
 from evalkit.record.reading import identity
 from evalkit.record.reading import journal as journals
 from evalkit.record.reading import plan as plans
@@ -34,6 +35,7 @@ class Wanted:
     deep: Deep | None = None
     policy: dict[str, Any] | None = None
     revealed: tuple[dict[str, Any], ...] = ()
+    authorities: tuple[Any, ...] = ()  # certificates of timestamp authorities
 
     @property
     def asked(self) -> bool:
@@ -44,11 +46,14 @@ class Wanted:
 def wanted(
     keys: Sequence[Path] = (), allowed: Path | None = None, policy: Path | None = None,
     deep: Deep | None = None, revealed: Sequence[Path] = (),
+    authorities: Path | None = None,
 ) -> Wanted:  # fmt: skip
     """What a reader asks, from the files that say it: public keys, an allowed_signers file, a
-    policy, what opens documents."""
+    policy, what opens documents, certificates of timestamp authorities."""
     opened = tuple(map(opening.read, revealed))
-    return Wanted(trust(keys, allowed), deep, policies.read(policy) if policy else None, opened)
+    trusted = timestamps.authorities(authorities) if authorities else ()
+    rules = policies.read(policy) if policy else None
+    return Wanted(trust(keys, allowed), deep, rules, opened, trusted)
 
 
 def verify(run: Path, wanted: Wanted = Wanted()) -> Report:
@@ -68,10 +73,13 @@ def verify(run: Path, wanted: Wanted = Wanted()) -> Report:
     if read.record is None:
         return Report([read.check], advice=read.advice)
     record = read.record
-    signed, standing = signers.check(folder, record, read.sha256, wanted.trust)
+    by = wanted.trust, wanted.authorities
+    signed, standing = signers.check(folder, record, read.sha256, *by)
+    sealed, told = seals.check(folder, record, *by)
+    standing = replace(standing, sealed=told)
     engine = record["engine"]
     caveats = [] if engine["bit_repeatable"] else [f"not bit-repeatable ({shown(engine['name'])})"]
-    checks = [read.check, *signed]
+    checks = [read.check, *signed, *sealed]
     if folder.is_public:
         caveats = [public.CAVEAT, *caveats]
         checks += _guarded("public", lambda: public.Public(folder, record).checks())

@@ -5,13 +5,13 @@ A signature that is not valid, or is about something else, breaks a record. A va
 no list raises no verdict: anybody can make a key. Nor is somebody a witness of himself.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from evalkit.judge.verify import claims
-from evalkit.record import attest, keys
+from evalkit.record import attest, keys, timestamps
 from evalkit.record.attest import AUDIT, EVALUATION, PUBLICATION, REPRODUCTION, Statement
 from evalkit.record.keys import Public
 from evalkit.record.reading.findings import Check, Findings, Seen, Standing, Status, few, shown
@@ -46,11 +46,12 @@ def trust(key_files: Iterable[Path], allowed: Path | None) -> Trust:
 
 
 def check(
-    folder: Folder, record: Value, sha256: str, trusted: Trust
-) -> tuple[list[Check], Standing]:
+    folder: Folder, record: Value, sha256: str, trusted: Trust,
+    authorities: Sequence[Any] = (),
+) -> tuple[list[Check], Standing]:  # fmt: skip
     """The checks that its statements make, and what the last line may say of them.
 
-    `sha256`: of record.json as it was read.
+    `sha256`: of record.json as it was read; `authorities`: whose timestamps count.
     """
     if not folder.holds(attest.NAME):
         missing = Check("signer", Status.FAIL, "it is not signed, and you asked for a signer")
@@ -68,13 +69,33 @@ def check(
     if findings.count:
         return [findings.check("")], Standing()
     passed = f"{len(found.statements):,} valid: {few(_told(found.statements, trusted))}"
-    checks = [findings.check(passed), *_listed(found.statements, trusted)]
+    checks = [findings.check(passed), *_timed(found.statements, trusted, authorities)]
+    checks += _listed(found.statements, trusted)
     standing = _standing(found.statements, trusted)
     if folder.is_public:
         return checks + _published(found.statements, trusted), _public(
             found.statements, standing, trusted
         )
     return checks, standing
+
+
+def _timed(statements: list[Statement], trusted: Trust, authorities: Sequence[Any]) -> list[Check]:
+    """Since when each signature with a timestamp is there, by the authorities that the reader
+    trusts."""
+    times, why = [], ""
+    for statement in statements:
+        for key, (signature, token) in zip(statement.signers, statement.stamped, strict=False):
+            what = f"{_WORDS[statement.kind]} by {trusted.name(key)}"
+            try:
+                time = timestamps.time_of(token, signature, authorities)
+                times.append(f"{what} at {timestamps.shown(time)} at the latest")
+            except ModuleNotFoundError as error:
+                why = f"{error.name} is not installed"
+            except ValueError as error:
+                why = f"a timestamp of what was {what} proves nothing to you: {shown(error)}"
+    if why:
+        return [Check("timestamp", Status.WARN, "; ".join([*times, why]))]
+    return [Check("timestamp", Status.PASS, "; ".join(times))] if times else []
 
 
 def _published(statements: list[Statement], trusted: Trust) -> list[Check]:

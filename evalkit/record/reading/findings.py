@@ -124,8 +124,12 @@ class Standing:
     reproducers: Mapping[str, Seen] = field(default_factory=dict)
     unlisted: Collection[str] = ()
     unproven: Mapping[str, Seen] = field(default_factory=dict)
+    sealed: str = ""  # what is known of a seal, in words
 
     def __str__(self) -> str:
+        return f"{self._vouched()}; {self.sealed}" if self.sealed else self._vouched()
+
+    def _vouched(self) -> str:
         signed = f"; signed by {few(self.authors)}" if self.authors else ""
         if not signed and self.unlisted:
             signed = f"; signed by a key that is not on your list ({few(self.unlisted)})"

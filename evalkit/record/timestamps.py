@@ -1,0 +1,106 @@
+"""Timestamps by RFC 3161: that some bytes were there at a time, by the word of an authority.
+
+One is asked for at an address that the user types, over the sha256 of a signature, so that the
+authority learns nothing else. It is checked offline, against the certificates of authorities that
+the reader trusts; nobody else's word for a time counts. Nothing here is needed without a network.
+"""
+
+import hashlib
+import urllib.request
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.error import URLError
+
+from evalkit.base import canon
+from evalkit.base.errors import EvalkitError, Exit
+
+if TYPE_CHECKING:
+    from cryptography.x509 import Certificate
+
+MAX_BYTES = 64 << 10  # of a token, with the authority's certificates
+TIMEOUT_S = 30
+_MAX_FILE = 1 << 20
+
+
+def ask(address: str, message: bytes) -> bytes:
+    """A timestamp of a message by the authority at an address; EvalkitError (3) where it gives
+    none, or one that is not of this message."""
+    from rfc3161_client import TimestampRequestBuilder, decode_timestamp_response
+
+    if not address.startswith(("http://", "https://")):
+        raise EvalkitError("a timestamp's authority has an http address", where=address)
+    request = TimestampRequestBuilder().data(message).cert_request(cert_request=True).build()
+    asked = urllib.request.Request(
+        address, request.as_bytes(), {"Content-Type": "application/timestamp-query"}
+    )
+    try:
+        with urllib.request.urlopen(asked, timeout=TIMEOUT_S) as answer:
+            data: bytes = answer.read(MAX_BYTES + 1)
+        token = decode_timestamp_response(data)
+        same = token.tst_info.message_imprint.message == _imprint(request)
+        given = token.status == 0 and token.tst_info.nonce == request.nonce and same
+    except (URLError, OSError, ValueError) as error:
+        what = f"the authority gives no timestamp: {error}"
+        raise EvalkitError(what, where=address, fix="try again, or another one",
+                           code=Exit.MISSING) from None  # fmt: skip
+    if not given or len(data) > MAX_BYTES:
+        what = "the authority's answer is no timestamp of this signature"
+        raise EvalkitError(what, where=address, fix="try another one", code=Exit.MISSING)
+    return data
+
+
+def _imprint(request: object) -> bytes:
+    from rfc3161_client import TimeStampRequest
+
+    assert isinstance(request, TimeStampRequest), "what the builder builds"
+    imprint: bytes = request.message_imprint.message
+    return imprint
+
+
+def authorities(path: Path) -> tuple["Certificate", ...]:
+    """The certificates (PEM) of authorities that a reader trusts: roots, as `openssl ts -CAfile`
+    takes them; EvalkitError where there are none."""
+    from cryptography.x509 import load_pem_x509_certificates
+
+    try:
+        return tuple(load_pem_x509_certificates(canon.read_bytes(path, _MAX_FILE)))
+    except OSError as error:
+        what = f"can't read the certificates: {error.strerror}"
+        raise EvalkitError(what, where=str(path), code=Exit.MISSING) from None
+    except ValueError as error:
+        raise EvalkitError(f"no certificate can be read: {error}", where=str(path)) from None
+
+
+def time_of(token: bytes, message: bytes, trusted: Sequence["Certificate"]) -> datetime:
+    """The latest time that a timestamp proves a message to have been there at; ValueError where it
+    proves none to who trusts these authorities."""
+    from rfc3161_client import VerificationError, VerifierBuilder, decode_timestamp_response
+
+    if not trusted:
+        raise ValueError("no authority is trusted")
+    if len(token) > MAX_BYTES:
+        raise ValueError("it is too long for a timestamp")
+    try:
+        found = decode_timestamp_response(token)
+        VerifierBuilder(roots=list(trusted)).build().verify_message(found, message)
+        told = found.tst_info
+    except VerificationError as error:
+        raise ValueError(str(error)) from None
+    off = told.accuracy
+    parts = (off.seconds, off.millis or 0, off.micros or 0) if off else (0, 0, 0)
+    seconds, millis, micros = parts
+    latest = timedelta(seconds=seconds, milliseconds=millis, microseconds=micros)
+    made: datetime = told.gen_time
+    return made.astimezone(UTC) + latest
+
+
+def shown(time: datetime) -> str:
+    """A time as records write it."""
+    return time.isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def digest(signature: bytes) -> str:
+    """How a file names the signature that a timestamp is of."""
+    return hashlib.sha256(signature).hexdigest()
