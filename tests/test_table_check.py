@@ -196,6 +196,18 @@ def test_a_markdown_table_is_held_against_the_records_below_it(run: Path, tmp_pa
     assert "0.2600 is wrong: should be 0.2500" in call("check-table", paper, run).out
 
 
+def test_braces_without_end_and_broken_tex_end_in_a_line(tmp_path: Path) -> None:
+    for name, text in (
+        ("deep.tex", r"\begin{tabular}{l} " + "{" * 5_000 + r"\end{tabular}"),
+        ("deep.md", "| a |\n|-|\n| $" + "{" * 5_000 + "$ |\n"),
+    ):
+        (tmp_path / name).write_text(text)
+        assert call("check-table", tmp_path / name).code in (0, 2)
+    path = tmp_path / "torn.tex"
+    path.write_text(r"\begin{tabular}{lr} m & GSM8K \\ \midrule a & \textbf{71.30 & } $1_ \\")
+    assert call("check-table", path).code in (0, 1)
+
+
 def test_a_commented_out_table_is_none(run: Path, tmp_path: Path) -> None:
     paper = table(tmp_path, ROW.format("99.9", "33.3", run_id(run)))
     paper.write_text("\n".join("% " + line for line in paper.read_text().splitlines()))

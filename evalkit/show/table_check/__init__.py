@@ -103,7 +103,15 @@ def read(paper: Path) -> list[Table]:
         ) from None
     if data.count(b"\\begin{") > MAX_BEGINS:
         raise EvalkitError(f"it is over the limit of {MAX_BEGINS:,} \\begin", where=str(paper))
-    text = data.decode("utf-8", "replace")
+    try:
+        return _tables(paper, data.decode("utf-8", "replace"))
+    except RecursionError:
+        raise EvalkitError(
+            "its braces are nested too deeply to be read", where=str(paper)
+        ) from None
+
+
+def _tables(paper: Path, text: str) -> list[Table]:
     if paper.suffix.lower() in MARKDOWN:
         from evalkit.show.table_check import markdown
 
