@@ -48,6 +48,8 @@ DOORS = {
     "markdown_it": {"show.table_check"},
     "pylatexenc": {"show.table_check"},
     "pyarrow": {"show.export"},
+    "mlflow": {"show.export"},
+    "wandb": {"show.export"},
     "pandas": {"show.notebook"},
     "click": {"cli"},
     "rich": {"base.events", "show.summary"},

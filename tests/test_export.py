@@ -207,3 +207,30 @@ def test_a_local_models_path_does_not_show(how: tuple[str, ...]) -> None:
     assert score_table.model_name({"model": model}) == "llama"
     hub_id = {"reference": "org/llama", "revision": "a" * 40}
     assert score_table.model_name({"model": hub_id}) == "org/llama"
+
+
+def test_mlflows_own_local_store_holds_every_score(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tracking = pytest.importorskip("mlflow.tracking")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", (tmp_path / "store").as_uri())
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    made = call("export", run, "--to", "mlflow").done().out.strip()
+    found = tracking.MlflowClient().get_run(made).data
+    record = support.read(run)
+    assert found.metrics["demo_qa/acc_norm"] == record["tasks"]["demo_qa"]["metrics"][
+        "acc_norm,none"]["value"]  # fmt: skip
+    assert found.metrics["demo_cot/exact_match_get-answer_stderr"] == 0
+    assert found.tags["evalkit.run_id"] == record["ids"]["run"]
+    assert found.tags["evalkit.verdict"].startswith("CONSISTENT")
+
+
+def test_wandb_keeps_a_run_offline(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    folder = Path(call("export", run, "--to", "wandb", "--out", tmp_path).done().out.strip())
+    (kept,) = folder.glob("*.wandb")
+    data = kept.read_bytes()
+    assert b"demo_qa/acc_norm" in data and support.read(run)["ids"]["run"].encode() in data

@@ -11,7 +11,7 @@ from evalkit.base.errors import EvalkitError
 from evalkit.cli.telling import json_option, tell
 
 FORMATS = ("csv", "markdown", "latex", "every-eval-ever", "model-index", "eval-results", "parquet",
-           "lm-eval")  # fmt: skip
+           "lm-eval", "mlflow", "wandb")  # fmt: skip
 unverified_option = click.option(
     "--unverified", is_flag=True, help="Also what contradicts itself, marked."
 )

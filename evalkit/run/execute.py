@@ -147,7 +147,7 @@ def _together(
 ) -> None:  # fmt: skip
     """Answer batches in workers' processes."""
     try:
-        team.work(todo, before, stop, describe)
+        team.work(todo, stop, describe, before)
     finally:  # a segment that is stopped has cost its time as well
         events.log("executed", tokens=team.tokens, **team.span.taken(team.peak_bytes))
 

@@ -81,7 +81,9 @@ class Workers:
         self.tokens: int | None = 0
         self.span = telemetry.Span()  # since batches are computed
 
-    def work(self, todo: list[int], before: int, stop: Stop, describe: Callable[[], None]) -> None:
+    def work(
+        self, todo: list[int], stop: Stop, describe: Callable[[], None], before: int = 0
+    ) -> None:
         """Answer these batches; `before`: the run's tokens that are done already; `describe` is
         called once, when the workers have been started.
 

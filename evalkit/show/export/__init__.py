@@ -12,14 +12,15 @@ from pathlib import Path
 from evalkit.base import canon
 from evalkit.base.errors import EvalkitError
 from evalkit.record.reading.folder import foreign
-from evalkit.show.export import every_eval_ever, hub, native, parquet, tables
+from evalkit.show.export import every_eval_ever, hub, native, parquet, tables, trackers
 from evalkit.show.rows import Row, headline, rows
 from evalkit.show.source import Source, source
 
 __all__ = ["FORMATS", "Row", "headline", "rows", "text", "write"]
 
 FORMATS = ("csv", "markdown", "latex", "every-eval-ever", "model-index", "eval-results", "parquet",
-           "lm-eval")  # fmt: skip
+           "lm-eval", "mlflow", "wandb")  # fmt: skip
+ONE = {"lm-eval", "parquet", "every-eval-ever", "mlflow", "wandb"}  # hold a single run
 
 
 def write(
@@ -32,12 +33,16 @@ def write(
         raise EvalkitError(f"{to} is {what} for one run", fix="give --out")
     with foreign(runs[0]):
         sources = [source(run, unverified=unverified) for run in runs]
-        if to in ("lm-eval", "parquet", "every-eval-ever") and len(sources) > 1:
+        if to in ONE and len(sources) > 1:
             raise EvalkitError(f"{to} holds one run", fix="export them one by one")
         if to == "lm-eval" and out is not None:
             return str(native.write(sources[0], out))
         if to == "parquet" and out is not None:
             return str(parquet.write(sources[0], out))
+        if to == "mlflow":
+            return trackers.to_mlflow(sources[0])
+        if to == "wandb":
+            return trackers.to_wandb(sources[0], out or Path())
         made = text(sources, to, pack=pack)
     if out is None:
         return made.removesuffix("\n")

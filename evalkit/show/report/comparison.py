@@ -14,7 +14,7 @@ from evalkit.judge.compare import Flip, Pair, Row, Side
 from evalkit.judge.verify import Wanted
 from evalkit.record.reading import lm_eval_results, samples
 from evalkit.record.reading.folder import BROKEN, Folder
-from evalkit.show.report import facts, leaves, matrix, single, statements, texts
+from evalkit.show.report import head, leaves, matrix, single, statements, texts
 from evalkit.show.report.matrix import Entry
 from evalkit.show.source import source
 
@@ -75,7 +75,7 @@ def context(
         "comparison": found,
         "judged": entries,
         "matrix": matrix.build("", entries) if len(entries) > 2 else None,
-        "glossary": facts.TERMS,
+        "glossary": head.TERMS,
         "pairs": [_drawn(pair, folders) for pair in found.pairs],
         "index": {"flags": {}, "flips": FLIPS, "leaves": columns},
         "packed": packed,

@@ -14,8 +14,8 @@ from evalkit.judge.verify import Report, Status, Wanted, verify
 from evalkit.record.reading import identity, score_table
 from evalkit.record.reading.folder import BROKEN, Folder
 from evalkit.record.reading.plan import MAX_PLAN
-from evalkit.show import published, summary
-from evalkit.show.report import badge, facts, leaves, plots, scores, statements, texts
+from evalkit.show import facts, published, summary
+from evalkit.show.report import badge, head, leaves, plots, scores, statements, texts
 
 HEALTH = {
     "nan_answers": "documents with a NaN answer, scored 0",
@@ -85,9 +85,9 @@ def shown(
         "title": f"{score_table.model_name(record)} on {record['suite']['name']}",
         "badge": badge.words(judged),
         "facts": facts.line(record),
-        "copies": facts.copies(record, "" if judged.consistent else verdict_word(judged)),
+        "copies": head.copies(record, "" if judged.consistent else verdict_word(judged)),
         "warnings": [c for c in judged.checks if c.status in (Status.WARN, Status.FAIL)],
-        "glossary": facts.TERMS,
+        "glossary": head.TERMS,
         "pack": "",
         "headline": scores.headline(record, by_name),
         "families": groups,

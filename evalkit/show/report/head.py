@@ -1,14 +1,12 @@
-"""The head of a record's page: in a line what ran on what, the scores as text to copy, and what the
-page's words mean.
-"""
+"""The head of a record's page: the scores as text to copy, and what the page's words mean."""
 
 from typing import Any
 
 from evalkit.record.reading import output, score_table
 from evalkit.show.export import tables
+from evalkit.show.facts import Fact
 from evalkit.show.rows import headline
 
-Fact = tuple[str, str]
 # Words that not everybody knows, in a sentence each: shown where they stand.
 TERMS = {
     "shots": "Worked examples that stand in the prompt before the question.",
@@ -29,54 +27,6 @@ TERMS = {
     "Holm": "A p-value made larger for how many tests were made.",
     "p": "How often two equal runs would differ by at least as much.",
 }
-
-
-def line(record: dict[str, Any]) -> list[Fact]:
-    """(name, value) of what a reader asks first; what is unknown is left out here and stands below
-    with its reason."""
-    model, environment = record["model"], record.get("environment", {})
-    parameters, code = model.get("parameters"), record.get("code", {})
-    found = [
-        ("revision", _short(model.get("revision"))),
-        ("parameters", _count(parameters) if isinstance(parameters, int) else ""),
-        ("dtype", _said(record.get("numerics", {}).get("dtype"))),
-        ("hardware", _hardware(environment)),
-        ("image", _short(_digest(environment.get("image")))),
-        ("evalkit", _said(environment.get("versions", {}).get("evalkit"))),
-        ("commit", _short(code.get("commit"))),
-        ("date", str(record["created"] or "")[:10]),
-    ]
-    return [(name, value) for name, value in found if value]
-
-
-def _said(value: Any) -> str:
-    return value if isinstance(value, str) else ""
-
-
-def _short(value: Any) -> str:
-    text = _said(value).removeprefix("sha256:")
-    is_hex = len(text) >= 40 and all(char in "0123456789abcdef" for char in text)
-    return text[:12] if is_hex else text
-
-
-def _digest(image: Any) -> Any:
-    return image.get("digest") if isinstance(image, dict) else image
-
-
-def _count(value: int) -> str:
-    for size, letter in ((10**9, "B"), (10**6, "M"), (10**3, "k")):
-        if value >= size:
-            return f"{value / size:.3g}{letter}"
-    return str(value)
-
-
-def _hardware(environment: dict[str, Any]) -> str:
-    gpus = environment.get("gpu")
-    if isinstance(gpus, list) and gpus:
-        names = [str(gpu.get("name", gpu) if isinstance(gpu, dict) else gpu) for gpu in gpus]
-        counts = {name: names.count(name) for name in names}
-        return ", ".join(f"{n} {name}" if n > 1 else name for name, n in counts.items())
-    return _said(environment.get("cpu"))
 
 
 def copies(record: dict[str, Any], mark: str) -> list[Fact]:
