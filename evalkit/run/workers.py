@@ -84,12 +84,9 @@ class Workers:
     def work(
         self, todo: list[int], stop: Stop, describe: Callable[[], None], before: int = 0
     ) -> None:
-        """Answer these batches; `before`: the run's tokens that are done already; `describe` is
-        called once, when the workers have been started.
-
-        Raises EvalkitError where a worker says that it can't, and (75) where workers died too often
-        for all of them; KeyboardInterrupt where `stop` was asked.
-        """
+        """Answer these batches, `before` which so many tokens were done; `describe` is called once,
+        when the workers are started. Raises EvalkitError where a worker says that it can't, and
+        (75) where workers died too often; KeyboardInterrupt where `stop` was asked."""
         self._todo, self._left = len(todo), set(todo)
         self._queue = deque(self._costs.pieces(todo))
         total = before + sum(self._batches[index]["cost"] for index in todo)
