@@ -81,13 +81,13 @@ def test_what_people_have_fits() -> None:
 
 
 @pytest.mark.parametrize(("gib", "size"), [
-    (14.6, 16), (15.7, 16), (22.0, 24), (23.6, 24), (31.7, 24), (39.4, 40), (47.4, 40), (79.1, 80),
-    (139.8, 141), (178.0, 141), (7.8, None),
+    (14.6, 16), (15.7, 16), (22.0, 24), (23.6, 24), (31.7, 32), (39.4, 40), (47.4, 48), (79.1, 80),
+    (139.8, 141), (178.0, 180), (7.8, 8), (93.6, 96), (11.8, 12), (5.9, None),
 ])  # fmt: skip
 def test_a_gpu_is_of_the_largest_class_that_it_has_the_memory_of(
     gib: float, size: int | None
 ) -> None:
-    """What drivers say of T4, V100, L4, 4090, A100, A6000, H100, H200, B200, and a small one."""
+    """What drivers say of T4 and V100 to B200, and of cards for games."""
     assert memory.class_of(int(gib * memory.GIB)) == size
 
 
@@ -95,7 +95,7 @@ def test_what_does_not_fit_is_refused_with_what_would() -> None:
     needs = gpu_memory.needs("Llama-3.1-70B")
     with pytest.raises(EvalkitError, match=r"does not fit into one GPU of 80 GB: 141\.1 GB") as it:
         memory.require(needs, 80, 1, "x/70B")
-    assert "3 of 80 GB, 2 of 141 GB (--device auto" in str(it.value)
+    assert "3 of 80 GB, 2 of 96 GB, one of 180 GB (--device auto" in str(it.value)
     huge = Needs(needs.shape, 5000 * GB, 2)
     with pytest.raises(EvalkitError, match="nothing up to 8 GPUs"):
         memory.require(huge, 141, None, "x/5T")
@@ -104,6 +104,12 @@ def test_what_does_not_fit_is_refused_with_what_would() -> None:
 def test_the_table_in_the_docs_is_what_the_command_makes() -> None:
     assert gpu_memory.text() in gpu_memory.PAGE.read_text("utf-8")
     assert "bench-gpu-memory" in gpu_memory.PAGE.read_text("utf-8") and tables.write
+
+
+def test_the_command_line_offers_every_class() -> None:
+    from evalkit.cli import running
+
+    assert tuple(map(str, memory.CLASSES)) == running.MEMORY
 
 
 # Plans

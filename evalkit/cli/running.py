@@ -15,7 +15,19 @@ from evalkit.cli.telling import group_option, json_option, say, tell
 from evalkit.inputs import hub
 
 DEVICES = "cpu, cuda (a worker on each GPU), cuda:N, or auto (one model over all GPUs)."
-MEMORY = ("16", "24", "40", "80", "141")  # as `plan.memory.CLASSES`, without what that imports
+MEMORY = (
+    "8",
+    "12",
+    "16",
+    "24",
+    "32",
+    "40",
+    "48",
+    "80",
+    "96",
+    "141",
+    "180",
+)  # as `plan.memory.CLASSES`, without what that imports
 MODEL_EXAMPLE = "make eval MODEL=meta-llama/Llama-3.1-8B   (or: evalkit eval --model FOLDER)"
 
 

@@ -18,7 +18,7 @@ PLAN = {
     "level": "A, B or C (default: probed).",
     "seed": "Set all seeds.",
     "threads": "Threads within an operation.",
-    "memory": "GB of each GPU: 16, 24, 40, 80 or 141.",
+    "memory": "GB of each GPU: 24, 40, 80, 141, ...",
     "engine": "evalkit, or lm-eval:NAME for a model class of lm-eval's.",
 }
 FLAGS = {

@@ -14,7 +14,7 @@ from evalkit.base.errors import EvalkitError, Exit
 from evalkit.inputs.shape import Shape
 from evalkit.plan.batch import Policy
 
-CLASSES = (16, 24, 40, 80, 141)  # GB that GPUs are sold with
+CLASSES = (8, 12, 16, 24, 32, 40, 48, 80, 96, 141, 180)  # GB that GPUs are sold with
 MOST_GPUS = 8
 GIB = 1 << 30
 SEEN = 0.9  # of a class's GiB that the least of its GPUs has, and that are used
@@ -137,7 +137,10 @@ def require(needs: Needs, memory: int, gpus: int | None, reference: str) -> Room
     if found is not None and (gpus is None or found.gpus <= gpus):
         return Room(needs, found.policy, gpus or found.gpus)
     have = "one GPU" if gpus == 1 else f"{gpus or MOST_GPUS} GPUs"
-    would = [f"{n} of {c} GB" if n > 1 else f"one of {c} GB" for c, n in fitting(needs)]
+    fewer: dict[int, int] = {}  # by number of GPUs, the smallest class
+    for size, number in fitting(needs):
+        fewer.setdefault(number, size)
+    would = [f"{n if n > 1 else 'one'} of {size} GB" for n, size in fewer.items()]
     auto = " (--device auto lays a model over several)" if gpus == 1 and found else ""
     raise EvalkitError(
         f"'{reference}' does not fit into {have} of {memory} GB: {needs.weights / 1e9:.1f} GB of"

@@ -165,7 +165,7 @@ def _room(
     if wanted is None:
         raise EvalkitError(
             f"a GPU of {min(sizes) / 2**30:.1f} GiB is smaller than any that plans are made for",
-            fix="--memory 16 plans for the smallest; batches that do not fit are split",
+            fix="--memory 8 plans for the smallest; batches that do not fit are split",
             code=Exit.MISSING,
         )
     if not engine.fits_memory or not wanted:
