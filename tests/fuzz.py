@@ -1,8 +1,9 @@
 """Verify on records that were changed at random: `python tests/fuzz.py FIRST COUNT FOLDER`.
 
 Each case takes a run, a public pack, a pack, a results folder with its log, or plain lm-eval's
-folder, changes a few bytes, values or whole structures, and in most cases puts the digests right,
-so that what lies behind them is reached. It may end in any verdict, or in an EvalkitError; nothing
+folder, changes a few bytes, values or whole structures, or exchanges values for others of their
+form, and in most cases puts the digests and ids right, so that what lies behind them is reached; and
+then compare, report and export look at it too. It may end in any verdict, or in an EvalkitError; nothing
 else. An audit hook ends the process at once where anything is written, started or fetched. Prints
 one JSON object: cases, verdicts, the slowest case, peak memory.
 """
@@ -18,6 +19,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,9 @@ from evalkit.base.errors import EvalkitError
 from evalkit.harness import rescore
 from evalkit.judge.verify import Wanted, judge
 from evalkit.record import archive, attest, auditlog, keys, pack, salted
+from evalkit.record.reading import scored
+from evalkit.record.reading.folder import foreign
+from evalkit.show import export, report
 
 MEMORY = 3 << 30  # bytes of address space: the imports of lm-eval alone take one
 SLOW = 20.0  # seconds
@@ -191,6 +196,60 @@ def run_case(rng: random.Random, seeds: Path, place: Path) -> list[Path]:
     return [folder]
 
 
+def shaped(rng: random.Random, value: Any) -> Any:
+    """A value with one to four scalars exchanged for others of their kind, so that its form holds:
+    neighbours, what stands elsewhere, a little more or less, another sign."""
+    places = [where for where in scalars(value) if where]
+    for _ in range(rng.choice([1, 1, 2, 4])) if places else ():
+        where, other = rng.choice(places), _at(value, rng.choice(places))
+        old, parent = _at(value, where), _at(value, where[:-1])
+        if isinstance(old, bool) or old is None:
+            made: Any = not old
+        elif isinstance(old, int):
+            made = rng.choice([old + 1, old - 1, -old, 0, 10 * old, 2**31])
+        elif isinstance(old, float):
+            made = rng.choice([-old, old + 1e-9, old * 1.5, 0.0, 1e308, "nan", "-inf"])
+        elif isinstance(other, str) and rng.random() < 0.7:
+            made = other
+        else:
+            made = old[::-1] if rng.random() < 0.5 else old + rng.choice(["\n", " ", "0", old])
+        parent[where[-1]] = made
+    return value
+
+
+def _at(value: Any, where: tuple[Any, ...]) -> Any:
+    for step in where:
+        value = value[step]
+    return value
+
+
+def shaped_case(rng: random.Random, seeds: Path, place: Path) -> list[Path]:
+    """A run in which values were exchanged for others of their form, and every digest and id put
+    right that follows from them."""
+    folder = tamper.copied(seeds / rng.choice(["run", "signed", "limited"]), place / "run")
+    names = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+    named = [name for name in names if name not in ("plan.tokens", attest.NAME)]
+    for name in rng.sample(named, rng.choice([1, 1, 2])):
+        values = tamper.values(name, (folder / name).read_bytes())
+        if not values:
+            continue
+        number = rng.randrange(len(values))
+        values[number] = shaped(rng, values[number])
+        if name.startswith("journal"):
+            values[number] = _sealed(values[number])
+        data = tamper.data_of(name, values)
+        (folder / name).write_bytes(data)
+        record = runs.read_record(folder)
+        if name in record["files"]:
+            record["files"][name] = {"size": len(data), "sha256": runs.sha256(data)}
+        asked = {k: v for k, v in record["suite"].items() if k not in ("name", "partial")}
+        record["ids"] |= {"suite": runs.digest(asked), "answers": runs.digest(record["answers"])}
+        with suppress(TypeError, LookupError, AttributeError):
+            record["ids"]["run"] = runs.run_id(record)
+        runs.write_record(folder, record)
+    return [folder]
+
+
 def public_case(rng: random.Random, seeds: Path, place: Path) -> list[Path]:
     """A public pack's folder likewise."""
     folder = tamper.copied(seeds / "public", place / "public")
@@ -226,7 +285,8 @@ def plain_case(rng: random.Random, seeds: Path, place: Path) -> list[Path]:
 
 
 CASES: tuple[Callable[[random.Random, Path, Path], list[Path]], ...] = (
-    *([run_case] * 12),
+    *([run_case] * 8),
+    *([shaped_case] * 8),
     *([public_case] * 3),
     *([plain_case] * 3),
     pack_case,
@@ -254,6 +314,26 @@ def seeds_in(folder: Path) -> Path:
     return folder
 
 
+def report_of(path: Path) -> str:
+    """The page of a run, not written."""
+    with foreign(path):
+        return report._text([path], everything=False)
+
+
+def looked_at(path: Path) -> None:
+    """The same by those who only look: no more than an EvalkitError."""
+    if not (path / "record.json").is_file():
+        return
+    for look in (
+        lambda: scored.read(path),
+        lambda: export.write([path], "every-eval-ever", None, unverified=True),
+        lambda: export.write([path], "csv", None, unverified=True),
+        lambda: report_of(path),
+    ):
+        with suppress(EvalkitError):
+            look()
+
+
 def main(first: int, count: int, folder: Path) -> None:
     """Run the cases of these numbers; the first thing that should not be ends it."""
     installed = rescore.installed
@@ -272,6 +352,7 @@ def main(first: int, count: int, folder: Path) -> None:
         try:
             found = judge(paths, Wanted())
             text = "\n".join([*found.lines(), found.to_json()])
+            looked_at(paths[0])
         except EvalkitError as error:
             text = f"{error}\nERROR: {error.code}"
         except BaseException:
