@@ -85,14 +85,13 @@ def batch_problem(
     new_tokens = len(entry["targets"]) * settings["max_gen_toks"] if settings else 0
     if entry["cost"] != rows * entry["width"] + new_tokens:
         return "costs something else than its entry says"
-    if {target[0] for target in entry["targets"]} != set(range(rows)):
-        return "has a row that answers nothing"
     if not _may_share(entry, found, body["level"]):
         return f"shares more than level {body['level']} does"
     length = trunks.length(trunk)
     problems = (_target_problem(target, entry, found, length, body, scored)
                 for target in entry["targets"])  # fmt: skip
-    return next(filter(None, problems), "")
+    idle = {target[0] for target in entry["targets"]} != set(range(rows))
+    return next(filter(None, problems), "has a row that answers nothing" if idle else "")
 
 
 def _target_problem(
