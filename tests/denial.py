@@ -131,7 +131,7 @@ def empty_files(place: Path, scale: float) -> Path:
 def zeros(place: Path, scale: float) -> Path:
     """A pack that unpacks to a thousand times its size."""
     info = tarfile.TarInfo("run/record.json")
-    info.size = int(8 << 30 * scale) if scale == 1 else 1 << 28
+    info.size = 8 << 30 if scale == 1 else 1 << 28
     path = place / "run.tar.gz"
     with gzip.open(path, "wb", compresslevel=1) as packed:
         packed.write(info.tobuf(tarfile.USTAR_FORMAT))

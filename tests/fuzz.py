@@ -2,10 +2,10 @@
 
 Each case takes a run, a public pack, a pack, a results folder with its log, or plain lm-eval's
 folder, changes a few bytes, values or whole structures, or exchanges values for others of their
-form, and in most cases puts the digests and ids right, so that what lies behind them is reached; and
-then compare, report and export look at it too. It may end in any verdict, or in an EvalkitError; nothing
-else. An audit hook ends the process at once where anything is written, started or fetched. Prints
-one JSON object: cases, verdicts, the slowest case, peak memory.
+form, and in most cases puts the digests and ids right, so that what lies behind them is reached.
+Then compare, report and export look at it too. It may end in any verdict, or in an EvalkitError;
+nothing else. An audit hook ends the process at once where anything is written, started or fetched.
+Prints one JSON object: cases, verdicts, the slowest case, peak memory.
 """
 
 import copy
