@@ -15,6 +15,7 @@ GRACE    ?=
 DTYPE    ?=
 DEVICE   ?=
 SEED     ?=
+SEEDS    ?=
 STAGE    ?= staged
 GPUS     ?=
 SQUASHFS ?=
@@ -39,7 +40,7 @@ SLURM = sif in site shards max-running grace tokens-per-second workers adapter e
 	modules binds
 
 # Values reach the commands through the environment and are quoted there, whatever is in them.
-export MODEL REVISION SUITE LIMIT OUT OFFLINE RUN LOCK DTYPE DEVICE SEED WORKERS GRACE
+export MODEL REVISION SUITE LIMIT OUT OFFLINE RUN LOCK DTYPE DEVICE SEED SEEDS WORKERS GRACE
 export QUANT STAGE SQUASHFS LEVEL THREADS PROFILE ADAPTER ENGINE ENGINE_ARGS IN IMAGE FROM FILE OTHER \
 	GROUP GPUS
 capitals = $(shell echo '$(1)' | tr 'a-z-' 'A-Z_')
@@ -71,9 +72,9 @@ setup: ## make .venv for this machine; LOCK=base, cpu, cuda12 or cuda13 picks an
 demo: setup ## evaluate a tiny model that is made on the spot, or MODEL, on four small tasks: no account
 	@$(words) $(LAUNCH) eval --model "$${MODEL:-demo}" --suite demo $(common)
 
-eval: setup ## evaluate MODEL (with REVISION) on SUITE; the record goes under OUT
+eval: setup ## evaluate MODEL (with REVISION) on SUITE, once or with SEEDS=1,2,3; records go under OUT
 	@$(words) $(LAUNCH) eval $${MODEL:+--model "$$MODEL"} $${REVISION:+--revision "$$REVISION"} \
-		--suite "$$SUITE" $(common)
+		--suite "$$SUITE" $${SEEDS:+--seeds "$$SEEDS"} $(common)
 
 validate: setup ## evaluate MODEL on SUITE and hold its scores against published ones
 	@$(words) run=$$($(LAUNCH) eval $${MODEL:+--model "$$MODEL"} $${REVISION:+--revision "$$REVISION"} \

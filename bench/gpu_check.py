@@ -21,7 +21,7 @@ from evalkit.engine.numerics import DTYPES
 from evalkit.engine.probe import probe
 from evalkit.engine.tree import attention
 from evalkit.engine.tree.attention import Scores
-from evalkit.inputs import shape as shapes_of
+from evalkit.inputs.checkpoint import shape as shapes_of
 from evalkit.plan import store
 from evalkit.plan.batch import Policy
 from evalkit.plan.memory import Needs

@@ -128,11 +128,13 @@ class Pool:
             if row.targets[0].request.id in texts
         ]
         found: Values = {}
+        asked = [row.targets[0].request for row in self._rows(written=True)]
+        generated = {each.id: each.settings for each in asked if each.settings is not None}
         with variant.around():
             engine = self._engine(variant)
-            for rows, generated in ((self._rows(written=False), False), (written, True)):
+            for rows in (self._rows(written=False), written):
                 for batch in self._batches(rows, variant):
-                    for part, each in replays.replay(engine, batch, generated=generated).items():
+                    for part, each in replays.replay(engine, batch, generated).items():
                         found[part] = [each.logprobs, each.margins]
         return found
 

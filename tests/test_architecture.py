@@ -38,12 +38,12 @@ DOORS = {
     "safetensors": {"engine", "inputs.builtin.demo", "inputs.architecture"},
     "transformers": {
         *("engine", "inputs.architecture", "inputs.gguf_model", "inputs.tokenizer"),
-        "inputs.builtin.demo",
+        *("inputs.builtin.demo", "inputs.chat.rendering", "inputs.checkpoint.generation"),
     },
     "gguf": {"inputs.gguf_model"},
     "peft": {"engine"},
-    "tokenizers": {"inputs.builtin.demo"},
-    "jinja2": {"inputs.tokenizer", "harness", "show.report"},
+    "tokenizers": {"inputs.builtin.demo", "inputs.tokenizer"},
+    "jinja2": {"inputs.chat.rendering", "harness", "show.report"},
     "markupsafe": {"show.report"},
     "markdown_it": {"show.table_check"},
     "pylatexenc": {"show.table_check"},
@@ -52,7 +52,7 @@ DOORS = {
     "wandb": {"show.export"},
     "pandas": {"show.notebook"},
     "click": {"cli"},
-    "rich": {"base.events", "show.summary"},
+    "rich": {"base.events", "show.summary", "show.seeds"},
     "subprocess": {
         "inputs.builtin.smollm2",
         "harness.apart",
@@ -65,7 +65,7 @@ DOORS = {
     "cryptography": {"record.keys", "record.timestamps"},
     "rfc3161_client": {"record.timestamps"},
     "pynvml": {"run.telemetry"},
-    "yaml": {"inputs.plain_yaml", "inputs.locked", "harness", "show.export"},
+    "yaml": {"inputs.untrusted.plain_yaml", "inputs.locked", "harness", "show.export"},
     "numpy": {
         *("plan.tokenise", "plan.batch", "plan.trie", "engine", "harness"),
         *("judge.compare", "judge.audit"),

@@ -341,14 +341,15 @@ def test_a_replay_gives_what_generating_and_scoring_gave(level: str, tiny_model:
         asked = Request("task", row.targets[0].request.doc_id, 0, 0, "loglikelihood", "")
         again.append(tokenise.Row(whole, (Target(asked, len(row.tokens) - 1, tokens[-1]),)))
     for batch in make_batches(Tokenised(again), Policy(), level=level):
-        for part, found in replay.replay(engine, batch, generated=True).items():
+        generated = dict.fromkeys(written, settings)
+        for part, found in replay.replay(engine, batch, generated).items():
             assert found.logprobs == pytest.approx(written[part]["logprobs"], abs=1e-5)
             assert found.margins == pytest.approx(written[part]["margins"], abs=1e-5)
-            assert replay.retold(engine, written[part]["tokens"], settings) == (
-                written[part]["text"], written[part]["stop"],
-            )  # fmt: skip
+            tokens = written[part]["tokens"]
+            told, stop = replay.retold(engine, [], tokens, settings)
+            assert (told["text"], stop) == (written[part]["text"], written[part]["stop"])
         scored = engine.execute(batch)
-        for part, found in replay.replay(engine, batch, generated=False).items():
+        for part, found in replay.replay(engine, batch, {}).items():
             assert found.total == pytest.approx(scored[part]["loglikelihood"], abs=1e-4)
             assert (min(found.margins) >= 0) == scored[part]["is_greedy"]
 

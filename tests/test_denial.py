@@ -25,7 +25,7 @@ from test_judge import plain
 from evalkit.base import bounded, canon, schema
 from evalkit.base.errors import EvalkitError, Exit
 from evalkit.harness import rescore
-from evalkit.inputs import plain_yaml
+from evalkit.inputs.untrusted import plain_yaml
 from evalkit.judge.verify import Wanted, judge
 
 PAGE = Path(__file__).parents[1] / "docs" / "limits.md"

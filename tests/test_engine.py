@@ -353,12 +353,13 @@ def test_a_score_that_is_not_a_number_is_told_as_one(load: Load) -> None:
 
 
 def test_sampling_draws_as_often_as_the_probabilities_say(load: Load) -> None:
-    from evalkit.engine import decoding
+    from evalkit.engine.text import decoding, processors
 
     logits = torch.tensor([0.0, 2.0, 1.0, -1.0, 1.5])
     settings = Settings((), 1, True, temperature=0.8, top_p=0.9, top_k=4)
     source = torch.Generator().manual_seed(0)
-    draws = [decoding._sample(logits.clone(), settings, source) for _ in range(4000)]
+    chooser = processors.chooser(load(), settings, [1])
+    draws = [decoding._sample(chooser, logits.clone(), source) for _ in range(4000)]
     from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
     scores = logits[None]

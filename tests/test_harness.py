@@ -26,7 +26,7 @@ from evalkit.harness.tasks import Loaded
 from evalkit.inputs import model as models
 from evalkit.inputs import suite as suites
 from evalkit.inputs.tokenizer import Tokenizer
-from evalkit.plan.request import Request, Settings, settings_from
+from evalkit.plan.request import Request, Settings, Terms, settings_from
 from evalkit.plan.tokenise import Row, tokenise
 
 pytest.importorskip("lm_eval")
@@ -115,7 +115,7 @@ def test_every_request_has_its_own_id_and_the_limit_is_documents(own: Path) -> N
 
 def test_settings_are_normalised_as_lm_eval_does_it() -> None:
     def made(**given: Any) -> Settings:
-        return settings_from(given, task="own", seed=3)
+        return settings_from(given, task="own", terms=Terms(3))
 
     assert made() == Settings((), 256)
     assert made(until="Q", max_new_tokens=5, max_gen_toks=7) == Settings(("Q",), 7)

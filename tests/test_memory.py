@@ -18,7 +18,7 @@ from evalkit.base.errors import EvalkitError
 from evalkit.engine import Engine, Numerics
 from evalkit.engine.hardware import device as devices
 from evalkit.engine.tree import attention, trunk
-from evalkit.inputs import shape
+from evalkit.inputs.checkpoint import shape
 from evalkit.plan import memory, store
 from evalkit.plan.batch import Policy, make_trunk
 from evalkit.plan.memory import Needs

@@ -32,6 +32,7 @@ class Letters:
     """A tokenizer of one token a character, with a BOS before every text."""
 
     max_length, prefix_token_id, bos_token_id, adds_bos = 24, 1, 1, True
+    added_eos = vocabulary = None
 
     def encode(self, texts: Sequence[str], *, special_tokens: bool) -> list[list[int]]:
         start = [1] if special_tokens else []

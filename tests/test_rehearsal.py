@@ -28,9 +28,10 @@ from torch._subclasses.fake_tensor import (  # noqa: E402
 )
 from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 
-from evalkit.engine import decoding, generate  # noqa: E402
+from evalkit.engine import generate  # noqa: E402
 from evalkit.engine.core import Engine  # noqa: E402
 from evalkit.engine.probe import narrow, trials  # noqa: E402
+from evalkit.engine.text import decoding  # noqa: E402
 from evalkit.engine.tree import attention, tail  # noqa: E402
 from evalkit.plan.batch import Policy  # noqa: E402
 from evalkit.plan.request import Settings  # noqa: E402
@@ -124,7 +125,7 @@ def fake(name: str, device: torch.device, **changed: Any) -> Iterator[Any]:
             attention.switch(model, attention.NAME)
             engine: Any = Engine.__new__(Engine)
             engine.model, engine.device, engine.level, engine.kept = model, device, "A", None
-            engine.processors, engine.eos_ids = [], frozenset()
+            engine.generation, engine.eos_ids = None, frozenset()
             engine.tail = tail.find(model)
             yield engine
 

@@ -20,9 +20,11 @@ from tests.batches import token_ids
 torch = pytest.importorskip("torch")
 engine = pytest.importorskip("evalkit.engine")
 
-from evalkit.engine import decoding, generate  # noqa: E402
-from evalkit.engine.decoding import Endings  # noqa: E402
+from evalkit.engine import generate  # noqa: E402
 from evalkit.engine.probe import apart  # noqa: E402
+from evalkit.engine.text import decoding  # noqa: E402
+from evalkit.engine.text.decoding import Endings  # noqa: E402
+from evalkit.engine.text.processors import Chooser  # noqa: E402
 from evalkit.engine.tree import attention, buffers, slots  # noqa: E402
 
 # Grouped queries, soft-capped scores, sliding windows, as many key heads as heads.
@@ -259,7 +261,7 @@ def test_of_equally_probable_tokens_the_first_is_chosen(load: Load) -> None:
     """As transformers does; `topk` would give another one in bfloat16."""
     logits = torch.zeros(3, 1000, dtype=torch.bfloat16)
     logits[:, 17::50] = 2.0
-    texts = [decoding.Text(str(n), [1], None) for n in range(3)]
+    texts = [decoding.Text(str(n), Chooser([1], None, None), None) for n in range(3)]
     chosen = decoding.advance(load(), texts, logits, SETTINGS)
     assert chosen.tolist() == [17, 17, 17]
     assert [text.tokens for text in texts] == [[17]] * 3
@@ -288,7 +290,7 @@ def test_stop_strings_are_found_as_by_decoding_every_tail(
             found = []
             for endings in (quick, plain):
                 monkeypatch.setattr(loaded, "endings", endings)
-                text = decoding.Text("", [], None, tokens[:count])
+                text = decoding.Text("", Chooser([], None, None), None, tokens[:count])
                 decoding.see_stops(loaded, [text], settings)
                 found.append(text.stop)
             assert found[0] == found[1]

@@ -28,7 +28,7 @@ from evalkit.harness import locking, requests, score, tasks
 from evalkit.harness.data import loading, pinning
 from evalkit.harness.tasks import Loaded
 from evalkit.inputs import suite as suites
-from evalkit.plan.request import settings_from
+from evalkit.plan.request import Terms, settings_from
 from evalkit.run import evaluate as run
 from evalkit.run.prepare import Options
 from evalkit.show import summary
@@ -239,7 +239,7 @@ def test_a_generation_setting_that_evalkit_does_not_know_is_refused(
     """Ignoring one would change a score: lm-eval hands it on to transformers."""
     settings = {"until": ["\n"], "num_beams": 4}
     with pytest.raises(EvalkitError, match=r"task 'own_g' sets .* does not know: num_beams"):
-        settings_from(settings, task="own_g", seed=0)
+        settings_from(settings, task="own_g", terms=Terms())
     generation = {"output_type": "generate_until", "doc_to_text": "{{question}}",
                   "doc_to_target": "no"}  # fmt: skip
     write_task(tmp_path / "tasks", "own_g", DOCUMENTS, generation_kwargs=settings, **generation)

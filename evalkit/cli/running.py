@@ -97,6 +97,14 @@ def options_from(given: dict[str, Any]) -> Any:
     return Options(**given)
 
 
+def _seeds(_: Any, __: Any, value: str | None) -> tuple[int, ...]:
+    """The seeds in a list of them; none where none is given."""
+    words = [word.strip() for word in (value or "").split(",")] if value else []
+    if not all(word.isdigit() for word in words) or len(set(words)) < len(words):
+        raise EvalkitError(f"--seeds is '{value}', no list of seeds", fix="e.g. --seeds 1,2,3")
+    return tuple(map(int, words))
+
+
 @click.command("eval")
 @run_options
 @means_options
@@ -104,10 +112,16 @@ def options_from(given: dict[str, Any]) -> Any:
               help="Seal the plan with this key before the first answer.")  # fmt: skip
 @timestamp_option
 @group_option
+@click.option(
+    "--seeds",
+    callback=_seeds,
+    metavar="N,N,...",
+    help="A run with each of these seeds, and how far their scores lie apart.",
+)
 @json_option
 def eval_command(
-    workers: int | None, grace_s: float, key: Path | None, timestamp: str | None, as_json: bool,
-    **given: Any,
+    workers: int | None, grace_s: float, key: Path | None, timestamp: str | None,
+    seeds: tuple[int, ...], as_json: bool, **given: Any,
 ) -> None:  # fmt: skip
     """Evaluate a model on a suite and write a record.
 
@@ -115,15 +129,16 @@ def eval_command(
     evalkit eval --model meta-llama/Llama-3.1-8B --suite core
     """
     options = options_from(given)
-    from evalkit.base.events import Events
-    from evalkit.run import evaluate as run
-    from evalkit.show import summary
+    if seeds and options.seed is not None:
+        raise EvalkitError("--seed and --seeds are both given", fix="give one of them")
+    from evalkit.show import evaluated
 
-    seal, events = in_passing(key, timestamp), Events()
-    folder = run.evaluate(options, events, sys.argv, workers=workers, grace_s=grace_s, seal=seal)
-    code = summary.show(folder, events.console)
-    tell(as_json, folder, folder=str(folder), exit_code=code)
-    sys.exit(code)
+    seal = in_passing(key, timestamp)
+    shown = evaluated.each(options, seeds, sys.argv, workers=workers, grace_s=grace_s, seal=seal)
+    told = "\n".join(map(str, shown.folders))
+    more = {"folders": [str(folder) for folder in shown.folders]} if seeds else {}
+    tell(as_json, told, folder=str(shown.folders[-1]), exit_code=shown.code, **more)
+    sys.exit(shown.code)
 
 
 @click.command("plan")

@@ -8,14 +8,16 @@ from typing import Any
 import torch
 
 from evalkit.base.errors import EvalkitError, Exit
-from evalkit.engine import decoding, generate, scoring, split, weights
+from evalkit.engine import generate, scoring, split, weights
 from evalkit.engine.hardware import heap, sums
 from evalkit.engine.hardware.device import AUTO
 from evalkit.engine.numerics import Numerics, fix_numerics, numerics_for, quantization
+from evalkit.engine.text import decoding, processors
 from evalkit.engine.tree import attention, rotary, tail
 from evalkit.inputs.model import Model
 from evalkit.inputs.tokenizer import Tokenizer
 from evalkit.plan.batch import Batch
+from evalkit.plan.request import Settings
 
 __all__ = ["NAME", "Engine", "Numerics", "load", "numerics_for", "quantization"]
 NAME = "evalkit"
@@ -27,6 +29,8 @@ class Engine:
     `device` is where inputs go (that of the embedding, where the model lies on several); `kept` is
     the last trunk's state, which only saves time and is dropped when memory runs out; `last_split`
     is how deep the last executed batch was cut in halves for lack of memory: 0, it was not.
+    `generation` is the model's own generation config where that changes the most probable text,
+    `warpers` what is done to logits that are drawn from, by settings.
     """
 
     def __init__(
@@ -35,7 +39,8 @@ class Engine:
         self.model, self.tokenizer, self.device = model, tokenizer, torch.device(device)
         self.level, self.numerics = level, numerics
         self.eos_ids = eos_ids(model, tokenizer)
-        self.processors = decoding.processors(getattr(model, "generation_config", None))
+        self.warpers: dict[Settings, Any] = {}
+        self.generation = processors.own(getattr(model, "generation_config", None))
         self.eos_text: str = tokenizer.hf.eos_token or ""
         self.kept: Any = None
         self.last_split = 0

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from evalkit.engine import decoding
 from evalkit.engine import prefix as cloned
-from evalkit.engine.decoding import Text
+from evalkit.engine.text import decoding
+from evalkit.engine.text.decoding import Text
 from evalkit.engine.tree import attention, trunk
 from evalkit.engine.tree.slots import ROWS, Slots, Stem
 from evalkit.engine.tree.tree import Tree, path_end
@@ -38,7 +38,7 @@ def generate(engine: "Engine", batch: Batch) -> Answers:
             engine, batch, lambda _: None, lambda one, answers: found.update({one.id: answers})
         )
         return found[batch.id]
-    texts = decoding.texts_of(batch)
+    texts = decoding.texts_of(engine, batch)
     assert batch.settings is not None, "a generating batch has settings"
     _in_step(engine, batch, texts, batch.settings)
     return _answers(engine, batch, texts)
@@ -87,7 +87,7 @@ class _Part:
 
     def __init__(self, engine: "Engine", batch: Batch) -> None:
         self.batch, self._engine = batch, engine
-        self.texts = decoding.texts_of(batch)
+        self.texts = decoding.texts_of(engine, batch)
         assert batch.settings is not None, "a generating batch has settings"
         self._settings = batch.settings
         longest = max(target.start for target in batch.targets) + batch.settings.max_gen_toks

@@ -16,6 +16,7 @@ import torch
 from evalkit.base import steering
 from evalkit.base.errors import EvalkitError
 from evalkit.inputs import architecture
+from evalkit.inputs.checkpoint import headers
 from evalkit.inputs.model import Model
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -54,7 +55,8 @@ def numerics_for(
     """
     config = model.config
     inner = config.get("text_config") or config
-    stated = inner.get("dtype") or inner.get("torch_dtype") or config.get("dtype") or "float32"
+    stated = inner.get("dtype") or inner.get("torch_dtype") or config.get("dtype")
+    stated = stated or config.get("torch_dtype") or headers.dtype(model) or "float32"
     chosen = (dtype or str(stated)).removeprefix("torch.")
     if chosen not in DTYPES:
         raise EvalkitError(f"unknown dtype '{chosen}'", fix=f"choose from {', '.join(DTYPES)}")

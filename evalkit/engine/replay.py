@@ -7,18 +7,19 @@ prompts. `in_float32` lets the same be computed without the rounding of a lower 
 gives such values beside others that are as good.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from evalkit.base import canon
-from evalkit.engine import decoding, scoring
+from evalkit.engine import scoring
 from evalkit.engine.numerics import DTYPES
 from evalkit.engine.probe import reference
 from evalkit.engine.probe.reference import Answered
+from evalkit.engine.text import decoding, processors, thoughts
 from evalkit.engine.tree import attention, rotary
 from evalkit.engine.tree.tree import depths
 from evalkit.plan.batch import Batch, BatchTarget
@@ -42,9 +43,11 @@ class Replayed:
         return canon.total(self.logprobs)
 
 
-def replay(engine: "Engine", batch: Batch, *, generated: bool) -> dict[str, Replayed]:
-    """Every target of a scoring batch by part id. `generated`: what a generation config does to
-    logits was done to these answers'."""
+def replay(
+    engine: "Engine", batch: Batch, generated: Mapping[str, Settings]
+) -> dict[str, Replayed]:
+    """Every target of a scoring batch by part id. `generated`: with which settings those of them
+    that are texts were written, so that the same is done to their logits."""
     with torch.inference_mode():
         rotary.reset(engine.model)
         rows = scoring.rows_at_once(engine, batch)
@@ -57,7 +60,7 @@ def replay(engine: "Engine", batch: Batch, *, generated: bool) -> dict[str, Repl
 
 def _replayed(
     engine: "Engine", batch: Batch, first: int, rows: int, targets: list[BatchTarget],
-    generated: bool,
+    generated: Mapping[str, Settings],
 ) -> dict[str, Replayed]:  # fmt: skip
     """The targets of some rows, from one forward pass."""
     before = batch.trunk.length if batch.trunk else 0
@@ -73,19 +76,21 @@ def _replayed(
         index = [number[row - first, at] for (row, at), _ in path]
         labels = [label for _, label in path]
         values = logits[torch.tensor(index, device=logits.device)].float()  # [tokens, vocabulary]
-        if generated and engine.processors:
-            values = _processed(engine, [*batch.tokens_of(target), target.last], labels, values)
+        if target.id in generated:
+            tokens = [*batch.tokens_of(target), target.last]
+            values = _processed(engine, tokens, labels, values, generated[target.id])
         found[target.id] = Replayed(*reference.chances(values, labels))
     return found
 
 
 def _processed(
-    engine: "Engine", tokens: list[int], labels: list[int], values: torch.Tensor
-) -> torch.Tensor:
-    prompt = tokens[: len(tokens) - len(labels)]
-    texts = [decoding.Text("", prompt, None, labels[:count]) for count in range(len(labels))]
-    pairs = zip(texts, values, strict=True)
-    return torch.stack([decoding.processed(engine, text, row) for text, row in pairs])
+    engine: "Engine", tokens: list[int], labels: list[int], values: torch.Tensor,
+    settings: Settings,
+) -> torch.Tensor:  # fmt: skip
+    chooser = processors.chooser(engine, settings, tokens[: len(tokens) - len(labels)])
+    if not chooser.has_processors:
+        return values
+    return torch.stack([chooser.processed(labels[:n], row) for n, row in enumerate(values)])
 
 
 def rounds(engine: "Engine") -> bool:
@@ -109,7 +114,7 @@ def in_float32(engine: "Engine") -> Iterator[None]:
 def twice(engine: "Engine", batch: Batch, count: int) -> list[tuple[float, float]]:
     """Log-probabilities of `count` targets, token by token: replayed, and the model's own, which
     are those in float32 where it computes in less, else those of each sequence alone."""
-    replayed = replay(engine, batch, generated=False)
+    replayed = replay(engine, batch, {})
     found: list[tuple[float, float]] = []
     with torch.inference_mode(), attention.plain(engine):
         rotary.reset(engine.model)
@@ -122,14 +127,17 @@ def twice(engine: "Engine", batch: Batch, count: int) -> list[tuple[float, float
     return found
 
 
-def retold(engine: "Engine", tokens: list[int], settings: Settings) -> tuple[str, str]:
-    """The text that these generated tokens are, and why it ended with the last of them; the reason
-    is empty where it would not have ended there, or earlier."""
-    texts = [
-        decoding.Text("", [], None, tokens[:count], [0.0] * count, [0.0] * count)
-        for count in range(1, len(tokens) + 1)
-    ]
-    decoding.see_stops(engine, texts, settings)
-    too_late = any(text.stop for text in texts[:-1])
-    text: str = decoding.answer(engine, texts[-1], settings)["text"]
-    return text, "" if too_late else texts[-1].stop
+def retold(
+    engine: "Engine", prompt: list[int], tokens: list[int], settings: Settings
+) -> tuple[dict[str, Any], str]:
+    """What the journal holds of the text that these tokens are behind a prompt, and why it ended
+    with the last of them; the reason is empty where it would not have ended there, or earlier."""
+    chooser = processors.Chooser(prompt, None, None)  # what is there is not chosen again
+    thought = thoughts.of(engine.tokenizer, settings, prompt)
+    text = decoding.Text("", chooser, None, thought=thought)
+    too_late = False
+    for count in range(1, len(tokens) + 1):
+        too_late = too_late or bool(text.stop)
+        text.tokens = tokens[:count]
+        decoding.see_stops(engine, [text], settings)
+    return decoding.answer(engine, text, settings), "" if too_late else text.stop

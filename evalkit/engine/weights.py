@@ -21,6 +21,8 @@ from evalkit.engine.numerics import DTYPES, Numerics, quantization
 from evalkit.inputs import architecture
 from evalkit.inputs.model import Model
 
+COMPARED = 64  # numbers at either end of a weight that are held against its file
+
 
 def import_all() -> None:
     """Import what loading a model of any architecture needs; that alone takes seconds."""
@@ -71,6 +73,7 @@ def _base(model: Model, wanted: Numerics, device: str) -> Any:
             output_loading_info=True,
         )
     _check(model, stored, loaded, told)
+    _check_held(model, loaded)
     return loaded
 
 
@@ -92,6 +95,7 @@ def _check(model: Model, stored: torch.dtype, loaded: Any, told: dict[str, Any])
     if what:
         fix = "fetch or save the model again: transformers would draw such weights at random"
         raise EvalkitError(what, where=str(model.folder), fix=fix)
+    _check_read(model, told)
     dtypes = {parameter.dtype for parameter in loaded.parameters()} & set(DTYPES.values())
     others = sorted(str(dtype).removeprefix("torch.") for dtype in dtypes - {stored, torch.float32})
     if others:  # a quantised checkpoint that knows better
@@ -100,6 +104,68 @@ def _check(model: Model, stored: torch.dtype, loaded: Any, told: dict[str, Any])
             where=str(model.folder),
             fix=f"pass --dtype {others[0]}",
         )
+
+
+def _check_read(model: Model, told: dict[str, Any]) -> None:
+    """EvalkitError for weights in the files that nothing in the model reads: it would compute
+    without a part of the checkpoint."""
+    if unread := sorted(told["unexpected_keys"]):
+        raise EvalkitError(
+            f"{len(unread)} weights in the files of '{model.reference}' are read by nothing in the"
+            f" model that its config describes: {unread[0]}",
+            where=str(model.folder),
+            fix="see whether config.json is this checkpoint's (does it lack a bias or a"
+            " quantization_config?); leave them out of a copy only if they do nothing",
+        )
+
+
+def _check_held(model: Model, loaded: Any) -> None:
+    """EvalkitError that names the first weight whose numbers are not its file's.
+
+    The beginning and the end of each are compared, so that even a large model takes a moment. What
+    transformers stores under another name or in another shape (merged experts, packed numbers)
+    can't be held against the files and is left out.
+    """
+    if not model.has_safetensors or quantization(model):
+        return
+    from safetensors import safe_open
+
+    state = loaded.state_dict()
+    prefix = f"{getattr(loaded, 'base_model_prefix', '')}."
+    for path in model.weight_files():
+        with safe_open(path, "pt") as file:
+            for name in file.keys():  # noqa: SIM118  # it is no mapping
+                own = state.get(
+                    name, state.get(prefix + name, state.get(name.removeprefix(prefix)))
+                )
+                stored = file.get_slice(name)
+                if own is None or list(own.shape) != stored.get_shape() or own.is_meta:
+                    continue
+                if not _is_same(own, stored):
+                    raise _unlike(model, name)
+
+
+def _is_same(own: torch.Tensor, stored: Any) -> bool:
+    """`stored`: safetensors' slice of the file, which reads what is asked for alone."""
+    if own.dim() == 0 or not own.numel():
+        return True
+    for first, rows in ((True, slice(0, 1)), (False, slice(len(own) - 1, len(own)))):
+        wanted, found = stored[rows].flatten(), own[rows].detach().flatten()
+        part = slice(0, COMPARED) if first else slice(-COMPARED, None)
+        one, other = wanted[part].to(own.dtype), found[part].cpu()
+        if not bool(((one == other) | (one.isnan() & other.isnan())).all()):
+            return False
+    return True
+
+
+def _unlike(model: Model, name: str) -> EvalkitError:
+    return EvalkitError(
+        f"transformers did not load {name} of '{model.reference}' as its file has it",
+        where=str(model.folder),
+        fix="where config.json ties the embeddings and the file has an LM head of its own, one of"
+        " the two is wrong: set tie_word_embeddings as the model was trained",
+        code=Exit.FAILED,
+    )
 
 
 def _try_quantised(model: Model, loaded: Any) -> None:

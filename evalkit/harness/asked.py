@@ -18,6 +18,7 @@ from evalkit.inputs import rows
 from evalkit.inputs.locked import ASKED, other_settings
 from evalkit.inputs.rows import Rows
 from evalkit.inputs.suite import Suite
+from evalkit.plan.asking import PLAIN, Asking
 from evalkit.plan.request import Request
 
 Asked = tuple[bytes, bytes]  # digests of a leaf task's prompts and of its targets
@@ -80,17 +81,14 @@ def each(leaf: Leaf, suite: Suite) -> Rows:
     return replace(leaf.each, prompts=prompts if pinned else b"", targets=targets)
 
 
-def of_leaf(
-    loaded: Loaded, name: str, template: building.ChatTemplate | None = None
-) -> list[Request]:
+def of_leaf(loaded: Loaded, name: str, asking: Asking = PLAIN) -> list[Request]:
     """A leaf task's requests, held against the loaded lock as far as they follow from it.
 
     EvalkitError (1) names the first document that is asked otherwise than the lock says.
     """
-    messages = Messages(template)
-    return building.of_leaf(
-        loaded, name, messages if template else None, lambda leaf: check(loaded, leaf, messages)
-    )
+    messages = Messages(asking.template)
+    how = replace(asking, template=messages if asking.template else None)
+    return building.of_leaf(loaded, name, how, lambda leaf: check(loaded, leaf, messages))
 
 
 def check(loaded: Loaded, leaf: Leaf, messages: Messages) -> None:

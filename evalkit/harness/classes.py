@@ -20,6 +20,12 @@ RESERVED = {
     "peft": "use --adapter", "lora_local_path": "use --adapter",
     "delta": "give a model with these weights merged", "gguf_file": "give a model of safetensors",
     "tokenized_requests": "leave it out: a plan holds token ids, and the engine must take them",
+    "enable_thinking": "set chat_template_args: {enable_thinking: ...} in the suite",
+    "chat_template_args": "set chat_template_args in the suite",
+    "chat_template": "set chat_template in the suite",
+    "think_end_token": "set think_end in the suite", "think_start_token": "set think_start in the"
+    " suite", "reasoning_parser": "set think_end in the suite",
+    "system_instruction": "set system_instruction in the suite",
 }  # fmt: skip
 
 
@@ -34,12 +40,12 @@ def model_class(choice: Choice) -> Any:
     if name not in MODEL_MAPPING:
         hint = one_of(name, sorted(MODEL_MAPPING))
         raise EvalkitError(f"lm-eval has no model class '{name}'", fix=hint)
-    package = PACKAGES.get(name)
-    if package and find_spec(package) is None:
-        raise missing(choice.name, package)
     for key in choice.args:
         if key in RESERVED:
             raise EvalkitError(f"--engine-arg {key} is not for {choice.name}", fix=RESERVED[key])
+    package = PACKAGES.get(name)
+    if package and find_spec(package) is None:
+        raise missing(choice.name, package)
     try:
         found = get_model(name)
     except ImportError as error:

@@ -15,6 +15,7 @@ from typing import Any
 from evalkit.base import stamp
 from evalkit.base.errors import EvalkitError, Exit
 from evalkit.harness import classes
+from evalkit.inputs.chat import thinking
 from evalkit.inputs.engine_name import Choice
 from evalkit.inputs.model import Model
 from evalkit.inputs.tokenizer import Tokenizer
@@ -135,9 +136,10 @@ class Foreign:
             raise RuntimeError(f"it answered {len(found)} of {len(texts)} requests")
         untold = stamp.unknown(f"{self.name} gives the text only")
         rest = dict.fromkeys(("tokens", "logprobs", "margins", "stop"), untold)
+        written = zip(batch.targets, texts, found, strict=True)
         return {
-            target.id: {"text": str(text), **rest}
-            for target, text in zip(batch.targets, found, strict=True)
+            target.id: {**_answered(prompt, str(text), settings, untold), **rest}
+            for target, prompt, text in written
         }
 
     def _texts(self, prompts: list[list[int]], ids: Sequence[str]) -> list[str]:
@@ -176,14 +178,32 @@ def _read_back(lm: Any, texts: list[str]) -> list[list[int]]:
     return [list(map(int, ids)) for ids in encoded]
 
 
+def _answered(prompt: str, raw: str, settings: Settings, untold: dict[str, str]) -> dict[str, Any]:
+    """A text as the journal holds it: a class that is not told of thoughts gives all of it."""
+    if not settings.think_end:
+        return {"text": raw}
+    ended = settings.think_end in raw
+    thinks = thinking.is_open(prompt, settings.think_start, settings.think_end)
+    thinks = thinks or settings.think_start in raw
+    answer = thinking.answer(raw, settings.to_json(), thinks=thinks)
+    spent: Any = untold if ended or thinks else 0
+    thought = {"tokens": spent, "ended": ended}
+    return {"text": answer, "thought": thought, **({"raw": raw} if raw != answer else {})}
+
+
 def _kwargs(settings: Settings) -> dict[str, Any]:
-    """The settings in lm-eval's words; a dictionary for each request, since classes change it."""
+    """The settings in lm-eval's words; a dictionary for each request, since classes change it. Stop
+    strings are for answers alone, so that a text that thinks is written to its end."""
     kwargs: dict[str, Any] = {
-        "until": list(settings.until),
+        "until": [] if settings.think_end else list(settings.until),
         "max_gen_toks": settings.max_gen_toks,
         "do_sample": settings.do_sample,
     }
     if settings.do_sample:
         kwargs |= {"temperature": settings.temperature, "top_p": settings.top_p}
         kwargs |= {"top_k": settings.top_k} if settings.top_k else {}
+        kwargs |= {"min_p": settings.min_p} if settings.min_p else {}
+    for name in ("repetition_penalty", "presence_penalty", "frequency_penalty"):
+        if value := getattr(settings, name):
+            kwargs[name] = value
     return kwargs

@@ -10,8 +10,10 @@ from typing import Any
 
 from evalkit.base.errors import EvalkitError
 from evalkit.harness.tasks import Leaf, Loaded, compiled_once, named
+from evalkit.inputs.checkpoint import generation
 from evalkit.inputs.suite import Suite
-from evalkit.plan.request import Request, settings_from
+from evalkit.plan.asking import PLAIN, Asking
+from evalkit.plan.request import Request, new_tokens, settings_from
 
 ChatTemplate = Callable[..., str]
 
@@ -46,7 +48,7 @@ def instance_ids(task: Any) -> Iterator[tuple[Any, int]]:
 
 
 def of_leaf(
-    loaded: Loaded, name: str, chat_template: ChatTemplate | None = None,
+    loaded: Loaded, name: str, asking: Asking = PLAIN,
     check: Callable[[Leaf], None] = lambda _: None,
 ) -> list[Request]:  # fmt: skip
     """A leaf task's requests, in lm-eval's order; `check` is called once they are built.
@@ -56,10 +58,10 @@ def of_leaf(
     """
     leaf = loaded.leaves[name]
     with named(name):
-        build_task(leaf, loaded.suite, chat_template)
+        build_task(leaf, loaded.suite, asking.template)
         check(leaf)
     requests = [
-        _request(name, instance, index, repeat, loaded.suite)
+        _request(name, instance, index, repeat, asking)
         for instance, index in instance_ids(leaf.task)
         for repeat in range(instance.repeats or 1)
     ]
@@ -69,18 +71,18 @@ def of_leaf(
 
 def build(
     loaded: Loaded,
-    chat_template: ChatTemplate | None = None,
+    asking: Asking = PLAIN,
     advance: Callable[[int], None] = lambda _: None,
 ) -> list[Request]:
     """All requests of the suite, in lm-eval's order; `advance` is told of documents done."""
     requests: list[Request] = []
     for name, leaf in loaded.leaves.items():
-        requests += of_leaf(loaded, name, chat_template)
+        requests += of_leaf(loaded, name, asking)
         advance(min(loaded.suite.limit or leaf.locked.documents, leaf.locked.documents))
     return requests
 
 
-def _request(name: str, instance: Any, index: int, repeat: int, suite: Suite) -> Request:
+def _request(name: str, instance: Any, index: int, repeat: int, asking: Asking) -> Request:
     args = instance.args
     where = (name, instance.doc_id, index, repeat)
     if instance.request_type == "loglikelihood":
@@ -89,11 +91,14 @@ def _request(name: str, instance: Any, index: int, repeat: int, suite: Suite) ->
             raise EvalkitError(
                 f"document {instance.doc_id} of '{name}' has an empty continuation to score"
             )
+        asking.check_scored(name, context)
         return Request(*where, "loglikelihood", context, continuation)
     if instance.request_type == "loglikelihood_rolling":
         return Request(*where, "loglikelihood_rolling", args[0])
     if instance.request_type == "generate_until":
         context, gen_kwargs = args
-        settings = settings_from(gen_kwargs, task=name, seed=suite.seeds["torch"])
-        return Request(*where, "generate_until", context, settings=settings)
+        generation.check(asking.terms.own)
+        settings = settings_from(gen_kwargs, task=name, terms=asking.terms)
+        reserved = new_tokens(gen_kwargs)
+        return Request(*where, "generate_until", context, settings=settings, reserved=reserved)
     raise EvalkitError(f"task '{name}' makes {instance.request_type} requests, which evalkit lacks")

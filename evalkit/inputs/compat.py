@@ -9,6 +9,8 @@ Nothing is imported here.
 NAMES = {
     "huggingface_hub:get_session": "()",
     "huggingface_hub.utils:parse_ratelimit_headers": "(headers)",
+    "transformers:GenerationConfig._get_default_generation_params": "()",
+    "transformers.utils.chat_template_utils:datetime": "",
     "transformers.integrations.gguf:gguf_tokenizer_mapping": "",
     "transformers.models.auto.modeling_auto:MODEL_FOR_CAUSAL_LM_MAPPING_NAMES": "",
 }

@@ -5,10 +5,7 @@ commit before anything runs, or one of two built-in names. Weights are safetenso
 are explicitly allowed (loading a pickle runs its code). Nothing here loads weights.
 """
 
-import json
-import math
 import os
-import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -200,6 +197,8 @@ def resolve_adapter(folder: Path) -> dict[str, dict[str, Any]]:
 def _names(folder: Path, wanted: list[str], reference: str, allow_pickle: bool) -> list[str]:
     found = [p.relative_to(folder).as_posix() for p in sorted(folder.rglob("*")) if p.is_file()]
     names = [name for name in found if _matches(name, wanted) and _top_level(name)]
+    if ADAPTER[0] in found and "config.json" not in names:
+        raise _is_adapter(folder, reference)
     if "config.json" not in names:
         raise EvalkitError(
             f"'{reference}' is not a model: it has no config.json",
@@ -222,6 +221,20 @@ def _names(folder: Path, wanted: list[str], reference: str, allow_pickle: bool) 
         raise EvalkitError(f"'{reference}' has no weights (*.safetensors)", where=os.fspath(folder))
     loaded = _loaded(folder, weights)
     return [name for name in names if name in loaded or name not in weights]
+
+
+def _is_adapter(folder: Path, reference: str) -> EvalkitError:
+    """The error for an adapter's folder that is given as a model."""
+    told = canon.read_json(folder / ADAPTER[0])
+    told = told if isinstance(told, dict) else {}
+    base = told.get("base_model_name_or_path")
+    kind = f"a {told['peft_type']} adapter" if told.get("peft_type") else "an adapter"
+    return EvalkitError(
+        f"'{reference}' is no model but {kind}" + (f" of '{base}'" if base else ""),
+        where=os.fspath(folder),
+        fix=f"give the model that it was trained on, and it with --adapter: --model"
+        f" {base or 'MODEL'} --adapter {reference}",
+    )
 
 
 def _loaded(folder: Path, weights: list[str]) -> list[str]:
@@ -274,25 +287,3 @@ def _check_weights(reference: str, names: list[str], allow_pickle: bool) -> None
             f"'{reference}' has its weights as pickles only, and loading a pickle runs its code",
             fix="convert it to safetensors, or pass --allow-pickle if you trust it",
         )
-
-
-def num_parameters(model: Model) -> int | None:
-    """Parameters, counted from the safetensors headers; None where the weights are pickles.
-
-    Raises EvalkitError for a file without a readable header, long before the weights are loaded.
-    """
-    total = 0
-    for path in model.weight_files() if model.has_safetensors else ():
-        try:
-            with path.open("rb") as handle:
-                (length,) = struct.unpack("<Q", handle.read(8))
-                header = json.loads(handle.read(length))
-            shapes = [header[key]["shape"] for key in header if key != "__metadata__"]
-            total += sum(math.prod(shape) for shape in shapes)
-        except (OSError, struct.error, ValueError, TypeError, KeyError, MemoryError, OverflowError):
-            raise EvalkitError(
-                f"{path.name} of '{model.reference}' is not a whole safetensors file",
-                where=str(model.folder),
-                fix="fetch or save the model again",
-            ) from None
-    return total if model.has_safetensors else None

@@ -12,6 +12,8 @@ from typing import Any
 from evalkit.base import canon, schema
 from evalkit.base import shipped as shipped_files
 from evalkit.base.errors import EvalkitError, Exit, one_of
+from evalkit.inputs.chat import keys as chat
+from evalkit.inputs.chat.keys import Chat
 from evalkit.inputs.locked import (
     EARLIER_LOCK,
     LOCK,
@@ -68,6 +70,7 @@ class Suite:
     gen_kwargs: dict[str, Any] = field(default_factory=dict)
     seeds: dict[str, int] = field(default_factory=lambda: dict(SEEDS))
     limit: int | None = None
+    chat: Chat = field(default_factory=Chat)
 
     @property
     def lock_path(self) -> Path:
@@ -121,7 +124,9 @@ def load(name: str, *, limit: int | None = None, seed: int | None = None) -> Sui
     if problems:
         raise EvalkitError(f"the suite is not valid: {problems[0]}", where=str(path))
     tasks = [{"task": item} if isinstance(item, str) else item for item in raw["tasks"]]
-    settings = {key: raw[key] for key in raw if key not in ("name", "tasks", "include_path")}
+    others = ("name", "tasks", "include_path", *chat.KEYS)
+    settings = {key: raw[key] for key in raw if key not in others}
+    settings["apply_chat_template"], settings["chat"] = chat.parse(raw, path)
     settings["seeds"] = SEEDS | raw.get("seeds", {})
     if seed is not None:
         settings["seeds"] = dict.fromkeys(SEEDS, seed)  # as lm-eval's --seed does
@@ -176,4 +181,5 @@ def identity(suite: Suite, lock: Lock) -> dict[str, Any]:
         "datasets": {name: {"revision": d.revision} for name, d in lock.datasets.items()},
         "rows": {name: task.rows for name, task in lock.tasks.items()},
         "shots": {n: task.shots for n, task in lock.tasks.items() if task.shots is not None},
+        **suite.chat.identity(),
     }

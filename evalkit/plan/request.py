@@ -3,6 +3,7 @@
 Text ends at the plan: a `Request` still holds strings, a planned row holds token ids only.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -10,8 +11,10 @@ from evalkit.base.errors import EvalkitError
 
 Kind = Literal["loglikelihood", "loglikelihood_rolling", "generate_until"]
 DEFAULT_MAX_GEN_TOKS = 256  # lm-eval's for a task that gives none
-_SAMPLING = {"temperature": 0.0, "top_p": 1.0, "top_k": 0}
+TOP_K = 50  # transformers' where neither a task that samples nor the model gives one
 _LENGTHS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
+_SAMPLING = ("temperature", "top_p", "top_k", "min_p")
+_PENALTIES = ("repetition_penalty", "presence_penalty", "frequency_penalty")
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +22,12 @@ class Settings:
     """How a generation runs: lm-eval's `generation_kwargs`, normalised.
 
     Greedy unless `do_sample`; `seed` is the suite's, mixed with each request's id, so that a
-    sampled answer does not depend on which requests share its batch.
+    sampled answer does not depend on which requests share its batch. What a task sampling leaves
+    open is the model's own. The penalties' neutral values mean that none is asked for: a model's
+    own repetition penalty still counts.
+
+    With `think_end` a text thinks before it answers (`thinking`): `max_gen_toks` counts both, and
+    no more than `max_think_toks` are spent on thinking (0: all of them may be).
     """
 
     until: tuple[str, ...]
@@ -29,10 +37,41 @@ class Settings:
     top_p: float = 1.0
     top_k: int = 0
     seed: int = 0
+    min_p: float = 0.0
+    repetition_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    think_start: str = ""
+    think_end: str = ""
+    max_think_toks: int = 0
 
     def to_json(self) -> dict[str, Any]:
-        """The settings as the plan holds them."""
-        return {name: getattr(self, name) for name in self.__slots__} | {"until": list(self.until)}
+        """The settings as the plan holds them: those from `min_p` on where they are set."""
+        found = {name: getattr(self, name) for name in self.__slots__} | {"until": list(self.until)}
+        return {name: value for name, value in found.items() if value or name not in OPTIONAL}
+
+
+OPTIONAL = Settings.__slots__[Settings.__slots__.index("min_p") :]
+
+
+@dataclass(frozen=True, slots=True)
+class Thinking:
+    """Between which words a text thinks, and for how many tokens at most (0: no limit of its own).
+    Without a `start` every text begins in thought."""
+
+    start: str
+    end: str
+    most: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What a suite and a model add to a task's generation_kwargs: the seed of what is sampled, the
+    settings of the model's own generation config (`generation.own`), and how texts think."""
+
+    seed: int = 0
+    own: dict[str, Any] = field(default_factory=dict)
+    thinking: Thinking | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +79,8 @@ class Request:
     """One loglikelihood, rolling loglikelihood or generation.
 
     `context` is the prompt (the whole text of a rolling request); `continuation` is what a
-    loglikelihood scores; `settings` is a generation's.
+    loglikelihood scores; `settings` is a generation's, and `reserved` the new tokens that its task
+    asks for, which its prompt leaves room for even where the model writes fewer.
     """
 
     task: str
@@ -51,6 +91,7 @@ class Request:
     context: str
     continuation: str = ""
     settings: Settings | None = field(default=None)
+    reserved: int = 0
 
     @property
     def local_id(self) -> str:
@@ -63,26 +104,47 @@ class Request:
         return f"{self.task}/{self.local_id}"
 
 
-def settings_from(gen_kwargs: dict[str, Any], *, task: str, seed: int) -> Settings:
-    """Normalise a task's generation_kwargs as lm-eval 0.4.13's `normalize_gen_kwargs` does.
+def recorded_terms(record: dict[str, Any], settings: Sequence[dict[str, Any]]) -> Terms:
+    """On which terms a record's texts were generated, as it and its plan's settings say."""
+    own = record["model"].get("generation") or {}
+    thinks = [each for each in settings if each.get("think_end")]
+    thought = None
+    if thinks and record["suite"].get("think_end"):
+        said = thinks[0]
+        start, most = said.get("think_start", ""), said.get("max_think_toks", 0)
+        thought = Thinking(start, said["think_end"], most)
+    return Terms(record["suite"]["seeds"]["torch"], own, thought)
+
+
+def new_tokens(gen_kwargs: dict[str, Any]) -> int:
+    """How many new tokens a task asks for; ValueError or TypeError where that is no number."""
+    stated = (gen_kwargs.get(name) for name in _LENGTHS)
+    return next((int(n) for n in stated if n is not None), DEFAULT_MAX_GEN_TOKS)
+
+
+def settings_from(gen_kwargs: dict[str, Any], *, task: str, terms: Terms) -> Settings:
+    """Normalise a task's generation_kwargs as lm-eval 0.4.13's `normalize_gen_kwargs` does, and
+    let the model's own settings stand for what a task that samples does not give.
 
     Raises EvalkitError for a setting that evalkit can't honour: ignoring one would change a score.
     """
     given = dict(gen_kwargs)
     until = given.pop("until", None) or []
-    lengths = [given.pop(name, None) for name in _LENGTHS]
+    for name in _LENGTHS:
+        given.pop(name, None)
     do_sample = given.pop("do_sample", None)
-    numbers = {name: given.pop(name, default) for name, default in _SAMPLING.items()}
+    numbers = {name: given.pop(name, None) for name in (*_SAMPLING, *_PENALTIES)}
+    if given.get("num_beams") == 1:
+        del given["num_beams"]
     if given:
         raise EvalkitError(
             f"task '{task}' sets generation_kwargs that evalkit does not know: "
             + ", ".join(sorted(given)),
-            fix=f"use until, do_sample, max_gen_toks, {', '.join(_SAMPLING)}",
+            fix=f"use until, do_sample, max_gen_toks, {', '.join((*_SAMPLING, *_PENALTIES))}",
         )
     try:
-        max_gen_toks = next((int(n) for n in lengths if n is not None), DEFAULT_MAX_GEN_TOKS)
-        temperature, top_p = float(numbers["temperature"] or 0.0), float(numbers["top_p"])
-        top_k = int(numbers["top_k"])
+        max_gen_toks = int(terms.own.get("max_new_tokens", new_tokens(gen_kwargs)))
+        asked = {name: float(value) for name, value in numbers.items() if value is not None}
     except (TypeError, ValueError) as error:
         raise EvalkitError(
             f"task '{task}' has generation_kwargs that are no numbers: {error}"
@@ -92,8 +154,28 @@ def settings_from(gen_kwargs: dict[str, Any], *, task: str, seed: int) -> Settin
             f"task '{task}' asks for {max_gen_toks} new tokens; at least 1 is needed"
         )
     until = (until,) if isinstance(until, str) else tuple(until)
-    if not (temperature > 0.0 if do_sample is None else do_sample):
-        return Settings(until, max_gen_toks)
-    if temperature <= 0.0:
-        temperature = 1.0  # transformers' default when a task samples and gives none
-    return Settings(until, max_gen_toks, True, temperature, top_p, top_k, seed)
+    more: dict[str, Any] = {name: asked[name] for name in _PENALTIES if name in asked}
+    if thinking := terms.thinking:
+        more |= {"think_start": thinking.start, "think_end": thinking.end}
+        more |= {"max_think_toks": thinking.most}
+        max_gen_toks += thinking.most
+    if asked.get("temperature", 0.0) > 0.0 if do_sample is None else do_sample:
+        more |= {"do_sample": True, "seed": terms.seed, **_sampling(asked, task, terms.own)}
+    return Settings(until, max_gen_toks, **more)
+
+
+def _sampling(asked: dict[str, float], task: str, own: dict[str, Any]) -> dict[str, Any]:
+    """How a task that samples does so: as it says, else as the model does, else as transformers."""
+    found = {"temperature": 1.0, "top_p": 1.0, "top_k": TOP_K, "min_p": 0.0}
+    for name in found:
+        value = asked.get(name, own.get(name))
+        found[name] = found[name] if value is None else float(value)
+    if found["temperature"] <= 0.0:
+        whose = f"task '{task}'" if "temperature" in asked else "the model's generation config"
+        raise EvalkitError(
+            f"{whose} gives temperature {found['temperature']:g} to sample with",
+            where=task,
+            fix="set do_sample: false for the most probable text (in the task, or in the suite's"
+            " gen_kwargs), or a temperature above 0",
+        )
+    return found | {"top_k": int(found["top_k"])}

@@ -94,7 +94,7 @@ class Builder:
         self._trunk_blocks: list[bytes] = []
         self._batch_blocks: list[bytes] = []
         self._truncated: Counter[str] = Counter()
-        self._missing_bos = self._double_bos = 0
+        self._missing_bos = self._double_bos = self._appended_eos = 0
         self._last = ""  # leaf task
 
     def add(self, tokenised: Tokenised) -> None:
@@ -110,13 +110,17 @@ class Builder:
         self._truncated += tokenised.truncated
         self._missing_bos += tokenised.missing_bos
         self._double_bos += tokenised.double_bos
+        self._appended_eos += tokenised.appended_eos
 
     @property
     def blocks(self) -> list[bytes]:
         """plan.tokens' blocks: trunks first."""
         return self._trunk_blocks + self._batch_blocks
 
-    def body(self, *, suite_id: str, tokenizer: dict[str, str], max_length: int) -> dict[str, Any]:
+    def body(
+        self, *, suite_id: str, tokenizer: dict[str, str], max_length: int,
+        dropped_system_turns: int = 0,
+    ) -> dict[str, Any]:  # fmt: skip
         """plan.json's content."""
         body = {
             "schema": SCHEMA,
@@ -131,6 +135,8 @@ class Builder:
             "truncated": dict(self._truncated),
             "missing_bos": self._missing_bos,
             "double_bos": self._double_bos,
+            "appended_eos": self._appended_eos,
+            "dropped_system_turns": dropped_system_turns,
             "tokens": self._place(),
         }
         body["ids"] = {"suite": suite_id, "plan": plan_id(body)}

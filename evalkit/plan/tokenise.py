@@ -30,6 +30,8 @@ class Encoder(Protocol):
     prefix_token_id: int
     bos_token_id: int | None
     adds_bos: bool
+    added_eos: int | None  # what it puts behind every text, if anything
+    vocabulary: int | None  # how many tokens the model has embeddings of
 
     def encode(self, texts: Sequence[str], *, special_tokens: bool) -> list[list[int]]:
         """Token ids of each text."""
@@ -83,6 +85,7 @@ class Tokenised:
     truncated: Counter[str] = field(default_factory=Counter)
     missing_bos: int = 0
     double_bos: int = 0
+    appended_eos: int = 0
 
 
 def tokenise(
@@ -115,6 +118,7 @@ def tokenise(
         else:
             made.rows.append(Row(tokens, tuple(targets)))
         _count_bos(tokens, encoder, made)
+        _check_ends(tokens, targets, encoder, made)
     return made
 
 
@@ -180,10 +184,11 @@ def _prompt(
     request: Request, tokens: Tokens, encoder: Encoder, made: Tokenised
 ) -> tuple[Tokens, Target]:
     assert request.settings is not None, "a generation has settings"
-    room = encoder.max_length - request.settings.max_gen_toks
+    most = max(request.settings.max_gen_toks, request.reserved)
+    room = encoder.max_length - most
     if room <= 0:
         raise EvalkitError(
-            f"task '{request.task}' generates up to {request.settings.max_gen_toks} tokens but the"
+            f"task '{request.task}' generates up to {most} tokens but the"
             f" model's context is {encoder.max_length}",
             fix="choose a model with a longer context, or set gen_kwargs.max_gen_toks in the suite",
         )
@@ -243,6 +248,19 @@ def rolling_windows(
         start = max(end - max_length - 1, 0)
         yield tokens[start:done], tokens[done:end]
         done = end
+
+
+def _check_ends(tokens: Tokens, targets: list[Target], encoder: Encoder, made: Tokenised) -> None:
+    """EvalkitError for a token without an embedding; EOS behind a text is counted."""
+    ends = {int(tokens[-1]), *(target.last for target in targets)}
+    most = max(int(tokens.max()), *ends)
+    if encoder.vocabulary is not None and most >= encoder.vocabulary:
+        raise EvalkitError(
+            f"request {targets[0].request.id} holds token {most}, and the model has embeddings"
+            f" of {encoder.vocabulary:,}",
+            fix="its text spells an added token that the model was not resized for",
+        )
+    made.appended_eos += encoder.added_eos is not None and encoder.added_eos in ends
 
 
 def _count_bos(tokens: Tokens, encoder: Encoder, made: Tokenised) -> None:

@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable
 
 from evalkit.base import canon
+from evalkit.inputs.chat.texts import Texts
 from evalkit.plan.store import Plan
 from evalkit.record import journal
 
@@ -15,17 +16,17 @@ from evalkit.record import journal
 class Answers:
     """The answers to a plan's requests.
 
-    `digests`: of each leaf task's answers; then what the record's health section counts: `empty`
-    and `cut` texts (`untold`: why it is not known which were cut), `nan_documents`, and `ties` for
-    the best answer by leaf task. `advance` is told of progress in answers.
+    `digests`: of each leaf task's answers; `texts`: what is counted of each leaf task's texts; then
+    what else the record's health section counts: `empty` texts, `nan_documents`, and `ties` for the
+    best answer by leaf task. `advance` is told of progress in answers.
     """
 
     def __init__(
         self, plan: Plan, done: journal.Journal, advance: Callable[[int], None] = lambda _: None
     ) -> None:
         self.digests: dict[str, str] = {}
-        self.empty = self.cut = self.nan_documents = 0
-        self.untold: dict[str, str] | None = None
+        self.texts: dict[str, Texts] = {}
+        self.empty = self.nan_documents = 0
         self.ties: dict[str, int] = {}
         self._done, self._advance = done, advance
         self._batches: dict[str, list[str]] = {}
@@ -48,8 +49,8 @@ class Answers:
             document = request.rsplit("/", 2)[0]
             if "text" in answer:
                 self.empty += not answer["text"].strip()
-                self.cut += answer["stop"] == "length"
-                self.untold = answer["stop"] if isinstance(answer["stop"], dict) else self.untold
+                doc_id = int(document.rsplit("/", 1)[1])
+                self.texts.setdefault(leaf, Texts()).add(doc_id, answer)
                 is_nan = "nan" in answer["logprobs"]
             else:
                 value = canon.number(answer["loglikelihood"])

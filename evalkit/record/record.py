@@ -47,10 +47,12 @@ def _zipped(samples: Iterable[dict[str, Any]], facts: "SampleFacts") -> Iterator
 
 @dataclass
 class SampleFacts:
-    """Per leaf task: its questions and prompts in order, and what the health section counts."""
+    """Per leaf task: its questions and prompts in order, of texts also the values of each metric,
+    and what the health section counts."""
 
     questions: dict[str, list[list[Any]]] = field(default_factory=dict)
     prompts: dict[str, list[list[Any]]] = field(default_factory=dict)
+    values: dict[str, dict[str, list[Any]]] = field(default_factory=dict)
     not_found: int = 0
     _first_filter: dict[str, str] = field(default_factory=dict)
 
@@ -59,6 +61,10 @@ class SampleFacts:
         task, doc_id = sample["task"], sample["doc_id"]
         # lm-eval's regex filters answer "[invalid]" where they find nothing
         self.not_found += any(answer == "[invalid]" for answer in _flat(sample["filtered_resps"]))
+        if isinstance(next(_flat(sample["resps"]), None), str):
+            for metric in sample["metrics"]:
+                found = self.values.setdefault(task, {})
+                found.setdefault(f"{metric},{sample['filter']}", []).append(sample[metric])
         if self._first_filter.setdefault(task, sample["filter"]) != sample["filter"]:
             return
         self.questions.setdefault(task, []).append(
@@ -67,7 +73,7 @@ class SampleFacts:
         self.prompts.setdefault(task, []).append([doc_id, sample["prompt_hash"]])
 
 
-def _flat(value: Any) -> Iterable[Any]:
+def _flat(value: Any) -> Iterator[Any]:
     if isinstance(value, list):
         for item in value:
             yield from _flat(item)
@@ -81,12 +87,18 @@ def health(
 ) -> dict[str, Any]:  # fmt: skip
     """Counts of what should be zero. Exact ties are looked for in multiple-choice tasks only; which
     texts were cut is unknown where the engine does not say why they ended."""
+    texts = answers.texts.values()
+    endless = sum(each.endless for each in texts)
+    untold = next((each.untold for each in texts if each.untold), None)
     return {
         "truncated_prompts": sum(plan["truncated"].values()),
         "missing_bos": plan["missing_bos"],
         "double_bos": plan["double_bos"],
+        "appended_eos": plan["appended_eos"],
+        "dropped_system_turns": plan["dropped_system_turns"],
         "empty_generations": answers.empty,
-        "cut_generations": answers.untold or answers.cut,
+        "cut_generations": untold or sum(each.cut for each in texts),
+        **({"endless_thoughts": endless} if any(each.thinks for each in texts) else {}),
         "answers_not_found": facts.not_found,
         "nan_answers": answers.nan_documents,
         "exact_ties": sum(count for leaf, count in answers.ties.items() if leaf in multiple_choice),
@@ -118,7 +130,7 @@ def metrics(
 
 
 def tasks(
-    results: dict[str, Any], lock: Lock, facts: SampleFacts, limit: int | None
+    results: dict[str, Any], lock: Lock, facts: SampleFacts, answers: Answers, limit: int | None
 ) -> dict[str, Any]:
     """The record's tasks section from lm-eval's results."""
     found = {}
@@ -150,6 +162,10 @@ def tasks(
                 "redistributable": dataset.redistributable,
             },
         }
+        if name in answers.texts:
+            reported = {key: each["value"] for key, each in found[name]["metrics"].items()}
+            values = facts.values.get(name, {})
+            found[name]["texts"] = answers.texts[name].to_json(values, reported)
     return found
 
 

@@ -16,7 +16,7 @@ from evalkit.inputs import model as models
 from evalkit.inputs.model import Model
 from evalkit.inputs.suite import Lock, Suite
 from evalkit.inputs.tokenizer import Tokenizer
-from evalkit.plan import cache, memory
+from evalkit.plan import asking, cache, memory
 from evalkit.plan import store as planning
 from evalkit.plan.cache import Planned
 from evalkit.plan.shards import Shard
@@ -48,7 +48,7 @@ def evaluate(
         job = prepare_job(options, events)
         place = Place(job.device, job.options.adapter)
         means = executing.Means(place, workers, grace_s)
-        run, loaded = find_or_plan(job, events, lambda: early.start(job, means))
+        job, run, loaded = find_or_plan(job, events, lambda: early.start(job, means))
         if run.finished:
             events.say("this run is already finished (--again makes another execution of it)")
             finishing.log_finished(run)
@@ -94,15 +94,16 @@ def _tell_device(events: Events, line: str) -> None:
 
 def find_or_plan(
     job: Job, events: Events, meanwhile: Callable[[], None] = lambda: None
-) -> tuple[Run, Loaded | None]:
-    """The run that this job continues or already is, else a newly planned one; of two processes
-    that start the same thing at once, one plans it. `meanwhile` is called before it is planned, to
-    start what goes on at the same time."""
+) -> tuple[Job, Run, Loaded | None]:
+    """The run that this job continues or already is, else a newly planned one, and the job at that
+    run's time; of two processes that start the same thing at once, one plans it. `meanwhile` is
+    called before it is planned, to start what goes on at the same time."""
     with lease.held(job.folder, f".{job.suite.name}.planning.lock", say=events.say):
+        job = folder.at_its_time(job)
         if run := folder.find(job):
-            return run, None
+            return job, run, None
         meanwhile()
-        return plan(job, events)
+        return job, *plan(job, events)
 
 
 def plan(job: Job, events: Events) -> tuple[Run, Loaded | None]:
@@ -112,7 +113,7 @@ def plan(job: Job, events: Events) -> tuple[Run, Loaded | None]:
     loaded, planned = batches(job, tokenizer, events)
     if job.room is not None:
         memory.check(planned.body, job.room)
-    run = folder.create(job, planned, tokenizer.template)
+    run = folder.create(job, planned, tokenizer)
     events.log(
         "planned",
         **span.taken(),
@@ -137,7 +138,7 @@ def batches(job: Job, tokenizer: Tokenizer, events: Events) -> tuple[Loaded | No
 
 def _plan_inputs(job: Job, tokenizer: Tokenizer) -> dict[str, Any]:
     """Everything that a plan follows from, evalkit's own code aside."""
-    tokenizer.chat_template_for(job.suite.apply_chat_template)  # chooses one of several
+    how = asking.of(job.suite, job.model, tokenizer)  # chooses one of several templates
     return {
         "suite": job.inputs["suite"],
         "tokenizer": job.model.tokenizer_files(),
@@ -147,6 +148,7 @@ def _plan_inputs(job: Job, tokenizer: Tokenizer) -> dict[str, Any]:
         "max_length": job.engine.max_length(tokenizer.max_length),
         "rope_limit": architecture.rope_limit(job.model.config),
         "chat_template": tokenizer.template if job.suite.apply_chat_template else None,
+        "generation": how.terms.own,
         "versions": {name: stamp.version(name) for name in PLANNERS},
     }
 
@@ -160,16 +162,17 @@ def _build(
         min(job.suite.limit or t.documents, t.documents) for t in job.lock.tasks.values()
     )
     tokenizer.max_length = inputs["max_length"]
-    template = tokenizer.chat_template_for(job.suite.apply_chat_template)
+    how = asking.of(job.suite, job.model, tokenizer)
     made = planning.Builder(job.policy, level=job.level, rope_limit=inputs["rope_limit"])
     with events.phase("build", documents, "documents") as phase:
         for name in sorted(loaded.leaves):  # one's requests and rows are gone before the next's
-            made.add(tokenise(asked.of_leaf(loaded, name, template), tokenizer))
+            made.add(tokenise(asked.of_leaf(loaded, name, how), tokenizer))
             phase.advance(min(job.suite.limit or documents, job.lock.tasks[name].documents))
     body = made.body(
         suite_id=canon.digest(job.inputs["suite"]),
         tokenizer=inputs["tokenizer"],
         max_length=inputs["max_length"],
+        dropped_system_turns=how.dropped,
     )
     return loaded, Planned(body, b"".join(made.blocks), made.unique_tokens)
 
@@ -196,7 +199,7 @@ def finish(
 
 def plan_only(options: Options, events: Events) -> Path:
     """Plan a run, or find the one that is already planned; its folder."""
-    run, _ = find_or_plan(prepare_job(options, events, computes=False), events)
+    _, run, _ = find_or_plan(prepare_job(options, events, computes=False), events)
     if not (run.folder / "events").exists():  # new: how it was planned is kept
         events.open(run.folder / "events" / f"{worker.segment_name()}.jsonl")
         events.close()
@@ -267,6 +270,7 @@ def _to_score(run: Run, suite: str | None, model: str | None, offline: bool) -> 
         seed=asked["seed"],
         allow_pickle=may["allow_pickle"],
         trust_remote_code=may["trust_remote_code"],
+        clock=run.body["inputs"]["suite"].get("clock"),
     )
 
 

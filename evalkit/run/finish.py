@@ -54,7 +54,7 @@ def finish(
     total = sum(len(entry["targets"]) for entry in plan.entries.values())
     with events.phase("score", total, "answers") as phase:
         answers = Answers(plan, done, phase.advance)
-        template = tokenizer.chat_template_for(loaded.suite.apply_chat_template)
+        template = tokenizer.chat_template_for(loaded.suite)
         scoring = score.Scoring(loaded, answers.of, template)
         facts = record.write_samples(run.folder / "samples.jsonl.gz", scoring.samples())
         results = scoring.results()
@@ -96,7 +96,7 @@ def _record(
 ) -> dict[str, Any]:
     lock = suites.read_lock(run.folder / "lock.yaml")
     happened = _events(run.folder)
-    tasks = record.tasks(results, lock, facts, loaded.suite.limit)
+    tasks = record.tasks(results, lock, facts, answers, loaded.suite.limit)
     multiple_choice = {n for n, task in tasks.items() if task["output_type"] == "multiple_choice"}
     inputs = run.body["inputs"]
     return {

@@ -3,14 +3,17 @@
 import os
 import secrets
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from evalkit.base import canon, stamp
 from evalkit.base.errors import EvalkitError
 from evalkit.base.events import now
+from evalkit.inputs import suite as suites
+from evalkit.inputs.checkpoint import generation, headers
 from evalkit.inputs.model import Model
+from evalkit.inputs.tokenizer import Tokenizer
 from evalkit.plan.cache import Planned
 from evalkit.run import named
 from evalkit.run.prepare import Job
@@ -35,6 +38,26 @@ def run_id(plan_id: str, inputs: dict[str, Any]) -> str:
     """The run's identity: the plan, and all of `inputs` that the plan does not cover."""
     rest = {key: inputs[key] for key in ("model", "adapter", "numerics", "engine", "versions")}
     return canon.digest({"plan": plan_id, **rest})
+
+
+def at_its_time(job: Job) -> Job:
+    """The job with the clock of a run that is the same but for that, which it then goes on with, or
+    already is; the job itself where there is none."""
+    if job.suite.chat.clock is None or job.options.clock or job.options.fresh:
+        return job
+    runs = _runs(job.folder, job.suite.name)
+    for run in sorted(runs, key=lambda run: (run.finished, run.body["created"])):
+        clock = run.body["inputs"]["suite"].get("clock")
+        if clock and _inputs(run) == {"schema": SCHEMA, **_timed(job, clock).inputs}:
+            return _timed(job, clock)
+    return job
+
+
+def _timed(job: Job, clock: str) -> Job:
+    """The job as it would be at another time."""
+    suite = replace(job.suite, chat=job.suite.chat.at(clock))
+    inputs = job.inputs | {"suite": suites.identity(suite, job.lock)}
+    return replace(job, suite=suite, inputs=inputs)
 
 
 def find(job: Job) -> Run | None:
@@ -102,7 +125,7 @@ def first_difference(old: Any, new: Any, name: str = "") -> tuple[str, Any, Any]
     return name, old, new
 
 
-def create(job: Job, planned: Planned, chat_template: Any) -> Run:
+def create(job: Job, planned: Planned, tokenizer: Tokenizer) -> Run:
     """Write a planned run's folder; it appears under its name when it is complete."""
     plan = planned.body
     ids = {**plan["ids"], "run": run_id(plan["ids"]["plan"], job.inputs)}
@@ -116,7 +139,7 @@ def create(job: Job, planned: Planned, chat_template: Any) -> Run:
         "created": now(),
         "suite": {"name": suite.name, "partial": suite.limit is not None, **job.inputs["suite"]},
         "inputs": job.inputs,
-        "model": _describe(job, chat_template),
+        "model": _describe(job, tokenizer),
         "options": job.options.published(),
         "unique_tokens": planned.unique_tokens,
     }
@@ -157,18 +180,21 @@ def _quantised(model: Model) -> dict[str, Any] | None:
     }
 
 
-def _describe(job: Job, chat_template: Any) -> dict[str, Any]:
+def _describe(job: Job, tokenizer: Tokenizer) -> dict[str, Any]:
     """The record's model section."""
     model = job.model
-    stored = model.config.get("dtype") or model.config.get("torch_dtype")
+    stored = model.config.get("dtype") or model.config.get("torch_dtype") or headers.dtype(model)
     return {
         "reference": job.options.published()["model"],
         "revision": model.revision or stamp.unknown("a local folder"),
         "files": model.files,
         "config": canon.digest(model.config),
         "tokenizer": canon.digest(model.tokenizer_files()),
-        "chat_template": canon.digest(chat_template) if chat_template else None,
+        "chat_template": canon.digest(tokenizer.template) if tokenizer.template else None,
+        "special_tokens": tokenizer.unlike,
+        "tokenizer_reads_otherwise": tokenizer.unlike_file(),
         "adapter": _described(job),
+        "generation": generation.own(model),
         "quantization": _quantised(model),
         "parameters": job.parameters
         if job.parameters is not None

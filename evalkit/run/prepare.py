@@ -13,14 +13,15 @@ from typing import Any
 
 from evalkit.base import canon, private, stamp
 from evalkit.base.errors import EvalkitError, Exit
-from evalkit.inputs import architecture, engine_name, hub, shape
+from evalkit.inputs import architecture, engine_name, hub
 from evalkit.inputs import model as models
 from evalkit.inputs import suite as suites
+from evalkit.inputs.checkpoint import headers, shape
 from evalkit.inputs.model import Model
 from evalkit.inputs.suite import Lock, Suite
 from evalkit.plan import memory
 from evalkit.plan.store import LEVELS, Policy
-from evalkit.run import engines
+from evalkit.run import clock, engines
 from evalkit.run.engines import Asked, Engine
 
 FREE_BYTES = 200_000_000  # what a full run of the largest shipped suite leaves, with room
@@ -50,6 +51,7 @@ class Options:
     trust_remote_code: bool = False
     fresh: bool = False
     again: bool = False
+    clock: str | None = None  # of a recorded run that is gone on with or repeated
 
     @property
     def asked(self) -> Asked:
@@ -58,7 +60,8 @@ class Options:
 
     def published(self) -> dict[str, Any]:
         """The options as a record keeps them: a path of this host only by its last part."""
-        shown = {name: getattr(self, name) for name in self.__slots__}
+        names = (name for name in self.__slots__ if name != "clock")  # the suite's section has it
+        shown = {name: getattr(self, name) for name in names}
         for name in ("model", "suite", "out", "adapter"):
             if shown[name] is not None:
                 shown[name] = private.words(private.place(str(shown[name])))
@@ -106,12 +109,7 @@ def prepare(
 ) -> Job:
     """Resolve the device, which is told first, the model, the suite and the numerics; EvalkitError
     for what can't be run. `computes`: whether this process or its children run the model."""
-    if options.limit is not None and options.limit < 1:
-        raise EvalkitError("--limit must be at least 1")
-    if options.seed is not None and not 0 <= options.seed < 2**32:
-        raise EvalkitError("--seed must lie between 0 and 4294967295")
-    if options.threads < 1:
-        raise EvalkitError("--threads must be at least 1")
+    _check_numbers(options)
     engine = _engine(options)
     suite = suites.load(options.suite, limit=options.limit, seed=options.seed)
     lock = suites.lock_of(suite)
@@ -123,8 +121,9 @@ def prepare(
         allow_pickle=options.allow_pickle,
         trust_remote_code=options.trust_remote_code,
     )
+    suite = clock.at_its_time(suite, model, options.clock)
     adapter = models.resolve_adapter(options.adapter) if options.adapter else None
-    parameters = models.num_parameters(model)
+    parameters = headers.num_parameters(model)
     _check_out(options.out / model.short_name)
     numerics = engine.numerics(options.asked, model)
     if computes:
@@ -141,6 +140,15 @@ def prepare(
         "versions": stamp.versions(),
     }  # fmt: skip
     return Job(options, model, adapter, parameters, suite, lock, room, engine, device, inputs)
+
+
+def _check_numbers(options: Options) -> None:
+    if options.limit is not None and options.limit < 1:
+        raise EvalkitError("--limit must be at least 1")
+    if options.seed is not None and not 0 <= options.seed < 2**32:
+        raise EvalkitError("--seed must lie between 0 and 4294967295")
+    if options.threads < 1:
+        raise EvalkitError("--threads must be at least 1")
 
 
 def _device(options: Options, engine: Engine, say: Callable[[str], None], *, computes: bool) -> str:

@@ -12,8 +12,8 @@ from typing import Any
 
 from evalkit.base import canon, schema
 from evalkit.base.errors import EvalkitError, Exit
-from evalkit.inputs import nesting
 from evalkit.inputs import suite as suites
+from evalkit.inputs.untrusted import nesting
 
 ERRORS = 2  # standard errors of the difference that a reproduced figure may be off
 

@@ -18,7 +18,7 @@ from evalkit.judge.verify.plain import results_in
 from evalkit.plan import store
 from evalkit.record.reading import score_table
 from evalkit.run import execute
-from evalkit.show import published
+from evalkit.show import published, texts
 
 
 def show(folder: Path, console: Console) -> int:
@@ -37,6 +37,8 @@ def show(folder: Path, console: Console) -> int:
         markup=False,
     )
     console.print(f"health    {_health(record['health'])}", markup=False)
+    for line in texts.lines(record):
+        console.print(f"texts     {line}", markup=False)
     for note in notes(record):
         console.print(f"note      {note}", markup=False)
     for match in published.matches(record):
@@ -105,6 +107,16 @@ def notes(record: dict[str, Any]) -> list[str]:
                for k in s["kernels"]]  # fmt: skip
     found += [f"computed otherwise than stored: {k}" for k in dict.fromkeys(kernels)
               if "dequantised" in k]  # fmt: skip
+    if own := record["model"].get("generation"):
+        found.append(f"the model's own generation settings count: {', '.join(sorted(own))}")
+    for name, ids in sorted(record["model"].get("special_tokens", {}).items()):
+        found.append(f"the tokenizer's {name} is token {ids['tokenizer']}, the model's config says"
+                     f" {ids['config']}")  # fmt: skip
+    if text := record["model"].get("tokenizer_reads_otherwise"):
+        found.append(f"transformers' tokenizer reads {text!r} otherwise than its tokenizer.json"
+                     " says, for lm-eval as well")  # fmt: skip
+    if clock := record["suite"].get("clock"):
+        found.append(f"the chat template reads the clock, which stood at {clock}")
     for leaf, source in sorted(record["suite"]["shots"].items()):
         if "unknown" in source:
             found.append(f"the rows that {leaf}'s shots are drawn from are not pinned:"

@@ -70,14 +70,14 @@ class Figures:
             self.differences.append(f"{what}: lm-eval {str(theirs)[:120]} ours {str(ours)[:120]}")
 
 
-def load(model: Path) -> Any:
+def load(model: Path, **more: Any) -> Any:
     """lm-eval's `hf` model of a folder or a GGUF file, in float32 on the CPU."""
     from lm_eval.models.huggingface import HFLM
 
     named = {"pretrained": str(model)}
     if model.suffix == ".gguf":
         named = {"pretrained": str(model.parent), "gguf_file": model.name}
-    return HFLM(**named, device="cpu", dtype="float32", batch_size=BATCH_SIZE)
+    return HFLM(**named, device="cpu", dtype="float32", batch_size=BATCH_SIZE, **more)
 
 
 def theirs(model: Any, suite: Value, folder: Path) -> Side:

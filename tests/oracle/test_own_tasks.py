@@ -214,7 +214,14 @@ def test_generations_that_stop_and_greedy_continuations_are_the_same(
     assert ours.results["results"]["own_words"]["acc,none"] >= 0.8
 
 
-@pytest.mark.parametrize("change", [{"repetition_penalty": 1.3}, {"no_repeat_ngram_size": 2}])
+@pytest.mark.parametrize("change", [
+    {"repetition_penalty": 1.3}, {"no_repeat_ngram_size": 2},
+    {"suppress_tokens": list(range(300, 900))}, {"begin_suppress_tokens": list(range(300, 900))},
+    {"bad_words_ids": [[token] for token in range(300, 900)]}, {"forced_eos_token_id": 0},
+    {"sequence_bias": [[[token], 4.0] for token in range(300, 320)]},
+    {"eos_token_id": list(range(0, 1200, 3)), "min_new_tokens": 10},
+    {"max_new_tokens": 9},
+], ids=lambda change: "+".join(change))  # fmt: skip
 def test_what_a_models_generation_config_asks_for_is_done(
     change: dict[str, Any],
     write_task: Callable[..., Path],
@@ -239,6 +246,36 @@ def test_what_a_models_generation_config_asks_for_is_done(
     (model / "generation_config.json").write_text(json.dumps(config | change))
     ours = sides.ours(model, suite, tmp_path)
     sides.compare(sides.theirs(sides.load(model), suite, tmp_path), ours)
+
+
+def test_a_task_that_samples_several_texts_and_votes_scores_the_same(
+    write_task: Callable[..., Path], tiny_model: Callable[..., Path], tmp_path: Path
+) -> None:
+    """maj@k as a task defines it. With one token to draw from, both sides draw the same."""
+    write_task(
+        tmp_path / "tasks",
+        "own_votes",
+        texts(4),
+        output_type="generate_until",
+        doc_to_text="{{text}}",
+        doc_to_target="the",
+        repeats=3,
+        generation_kwargs={"until": ["\n"], "max_gen_toks": 8, "do_sample": True,
+                           "temperature": 0.7, "min_p": 0.01},
+        filter_list=[
+            {"name": "maj@3",
+             "filter": [{"function": "majority_vote"}, {"function": "take_first"}]},
+            {"name": "first", "filter": [{"function": "take_first"}]},
+        ],
+        metric_list=[EXACT_MATCH],
+    )  # fmt: skip
+    suite = {"name": "votes", "tasks": ["own_votes"], "include_path": "tasks"}
+    model = shutil.copytree(tiny_model(tokenizer="llama3"), tmp_path / "model")
+    config = json.loads((model / "generation_config.json").read_text())
+    (model / "generation_config.json").write_text(json.dumps(config | {"top_k": 1}))
+    ours = sides.ours(model, suite, tmp_path)
+    sides.compare(sides.theirs(sides.load(model), suite, tmp_path), ours)
+    assert len(list(ours.answers())) == 12
 
 
 def test_a_document_longer_than_the_context_is_cut_the_same(

@@ -30,7 +30,7 @@ def compared(name: str, suite: dict[str, Any], hf_model: Any, folder: Path) -> s
 def test_the_demos_tasks_score_the_same_on_a_real_model(
     smollm2: str, hf_model: Callable[[Path], Any], tmp_path: Path
 ) -> None:
-    shutil.copytree(ROOT / "evalkit" / "demo" / "tasks", tmp_path / "tasks")
+    shutil.copytree(ROOT / "evalkit/inputs/builtin/demo/tasks", tmp_path / "tasks")
     tasks = ["demo_letters", "demo_endings", "demo_qa", "demo_cot"]
     suite = {"name": "real_demo", "tasks": tasks, "include_path": "tasks", "limit": 8}
     assert compared(smollm2, suite, hf_model, tmp_path).documents == 48
@@ -49,3 +49,31 @@ def test_real_documents_score_the_same_on_a_real_model(
         "gen_kwargs": {"max_gen_toks": 96},
     }
     assert compared(smollm2, suite, hf_model, tmp_path).documents == 24
+
+
+@pytest.mark.parametrize("more", [{}, {"fewshot_as_multiturn": True, "system_instruction": "Hi."}],
+                         ids=["plain", "multiturn"])  # fmt: skip
+def test_the_demos_tasks_score_the_same_with_the_models_chat_template(
+    more: dict[str, Any], smollm2: str, hf_model: Callable[[Path], Any], tmp_path: Path
+) -> None:
+    shutil.copytree(ROOT / "evalkit/inputs/builtin/demo/tasks", tmp_path / "tasks")
+    tasks = ["demo_letters", "demo_endings", "demo_qa", "demo_cot"]
+    suite = {"name": "real_chat", "tasks": tasks, "include_path": "tasks", "limit": 3,
+             "apply_chat_template": True, **more}  # fmt: skip
+    assert compared(smollm2, suite, hf_model, tmp_path).documents == 18
+
+
+@pytest.mark.shared
+@pytest.mark.usefixtures("hub")
+def test_gsm8k_scores_the_same_with_the_models_chat_template(
+    smollm2: str, hf_model: Callable[[Path], Any], tmp_path: Path
+) -> None:
+    suite = {
+        "name": "real_gsm8k",
+        "tasks": [{"task": "gsm8k", "num_fewshot": 2}],
+        "limit": 4,
+        "gen_kwargs": {"max_gen_toks": 128},
+        "apply_chat_template": True,
+        "fewshot_as_multiturn": True,
+    }
+    assert compared(smollm2, suite, hf_model, tmp_path).documents == 8

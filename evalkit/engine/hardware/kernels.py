@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from evalkit.inputs import shape
+from evalkit.inputs.checkpoint import shape
 
 EFFICIENT, FLASH, PLAIN = "efficient", "flash for CPUs", "plain"
 Capability = tuple[int, int]

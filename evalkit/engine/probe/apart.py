@@ -42,7 +42,7 @@ def holds(engine: Engine, slots: int, key: str) -> bool:
 def is_so(engine: Engine, slots: int) -> bool:
     """Whether texts come out the same, to the last bit, alone and beside others."""
     trial = copy.copy(engine)
-    trial.kept, trial.eos_ids, trial.processors = None, frozenset(), []
+    trial.kept, trial.eos_ids, trial.generation = None, frozenset(), None
     batches = _batches(engine, slots)
     alone = {batch.id: canon.dumps(trial.execute(batch)) for batch in batches}
     return _beside(trial, batches[::-1]) == alone

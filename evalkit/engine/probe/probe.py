@@ -23,10 +23,10 @@ from evalkit.base import canon, kept
 from evalkit.base.errors import EvalkitError, Exit
 from evalkit.engine import numerics
 from evalkit.engine.core import Engine
-from evalkit.engine.decoding import Endings
 from evalkit.engine.numerics import DTYPES, Numerics
 from evalkit.engine.probe import narrow, reference, repeat, shrink, trials
 from evalkit.engine.probe.reference import Alone, Answered
+from evalkit.engine.text.decoding import Endings
 from evalkit.engine.tree import attention
 from evalkit.inputs import architecture
 from evalkit.inputs.model import Model
@@ -73,7 +73,7 @@ def _trial(engine: Engine, level: str) -> Engine:
     trial = copy.copy(engine)
     stops: Any = trials.Stops()
     trial.level, trial.kept, trial.tokenizer, trial.endings = level, None, stops, Endings(stops)
-    trial.eos_ids, trial.eos_text, trial.processors = frozenset(), "", []
+    trial.eos_ids, trial.eos_text, trial.generation = frozenset(), "", None
     return trial
 
 

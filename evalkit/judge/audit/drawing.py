@@ -15,7 +15,7 @@ from typing import Any
 from evalkit.base import canon
 from evalkit.base.errors import EvalkitError
 from evalkit.plan.batch import Batch, BatchTarget
-from evalkit.plan.request import Request, settings_from
+from evalkit.plan.request import Request, Terms, new_tokens, recorded_terms, settings_from
 from evalkit.plan.store import Plan
 from evalkit.plan.tokenise import Encoder, Row, tokenise
 from evalkit.record import journal
@@ -59,11 +59,11 @@ def gather(
     found = {name: Drawn(name) for name in chosen}
     batches = _batches(plan, found)
     done = journal.of_record(folder, run.record, plan.entries)
+    terms = recorded_terms(run.record, plan.body["settings"])
     for document in run.read():
         name = (document.leaf, document.doc_id)
         if name in found:
-            seed = run.record["suite"]["seeds"]["torch"]
-            _tokenise(document, plan, batches[name], encoder, seed, found[name])
+            _tokenise(document, plan, batches[name], encoder, terms, found[name])
     for names in batches.values():
         for batch in names:
             answers = done.batches[batch].answers()
@@ -89,7 +89,7 @@ def _batches(plan: Plan, found: dict[Name, Drawn]) -> dict[Name, list[str]]:
 
 
 def _tokenise(
-    document: Document, plan: Plan, batches: list[str], encoder: Encoder, seed: int, drawn: Drawn
+    document: Document, plan: Plan, batches: list[str], encoder: Encoder, terms: Terms, drawn: Drawn
 ) -> None:
     """The sample's requests, from its texts."""
     kind = plan.entries[batches[0]]["kind"]
@@ -99,8 +99,9 @@ def _tokenise(
             where = (document.leaf, document.doc_id, index, repeat)
             context, second = argument["arg_0"], argument.get("arg_1", "")
             if kind == "generate_until":
-                settings = settings_from(second, task=document.leaf, seed=seed)
-                requests.append(Request(*where, kind, context, settings=settings))
+                settings = settings_from(second, task=document.leaf, terms=terms)
+                asked = new_tokens(second)
+                requests.append(Request(*where, kind, context, settings=settings, reserved=asked))
             else:
                 requests.append(Request(*where, kind, context, second))
     for row in tokenise(requests, encoder).rows:

@@ -9,7 +9,7 @@ and must end where it says it does. What an engine did not record is skipped and
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from evalkit.base import canon
 from evalkit.judge.audit.drawing import Drawn, Name, answered
@@ -17,7 +17,7 @@ from evalkit.judge.audit.rounding import Rounding, Value
 from evalkit.plan.request import Request, Settings
 from evalkit.record.journal import Answer
 
-Retell = Callable[[list[int], Settings], tuple[str, str]]
+Retell = Callable[[list[int], list[int], Settings], tuple[dict[str, Any], str]]
 
 
 class Replayed(Protocol):
@@ -89,8 +89,9 @@ def _generation(
     if len(recorded) != len(tokens):
         drawn.problems.append(f"{part}: has not one log-probability for each token")
         return
-    text, stop = retell(tokens, settings)
-    if text != answer["text"]:
+    prompt = [int(token) for token in drawn.rows[part].tokens]
+    told, stop = retell(prompt, tokens, settings)
+    if any(told.get(name) != answer.get(name) for name in ("text", "raw", "thought")):
         drawn.problems.append(f"{part}: its text is not its tokens'")
     if stop != answer["stop"]:
         ends = stop or "nowhere there"

@@ -78,11 +78,11 @@ def _forward(
     """Every answer of the batches, by part id."""
     from evalkit.engine import replay as replays
 
-    generated = {row.targets[0].request.task for sample in drawn for row in sample.rows.values()
-                 if row.targets[0].request.kind == "generate_until"}  # fmt: skip
+    asked = [row.targets[0].request for sample in drawn for row in sample.rows.values()]
+    generated = {request.id: request.settings for request in asked if request.settings is not None}
     found: dict[str, Replayed] = {}
     for batch in batches:
-        found |= replays.replay(engine, batch, generated=batch.task in generated)
+        found |= replays.replay(engine, batch, generated)
         phase.advance(1)
     return found
 

@@ -130,6 +130,7 @@ def _options(record: dict[str, Any], wanted: Wanted, where: Path) -> Options:
         seed=_seed(record["suite"]["seeds"]),
         threads=numerics["threads"] if own else 1,
         memory=engine["policy"].get("memory", 0),
+        clock=record["suite"].get("clock"),
     )
     return replace(recorded, **given)
 

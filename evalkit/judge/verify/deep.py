@@ -10,7 +10,7 @@ what they list, and evalkit's own readers may read them.
 import gzip
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -101,7 +101,7 @@ def _suite(name: str, record: Value) -> Suite:
     seeds = set(asked["seeds"].values())
     if suite.seeds != asked["seeds"] and len(seeds) == 1:
         suite = suites.load(name, limit=asked["limit"], seed=seeds.pop())
-    return suite
+    return replace(suite, chat=suite.chat.at(asked.get("clock")))
 
 
 def _asked(suite: Suite, record: Value) -> Check:
@@ -128,7 +128,7 @@ def _template(model: "Model | None", suite: Suite) -> Any:
         return None
     from evalkit.inputs.tokenizer import Tokenizer
 
-    return Tokenizer(model).chat_template_for(suite.apply_chat_template)
+    return Tokenizer(model).chat_template_for(suite)
 
 
 def _plan(run: Path, record: Value, loaded: "Loaded", model: "Model") -> Check:
@@ -136,6 +136,7 @@ def _plan(run: Path, record: Value, loaded: "Loaded", model: "Model") -> Check:
     from evalkit.harness import requests
     from evalkit.inputs import architecture
     from evalkit.inputs.tokenizer import Tokenizer
+    from evalkit.plan import asking
     from evalkit.plan.store import Builder
     from evalkit.plan.tokenise import tokenise
 
@@ -150,11 +151,11 @@ def _plan(run: Path, record: Value, loaded: "Loaded", model: "Model") -> Check:
         if written is None:
             return Check("deep plan", Status.SKIP, "the plan of another engine is not in the pack")
         tokenizer.max_length = written["max_length"]
-    template = tokenizer.chat_template_for(loaded.suite.apply_chat_template)
+    asked = asking.of(loaded.suite, model, tokenizer)
     rope_limit = architecture.rope_limit(model.config)
     made = Builder(policy, level=engine["level"], rope_limit=rope_limit)
     for name in sorted(loaded.leaves):
-        made.add(tokenise(requests.of_leaf(loaded, name, template), tokenizer))
+        made.add(tokenise(requests.of_leaf(loaded, name, asked), tokenizer))
     body = made.body(
         suite_id=record["ids"]["suite"],
         tokenizer=model.tokenizer_files(),

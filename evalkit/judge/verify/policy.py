@@ -9,7 +9,7 @@ from typing import Any
 
 from evalkit.base import canon, schema
 from evalkit.base.errors import EvalkitError, Exit
-from evalkit.inputs import plain_yaml
+from evalkit.inputs.untrusted import plain_yaml
 from evalkit.record.reading.findings import Check, Findings, Seen, Standing, Status, few, shown
 
 MAX_POLICY = 1 << 20
@@ -94,9 +94,9 @@ def _image(image: Value, wanted: Any) -> str:
 
 def _health(counts: Value, most: dict[str, int]) -> str:
     over = [
-        f"{counts[name] if isinstance(counts[name], int) else 'unknown'} {name}"
+        f"{counts[name] if isinstance(counts.get(name), int) else 'unknown'} {name}"
         for name in sorted(most)
-        if not isinstance(counts[name], int) or counts[name] > most[name]
+        if not isinstance(counts.get(name), int) or counts[name] > most[name]
     ]
     return f"its health counts {few(over)}" if over else ""
 

@@ -178,6 +178,7 @@ class _Evidence:
             ("ranges", lambda: aggregates.ranges(record, samples)),
             ("agreement", self._agreement),
             ("health", lambda: health.health(record, plan, self.journal, samples)),
+            ("texts", lambda: health.texts(record, self.journal, samples)),
             ("engine", lambda: health.engine(record)),
             ("segments", lambda: health.segments(record)),
             ("whole", lambda: health.partial(record)),

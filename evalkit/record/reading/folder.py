@@ -19,7 +19,7 @@ from typing import IO, Any
 
 from evalkit.base import canon
 from evalkit.base.errors import EvalkitError, Exit
-from evalkit.inputs import plain_yaml
+from evalkit.inputs.untrusted import plain_yaml
 from evalkit.record.reading.findings import shown
 from evalkit.record.salted import HEAD
 

@@ -14,6 +14,7 @@ from json.encoder import encode_basestring as quoted  # canonical JSON of a stri
 from typing import Any
 
 from evalkit.base import canon
+from evalkit.inputs.chat.texts import Texts, cut_problem, fits_a_text
 from evalkit.record.reading import possible
 from evalkit.record.reading.findings import Findings, difference, few, shown
 from evalkit.record.reading.folder import BROKEN, Folder, reason
@@ -26,6 +27,7 @@ _ANSWER_KEYS = {
     "loglikelihood_rolling": {"loglikelihood", "num_tokens"},
     "generate_until": {"text", "tokens", "logprobs", "margins", "stop"},
 }
+_MORE_KEYS = {"raw", "thought"}  # of texts that are cut, and of those that think
 _STOPS = ("eos", "stop_string", "length")
 _TELLING = ("tokens", "logprobs", "margins", "stop")  # what an engine of lm-eval's need not tell
 
@@ -42,13 +44,23 @@ class Journal:
     set_aside: int = 0
     settled: int = 0  # batches that were answered unequally, one segment's answers being preferred
     splits: int = 0  # batches that were cut in halves because memory ran out
-    cut: int = 0  # generations that ended at the length limit
+    texts: dict[str, Texts] = field(default_factory=lambda: defaultdict(Texts))  # by leaf task
     untold: int = 0  # generations of which the engine did not say why they ended
     empty: int = 0  # without a character
     blank: int = 0  # without a character that shows
     nan: set[tuple[str, str]] = field(default_factory=set)  # (leaf task, doc_id) with a NaN
     by_segment: Counter[str] = field(default_factory=Counter)  # batches that each answered first
     scored: dict[str, int] = field(default_factory=dict)  # part id -> tokens that it scored
+
+    @property
+    def cut(self) -> int:
+        """Generations that ended at the length limit."""
+        return sum(texts.cut for texts in self.texts.values())
+
+    @property
+    def endless(self) -> int:
+        """Generations that began to think and never ended."""
+        return sum(texts.endless for texts in self.texts.values())
 
 
 class _Reader:
@@ -106,8 +118,10 @@ class _Reader:
         for part, answer in line["answers"].items():
             if not _fits(batch.kind, answer, foreign=self.foreign):
                 return f"the answer of {shown(part)} is not a {batch.kind} answer"
-            if problem := _impossible(answer, batch):
+            if problem := possible.problem(answer, batch.settings):
                 return f"the answer of {shown(part)} can't be: {problem}"
+            if batch.settings and (problem := cut_problem(answer, batch.settings)):
+                return f"the answer of {shown(part)} {problem}"
         return ""
 
     def _keep(self, where: str, line: dict[str, Any], answers: dict[str, str]) -> None:
@@ -151,8 +165,9 @@ class _Reader:
             self._note(batch.task, part, said, nan=math.isnan(value))
         else:
             self._note(batch.task, part, answer["text"], nan="nan" in answer["logprobs"])
-            self.journal.cut += answer["stop"] == "length"
             self.journal.untold += isinstance(answer["stop"], dict)
+            texts = self.journal.texts[batch.task]
+            texts.add(int(part.partition("/")[0]), answer)
             self.journal.empty += answer["text"] == ""
             self.journal.blank += answer["text"].strip() == ""
 
@@ -198,7 +213,10 @@ def digest_of(leaf: str, texts: dict[str, str]) -> str:
 
 
 def _fits(kind: str, answer: Any, *, foreign: bool) -> bool:
-    if not isinstance(answer, dict) or answer.keys() != _ANSWER_KEYS[kind]:
+    if not isinstance(answer, dict):
+        return False
+    more = _MORE_KEYS if kind == "generate_until" else set()
+    if answer.keys() - more != _ANSWER_KEYS[kind] or not fits_a_text(answer):
         return False
     if kind == "generate_until":
         if foreign and all(_unknown(answer[key]) for key in _TELLING):
@@ -218,13 +236,6 @@ def _fits(kind: str, answer: Any, *, foreign: bool) -> bool:
         and type(answer["num_tokens"]) is int
         and isinstance(greedy, bool)
     )
-
-
-def _impossible(answer: dict[str, Any], batch: Batch) -> str:
-    """Why no model gives this answer, or nothing."""
-    if batch.settings is None:
-        return possible.likelihood(answer)
-    return possible.generation(answer, batch.settings)
 
 
 def _unknown(value: Any) -> bool:

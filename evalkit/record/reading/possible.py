@@ -20,6 +20,11 @@ _FLIP = 0.5  # nats that two requests of one prompt, computed apart, may be off 
 Answer = dict[str, Any]
 
 
+def problem(answer: Answer, settings: dict[str, Any] | None) -> str:
+    """Why no model gives this answer, or nothing; `settings`: a generated text's."""
+    return likelihood(answer) if settings is None else generation(answer, settings)
+
+
 def likelihood(answer: Answer) -> str:
     """What can't be of the log-likelihood of a text, or nothing."""
     value = canon.number(answer["loglikelihood"])
@@ -43,13 +48,25 @@ def generation(answer: Answer, settings: dict[str, Any]) -> str:
         return f"it has {len(tokens):,} tokens, {most:,} are allowed"
     if min(tokens) < 0:
         return f"it has a token {min(tokens)}"
-    if stop == "length" and len(tokens) != most:
+    if stop == "length" and not _is_at_its_longest(answer, settings):
         return f"it ended at the length limit with {len(tokens):,} of {most:,} tokens"
     if stop == "stop_string" and not any(settings["until"]):
         return "it ended at a stop string, and there is none"
     if any(string and string in text for string in settings["until"]):
         return "its text goes on behind a stop string"
     return _chances(answer["logprobs"], answer["margins"], sampled=settings["do_sample"])
+
+
+def _is_at_its_longest(answer: Answer, settings: dict[str, Any]) -> bool:
+    """Whether a text is as long as it may be; a thought may have a limit of its own."""
+    tokens, most = len(answer["tokens"]), settings["max_gen_toks"]
+    budget, thought = settings.get("max_think_toks", 0), answer.get("thought")
+    if not budget or thought is None:
+        return bool(tokens == most)
+    spent = thought["tokens"]
+    if spent and not thought["ended"]:
+        return bool(tokens >= budget)
+    return bool(tokens - spent == most - budget)
 
 
 def _chances(logprobs: Sequence[Any], margins: Sequence[Any], *, sampled: bool) -> str:

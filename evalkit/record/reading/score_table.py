@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from evalkit.base import canon, statistics
-from evalkit.inputs import nesting
+from evalkit.inputs.untrusted import nesting
 
 # The metrics that stand for their task where it has them; else its first one by name.
 PREFERRED = ("acc_norm", "prompt_level_strict_acc")

@@ -15,7 +15,7 @@ from typing import Any
 
 from evalkit.base import canon, statistics
 from evalkit.base.errors import EvalkitError, Exit
-from evalkit.inputs.nesting import Groups
+from evalkit.inputs.untrusted.nesting import Groups
 from evalkit.record.reading import identity, lm_eval_results, score_table
 from evalkit.record.reading.findings import shown
 from evalkit.record.reading.folder import BROKEN, Folder, foreign, reason

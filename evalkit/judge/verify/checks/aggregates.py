@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from evalkit.base import canon, statistics
-from evalkit.inputs import nesting
+from evalkit.inputs.untrusted import nesting
 from evalkit.record.reading.findings import Check, Findings, Status, difference, few, shown
 from evalkit.record.reading.folder import BROKEN, reason
 from evalkit.record.reading.samples import Samples

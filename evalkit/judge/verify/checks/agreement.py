@@ -12,7 +12,7 @@ from itertools import pairwise
 from typing import Any
 
 from evalkit.base import canon
-from evalkit.plan.request import settings_from
+from evalkit.plan.request import recorded_terms, settings_from
 from evalkit.record import methods
 from evalkit.record.reading.findings import Check, Findings, shown
 from evalkit.record.reading.folder import BROKEN, reason
@@ -205,7 +205,8 @@ def _generated(record: Value, config: Value, plan: Plan, leaf: str, samples: Sam
     if canon.dumps(config.get("generation_kwargs")) != asked[0]:
         return "its samples were generated with other settings than its config has"
     kwargs = canon.loads(asked[0])
-    wanted = settings_from(kwargs, task=leaf, seed=record["suite"]["seeds"]["torch"]).to_json()
+    terms = recorded_terms(record, plan.body["settings"])
+    wanted = settings_from(kwargs, task=leaf, terms=terms).to_json()
     planned = [canon.dumps(settings) for settings in plan.settings_of(leaf)]
     if planned != [canon.dumps(wanted)]:
         return "the plan generates with other settings than its samples ask for"

@@ -11,6 +11,7 @@ from evalkit.base import canon, schema
 from evalkit.base import shipped as shipped_files
 from evalkit.inputs import rows
 from evalkit.inputs import suite as suites
+from evalkit.inputs.chat import keys
 from evalkit.inputs.rows import Rows
 from evalkit.inputs.suite import SEEDS
 from evalkit.record.reading.findings import Check, Findings, Status, difference, few, shown
@@ -250,16 +251,19 @@ def settings(record: Value) -> list[Check]:
     suite = shipped(record["suite"]["name"], "yaml")
     if suite is None:
         return []
+    applies, chat = keys.parse(suite, SUITES[0] / f"{suite['name']}.yaml")
     members = [item if isinstance(item, dict) else {"task": item} for item in suite["tasks"]]
     wanted = {
         "tasks": [{"task": m["task"], "num_fewshot": m.get("num_fewshot")} for m in members],
-        "apply_chat_template": suite.get("apply_chat_template", False),
+        "apply_chat_template": applies,
         "fewshot_as_multiturn": suite.get("fewshot_as_multiturn", False),
         "system_instruction": suite.get("system_instruction"),
         "gen_kwargs": suite.get("gen_kwargs", {}),
         "seeds": SEEDS | suite.get("seeds", {}),
+        **dict.fromkeys(keys.IDENTITY),
+        **chat.identity(),
     }
-    unlike = [key for key, value in wanted.items() if record["suite"][key] != value]
+    unlike = [key for key, value in wanted.items() if record["suite"].get(key) != value]
     if not unlike:
         return []
     detail = f"{OTHERWISE} {suite['name']} asks: {', '.join(unlike)} differ"

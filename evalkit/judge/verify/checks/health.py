@@ -14,7 +14,10 @@ _WARNED = {
     "truncated_prompts": "prompts cut on the left",
     "missing_bos": "prompts without BOS",
     "double_bos": "prompts with two BOS",
+    "appended_eos": "texts that the tokenizer ends with EOS",
+    "dropped_system_turns": "system turns left out, which the chat template refuses",
     "empty_generations": "empty generations",
+    "endless_thoughts": "generations that never stopped thinking",
     "cut_generations": "generations cut at the length limit",
     "answers_not_found": "generations in which no answer was found",
     "split_batches": "batches split because memory ran out (bits are promised for equal splits)",
@@ -44,13 +47,29 @@ def health(
         )
         findings.add_unequal("answers_not_found", counts["answers_not_found"], samples.not_found)
         findings.add_unequal("exact_ties", counts["exact_ties"], ties)
-    warnings = [_warning(counts[key], text) for key, text in _WARNED.items() if counts[key]]
+    warnings = [_warning(counts[key], text) for key, text in _WARNED.items() if counts.get(key)]
     if isinstance(intact, dict):
         warnings.append(f"whether lm-eval was intact is unknown ({shown(intact['unknown'])})")
     told = f"; {counts['exact_ties']:,} exact ties" if counts["exact_ties"] else ""
     if findings.count or not warnings:
         return [findings.check(f"no NaN, cut or empty answers{told}")]
     return [Check("health", Status.WARN, "; ".join(warnings) + told)]
+
+
+def texts(record: Value, journal: Journal | None, samples: Samples) -> list[Check]:
+    """What the record says of each leaf task's texts: how many were cut, their tokens, and the
+    scores of those that ended."""
+    said = {leaf: task["texts"] for leaf, task in record["tasks"].items() if "texts" in task}
+    if journal is None or not said:
+        return []
+    findings = Findings("texts")
+    for leaf, recorded in sorted(said.items()):
+        values = {f"{m},{f}": v for (m, f), v in samples.leaves[leaf].values.items()}
+        reported = {k: each["value"] for k, each in record["tasks"][leaf]["metrics"].items()}
+        made = canon.finite(journal.texts[leaf].to_json(values, reported))
+        for key in sorted(made.keys() | recorded.keys()):
+            findings.add_unequal(f"{shown(leaf)}: {key}", recorded.get(key), made.get(key))
+    return [findings.check(f"{len(said):,} tasks' texts counted again, equal")]
 
 
 def _warning(count: int | dict[str, str], text: str) -> str:
@@ -64,12 +83,13 @@ def _recount(counts: Value, plan: Plan | None, journal: Journal | None, findings
     if plan is not None:
         truncated = sum(plan.body["truncated"].values())
         findings.add_unequal("truncated_prompts", counts["truncated_prompts"], truncated)
-        for key in ("missing_bos", "double_bos"):
-            findings.add_unequal(key, counts[key], plan.body.get(key, counts[key]))
+        for key in ("missing_bos", "double_bos", "appended_eos", "dropped_system_turns"):
+            findings.add_unequal(key, counts.get(key), plan.body.get(key, counts.get(key)))
     if journal is not None:
         cut = counts["cut_generations"]
         if not (isinstance(cut, dict) and journal.untold):
             findings.add_unequal("cut_generations", cut, journal.cut)
+        findings.add_unequal("endless_thoughts", counts.get("endless_thoughts", 0), journal.endless)
         findings.add_unequal("split_batches", counts["split_batches"], journal.splits)
         if not journal.empty <= counts["empty_generations"] <= journal.blank:
             findings.add_unequal("empty_generations", counts["empty_generations"], journal.empty)

@@ -14,8 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from evalkit.base.errors import EvalkitError
+from evalkit.engine.text import processors, thoughts
+from evalkit.engine.text.processors import Chooser
+from evalkit.engine.text.thoughts import TAIL_TOKENS, Thought
 from evalkit.engine.tree.tree import path_end
+from evalkit.inputs.chat import thinking
 from evalkit.inputs.tokenizer import Tokenizer
 from evalkit.plan.batch import Batch
 from evalkit.plan.request import Settings
@@ -23,7 +26,6 @@ from evalkit.plan.request import Settings
 if TYPE_CHECKING:
     from evalkit.engine.core import Engine
 
-TAIL_TOKENS = 8  # beyond a stop string's bytes (a token is one at least): what stands around it
 UNFINISHED = "\ufffd"  # what a piece of a character is decoded to
 # Decoders whose steps only append. `Strip` takes characters off a text's start.
 APPENDING = {"ByteLevel", "ByteFallback", "Fuse", "Metaspace", "Replace", "Sequence", "Strip"}
@@ -34,15 +36,16 @@ class Text:
     """One prompt and what has been generated behind it."""
 
     id: str
-    prompt: list[int]
+    chooser: Chooser
     generator: torch.Generator | None
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     margins: list[float] = field(default_factory=list)
     stop: str = ""
+    thought: Thought | None = None
 
 
-def texts_of(batch: Batch) -> list[Text]:
+def texts_of(engine: "Engine", batch: Batch) -> list[Text]:
     """An empty text for each target of a batch, in their order."""
     settings = batch.settings
     assert settings is not None, "a generating batch has settings"
@@ -54,7 +57,10 @@ def texts_of(batch: Batch) -> list[Text]:
     for target in batch.targets:
         row = batch.rows[target.row]
         own = row.tokens[path_end(row, target.end, target.start - len(before))].tolist()
-        texts.append(Text(target.id, before + own, _generator(target.id, settings)))
+        chooser = processors.chooser(engine, settings, before + own)
+        thought = thoughts.of(engine.tokenizer, settings, before + own)
+        generator = _generator(target.id, settings)
+        texts.append(Text(target.id, chooser, generator, thought=thought))
     return texts
 
 
@@ -75,9 +81,13 @@ def advance(
     of the distribution that was chosen from. Of equally probable tokens the first is chosen.
     """
     logits = logits.float()
-    if engine.processors:
-        pairs = zip(texts, logits, strict=True)
-        logits = torch.stack([processed(engine, text, row) if text else row for text, row in pairs])
+    if any(text is not None and text.chooser.has_processors for text in texts):
+        logits = torch.stack(
+            [
+                row if text is None else text.chooser.processed(text.tokens, row)
+                for text, row in zip(texts, logits, strict=True)
+            ]
+        )
     most = logits.argmax(dim=-1, keepdim=True)
     logprob = torch.log_softmax(logits, dim=-1).gather(1, most)
     table = torch.cat([most.float(), logits.topk(2).values, logprob], dim=1)  # ids below 2^24
@@ -85,7 +95,7 @@ def advance(
     for row, (first, best, second, logprob_of_best) in enumerate(to_host(table)):
         token, value, text = int(first), best, texts[row]
         if text is not None and text.generator is not None:
-            token = _sample(logits[row].cpu(), settings, text.generator)
+            token = _sample(text.chooser, logits[row].cpu(), text.generator)
             value = float(logits[row, token])
         chosen.append(token)
         if text is not None:
@@ -102,48 +112,9 @@ def to_host(table: torch.Tensor) -> list[list[float]]:
     return found
 
 
-def processors(config: Any) -> Any:
-    """What a model's generation config does to logits even when it is greedy, by transformers' own
-    processors; lm-eval's `hf` model obeys it too. Raises EvalkitError for beam search."""
-    from transformers import (
-        LogitsProcessorList,
-        NoRepeatNGramLogitsProcessor,
-        RepetitionPenaltyLogitsProcessor,
-    )
-
-    if (getattr(config, "num_beams", None) or 1) > 1:
-        raise EvalkitError(
-            f"the model's generation_config.json asks for {config.num_beams} beams",
-            fix="evalkit has no beam search: set num_beams to 1 in a copy of the model",
-        )
-    found = LogitsProcessorList()
-    if (penalty := getattr(config, "repetition_penalty", None) or 1.0) != 1.0:
-        found.append(RepetitionPenaltyLogitsProcessor(penalty=float(penalty)))
-    if size := getattr(config, "no_repeat_ngram_size", None) or 0:
-        found.append(NoRepeatNGramLogitsProcessor(size))
-    return found
-
-
-def processed(engine: "Engine", text: Text, logits: torch.Tensor) -> torch.Tensor:
-    """Logits [vocabulary] of a text's next token as the generation config leaves them."""
-    before = torch.tensor([text.prompt + text.tokens], device=logits.device)
-    found: torch.Tensor = engine.processors(before, logits[None])[0]
-    return found
-
-
-def _sample(logits: torch.Tensor, settings: Settings, generator: torch.Generator) -> int:
-    """Draw from logits [vocabulary] in float32 on the CPU: temperature, then top-k, then top-p, in
-    the order that transformers applies them."""
-    scaled = logits / settings.temperature
-    if settings.top_k:
-        floor = scaled.topk(min(settings.top_k, scaled.numel())).values[-1]
-        scaled = scaled.masked_fill(scaled < floor, float("-inf"))
-    if settings.top_p < 1.0:
-        values, order = scaled.sort(descending=True, stable=True)
-        before = values.softmax(-1).cumsum(-1) - values.softmax(-1)
-        dropped = order[before >= settings.top_p]
-        scaled[dropped] = float("-inf")
-    chances = scaled.softmax(-1)
+def _sample(chooser: Chooser, logits: torch.Tensor, generator: torch.Generator) -> int:
+    """Draw from processed logits [vocabulary] in float32 on the CPU."""
+    chances = chooser.warped(logits).softmax(-1)
     if chances.isnan().any():  # a broken model: its log-probabilities say so, the batch goes on
         return int(logits.argmax())
     return int(torch.multinomial(chances, 1, generator=generator))
@@ -151,6 +122,12 @@ def _sample(logits: torch.Tensor, settings: Settings, generator: torch.Generator
 
 def see_stops(engine: "Engine", texts: list[Text], settings: Settings) -> None:
     """Note of each text whether its last token ends it, and why."""
+    if settings.think_end:
+        for text in texts:
+            assert text.thought is not None, "it thinks by its settings"
+            why = thoughts.see(engine.tokenizer, text.thought, text.tokens, settings)
+            text.stop = "eos" if text.tokens[-1] in engine.eos_ids else why
+        return
     longest = max((len(stop.encode()) for stop in settings.until), default=0)
     asked = [text for text in texts if longest and engine.endings.may_end(text.tokens, settings)]
     tails = [text.tokens[-(longest + TAIL_TOKENS) :] for text in asked]
@@ -219,14 +196,19 @@ def _appending(step: dict[str, Any]) -> bool:
 
 def answer(engine: "Engine", text: Text, settings: Settings) -> dict[str, Any]:
     """A stopped text as the journal holds it."""
-    (decoded,) = engine.tokenizer.decode([text.tokens], skip_special_tokens=True)
-    for stop in (*settings.until, engine.eos_text):  # some tokenizers' EOS is not a special token
-        if stop:
-            decoded = decoded.split(stop)[0]
-    return {
-        "text": decoded,
+    raw = thoughts.raw(engine.tokenizer, text.tokens, settings)
+    raw = thinking.cut(raw, [engine.eos_text])  # some tokenizers' EOS is not a special token
+    thinks = text.thought is not None and text.thought.begun
+    answer = thinking.answer(raw, settings.to_json(), thinks=thinks)
+    found: dict[str, Any] = {
+        "text": answer,
         "tokens": text.tokens,
         "logprobs": text.logprobs,
         "margins": text.margins,
         "stop": text.stop,
     }
+    if raw != answer:
+        found["raw"] = raw
+    if text.thought is not None:
+        found["thought"] = text.thought.to_json(len(text.tokens))
+    return found
