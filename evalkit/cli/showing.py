@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from evalkit.base.errors import EvalkitError
-from evalkit.cli.telling import json_option, tell
+from evalkit.cli.telling import json_option, say, tell
 
 FORMATS = ("csv", "markdown", "latex", "every-eval-ever", "model-index", "eval-results", "parquet",
            "lm-eval", "mlflow", "wandb")  # fmt: skip
@@ -73,7 +73,7 @@ def _watch(folders: tuple[Path, ...], out: Path | None, asked: Any) -> None:
     if len(folders) != 1:
         raise EvalkitError("--watch is for one run")
     for path in report.watch(folders[0], out, asked, time.sleep):
-        click.echo(path)
+        say(str(path))
 
 
 @click.command("export")

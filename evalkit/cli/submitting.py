@@ -168,4 +168,4 @@ def manifest_command(run: Path, stage: str, **given: Any) -> None:
 
     folder.read(run)
     pods = kubernetes.Pods(home=str(stage_manifest.home(Path(stage))), **given)
-    click.echo(json.dumps(kubernetes.manifest(str(run.absolute()), pods), indent=2))
+    say(json.dumps(kubernetes.manifest(str(run.absolute()), pods), indent=2))
