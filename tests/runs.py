@@ -542,6 +542,7 @@ class Run:
                 for name, entry in self.lock["datasets"].items()
             },
             "rows": {leaf: entry["rows"] for leaf, entry in self.lock["tasks"].items()},
+            "scorers": {},
             "shots": {
                 leaf: copy.deepcopy(entry["shots"])
                 for leaf, entry in self.lock["tasks"].items()
@@ -580,6 +581,8 @@ class Run:
             "truncated": {},
             "missing_bos": 0,
             "double_bos": 0,
+            "leaking": {},
+            "empty_texts": {},
             "tokens": {"size": len(tokens), "sha256": sha256(tokens)},
         }
         plan["ids"]["plan"] = plan_id(plan)
@@ -699,6 +702,8 @@ class Run:
             },
             "segments": [segment(SEGMENT, len(self.plan["batches"]))],
             "preferred": None,
+            "carried": None,
+            "graded": None,
             "files": {},
         }
         record["ids"]["run"] = run_id(record)
@@ -706,7 +711,8 @@ class Run:
         return record
 
     def _health(self) -> Value:
-        names = "truncated_prompts missing_bos double_bos empty_generations cut_generations"
+        names = "truncated_prompts missing_bos double_bos fewshot_leaks empty_texts"
+        names += " empty_generations cut_generations"
         names += " answers_not_found nan_answers exact_ties split_batches"
         health = dict.fromkeys(names.split(), 0)
         health["nan_answers"] = sum("nan" in canonical(sample["resps"]) for sample in self.samples)

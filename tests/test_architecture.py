@@ -31,6 +31,7 @@ DOORS = {
     "lm_eval": {"harness"},
     "aiohttp": {"harness"},
     "datasets": {"harness"},
+    "evaluate": {"harness"},
     "huggingface_hub": {
         *("inputs.hub", "inputs.downloads", "inputs.architecture", "inputs.tokenizer", "harness"),
     },
@@ -84,6 +85,7 @@ WRITERS = {
     "inputs.gguf_model": {"TemporaryDirectory", "mkdir"},
     "inputs.builtin.smollm2": {"TemporaryDirectory"},
     "run.folder": {"rmtree"},
+    "run.carried": {"rmtree"},
     "plan.cache": {"rmtree"},
     "harness.data.cache": {"mkdtemp", "mkdir", "symlink_to"},
     "host.doctor.host": {"TemporaryFile"},

@@ -355,7 +355,7 @@ def test_a_suites_own_data_that_is_gone_or_altered(tmp_path: Path, out: tuple[st
     data.write_text(data.read_text().replace("tea", "oil", 1))
     call(*arguments).refused(1, "data/qa.jsonl is not the data that the suite is locked to")
     data.unlink()
-    call(*arguments).refused(2, "data file 'data/qa.jsonl' is not in the suite's task folder")
+    call(*arguments).refused(2, "its data 'data/qa.jsonl' is not in the suite's task folder")
 
 
 # Prompts

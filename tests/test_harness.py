@@ -20,8 +20,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from evalkit.base.errors import EvalkitError, Exit
-from evalkit.harness import locking, publish, requests, score, tasks
-from evalkit.harness.data import loading, pinning
+from evalkit.harness import index, locking, publish, requests, score, tasks
+from evalkit.harness.data import loading, local, pinning
 from evalkit.harness.tasks import Loaded
 from evalkit.inputs import model as models
 from evalkit.inputs import suite as suites
@@ -217,7 +217,7 @@ def test_a_missing_answer_is_named(own: Path) -> None:
 def test_published_values_hold_no_address_no_set_order_and_no_numpy() -> None:
     import numpy as np
 
-    inside = f"{publish.task_folder()}/arc"
+    inside = f"{index.task_folder()}/arc"
     results = {
         "configs": {
             "one": {"metadata": {"config_source": f"{inside}/arc_easy.yaml"}},
@@ -345,8 +345,8 @@ def test_a_hub_that_cannot_be_reached_is_one_line(monkeypatch: pytest.MonkeyPatc
 def test_a_data_file_outside_the_suites_folder_is_refused(name: str, tmp_path: Path) -> None:
     (tmp_path / "secret.jsonl").write_text("{}\n")
     (tmp_path / "tasks").mkdir()
-    with pytest.raises(EvalkitError, match="is not in the suite's task folder"):
-        loading.file_source(tmp_path / "tasks", {"test": name}, "json")
+    with pytest.raises(EvalkitError, match=r"outside the suite's|is not in the suite's"):
+        local.source(tmp_path / "tasks", "json", {"data_files": {"test": name}})
 
 
 def test_the_loader_is_put_back_whatever_happens() -> None:

@@ -28,6 +28,7 @@ COMMANDS = {
         running.plan_command,
         running.execute_command,
         running.finish_command,
+        hosting.grade_command,
         running.status_command,
         running.lock_command,
     ),

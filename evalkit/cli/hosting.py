@@ -107,3 +107,31 @@ def doctor_command(model: str | None, out: Path, as_json: bool) -> None:
     told = [{"name": f.name, "status": f.status, "found": f.found, "fix": f.fix} for f in findings]
     tell(as_json, "\n".join(map(str, findings)), findings=told)
     sys.exit(any(finding.status is doctor.Status.FAIL for finding in findings))
+
+
+@click.command("grade")
+@click.argument("folder", metavar="RUN", type=click.Path(path_type=Path))
+@click.option("--in", "wanted", default="", metavar="PLACE", help="docker, podman or apptainer.")
+@click.option("--image", default="", help="An image's name, or a SIF's path.")
+@click.option("--seconds", type=click.IntRange(1, 600), default=10, show_default=True,
+              help="What a program may take.")  # fmt: skip
+@click.option("--suite", help="The suite's file, where it is not the name in the run.")
+@click.option("--model", help="The model's folder, where it is not the name in the run.")
+@click.option("--offline", is_flag=True, help="Ask no network for anything.")
+@json_option
+def grade_command(folder: Path, seconds: int, as_json: bool, **given: Any) -> None:
+    """Run a run's answers, which are programs, in the image.
+
+    \b
+    evalkit grade results/demo/code-0123456789ab --in docker
+
+    Each runs alone, without network, capabilities or writable files; then the record is written. A
+    graded run's programs are run again, and their verdicts held against its own.
+    """
+    from evalkit.base.events import Events
+    from evalkit.host import grading
+    from evalkit.host.sandbox import Limits
+
+    events = Events()
+    folder = grading.grade(folder, events, sys.argv, limits=Limits(seconds), **given)
+    tell(as_json, folder, folder=str(folder))

@@ -217,7 +217,7 @@ def finish_command(folder: Path, as_json: bool, **given: Any) -> None:
     from evalkit.show import summary
 
     events = Events()
-    run.finish_only(folder, events, sys.argv, **given)
+    folder = run.finish_only(folder, events, sys.argv, **given)
     code = summary.show(folder, events.console)
     tell(as_json, folder, folder=str(folder), exit_code=code)
     sys.exit(code)

@@ -68,3 +68,10 @@ def _stats(own: Path) -> list[list[Any]]:
                 stat = Path(folder, name).stat()
                 found.append([folder, name, stat.st_size, stat.st_mtime_ns])
     return found
+
+
+def task_folder() -> Path:
+    """Where lm-eval's own tasks lie: replaced in what is published."""
+    import lm_eval.tasks
+
+    return Path(lm_eval.tasks.__file__).parent

@@ -1,6 +1,7 @@
 """Makes a suite's lock: loads its tasks once, builds every request, and writes down which data is
 meant, to the row, what is asked of it and how that is scored."""
 
+import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,12 +9,15 @@ from typing import Any
 from evalkit.base import canon, schema
 from evalkit.base.errors import EvalkitError, Exit
 from evalkit.harness import asked, tasks
-from evalkit.harness.data import loading, pinning
+from evalkit.harness.data import commits, loading, pinning
+from evalkit.harness.scoring import scorers
 from evalkit.harness.tasks import Leaf
 from evalkit.inputs import hub
 from evalkit.inputs import suite as suites
 from evalkit.inputs.locked import ASKED
 from evalkit.inputs.suite import Lock, LockedDataset, Suite
+
+log = logging.getLogger(__name__)
 
 
 def write_lock(name: str, *, update: bool = False, offline: bool = False) -> Path:
@@ -32,14 +36,20 @@ def make_lock(suite: Suite, *, update: bool, offline: bool) -> Lock:
     """Load the whole suite and write down what was served."""
     import lm_eval
 
-    known, unknown = _kept(suite.lock_path, update)
+    known, unknown, unlocked = _kept(suite.lock_path, update)
     pins = loading.Pins(
-        revisions={k: d.revision for k, d in known.items() if not k.startswith(suites.OWN_FILES)},
+        revisions={
+            repo: dataset.pinned
+            for repo, dataset in known.items()
+            if dataset.pinned and not repo.startswith(suites.OWN_FILES)
+        },
         include_path=suite.include_path,
         offline=offline,
-        resolve=_current_commit,
+        resolve=commits.current,
     )
-    loaded = tasks.load(suite, pins)
+    unlocked = {name: why for name, why in unlocked.items() if _cannot_be_had(suite, name, pins)}
+    members = tuple(member for member in suite.tasks if member.task not in unlocked)
+    loaded = tasks.load(replace(suite, tasks=members), pins)
     leaves = {name: _unpinned(leaf, unknown.get(name)) for name, leaf in loaded.leaves.items()}
     scored = loaded.task_dict["groups"]
     return Lock(
@@ -48,7 +58,7 @@ def make_lock(suite: Suite, *, update: bool, offline: bool) -> Lock:
         asked=asked.settings(suite),
         datasets={
             repo: known[repo]
-            if repo in known and known[repo].revision == revision
+            if repo in known and known[repo].revision in (revision, _unknown(known[repo]))
             else _describe(repo, revision)
             for repo, revision in pins.used.items()
         },
@@ -56,14 +66,39 @@ def make_lock(suite: Suite, *, update: bool, offline: bool) -> Lock:
         group_scores={n: pinning.describe_group(n, scored.get(n)) for n in loaded.groups},
         tasks={name: leaf.locked for name, leaf in leaves.items()},
         each={name: asked.each(leaf, suite) for name, leaf in leaves.items()},
+        scorers=tuple(scorers.names(loaded.leaves)),
+        unlocked=unlocked,
     )
 
 
-def _kept(path: Path, update: bool) -> tuple[dict[str, LockedDataset], dict[str, dict[str, str]]]:
-    """What a lock that is there says and a refreshed one will: its datasets, and by leaf task why
-    the rows of its shots are unknown. One of an earlier evalkit has the datasets alone."""
+def _cannot_be_had(suite: Suite, member: str, pins: loading.Pins) -> bool:
+    """Whether the data of a member that the lock leaves out can't be had here either: then the
+    refreshed lock leaves it out as well."""
+    own = replace(pins, revisions=dict(pins.revisions), used={}, folders=set(), files={})
+    only = tuple(each for each in suite.tasks if each.task == member)
+    try:
+        tasks.load(replace(suite, tasks=only), own)
+    except EvalkitError as error:
+        if error.code != Exit.MISSING:
+            raise
+        log.warning("%s stays without a lock: %s", member, error)
+        return True
+    return False
+
+
+def _unknown(dataset: LockedDataset) -> dict[str, str] | None:
+    """Why a dataset's revision is unknown, if it is: a refreshed lock says so as well."""
+    return dataset.revision if isinstance(dataset.revision, dict) else None
+
+
+def _kept(
+    path: Path, update: bool
+) -> tuple[dict[str, LockedDataset], dict[str, dict[str, str]], dict[str, str]]:
+    """What a lock that is there says and a refreshed one will: its datasets, by leaf task why the
+    rows of its shots are unknown, and which members are left out. One of an earlier evalkit has the
+    datasets alone."""
     if update or not path.is_file():
-        return {}, {}
+        return {}, {}, {}
     raw = suites.read_yaml(path, "lock")
     if problems := schema.check("lock", _with_rest(raw)):
         raise EvalkitError(
@@ -75,6 +110,7 @@ def _kept(path: Path, update: bool) -> tuple[dict[str, LockedDataset], dict[str,
     return (
         {name: LockedDataset(**item) for name, item in raw["datasets"].items()},
         {name: said for name, said in shots.items() if said is not None and "unknown" in said},
+        raw.get("unlocked", {}),
     )
 
 
@@ -116,23 +152,6 @@ def _unpinned(leaf: Leaf, unknown: dict[str, str] | None) -> Leaf:
     return replace(leaf, locked=replace(leaf.locked, shots=unknown))
 
 
-def _current_commit(repo: str) -> str:
-    from huggingface_hub import HfApi
-
-    try:
-        return str(hub.patiently(f"dataset {repo}", lambda: HfApi().dataset_info(repo)).sha)
-    except hub.unreachable() as error:
-        raise _not_told(repo, error) from None
-
-
-def _not_told(repo: str, error: Exception) -> EvalkitError:
-    return EvalkitError(
-        f"can't ask the Hub about dataset {repo}: {hub.reason(error)}",
-        fix=f"check its name, HF_ENDPOINT and the network ({type(error).__name__})",
-        code=Exit.MISSING,
-    )
-
-
 def _describe(repo: str, revision: str) -> LockedDataset:
     """A dataset's licence as its card at this revision says it. Whether its texts may be passed on
     is our reading of that licence: yes for the open ones without a non-commercial clause."""
@@ -150,7 +169,7 @@ def _describe(repo: str, revision: str) -> LockedDataset:
     except RemoteEntryNotFoundError:  # it has none; another error is not taken for that
         licence = "unknown"
     except hub.unreachable() as error:
-        raise _not_told(repo, error) from None
+        raise commits.not_told(repo, error) from None
     open_ones = ("mit", "apache", "cc-by", "cc0", "bsd", "odc-by")
     redistributable = licence.lower().startswith(open_ones) and "-nc" not in licence.lower()
     return LockedDataset(revision, licence, redistributable)

@@ -5,28 +5,25 @@ run gives the same files anywhere; where a number came from stands in record.jso
 """
 
 import hashlib
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from evalkit.base import stamp
+from evalkit.harness.index import task_folder
+from evalkit.harness.scoring import documents
 from evalkit.inputs.suite import Suite
 
 ELSEWHERE = "see record.json"
 BOOTSTRAP_ITERS = 100000  # lm-eval's default
 
 
-def task_folder() -> Path:
-    """Where lm-eval's own tasks lie."""
-    import lm_eval.tasks
-
-    return Path(lm_eval.tasks.__file__).parent
-
-
-def clean(results: dict[str, Any]) -> dict[str, Any]:
-    """lm-eval's results as JSON values, task paths and object addresses replaced."""
-    return {key: _without_host(plain(value)) for key, value in results.items()}
+def clean(results: dict[str, Any], folder: Path | None = None) -> dict[str, Any]:
+    """lm-eval's results as JSON values, task paths and object addresses replaced; `folder`: the
+    suite's own task folder."""
+    return {key: _without_host(plain(value), folder) for key, value in results.items()}
 
 
 def plain(value: Any) -> Any:
@@ -46,17 +43,32 @@ def plain(value: Any) -> Any:
     return handle_non_serializable(value)
 
 
-def _without_host(value: Any) -> Any:
+def _without_host(value: Any, folder: Path | None) -> Any:
     if isinstance(value, dict):
         return {
-            key: _clean_source(item) if key == "config_source" else _without_host(item)
+            key: _clean_source(item) if key == "config_source" else _without_host(item, folder)
             for key, item in value.items()
         }
     if isinstance(value, list):
-        return [_without_host(item) for item in value]
+        return [_without_host(item, folder) for item in value]
     if isinstance(value, str):
         value = value.replace(str(task_folder()), "lm_eval/tasks")
+        value = _without_folder(folder, value)
         return re.sub(r" at 0x[0-9a-f]+>", ">", value)
+    return value
+
+
+def _without_folder(include_path: Path | None, value: str) -> str:
+    """A text without the path of the suite's task folder; an absolute path that leads there by
+    another way, or elsewhere, by its last part."""
+    if include_path is None:
+        return value
+    folder = os.fspath(include_path)
+    value = value.replace(f"{folder}/", "").replace(folder, ".")
+    if value.startswith("/") and "\n" not in value and Path(value).exists():
+        real = Path(value).resolve()
+        inside = real.is_relative_to(include_path)
+        return real.relative_to(include_path).as_posix() if inside else real.name
     return value
 
 
@@ -145,6 +157,7 @@ def samples(
             {"task": task}
             | made
             | {
+                "doc": documents.marked(made["doc"]),
                 "target": str(made["target"]),
                 "arguments": arguments,
                 "resps": strings(made["resps"]),

@@ -6,9 +6,11 @@ the prompts differ from one build to the next). So a leaf task can be built alon
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 from evalkit.base.errors import EvalkitError
+from evalkit.harness.data import leaks
 from evalkit.harness.tasks import Leaf, Loaded, compiled_once, named
 from evalkit.inputs.checkpoint import generation
 from evalkit.inputs.suite import Suite
@@ -57,11 +59,12 @@ def of_leaf(
     ones.
     """
     leaf = loaded.leaves[name]
-    with named(name):
+    with named(name), leaks.seen(leaf.task) as leaking:
         build_task(leaf, loaded.suite, asking.template)
         check(leaf)
+    ids = {id(doc) for doc in leaking}
     requests = [
-        _request(name, instance, index, repeat, asking)
+        replace(_request(name, instance, index, repeat, asking), leaks=id(instance.doc) in ids)
         for instance, index in instance_ids(leaf.task)
         for repeat in range(instance.repeats or 1)
     ]

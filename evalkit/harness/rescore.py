@@ -17,6 +17,7 @@ from typing import Any
 
 from evalkit.harness import publish, tasks
 from evalkit.harness.own_code import IGNORED, Refused, Unlike, harness_tasks, refuse_code
+from evalkit.harness.scoring import documents
 from evalkit.inputs.builtin.demo import model as demo
 
 _NAME = re.compile(
@@ -190,7 +191,7 @@ class Task:
         return [
             Instance(
                 request_type=kind,
-                doc=sample["doc"],
+                doc=documents.unmarked(sample["doc"]),
                 arguments=tuple(arguments.values()),
                 idx=index,
                 metadata=(self._task.task_name, sample["doc_id"], len(responses)),
@@ -205,7 +206,7 @@ class Task:
         scored = Scored("; ".join(self._asked(sample, instances)))
         for name in (ensemble.name for ensemble in self._task._filters):
             results = [each.filtered_resps[name] for each in instances]
-            metrics = self._task.process_results(sample["doc"], results)
+            metrics = self._task.process_results(documents.unmarked(sample["doc"]), results)
             scored.filtered[name] = publish.strings(results)
             scored.metrics[name] = {
                 metric: publish.plain(value) for metric, value in metrics.items()
@@ -214,7 +215,7 @@ class Task:
 
     def _asked(self, sample: Sample, instances: list[Any]) -> Iterator[str]:
         """Whether target and requests are the task's own for this document."""
-        task, doc = self._task, sample["doc"]
+        task, doc = self._task, documents.unmarked(sample["doc"])
         if str(task.doc_to_target(doc)) != sample["target"]:
             yield f"its target is {sample['target']}, lm-eval says {task.doc_to_target(doc)}"
         contexts = [each.args[0] for each in instances]

@@ -20,6 +20,7 @@ from evalkit.base import canon
 from evalkit.base.errors import EvalkitError
 from evalkit.harness import asked, publish, tasks
 from evalkit.harness import requests as building
+from evalkit.harness.scoring import blame
 from evalkit.harness.tasks import Leaf, Loaded
 
 Answers = dict[str, dict[str, Any]]  # request id -> answer, as the journal has it
@@ -122,11 +123,13 @@ class Scoring:
 
     def _samples(self, leaf: Leaf) -> list[dict[str, Any]]:
         """lm-eval's own samples of a leaf task. Its requests are gone when they are made."""
-        answers, task = self._answers(leaf.name), leaf.task
-        building.build_task(leaf, self._loaded.suite, self._template)
+        answers, task, suite = self._answers(leaf.name), leaf.task, self._loaded.suite
+        with tasks.named(leaf.name):
+            building.build_task(leaf, suite, self._template)
         asked.check(self._loaded, leaf, self._template or asked.Messages())
         replay = _Replay(answers, _ids(leaf, answers))
-        results = self._evaluate(replay, {leaf.name: _Asked(task)}, {}, log_samples=True)
+        with blame.Scored(leaf.name, suite.include_path):
+            results = self._evaluate(replay, {leaf.name: _Asked(task)}, {}, log_samples=True)
         samples: list[dict[str, Any]] = results["samples"][leaf.name]
         self._scored[leaf.name] = _Scored(task, task.instances[0], samples)
         task._instances = None
@@ -137,7 +140,17 @@ class Scoring:
         Deterministic: no host, no time, no path in it."""
         scored = {name: self._scored[name] for name in self._loaded.leaves}
         groups = self._loaded.task_dict["groups"]
-        return publish.clean(self._evaluate(_Replay({}, {}), scored, groups, log_samples=False))
+        own = self._loaded.suite.include_path
+
+        def alone(name: str) -> None:
+            self._aggregated({name: scored[name]}, {})
+
+        with blame.Scored(" and ".join(groups) or "of the suite", own, list(scored), alone):
+            results = self._aggregated(scored, groups)
+        return publish.clean(results, own)
+
+    def _aggregated(self, scored: dict[str, Any], groups: dict[str, Any]) -> dict[str, Any]:
+        return self._evaluate(_Replay({}, {}), scored, groups, log_samples=False)
 
     def task_hashes(self) -> dict[str, str]:
         """lm-eval's hash of each leaf task, once all samples were made."""
@@ -159,6 +172,7 @@ class Scoring:
                 system_instruction=self._loaded.suite.system_instruction,
                 apply_chat_template=False,  # only decides what build_all_requests is given
                 fewshot_as_multiturn=self._loaded.suite.fewshot_as_multiturn,
+                confirm_run_unsafe_code=True,  # verdicts are looked up: nothing runs
             )
         assert results is not None, "rank 0 always gets results"
         return dict(results)

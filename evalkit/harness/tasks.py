@@ -5,6 +5,7 @@ member that collapsed into one task, a shot count that lm-eval would ignore, an 
 is an error here, with the name of the task.
 """
 
+import errno
 import logging
 import random
 from collections.abc import Callable, Iterator
@@ -15,12 +16,15 @@ from typing import Any
 
 from evalkit.base.errors import EvalkitError, one_of
 from evalkit.harness import index
-from evalkit.harness.data import cache, loading, pinning
+from evalkit.harness.data import cache, code, loading, pinning
+from evalkit.harness.scoring import programs
 from evalkit.inputs import suite as suites
 from evalkit.inputs.rows import Rows
 from evalkit.inputs.suite import Lock, Suite
 
 log = logging.getLogger(__name__)
+# What an OSError says of a place, and not of a task.
+_NO_PLACE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR}
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +69,10 @@ def load_locked(
 ) -> Loaded:
     """Load every task of the suite with the data that its lock pins, and hold it against the lock;
     `served` is called for each dataset."""
-    revisions = {name: dataset.revision for name, dataset in lock.datasets.items()}
+    revisions = {name: item.pinned for name, item in lock.datasets.items() if item.pinned}
     pins = loading.Pins(
-        revisions, include_path=suite.include_path, offline=offline, served=served
+        revisions, include_path=suite.include_path, offline=offline, served=served,
+        floating=lock.datasets.keys() - revisions.keys(),
     )  # fmt: skip
     loaded = replace(load(suite, pins), lock=lock)
     pinning.check(loaded, lock)
@@ -78,6 +83,8 @@ def load(suite: Suite, pins: loading.Pins) -> Loaded:
     """Load every task of the suite with its pinned data; raises EvalkitError for what's above."""
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     logging.getLogger("datasets").setLevel(logging.ERROR)
+    if suite.include_path is not None:
+        code.check_includes(suite.include_path, index.task_folder().resolve())
     manager = _manager(suite)
     for member in suite.tasks:
         if member.task not in manager.task_index:
@@ -86,7 +93,7 @@ def load(suite: Suite, pins: loading.Pins) -> Loaded:
     task_dict: dict[str, Any] = {"tasks": {}, "groups": {}, "group_map": {}}
     top_level: dict[str, list[str]] = {}
     drawn: dict[str, tuple[Any, Any]] = {}
-    with loading.pinned(pins):
+    with loading.pinned(pins), code.fresh(suite.include_path), programs.guarded():
         for member in suite.tasks:
             _seed_everything(suite)
             pins.task = member.task
@@ -182,8 +189,11 @@ def _configure(tasks: dict[str, Any], member: suites.SuiteTask, suite: Suite) ->
             task.set_config(key="num_fewshot", value=0)
         if suite.gen_kwargs and task.get_config("output_type") == "generate_until":
             task.set_config(key="generation_kwargs", value=dict(suite.gen_kwargs), update=True)
-        if getattr(task, "UNSAFE_CODE", False):
-            raise EvalkitError(f"task '{name}' runs code that a model wrote; evalkit does not")
+        if getattr(task, "UNSAFE_CODE", False) and not programs.is_graded(task):
+            raise EvalkitError(
+                f"task '{name}' runs code that a model wrote, in a way that evalkit can't take out"
+                " of this process"
+            )
         if getattr(task, "MULTIMODAL", False):
             raise EvalkitError(f"task '{name}' needs images or sound; evalkit measures text models")
 
@@ -199,11 +209,24 @@ def named(task: str) -> Iterator[None]:
     try:
         yield
     except (*wrong, ImportError, NotImplementedError, DatasetsError, TemplateError) as error:
-        reason = str(error).strip().split("\n")[0]
+        inner: Exception = error
+        while isinstance(inner, DatasetsError) and isinstance(inner.__cause__, Exception):
+            inner = inner.__cause__  # the outer one says that something went wrong
+        reason = str(inner).strip().split("\n")[0]
+        where = str(getattr(inner, "filename", None) or "")
         raise EvalkitError(
-            f"task '{task}' can't be built: {type(error).__name__}: {reason}",
-            fix="mend its YAML or its data",
+            f"task '{task}' can't be built: {type(inner).__name__}: {reason}",
+            fix=_fix(inner, where),
         ) from None
+
+
+def _fix(error: Exception, where: str) -> str:
+    """What to do about what kept a task from being built."""
+    if isinstance(error, ModuleNotFoundError):
+        return f"install {error.name}, which its code imports"
+    if isinstance(error, OSError) and error.errno in _NO_PLACE:
+        return f"see that {where or 'HF_HOME'} can be written to and has room, or set HF_HOME"
+    return "mend its YAML or its data"
 
 
 @contextmanager

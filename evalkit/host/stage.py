@@ -56,7 +56,7 @@ def stage(wanted: Wanted, events: Events) -> Path:
     found = {reference: _model(reference, wanted, events) for reference in wanted.models}
     evaluate.load_suite(suite, lock, events, offline=False)
     datasets = {
-        name: {"revision": dataset.revision, "licence": dataset.licence}
+        name: {"revision": dataset.pinned or "unknown", "licence": dataset.licence}
         for name, dataset in lock.datasets.items()
     }
     events.say("writing the manifest")
@@ -79,10 +79,8 @@ def _announce(wanted: Wanted, lock: Lock, events: Events) -> None:
         if not name.startswith(suites.OWN_FILES):
             size = _dataset_size(name, lock)
             total += size * (1 + MADE)
-            events.say(
-                f"dataset  {name} at {dataset.revision[:12]}: at most {_bytes(size)},"
-                f" licence {dataset.licence}"
-            )
+            at = f"at {dataset.pinned[:12]}" if dataset.pinned else "as it is now"
+            events.say(f"dataset  {name} {at}: at most {_bytes(size)}, licence {dataset.licence}")
     there = _size(wanted.to / stage_manifest.HOME)
     free = shutil.disk_usage(wanted.to).free
     if total - there > free:
@@ -97,7 +95,7 @@ def _announce(wanted: Wanted, lock: Lock, events: Events) -> None:
 def _dataset_size(name: str, lock: Lock) -> int:
     """The bytes of a dataset's files in folders that bear a wanted configuration's name, or of all
     where there is no such folder for one of them."""
-    sizes = hub.sizes(name, "dataset", lock.datasets[name].revision)
+    sizes = hub.sizes(name, "dataset", lock.datasets[name].pinned)
     configs = {task.config for task in lock.tasks.values() if task.dataset == name}
     folders = {part for path in sizes for part in Path(path).parent.parts}
     if not configs <= folders:

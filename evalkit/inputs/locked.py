@@ -7,19 +7,22 @@ prompts (`<name>.lock.rows`, `rows`). This module reads, writes and checks both.
 task or a dataset.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import os
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from evalkit.base import canon, schema
+from evalkit.base import canon, schema, stamp
 from evalkit.base.errors import EvalkitError, Exit
 from evalkit.inputs import rows
 from evalkit.inputs.rows import Rows
 from evalkit.inputs.untrusted import plain_yaml
 
+PUNKT = "nltk_data/tokenizers/punkt_tab/english"
 LOCK, EARLIER_LOCK = "evalkit/lock/2", "evalkit/lock/1"
 MAX_BYTES = 64 << 20  # of a suite or a lock
 RENDERING = ("apply_chat_template", "fewshot_as_multiturn", "system_instruction")
@@ -56,11 +59,18 @@ class LockedTask:
 
 @dataclass(frozen=True, slots=True)
 class LockedDataset:
-    """A dataset: a Hub repo at a commit, or local data files at a digest of their bytes."""
+    """A dataset: a Hub repo at a commit, or local data files at a digest of their bytes; or
+    `{"unknown": reason}`: any commit whose rows are the locked ones."""
 
-    revision: str
+    revision: str | dict[str, str]
     licence: str
     redistributable: bool
+    unproven: str | None = None  # why nothing shows that its rows are the Hub's, in a shipped lock
+
+    @property
+    def pinned(self) -> str | None:
+        """The revision, where the lock pins one."""
+        return self.revision if isinstance(self.revision, str) else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +89,8 @@ class Lock:
     group_scores: dict[str, dict[str, Any]]
     tasks: dict[str, LockedTask]
     each: dict[str, Rows]
+    scorers: tuple[str, ...] = ()  # packages besides lm-eval that the tasks are scored with
+    unlocked: dict[str, str] = field(default_factory=dict)  # members that are left out, and why
 
     def to_json(self) -> dict[str, Any]:
         """The lock as its file holds it."""
@@ -87,6 +99,8 @@ class Lock:
             "suite": self.suite,
             "lm_eval": self.lm_eval,
             "rows_file": canon.digest_bytes(rows.text(self.each).encode()),
+            **({"scorers": list(self.scorers)} if self.scorers else {}),
+            **({"unlocked": dict(self.unlocked)} if self.unlocked else {}),
             "asked": self.asked,
             "datasets": {name: _plain(item) for name, item in sorted(self.datasets.items())},
             "groups": dict(sorted(self.groups.items())),
@@ -116,7 +130,10 @@ class _Plain(yaml.SafeDumper):
 
 
 def _plain(item: LockedTask | LockedDataset) -> dict[str, Any]:
-    return {name: getattr(item, name) for name in item.__slots__}
+    made = {name: getattr(item, name) for name in item.__slots__}
+    if made.get("unproven", "") is None:
+        del made["unproven"]
+    return made
 
 
 def other_settings(asked: Mapping[str, Any], suite: Mapping[str, Any]) -> list[str]:
@@ -175,6 +192,8 @@ def read_lock(path: Path) -> Lock:
         group_scores=raw["group_scores"],
         tasks={name: LockedTask(**item) for name, item in raw["tasks"].items()},
         each=_read_rows(rows.beside(path), raw["rows_file"]),
+        scorers=tuple(raw.get("scorers", ())),
+        unlocked=raw.get("unlocked", {}),
     )
 
 
@@ -189,3 +208,57 @@ def _read_rows(path: Path, digest: str) -> dict[str, Rows]:
         what = "the file of single rows is not the one that the lock beside it names"
         raise EvalkitError(what, where=str(path), fix=again, code=Exit.FAILED)
     return rows.parse(data, str(path))
+
+
+def scorers(names: Iterable[str]) -> dict[str, Any]:
+    """What is installed of these packages; None for what is not."""
+    found: dict[str, Any] = {name: stamp.version(name) for name in names}
+    if "nltk" in found:
+        folder = punkt()
+        found[PUNKT] = None if folder is None else _digest(folder)
+    return found
+
+
+def scorable(lock: Lock) -> Lock:
+    """The lock; EvalkitError (3) where a package or data that its suite is scored with is not here:
+    better now than when all is answered."""
+    found = scorers(lock.scorers)
+    lacking = sorted(name for name, version in found.items() if version is None)
+    if PUNKT in lacking:
+        raise EvalkitError(
+            "the suite is scored with nltk's punkt_tab, a download that is not here",
+            fix="run `python -m nltk.downloader punkt_tab` once online, or set NLTK_DATA",
+            code=Exit.MISSING,
+        )
+    if lacking:
+        raise EvalkitError(
+            f"the suite is scored with {', '.join(lacking)}, which is not installed",
+            fix="install evalkit[score], or what the task's page names",
+            code=Exit.MISSING,
+        )
+    return lock
+
+
+def punkt() -> Path | None:
+    """Where nltk finds its sentence splitter for English, or None."""
+    for place in _places():
+        folder = place / "tokenizers" / "punkt_tab" / "english"
+        if folder.is_dir():
+            return folder
+    return None
+
+
+def _places() -> Iterator[Path]:
+    """Where nltk looks for data, in its order."""
+    named = os.environ.get("NLTK_DATA", "")
+    yield from (Path(part) for part in named.split(os.pathsep) if part)
+    yield Path.home() / "nltk_data"
+    yield from (Path(sys.prefix) / part for part in ("nltk_data", "share/nltk_data"))
+    yield from (Path(sys.prefix) / "lib" / "nltk_data",)
+    for system in ("/usr/share", "/usr/local/share", "/usr/lib", "/usr/local/lib"):
+        yield Path(system) / "nltk_data"
+
+
+def _digest(folder: Path) -> str:
+    files = sorted(path for path in folder.iterdir() if path.is_file())
+    return canon.digest({path.name: canon.sha256_file(path) for path in files})

@@ -22,6 +22,7 @@ from evalkit.inputs.locked import (
     LockedTask,
     read_lock,
     read_yaml,
+    scorers,
 )
 
 __all__ = [  # who reads a suite need not know which module its lock comes from
@@ -164,7 +165,15 @@ def lock_of(suite: Suite) -> Lock:
             fix=f"run `evalkit lock {suite.path}` once and keep the files",
             code=Exit.MISSING,
         )
-    return read_lock(suite.lock_path)
+    lock = read_lock(suite.lock_path)
+    for member, why in lock.unlocked.items():
+        raise EvalkitError(
+            f"the lock of suite '{suite.name}' comes without {member}: {why}",
+            where=str(suite.lock_path),
+            fix=f"run `evalkit lock {suite.name}` once, where its data can be had",
+            code=Exit.MISSING,
+        )
+    return lock
 
 
 def identity(suite: Suite, lock: Lock) -> dict[str, Any]:
@@ -180,6 +189,7 @@ def identity(suite: Suite, lock: Lock) -> dict[str, Any]:
         "task_files": suite.task_files(),
         "datasets": {name: {"revision": d.revision} for name, d in lock.datasets.items()},
         "rows": {name: task.rows for name, task in lock.tasks.items()},
+        "scorers": scorers(lock.scorers),
         "shots": {n: task.shots for n, task in lock.tasks.items() if task.shots is not None},
         **suite.chat.identity(),
     }

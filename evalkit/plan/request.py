@@ -80,7 +80,8 @@ class Request:
 
     `context` is the prompt (the whole text of a rolling request); `continuation` is what a
     loglikelihood scores; `settings` is a generation's, and `reserved` the new tokens that its task
-    asks for, which its prompt leaves room for even where the model writes fewer.
+    asks for, which its prompt leaves room for even where the model writes fewer. `leaks`: the
+    document is one of the worked examples in its own prompt.
     """
 
     task: str
@@ -92,6 +93,7 @@ class Request:
     continuation: str = ""
     settings: Settings | None = field(default=None)
     reserved: int = 0
+    leaks: bool = False
 
     @property
     def local_id(self) -> str:

@@ -95,6 +95,8 @@ class Builder:
         self._batch_blocks: list[bytes] = []
         self._truncated: Counter[str] = Counter()
         self._missing_bos = self._double_bos = self._appended_eos = 0
+        self._leaking: Counter[str] = Counter()
+        self._empty: dict[str, list[str]] = {}
         self._last = ""  # leaf task
 
     def add(self, tokenised: Tokenised) -> None:
@@ -111,6 +113,8 @@ class Builder:
         self._missing_bos += tokenised.missing_bos
         self._double_bos += tokenised.double_bos
         self._appended_eos += tokenised.appended_eos
+        self._leaking += tokenised.leaking
+        self._empty |= tokenised.empty
 
     @property
     def blocks(self) -> list[bytes]:
@@ -137,6 +141,8 @@ class Builder:
             "double_bos": self._double_bos,
             "appended_eos": self._appended_eos,
             "dropped_system_turns": dropped_system_turns,
+            "leaking": dict(self._leaking),
+            "empty_texts": self._empty,
             "tokens": self._place(),
         }
         body["ids"] = {"suite": suite_id, "plan": plan_id(body)}

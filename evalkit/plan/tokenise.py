@@ -86,6 +86,8 @@ class Tokenised:
     missing_bos: int = 0
     double_bos: int = 0
     appended_eos: int = 0
+    leaking: Counter[str] = field(default_factory=Counter)  # documents among their own shots
+    empty: dict[str, list[str]] = field(default_factory=dict)  # requests with nothing to score
 
 
 def tokenise(
@@ -112,6 +114,8 @@ def tokenise(
                 key = (request.task, request.kind, request.settings, digest)
                 shared.setdefault(key, (tokens, []))[1].append(target)
         advance(len(chunk))
+    leaking = {(request.task, request.doc_id) for request in requests if request.leaks}
+    made.leaking.update(task for task, _ in leaking)
     for tokens, targets in shared.values():
         if targets[0].request.kind == "generate_until":  # a repeat is an answer of its own
             made.rows.extend(Row(tokens, (target,)) for target in targets)
@@ -163,8 +167,8 @@ def _row_parts(
         yield _prompt(request, encoded[texts[0]], encoder, made)
     elif request.kind == "loglikelihood_rolling":
         tokens = encoded[texts[0]]
-        if not len(tokens):
-            raise EvalkitError(f"request {request.id} has no text to score")
+        if not len(tokens):  # lm-eval's sum over no windows
+            made.empty.setdefault(request.task, []).append(request.local_id)
         windows = rolling_windows(tokens, encoder.prefix_token_id, encoder.max_length)
         for part, (context, scored) in enumerate(windows):
             yield _scored(request, context, scored, part, encoder, made)
@@ -196,7 +200,7 @@ def _prompt(
         raise EvalkitError(
             f"request {request.id}: its prompt is empty and the tokenizer adds no BOS, so there is"
             " nothing to go on from",
-            fix="lm-eval can't generate for this document with this tokenizer either",
+            fix="lm-eval's text for it depends on the padding of its batch; give the task a prompt",
         )
     if len(tokens) > room:
         made.truncated[request.task] += 1
@@ -241,6 +245,8 @@ def rolling_windows(
     """(context, scored) of each window: lm-eval's disjoint rolling windows with one token of
     context. Every token is scored exactly once; a later window is filled up on the left."""
     first = min(max_length, len(tokens))
+    if not first:
+        return
     yield np.asarray([prefix_token_id], dtype=np.uint32), tokens[:first]
     done = first
     while done < len(tokens):

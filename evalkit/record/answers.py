@@ -29,6 +29,7 @@ class Answers:
         self.empty = self.nan_documents = 0
         self.ties: dict[str, int] = {}
         self._done, self._advance = done, advance
+        self._without_text: dict[str, list[str]] = plan.body["empty_texts"]
         self._batches: dict[str, list[str]] = {}
         for batch, entry in plan.entries.items():
             self._batches.setdefault(entry["task"], []).append(batch)
@@ -38,6 +39,8 @@ class Answers:
         parts = self._done.answers(self._batches.get(leaf, []))
         self._advance(len(parts))
         answers = journal.assemble(parts)
+        for request in self._without_text.get(leaf, []):
+            answers[f"{leaf}/{request}"] = dict(journal.NOTHING)
         self.digests |= journal.digests(answers)
         self._note(leaf, answers)
         return answers

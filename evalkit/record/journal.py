@@ -17,6 +17,8 @@ from evalkit.base.errors import EvalkitError, Exit, one_of
 
 SCHEMA = "evalkit/journal/1"
 Answer = dict[str, Any]
+# The answer to a text without a token, which no batch asks for: a sum over nothing.
+NOTHING: Answer = {"loglikelihood": 0.0, "num_tokens": 0}
 
 
 def checksum(line: dict[str, Any]) -> str:

@@ -96,6 +96,8 @@ def health(
         "double_bos": plan["double_bos"],
         "appended_eos": plan["appended_eos"],
         "dropped_system_turns": plan["dropped_system_turns"],
+        "fewshot_leaks": sum(plan["leaking"].values()),
+        "empty_texts": sum(map(len, plan["empty_texts"].values())),
         "empty_generations": answers.empty,
         "cut_generations": untold or sum(each.cut for each in texts),
         **({"endless_thoughts": endless} if any(each.thinks for each in texts) else {}),

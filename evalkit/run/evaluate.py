@@ -12,18 +12,17 @@ from evalkit.base.events import Events
 from evalkit.harness import asked, tasks
 from evalkit.harness.tasks import Loaded
 from evalkit.inputs import architecture, engine_name
-from evalkit.inputs import model as models
-from evalkit.inputs.model import Model
 from evalkit.inputs.suite import Lock, Suite
 from evalkit.inputs.tokenizer import Tokenizer
 from evalkit.plan import asking, cache, memory
 from evalkit.plan import store as planning
 from evalkit.plan.cache import Planned
 from evalkit.plan.shards import Shard
+from evalkit.plan.store import Policy
 from evalkit.plan.tokenise import tokenise
+from evalkit.run import carried, folder, graded, named, prepare, telemetry, worker
 from evalkit.run import execute as executing
 from evalkit.run import finish as finishing
-from evalkit.run import folder, named, prepare, telemetry, worker
 from evalkit.run.engines import Place
 from evalkit.run.folder import Run
 from evalkit.run.prepare import Job, Options
@@ -163,7 +162,9 @@ def _build(
     )
     tokenizer.max_length = inputs["max_length"]
     how = asking.of(job.suite, job.model, tokenizer)
-    made = planning.Builder(job.policy, level=job.level, rope_limit=inputs["rope_limit"])
+    made = planning.Builder(
+        Policy(**inputs["policy"]), level=inputs["level"], rope_limit=inputs["rope_limit"]
+    )
     with events.phase("build", documents, "documents") as phase:
         for name in sorted(loaded.leaves):  # one's requests and rows are gone before the next's
             made.add(tokenise(asked.of_leaf(loaded, name, how), tokenizer))
@@ -215,7 +216,7 @@ def execute_only(
     theirs, or on the same. `model`, `adapter`: where they lie, if not where their names say."""
     run = folder.read(where)
     named.require_to_execute(where, run.body, model, adapter)
-    found = _model(run, model, offline)
+    found = folder.model_of(run, model, offline)
     from evalkit.engine.hardware import device as devices
 
     asked = run.body["options"]["adapter"]
@@ -233,60 +234,41 @@ def execute_only(
 def finish_only(
     where: Path, events: Events, argv: list[str], *,
     suite: str | None, model: str | None, offline: bool, prefer: str | None,
-) -> None:  # fmt: skip
-    """Score an executed run and write its record. `suite`, `model`: where they lie, if not where
-    their names say; `prefer`: the segment whose answers count where two are unequal."""
+    grade: Callable[[Path, dict[str, str]], None] | None = None,
+) -> Path:  # fmt: skip
+    """Score an executed run and write its record; the run's folder. `suite`, `model`: where they
+    lie, if not where their names say; `prefer`: the segment whose answers count where two are
+    unequal; `grade`: sees to verdicts on the run's programs, by name. Where the suite's tasks were
+    mended since, and ask the same, it is a new run's."""
     run = folder.read(where)
     if run.finished:
         events.say("this run is already finished")
-        return
+        return where
     progress = executing.progress(where)
     finishing.check_complete(run, progress.done, progress.batches)
     named.require_to_score(where, run.body, model, suite)
-    job = prepare.prepare(_to_score(run, suite, model, offline))
+    job = prepare.prepare(folder.to_score(run, suite, model, offline))
+    loaded = None
     if job.inputs["suite"] != run.body["inputs"]["suite"]:
-        name, old, new = folder.first_difference(run.body["inputs"]["suite"], job.inputs["suite"])
-        raise EvalkitError(f"the suite is not the planned one, {name}: {old} -> {new}")
+        run, loaded = _carried(run, job, events)
     with _worked_on(run, events):
-        events.open(where / "events" / f"{worker.segment_name()}.jsonl")
-        finish(run, job, None, events, argv, prefer)
+        events.open(run.folder / "events" / f"{worker.segment_name()}.jsonl")
+        loaded = loaded or load(job, events)
+        if grade is not None:
+            grade(run.folder, graded.programs_of(run, loaded, Tokenizer(job.model)))
+        finish(run, job, loaded, events, argv, prefer)
+    return run.folder
 
 
-def _to_score(run: Run, suite: str | None, model: str | None, offline: bool) -> Options:
-    """What scoring needs of a run's options: the suite and the tokenizer; no engine, so neither its
-    package nor an adapter, and no level to find out."""
-    asked, dtype = run.body["options"], run.body["inputs"]["numerics"]["dtype"]
-    may = named.code(run.folder, run.body)
-    return Options(
-        model=model or asked["model"],
-        suite=suite or asked["suite"],
-        revision=_revision(run, model),
-        limit=asked["limit"],
-        out=run.folder.parent.parent,
-        offline=offline,
-        dtype=dtype if isinstance(dtype, str) else None,
-        level="C",
-        device="cpu" if asked["engine"] == engine_name.OWN else None,
-        seed=asked["seed"],
-        allow_pickle=may["allow_pickle"],
-        trust_remote_code=may["trust_remote_code"],
-        clock=run.body["inputs"]["suite"].get("clock"),
-    )
-
-
-def _revision(run: Run, model: str | None) -> str | None:
-    """The commit that a run's model is of, where no other one is given."""
-    revision = run.body["model"]["revision"]
-    same = model in (None, run.body["options"]["model"])
-    return revision if same and isinstance(revision, str) else None
-
-
-def _model(run: Run, where: str | None, offline: bool) -> Model:
-    asked, may = run.body["options"], named.code(run.folder, run.body)
-    return models.resolve(
-        where or asked["model"],
-        revision=_revision(run, where),
-        offline=offline,
-        allow_pickle=may["allow_pickle"],
-        trust_remote_code=may["trust_remote_code"],
-    )
+def _carried(run: Run, job: Job, events: Events) -> tuple[Run, Loaded]:
+    """A run's answers as those of a mended suite's run; EvalkitError where its prompts differ."""
+    name, old, new = folder.first_difference(run.body["inputs"]["suite"], job.inputs["suite"])
+    events.say(f"the suite is not the planned one, {name}: {old} -> {new}; are its prompts?")
+    plan_body = canon.read_json(run.folder / "plan.json")
+    tokenizer = Tokenizer(job.model)
+    as_planned = {key: plan_body[key] for key in ("level", "policy", "max_length")}
+    inputs = _plan_inputs(job, tokenizer) | as_planned
+    loaded, planned = _build(job, tokenizer, inputs, events)
+    made = carried.over(run, job.suite, job.lock, job.inputs["suite"], planned)
+    events.say(f"they are: the answers count, in {made.folder.name}")
+    return made, loaded

@@ -17,7 +17,7 @@ from evalkit.inputs.tokenizer import Tokenizer
 from evalkit.plan.store import Plan
 from evalkit.record import auditlog, journal, record
 from evalkit.record.answers import Answers
-from evalkit.run import telemetry
+from evalkit.run import graded, telemetry
 from evalkit.run.folder import Run
 
 
@@ -43,6 +43,7 @@ def finish(
     """
     from evalkit.harness import publish, score
 
+    known = graded.needed(run, loaded)
     _seal(run.folder, events)
     plan = Plan(run.folder)
     done = journal.read(run.folder / "journal", run.body["ids"]["run"], plan.entries, prefer)
@@ -56,7 +57,7 @@ def finish(
         answers = Answers(plan, done, phase.advance)
         template = tokenizer.chat_template_for(loaded.suite)
         scoring = score.Scoring(loaded, answers.of, template)
-        facts = record.write_samples(run.folder / "samples.jsonl.gz", scoring.samples())
+        facts = graded.write_samples(run, scoring.samples(), known)
         results = scoring.results()
     published = publish.published(
         results, scoring.task_hashes(), loaded.suite, run.body["model"]["reference"],
@@ -115,6 +116,8 @@ def _record(
         "environment": _environment(happened),
         "code": stamp.code(),
         "command": {"argv": stamp.command(argv), "config": run.body["options"]},
+        "carried": run.body["carried"],
+        "graded": graded.described(run),
         "phases": _phases(happened),
         "segments": _segments(happened, done),
         "files": record.list_files(run.folder),

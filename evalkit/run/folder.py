@@ -10,13 +10,16 @@ from typing import Any
 from evalkit.base import canon, stamp
 from evalkit.base.errors import EvalkitError
 from evalkit.base.events import now
+from evalkit.inputs import model as models
 from evalkit.inputs import suite as suites
 from evalkit.inputs.checkpoint import generation, headers
+from evalkit.inputs.engine_name import OWN
 from evalkit.inputs.model import Model
+from evalkit.inputs.suite import Suite
 from evalkit.inputs.tokenizer import Tokenizer
 from evalkit.plan.cache import Planned
 from evalkit.run import named
-from evalkit.run.prepare import Job
+from evalkit.run.prepare import Job, Options
 
 SCHEMA = "evalkit/run/3"
 
@@ -80,9 +83,15 @@ def find(job: Job) -> Run | None:
         raise EvalkitError(
             f"an unfinished run differs in {name}: {old} -> {new}",
             where=str(others[0].folder),
-            fix="undo the change to continue it, or pass --fresh to start another",
+            fix=f"undo the change to continue it{_or_score(name)}, or pass --fresh for another",
         )
     return None
+
+
+def _or_score(name: str) -> str:
+    """What else may be done where only the suite was changed."""
+    mended = name.startswith("suite.")
+    return ", `evalkit finish RUN` to score what it answered if prompts are equal" if mended else ""
 
 
 def _runs(folder: Path, suite: str) -> list[Run]:
@@ -125,20 +134,31 @@ def first_difference(old: Any, new: Any, name: str = "") -> tuple[str, Any, Any]
     return name, old, new
 
 
+def name_of(suite: Suite, run: str) -> str:
+    """What the folder of a run of that id is called."""
+    limit = f".limit{suite.limit}" if suite.limit else ""
+    return f"{suite.name}{limit}-{run[7:19]}"
+
+
+def described(suite: Suite, identity: dict[str, Any]) -> dict[str, Any]:
+    """A run's word of its suite."""
+    return {"name": suite.name, "partial": suite.limit is not None, **identity}
+
+
 def create(job: Job, planned: Planned, tokenizer: Tokenizer) -> Run:
     """Write a planned run's folder; it appears under its name when it is complete."""
     plan = planned.body
     ids = {**plan["ids"], "run": run_id(plan["ids"]["plan"], job.inputs)}
     suite, root = job.suite, job.folder
-    limit = f".limit{suite.limit}" if suite.limit else ""
-    name = f"{suite.name}{limit}-{ids['run'][7:19]}"
+    name = name_of(suite, ids["run"])
     body = {
         "schema": SCHEMA,
         "ids": ids,
         "execution": secrets.token_hex(16),
         "created": now(),
-        "suite": {"name": suite.name, "partial": suite.limit is not None, **job.inputs["suite"]},
+        "suite": described(suite, job.inputs["suite"]),
         "inputs": job.inputs,
+        "carried": None,
         "model": _describe(job, tokenizer),
         "options": job.options.published(),
         "unique_tokens": planned.unique_tokens,
@@ -202,3 +222,44 @@ def _describe(job: Job, tokenizer: Tokenizer) -> dict[str, Any]:
         "dtype": stored or stamp.unknown("config.json does not say"),
         "trust_remote_code": model.trust_remote_code,
     }
+
+
+def to_score(run: Run, suite: str | None, model: str | None, offline: bool) -> Options:
+    """What scoring needs of a run's options: the suite and the tokenizer; no engine, so neither its
+    package nor an adapter, and no level to find out."""
+    asked, dtype = run.body["options"], run.body["inputs"]["numerics"]["dtype"]
+    may = named.code(run.folder, run.body)
+    return Options(
+        model=model or asked["model"],
+        suite=suite or asked["suite"],
+        revision=_revision(run, model),
+        limit=asked["limit"],
+        out=run.folder.parent.parent,
+        offline=offline,
+        dtype=dtype if isinstance(dtype, str) else None,
+        level="C",
+        device="cpu" if asked["engine"] == OWN else None,
+        seed=asked["seed"],
+        allow_pickle=may["allow_pickle"],
+        trust_remote_code=may["trust_remote_code"],
+        clock=run.body["inputs"]["suite"].get("clock"),
+    )
+
+
+def _revision(run: Run, model: str | None) -> str | None:
+    """The commit that a run's model is of, where no other one is given."""
+    revision = run.body["model"]["revision"]
+    same = model in (None, run.body["options"]["model"])
+    return revision if same and isinstance(revision, str) else None
+
+
+def model_of(run: Run, where: str | None, offline: bool) -> Model:
+    """The model that a run is of, or the one that lies at `where`."""
+    asked, may = run.body["options"], named.code(run.folder, run.body)
+    return models.resolve(
+        where or asked["model"],
+        revision=_revision(run, where),
+        offline=offline,
+        allow_pickle=may["allow_pickle"],
+        trust_remote_code=may["trust_remote_code"],
+    )

@@ -13,7 +13,7 @@ from typing import Any
 
 from evalkit.base import canon, private, stamp
 from evalkit.base.errors import EvalkitError, Exit
-from evalkit.inputs import architecture, engine_name, hub
+from evalkit.inputs import architecture, engine_name, hub, locked
 from evalkit.inputs import model as models
 from evalkit.inputs import suite as suites
 from evalkit.inputs.checkpoint import headers, shape
@@ -112,7 +112,7 @@ def prepare(
     _check_numbers(options)
     engine = _engine(options)
     suite = suites.load(options.suite, limit=options.limit, seed=options.seed)
-    lock = suites.lock_of(suite)
+    lock = locked.scorable(suites.lock_of(suite))
     device = _device(options, engine, say, computes=computes)  # before gigabytes are fetched
     model = models.resolve(
         options.model,

@@ -121,6 +121,10 @@ def notes(record: dict[str, Any]) -> list[str]:
         if "unknown" in source:
             found.append(f"the rows that {leaf}'s shots are drawn from are not pinned:"
                          f" {source['unknown']}")  # fmt: skip
+    for name, item in sorted(record["suite"]["datasets"].items()):
+        if isinstance(item["revision"], dict):
+            found.append(f"the revision of {name} is not pinned, its rows are:"
+                         f" {item['revision']['unknown']}")  # fmt: skip
     return found
 
 

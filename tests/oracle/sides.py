@@ -29,6 +29,7 @@ SECTIONS = (
     "results", "groups", "group_subtasks", "versions", "n-shot", "higher_is_better", "n-samples",
 )  # fmt: skip
 # Metrics that are sums of log-likelihoods or probabilities, not counts of right answers.
+PROBABILITIES = "truthfulqa_mc2"  # whose accuracy is a probability, not a count
 SMOOTH = ("word_perplexity", "byte_perplexity", "bits_per_byte", "perplexity", "brier_score")
 HASHES = ("doc_hash", "prompt_hash", "target_hash")
 
@@ -190,7 +191,7 @@ def _compare_metric(where: str, theirs: Any, ours: Any, figures: Figures) -> Non
                 _near(where, one, other, figures)
             else:
                 _compare_metric(where, one, other, figures)
-    elif where.endswith(SMOOTH) and isinstance(theirs, float):
+    elif (where.endswith(SMOOTH) or where.startswith(PROBABILITIES)) and isinstance(theirs, float):
         _near(where, theirs, ours, figures)
     else:
         figures.same(where, canon.finite(theirs), ours)
@@ -206,7 +207,7 @@ def _compare_answers(where: str, theirs: Any, ours: Any, figures: Figures) -> No
         figures.same(f"{where} length", len(theirs), len(ours))
         for one, other in zip(theirs, ours, strict=False):
             _compare_answers(where, one, other, figures)
-    elif isinstance(theirs, float):
+    elif isinstance(theirs, (int, float)):  # lm-eval's sum over no windows is the integer 0
         _near(where, theirs, float(ours), figures)
     else:
         figures.same(where, str(theirs), ours)
@@ -226,7 +227,11 @@ def _same_values(where: str, theirs: Any, ours: Any, figures: Figures) -> None:
             _same_values(f"{where}/{key}", theirs[key], ours[key], figures)
         return
     metric = where.rsplit("/", 1)[-1].split(",")[0].removesuffix("_stderr")
-    if metric in SMOOTH and isinstance(theirs, float) and isinstance(ours, float):
+    if (
+        (metric in SMOOTH or PROBABILITIES in where)
+        and isinstance(theirs, float)
+        and isinstance(ours, float)
+    ):
         if not abs(theirs - ours) <= 1e-5 * abs(theirs):
             figures.same(where, theirs, ours)
     else:

@@ -22,6 +22,7 @@ from evalkit.base import canon
 from evalkit.base.errors import EvalkitError, Exit
 
 SEAL = "evalkit.sha256.json"
+PLACES = "evalkit.places.json"  # where what was loaded with arguments lies
 REWRITTEN = "cache-"  # how the name begins of documents as a task's code made them
 # What a damaged folder makes `datasets` raise; pyarrow's errors are among these.
 DAMAGE = (OSError, ValueError, TypeError, LookupError, AttributeError, NotImplementedError)
@@ -40,7 +41,9 @@ def mirror() -> None:
     import datasets.config
 
     shared = root()
-    if not shared.is_dir() or os.access(shared, os.W_OK):
+    if not shared.is_dir():
+        _make(shared)
+    if os.access(shared, os.W_OK):
         return
     own = Path(tempfile.mkdtemp(prefix="evalkit-datasets-"))
     atexit.register(shutil.rmtree, own, ignore_errors=True)
@@ -53,6 +56,18 @@ def mirror() -> None:
     datasets.config.HF_DATASETS_CACHE = own
 
 
+def _make(shared: Path) -> None:
+    try:
+        shared.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise EvalkitError(
+            f"the cache of datasets can't be made: {error.strerror}",
+            where=os.fspath(shared),
+            fix="set HF_HOME to a folder that you can write to",
+            code=Exit.MISSING,
+        ) from None
+
+
 def folder_of(dataset: str) -> Path:
     """Where it keeps all that it has prepared of one dataset."""
     from datasets.naming import camelcase_to_snakecase
@@ -61,10 +76,41 @@ def folder_of(dataset: str) -> Path:
     return root() / "___".join([*namespace, camelcase_to_snakecase(last)])
 
 
-def find(dataset: str, config: str | None, revision: str) -> Path | None:
-    """The one folder that is prepared of this configuration at exactly this revision, or None."""
+def find(dataset: str, config: str | None, revision: str, arguments: dict[str, Any]) -> Path | None:
+    """The one folder that is prepared of this configuration at exactly this revision, or None.
+
+    `datasets` gives a configuration with `arguments` (data_dir, data_files) a name of its own
+    making; where that lies is told by what `remember` wrote.
+    """
+    if arguments:
+        place = _remembered(dataset).get(_key(config, revision, arguments))
+        folder = folder_of(dataset) / place if place else None
+        return folder if folder is not None and folder.is_dir() else None
     found = [p for p in folder_of(dataset).glob(f"{config or '*'}/*/{revision}") if p.is_dir()]
     return found[0] if len(found) == 1 else None
+
+
+def remember(
+    tables: Any, dataset: str, config: str | None, revision: str, arguments: dict[str, Any]
+) -> None:
+    """Write down where it lies what was loaded with arguments, so that it is found offline."""
+    folders = _folders(tables) if hasattr(tables, "values") else set()
+    if not arguments or len(folders) != 1:
+        return
+    place = folders.pop().relative_to(folder_of(dataset)).as_posix()
+    known = _remembered(dataset) | {_key(config, revision, arguments): place}
+    with suppress(EvalkitError):
+        canon.write_json(folder_of(dataset) / PLACES, known)
+
+
+def _key(config: str | None, revision: str, arguments: dict[str, Any]) -> str:
+    return canon.digest([config, revision, {name: str(arguments[name]) for name in arguments}])
+
+
+def _remembered(dataset: str) -> dict[str, str]:
+    with suppress(EvalkitError, TypeError, ValueError):
+        return dict(canon.read_json(folder_of(dataset) / PLACES))
+    return {}
 
 
 def serve(folder: Path, dataset: str, where: str, served: set[Path]) -> Any:
@@ -84,16 +130,16 @@ def serve(folder: Path, dataset: str, where: str, served: set[Path]) -> Any:
         raise _damaged(folder, where, str(error).split("\n")[0]) from None
 
 
-def loaded(load: Callable[[], Any], dataset: str, where: str, served: set[Path]) -> Any:
+def loaded(load: Callable[[], Any], kept: Path, where: str, served: set[Path]) -> Any:
     """What `load` has `datasets` serve, from folders that are as they were sealed; they are added
-    to `served`.
+    to `served`. `kept`: below which folder all of them lie.
 
-    Where it fails, a folder of that dataset that is not so is the reason.
+    Where it fails, a folder that is not so is the reason.
     """
     try:
         tables = load()
     except DAMAGE:
-        for sealed in sorted(folder_of(dataset).rglob(SEAL)):
+        for sealed in sorted(kept.rglob(SEAL)):
             check(sealed.parent, where)
         raise
     for folder in _folders(tables):

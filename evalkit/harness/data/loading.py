@@ -9,7 +9,7 @@ revision where there is one and it is undamaged, and what was loaded is checked 
 
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,40 +17,37 @@ from typing import Any
 
 from evalkit.base import canon
 from evalkit.base.errors import EvalkitError, Exit
-from evalkit.harness.data import cache
+from evalkit.harness.data import cache, code, commits, local
+from evalkit.harness.data.local import Local
 from evalkit.inputs import downloads, hub
-from evalkit.inputs.suite import OWN_FILES
 
 Loader = Callable[..., Any]
-
-
-@dataclass
-class Source:
-    """Which dataset a `load_dataset` call meant, and at which revision it was served."""
-
-    repo: str
-    revision: str
 
 
 @dataclass
 class Pins:
     """The revisions to serve, by repo; a repo without one is an error unless `resolve` is set.
 
-    `resolve` (locking) turns a repo into its current commit. `used` fills with what was served,
-    `folders` with where that lies. `task` is the suite's member being loaded: errors name it.
+    `floating`: repos of which the lock pins the rows and no revision. `resolve` (locking) turns a
+    repo into its current commit. `used` fills with what was served, `folders` with where that
+    lies. `task` is the suite's member being loaded: errors name it.
     """
 
     revisions: dict[str, str]
     include_path: Path | None = None
     offline: bool = False
+    floating: Set[str] = frozenset()
     resolve: Callable[[str], str] | None = None
     served: Callable[[], None] = lambda: None  # told of every dataset that was loaded
     task: str = ""
     used: dict[str, str] = field(default_factory=dict)
     folders: set[Path] = field(default_factory=set)
+    files: dict[str, Local] = field(default_factory=dict)
 
     def revision(self, repo: str) -> str:
         """The commit that `repo` is pinned to."""
+        if repo in self.floating and repo not in self.revisions:
+            self.revisions[repo] = commits.standing_in(repo, offline=self.offline)
         if repo not in self.revisions:
             if self.resolve is None:
                 raise EvalkitError(
@@ -61,6 +58,27 @@ class Pins:
             self.revisions[repo] = self.resolve(repo)
         self.used[repo] = self.revisions[repo]
         return self.revisions[repo]
+
+    def hold(self, repo: str, revision: str) -> None:
+        """See that the suite's own data is what the lock pins; locking pins what there is."""
+        if self.resolve is not None:
+            self.revisions[repo] = revision
+        if self.revision(repo) != revision:
+            raise EvalkitError(
+                f"{repo} is not the data that the suite is locked to",
+                fix="restore the files or refresh the lock with `evalkit lock SUITE`",
+                code=Exit.FAILED,
+            )
+
+    def local(self, path: str, kwargs: dict[str, Any]) -> Local:
+        """The files that a task names, read once however often they are asked for."""
+        key = canon.dumps([path, str(kwargs.get("data_dir")), str(kwargs.get("data_files"))])
+        if key not in self.files:
+            try:
+                self.files[key] = local.source(self.include_path, path, kwargs)
+            except EvalkitError as error:
+                raise EvalkitError(f"task '{self.task}': {error.what}", fix=error.fix) from None
+        return self.files[key]
 
     def named(self, dataset: str, config: str | None = None) -> str:
         """A dataset, its configuration and what it is for, in words."""
@@ -87,12 +105,13 @@ def pinned(pins: Pins) -> Iterator[None]:
     from datasets import load
 
     cache.mirror()
+    made_by = code.identity(pins.include_path)
     original, fallback = datasets.load_dataset, load.CachedDatasetModuleFactory
 
     def load_dataset(path: str, name: str | None = None, **kwargs: Any) -> Any:
         loaded = _load(original, pins, path, name, kwargs)
         pins.served()
-        return loaded
+        return code.mark(loaded, made_by)
 
     datasets.load_dataset, load.CachedDatasetModuleFactory = load_dataset, _NothingElse
     try:
@@ -105,7 +124,7 @@ def _load(original: Loader, pins: Pins, path: str, name: str | None, kwargs: dic
     from datasets.packaged_modules import _PACKAGED_DATASETS_MODULES
 
     kwargs = {key: value for key, value in kwargs.items() if key != "revision"}
-    if path in _PACKAGED_DATASETS_MODULES:
+    if path in _PACKAGED_DATASETS_MODULES or local.is_folder(pins.include_path, path):
         return _load_files(original, pins, path, name, kwargs)
     if Path(path).exists():
         raise EvalkitError(
@@ -115,11 +134,12 @@ def _load(original: Loader, pins: Pins, path: str, name: str | None, kwargs: dic
             fix="run from another folder or rename it",
         )
     revision = pins.revision(path)
-    prepared = cache.find(path, name, revision) if not kwargs else None
+    prepared = cache.find(path, name, revision, kwargs)
     if prepared is not None:
         return cache.serve(prepared, path, pins.named(path, name), pins.folders)
     loaded = _download(original, pins, path, name, revision, kwargs)
     _check_revision(loaded, path, revision)
+    cache.remember(loaded, path, name, revision, kwargs)
     return loaded
 
 
@@ -139,10 +159,10 @@ def _download(
     def load() -> Any:
         return original(path, name, revision=revision, **kwargs)
 
-    named = pins.named(path, name)
+    named, kept = pins.named(path, name), cache.folder_of(path)
     try:
         with downloads.checked_downloads():
-            return hub.patiently(named, lambda: cache.loaded(load, path, named, pins.folders))
+            return hub.patiently(named, lambda: cache.loaded(load, kept, named, pins.folders))
     except (GatedRepoError, DatasetNotFoundError) as error:
         raise EvalkitError(
             f"the Hub does not serve dataset {path} at {revision} to you",
@@ -152,6 +172,14 @@ def _download(
         ) from None
     except hub.unreachable() as error:
         raise _missing(pins, path, name, revision, hub.reason(error)) from None
+    except RuntimeError as error:  # what `datasets` says of a repo that is a program
+        reason = str(error).split("\n")[0]
+        raise EvalkitError(
+            f"{named} can't be loaded: {reason}",
+            fix="find a copy of it as data files (a parquet branch, say), or keep its rows beside"
+            " the task",
+            code=Exit.MISSING,
+        ) from None
 
 
 def _missing(pins: Pins, path: str, name: str | None, revision: str, reason: str) -> EvalkitError:
@@ -186,46 +214,15 @@ def _check_revision(loaded: Any, repo: str, revision: str) -> None:
                 )
 
 
-def file_source(
-    include_path: Path | None, data_files: Any, where: str
-) -> tuple[dict[str, str], Source]:
-    """Absolute paths of a task's own data files, and what they are as a locked source.
-
-    The source's name lists the files relative to the suite's task folder; its revision digests
-    their bytes.
-    """
-    if include_path is None or not data_files:
-        raise EvalkitError(
-            f"a task loads local files with '{where}' but the suite has no include_path",
-            fix="keep a task's data beside its YAML and name that folder in include_path",
-        )
-    named = data_files if isinstance(data_files, dict) else {"train": data_files}
-    resolved: dict[str, str] = {}
-    digests: dict[str, str] = {}
-    for split, value in sorted(named.items()):
-        file = (include_path / str(value)).resolve()
-        if not file.is_relative_to(include_path) or not file.is_file():
-            raise EvalkitError(f"data file '{value}' is not in the suite's task folder")
-        resolved[split] = os.fspath(file)
-        digests[str(value)] = canon.sha256_file(file)
-    return resolved, Source(OWN_FILES + ",".join(sorted(digests)), canon.digest(digests))
-
-
 def _load_files(
     original: Loader, pins: Pins, path: str, name: str | None, kwargs: dict[str, Any]
 ) -> Any:
     """Serve a task's own files: no Hub is asked, their digest must be the locked one."""
-    resolved, source = file_source(pins.include_path, kwargs.pop("data_files", None), path)
-    if pins.resolve is not None:
-        pins.revisions[source.repo] = source.revision
-    if pins.revision(source.repo) != source.revision:
-        raise EvalkitError(
-            f"{source.repo} is not the data that the suite is locked to",
-            fix="restore the files or refresh the lock with `evalkit lock SUITE`",
-            code=Exit.FAILED,
-        )
+    files = pins.local(path, kwargs)
+    pins.hold(files.repo, files.revision)
+    rest = {key: value for key, value in kwargs.items() if key not in ("data_files", "data_dir")}
 
     def load() -> Any:
-        return original(path, name, data_files=resolved, **kwargs)
+        return original(files.path, name, **rest, **files.arguments, cache_dir=str(files.cache))
 
-    return cache.loaded(load, path, pins.named(source.repo), pins.folders)
+    return cache.loaded(load, files.cache, pins.named(files.repo), pins.folders)

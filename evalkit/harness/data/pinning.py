@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from evalkit.base import canon
 from evalkit.base.errors import EvalkitError, Exit
 from evalkit.harness import publish
-from evalkit.harness.data import cache, loading, row_digests
+from evalkit.harness.data import cache, loading, local, row_digests
 from evalkit.harness.data.row_digests import doc_hash
 from evalkit.inputs import rows as single
 from evalkit.inputs.rows import Rows
@@ -96,8 +96,23 @@ def describe_shots(task: Any) -> dict[str, Any] | None:
             f"task '{task.task_name}' has shots, but no rows that they are drawn from",
             fix="give it a fewshot_split or fewshot_config.samples in its YAML",
         )
+    _check_enough(task, len(drawn_from))
     count, digest = row_digests.of(drawn_from)
     return {"split": _shots_split(task), "rows": count, "digest": digest}
+
+
+def _check_enough(task: Any, rows: int) -> None:
+    """EvalkitError where a document can't have as many shots as it is to have: lm-eval draws one
+    more than that, or leaves the document out, where they come from the tested split."""
+    shots = task.get_config("num_fewshot")
+    own = task.fewshot_cfg.split == task.config.test_split
+    most = rows - 1 if own else rows
+    if shots > most and type(task.sampler).__name__ in ("ContextSampler", "FirstNSampler"):
+        raise EvalkitError(
+            f"task '{task.task_name}' is to have {shots} shots, and there are {rows} rows to draw"
+            f" them from{', the document among them' if own else ''}",
+            fix=f"ask for num_fewshot: {most} or fewer in the suite",
+        )
 
 
 def _shots_split(task: Any) -> str | None:
@@ -112,11 +127,16 @@ def _shots_split(task: Any) -> str | None:
 
 
 def _repo(task: Any, pins: loading.Pins) -> str:
+    """The locked source that a task's data came from."""
+    if callable(function := task.get_config("custom_dataset")):
+        repo, revision = local.of_function(pins.include_path, function)
+        pins.hold(repo, revision)
+        return repo
     if task.DATASET_PATH in pins.used:
         return str(task.DATASET_PATH)
     kwargs = task.get_config("dataset_kwargs") or {}
-    if "data_files" in kwargs:
-        return loading.file_source(pins.include_path, kwargs["data_files"], task.task_name)[1].repo
+    if task.DATASET_PATH and (kwargs or local.is_folder(pins.include_path, task.DATASET_PATH)):
+        return pins.local(task.DATASET_PATH, kwargs).repo
     raise EvalkitError(
         f"task '{task.task_name}' did not load its dataset ({task.DATASET_PATH}) in a way that"
         " can be pinned",
@@ -212,10 +232,11 @@ def _compare(dataset: str, lock: Lock, suite: Suite) -> str:
     again = f"refresh the lock with `evalkit lock {suite.path}`"
     if dataset.startswith(OWN_FILES):
         return f"restore the task's own files, or {again}"
-    revision = lock.datasets[dataset].revision
+    pinned = lock.datasets[dataset].pinned
+    revision = pinned[:12] if pinned else "a revision that the lock does not know"
     fetched = file_download.repo_folder_name(repo_id=dataset, repo_type="dataset")
     return (
-        f"compare it with {dataset} at {revision[:12]} on the Hub: where yours is another, delete"
+        f"compare it with {dataset} at {revision} on the Hub: where yours is another, delete"
         f" {cache.folder_of(dataset)} and {Path(constants.HF_HUB_CACHE) / fetched} and run again,"
         f" else {again}"
     )

@@ -12,7 +12,7 @@ from evalkit.judge.verify import deep as deeper
 from evalkit.judge.verify import policy as policies
 from evalkit.judge.verify import public, seals, signers
 from evalkit.judge.verify import revealed as opening
-from evalkit.judge.verify.checks import aggregates, agreement, asked, completeness, health
+from evalkit.judge.verify.checks import aggregates, agreement, asked, completeness, grading, health
 from evalkit.judge.verify.checks import results as published
 from evalkit.judge.verify.checks.scores import Scores
 from evalkit.judge.verify.deep import Deep
@@ -146,8 +146,9 @@ class _Evidence:
         self.samples = sampled.Samples()
         chat = record["suite"]["apply_chat_template"]
         self.scores = Scores((self.results or {}).get("configs", {}), chat=bool(chat))
+        self.grading = grading.Grading(folder, record)
         for document in sampled.documents(folder, self.samples):
-            for step in (self._note, self.scores.add):
+            for step in (self._note, self.scores.add, self.grading.add):
                 if problem := _broken(partial(step, document)):
                     self.samples.shape.add(f"{document.name}: {problem}")
         self.samples.shape.add(_broken(self.scores.finish))
@@ -174,6 +175,7 @@ class _Evidence:
             ("samples", lambda: samples.shape.check(f"{samples.lines:,} samples, hashes equal")),
             ("answers", self._answers),
             ("scores", lambda: self.scores.checks(lock["lm_eval"] if lock and shipped else None)),
+            ("grading", self.grading.checks),
             ("results", lambda: self._aggregates(asked.weights(lock))),
             ("ranges", lambda: aggregates.ranges(record, samples)),
             ("agreement", self._agreement),

@@ -15,6 +15,7 @@ from typing import Any
 
 from evalkit.base import canon
 from evalkit.inputs.chat.texts import Texts, cut_problem, fits_a_text
+from evalkit.record.journal import NOTHING
 from evalkit.record.reading import possible
 from evalkit.record.reading.findings import Findings, difference, few, shown
 from evalkit.record.reading.folder import BROKEN, Folder, reason
@@ -48,6 +49,7 @@ class Journal:
     untold: int = 0  # generations of which the engine did not say why they ended
     empty: int = 0  # without a character
     blank: int = 0  # without a character that shows
+    nothing: set[tuple[str, str]] = field(default_factory=set)  # requests without a text to score
     nan: set[tuple[str, str]] = field(default_factory=set)  # (leaf task, doc_id) with a NaN
     by_segment: Counter[str] = field(default_factory=Counter)  # batches that each answered first
     scored: dict[str, int] = field(default_factory=dict)  # part id -> tokens that it scored
@@ -187,6 +189,11 @@ class _Reader:
                 answer = {"loglikelihood": total, "num_tokens": count}
                 self.texts[leaf][request] = canon.dumps(answer)
                 self._note(leaf, request, str(total), nan=math.isnan(total))
+        for leaf, empty in self.plan.body["empty_texts"].items():
+            for request in empty:  # no batch asks for it
+                self.texts[leaf][request] = canon.dumps(NOTHING)
+                self._note(leaf, request, str(NOTHING["loglikelihood"]), nan=False)
+                self.journal.nothing.add((leaf, request))
         for leaf, texts in self.texts.items():
             self.journal.digests[leaf] = digest_of(leaf, texts)
         self.journal.settled = len(self.settled)

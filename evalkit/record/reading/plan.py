@@ -135,6 +135,9 @@ def _indexed(body: dict[str, Any], findings: Findings) -> Plan:
         for part in parts:
             request, mark, number = part.partition("#")
             requests[entry["task"]][request].append(int(number) if mark else None)
+    for leaf, empty in body["empty_texts"].items():
+        for request in empty:
+            requests[leaf][request] += []
     used = {entry["trunk"] for entry in body["batches"]}
     used |= {entry["parent"] for entry in body["trunks"]}
     if unused := set(range(len(body["trunks"]))) - used:

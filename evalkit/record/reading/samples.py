@@ -14,6 +14,7 @@ from json.encoder import encode_basestring as quoted  # canonical JSON of a stri
 from typing import Any
 
 from evalkit.base import canon
+from evalkit.harness.scoring import documents as stored
 from evalkit.inputs import rows
 from evalkit.record.reading import possible
 from evalkit.record.reading.findings import Findings, shown
@@ -175,8 +176,8 @@ def _shape_problem(sample: Sample) -> str:
 
 
 def doc_hash(doc: Any) -> str:
-    """lm-eval's doc_hash: sha256 (hex) of the document as indented JSON."""
-    return _hash(json.dumps(doc, indent=2, ensure_ascii=False))
+    """lm-eval's doc_hash: sha256 (hex) of the document, as a sample has it, as indented JSON."""
+    return _hash(json.dumps(stored.unmarked(doc), indent=2, ensure_ascii=False))
 
 
 def _hash(text: str) -> str:
@@ -286,6 +287,9 @@ def _note_answers(document: Document, leaf: Leaf, found: Samples, journal: Journ
             leaf.requests.add(request)
             if journal is None:
                 continue
+            text = document.first["arguments"][f"gen_args_{index}"]["arg_0"]
+            if (document.leaf, request) in journal.nothing and text.strip():
+                found.answers.add(f"{shown(document.leaf)}/{request} has text, which no batch asks")
             if request not in said:
                 found.answers.add(f"{shown(document.leaf)}/{request} has no answer in the journal")
             elif said[request] != response:

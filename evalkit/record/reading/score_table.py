@@ -172,6 +172,12 @@ def _has_scores(record: dict[str, Any], name: str) -> bool:
     return name in record["tasks"] or bool(record["groups"][name]["metrics"])
 
 
+def _is_unlike(record: dict[str, Any], group: str, leaf: str) -> bool:
+    """Whether a group's scores say nothing of a leaf task in it, which has other metrics."""
+    metrics = record["tasks"][leaf]["metrics"]
+    return not metrics.keys() & record["groups"][group]["metrics"].keys()
+
+
 def _tree(record: dict[str, Any], tops: list[str], leaves: bool) -> Iterator[tuple[int, str]]:
     """The rows below some tasks and groups. A group is walked once, wherever else it is named:
     groups that name each other twice have more ways through them than there is time."""
@@ -188,7 +194,7 @@ def _tree(record: dict[str, Any], tops: list[str], leaves: bool) -> Iterator[tup
             is_leaf = child in record["tasks"]
             if child in seen or not (is_leaf or child in record["groups"]):
                 continue
-            if not is_leaf or leaves or not has_scores:
+            if not is_leaf or leaves or not has_scores or _is_unlike(record, name, child):
                 pending.append((depth + has_scores, child))
 
 

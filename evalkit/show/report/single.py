@@ -25,6 +25,8 @@ HEALTH = {
     "appended_eos": "texts that the tokenizer ends with EOS",
     "dropped_system_turns": "system turns left out",
     "endless_thoughts": "texts that never stopped thinking",
+    "fewshot_leaks": "documents that are a worked example in their own prompt",
+    "empty_texts": "documents without a text to score",
     "empty_generations": "empty texts",
     "cut_generations": "texts cut at the length limit",
     "answers_not_found": "texts in which the task found no answer",

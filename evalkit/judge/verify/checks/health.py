@@ -16,6 +16,8 @@ _WARNED = {
     "double_bos": "prompts with two BOS",
     "appended_eos": "texts that the tokenizer ends with EOS",
     "dropped_system_turns": "system turns left out, which the chat template refuses",
+    "fewshot_leaks": "documents that are a worked example in their own prompt",
+    "empty_texts": "documents without a text to score",
     "empty_generations": "empty generations",
     "endless_thoughts": "generations that never stopped thinking",
     "cut_generations": "generations cut at the length limit",
@@ -85,6 +87,10 @@ def _recount(counts: Value, plan: Plan | None, journal: Journal | None, findings
         findings.add_unequal("truncated_prompts", counts["truncated_prompts"], truncated)
         for key in ("missing_bos", "double_bos", "appended_eos", "dropped_system_turns"):
             findings.add_unequal(key, counts.get(key), plan.body.get(key, counts.get(key)))
+        leaking = sum(plan.body["leaking"].values())
+        findings.add_unequal("fewshot_leaks", counts["fewshot_leaks"], leaking)
+        empty = sum(map(len, plan.body["empty_texts"].values()))
+        findings.add_unequal("empty_texts", counts["empty_texts"], empty)
     if journal is not None:
         cut = counts["cut_generations"]
         if not (isinstance(cut, dict) and journal.untold):
@@ -125,6 +131,11 @@ def segments(record: Value) -> Check:
     machines = [segment["hardware"] for segment in record["segments"]]
     if any(isinstance(machine, dict) and "unknown" in machine for machine in machines):
         return Check("segments", Status.WARN, "what they ran on is not known")
+    if carried := record["carried"]:
+        detail = (
+            f"{carried['batches']:,} batches were answered by run {carried['run'][7:19]}, before"
+        )
+        return Check("segments", Status.WARN, f"{detail} the suite's tasks were mended")
     if preferred := record["preferred"]:
         detail = f"{preferred['batches']:,} batches were answered unequally, and the answers of"
         return Check("segments", Status.WARN, f"{detail} {shown(preferred['segment'])} count")

@@ -1,0 +1,1 @@
+"""What scoring needs beside lm-eval: who is to blame, which packages, verdicts on programs."""

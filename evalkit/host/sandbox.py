@@ -1,0 +1,97 @@
+"""Runs one program that a model wrote, in a container of its own: no network, no capabilities, no
+file that can be written, nothing of the host's, and limits of time and memory.
+
+The program comes in by standard input, and what it prints is thrown away. It has passed if it came
+to its end: then, and only then, the code around it prints a word that it was not told. A program
+that sets out to find that word in its own process could: like every harness that runs a test and
+what it tests in one process, this tells working programs from others, not honest ones from cheats.
+"""
+
+import secrets
+import subprocess
+from dataclasses import dataclass
+
+from evalkit.base.errors import EvalkitError, Exit
+from evalkit.host.launch.command import Image, Runtime
+
+# Limits hold in every runtime, also where it has none of its own. The word is the first line.
+_INSIDE = """
+import os, resource, signal, sys, time
+seconds, memory = int(sys.argv[1]), int(sys.argv[2])
+def run():
+    word, _, text = sys.stdin.buffer.read().partition(b"\\n")
+    for limit, most in (("CPU", seconds), ("AS", memory), ("FSIZE", 0), ("CORE", 0)):
+        resource.setrlimit(getattr(resource, "RLIMIT_" + limit), (most, most))
+    out = os.dup(1)
+    os.dup2(os.open("/dev/null", os.O_WRONLY), 1)
+    code = compile(text.decode("utf-8", "surrogatepass"), "program", "exec")
+    exec(code, {"__name__": "__main__"})
+    os.write(out, word)
+child = os.fork()
+if not child:
+    run()
+    os._exit(0)
+ended, last = 0, time.monotonic() + seconds
+while not ended and time.monotonic() < last:
+    ended, status = os.waitpid(child, os.WNOHANG)
+    time.sleep(0.01)
+if not ended:
+    os.kill(child, signal.SIGKILL)
+    os._exit(142)
+os._exit(os.waitstatus_to_exitcode(status) & 255)
+"""
+_STARTING_S = 60  # that a runtime may take besides the program's own time
+_OUT_OF_TIME = (142, 256 - 24, 256 - 9)  # by the clock; by SIGXCPU or SIGKILL, for CPU time
+_STARTED = {"docker": (125, 126, 127), "podman": (125, 126, 127), "apptainer": (255,)}
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a program may take: seconds, and bytes of memory."""
+
+    seconds: int = 10
+    memory_bytes: int = 1 << 30
+
+
+def command_line(runtime: Runtime, image: Image, name: str, limits: Limits) -> list[str]:
+    """The words that run one program; `name` is the container's. A pure function."""
+    python = ["-I", "-c", _INSIDE, str(limits.seconds), str(limits.memory_bytes)]
+    if runtime.name == "apptainer":
+        return [
+            "apptainer", "--quiet", "exec", "--containall", "--cleanenv", "--no-home",
+            "--no-privs", "--no-mount", "bind-paths,tmp", "--net", "--network", "none",
+            "--pwd", "/", image.reference, "python3", *python,
+        ]  # fmt: skip
+    memory = str(limits.memory_bytes)
+    command = [runtime.name, "run", "--rm", "--interactive", "--name", name, "--read-only"]
+    command += ["--read-only-tmpfs=false"] if runtime.name == "podman" else []
+    command += ["--network", "none", "--ipc", "none", "--cap-drop", "ALL"]
+    command += ["--security-opt", "no-new-privileges", "--user", "65534:65534"]
+    command += ["--pids-limit", "64", "--memory", memory, "--memory-swap", memory]
+    return [*command, "--workdir", "/", "--entrypoint", "python3", image.reference, *python]
+
+
+def run(runtime: Runtime, image: Image, program: str, limits: Limits) -> str:
+    """A program's outcome: `passed`, `failed` or `timed out`. EvalkitError (3) where the runtime
+    could not start it."""
+    name, word = f"evalkit-grade-{secrets.token_hex(8)}", secrets.token_hex(16)
+    command = command_line(runtime, image, name, limits)
+    text = f"{word}\n{program}".encode("utf-8", "surrogatepass")
+    try:
+        done = subprocess.run(
+            command, input=text, capture_output=True, timeout=limits.seconds + _STARTING_S,
+            check=False,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        if runtime.name != "apptainer":
+            subprocess.run([runtime.name, "rm", "--force", name], capture_output=True, check=False)
+        return "timed out"
+    if done.returncode in _STARTED[runtime.name]:
+        reason = (done.stderr.decode(errors="replace").strip().splitlines() or [""])[-1]
+        raise EvalkitError(
+            f"{runtime.name} can't run a program in the image: {reason[:200]}",
+            fix="`evalkit doctor` says what is here", code=Exit.MISSING,
+        )  # fmt: skip
+    if done.returncode == 0 and done.stdout == word.encode():
+        return "passed"
+    return "timed out" if done.returncode in _OUT_OF_TIME else "failed"

@@ -1,0 +1,118 @@
+"""Programs that a model wrote: they run in an image or not at all, verdicts are looked up, and
+verify holds them against the samples. That containers keep programs in: see tests/container."""
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import hub as stand_in
+import pytest
+import support
+import yaml
+
+from evalkit.harness import locking
+from evalkit.harness.scoring import verdicts
+from evalkit.host import sandbox
+from evalkit.host.launch import runtimes
+from evalkit.host.launch.command import Image, Runtime
+from evalkit.host.launch.runtimes import Place
+
+pytest.importorskip("lm_eval")
+IMAGE = Image("evalkit:test", f"sha256:{'1' * 64}", "config")
+LIMITS = sandbox.Limits(7, 1 << 29)
+
+
+@pytest.mark.parametrize("name", ["docker", "podman"])
+def test_a_program_gets_nothing_of_the_host(name: str) -> None:
+    words = sandbox.command_line(Runtime(name, "1"), IMAGE, "one", LIMITS)
+    text = " ".join(words)
+    for part in ("--network none", "--ipc none", "--cap-drop ALL", "--read-only",
+                 "--security-opt no-new-privileges", "--user 65534:65534", "--pids-limit 64",
+                 f"--memory {1 << 29}", f"--memory-swap {1 << 29}"):  # fmt: skip
+        assert part in text
+    assert not {"--mount", "--volume", "-v", "--env", "-e", "--tmpfs", "--privileged"} & {*words}
+    assert words[-2:] == ["7", str(1 << 29)]
+
+
+def test_a_program_gets_nothing_of_the_host_from_apptainer() -> None:
+    text = " ".join(sandbox.command_line(Runtime("apptainer", "1"), IMAGE, "one", LIMITS))
+    for part in ("--containall", "--cleanenv", "--no-home", "--no-privs", "--network none"):
+        assert part in text
+    assert "--bind" not in text and "--mount type" not in text
+
+
+@pytest.mark.parametrize(("passed", "count", "k"), [(0, 5, 1), (2, 5, 1), (2, 5, 3), (5, 5, 5)])
+def test_pass_at_k_is_one_minus_the_share_of_draws_that_all_fail(
+    passed: int, count: int, k: int
+) -> None:
+    failing = math.comb(count - passed, k) / math.comb(count, k)
+    assert math.isclose(verdicts.pass_at_k(passed, count, k), 1 - failing)
+
+
+@pytest.fixture
+def answered(
+    hub: stand_in.Hub, tiny_model: Callable[..., Path], tmp_path: Path
+) -> tuple[Path, tuple[Any, ...]]:
+    """A run of two questions of HumanEval whose answers are recorded, and how it is meant."""
+    suite = tmp_path / "programs.yaml"
+    body = {"name": "programs", "tasks": ["humaneval"], "limit": 2,
+            "gen_kwargs": {"max_gen_toks": 8}}  # fmt: skip
+    suite.write_text(yaml.safe_dump(body))
+    locking.write_lock(str(suite))
+    model = tiny_model(tokenizer="gpt2", max_length=1024)
+    out = tmp_path / "results"
+    support.call("eval", "--model", model, "--suite", suite, "--out", out).refused(
+        75, "the answers to 2 documents are programs", "evalkit grade RUN"
+    )
+    (run,) = out.glob("*/programs.limit2-*")
+    return run, ("--suite", suite, "--model", model)
+
+
+def test_answers_that_are_programs_wait_for_a_grader(
+    answered: tuple[Path, tuple[Any, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, meant = answered
+    support.call("finish", run, *meant).refused(75, "evalkit grade RUN")
+    support.call("grade", run, *meant, "--in", "none").refused(3, "run in the image only")
+    ran: list[str] = []
+
+    def fake(runtime: Any, image: Any, program: str, limits: Any) -> str:
+        ran.append(program)
+        return "passed" if "has_close_elements" in program else "failed"
+
+    place = Place(Runtime("docker", "1"), IMAGE, "in docker")
+    monkeypatch.setattr(runtimes, "choose", lambda *_: place)
+    monkeypatch.setattr(sandbox, "run", fake)
+    support.call("grade", run, *meant).done()
+    record = support.read(run)
+    assert record["graded"]["passed"] == 1 and record["graded"]["programs"] == len(ran) == 2
+    (score,) = record["tasks"]["humaneval"]["metrics"].values()
+    assert score["value"] == 0.5
+    support.call("verify", run).done()
+    support.call("grade", run).done()
+    assert len(ran) == 4, "a second grader runs each program again"
+    monkeypatch.setattr(sandbox, "run", lambda *_, **__: "failed")
+    support.call("grade", run).refused(1, "1 of 2 verdicts come out otherwise", "passed -> failed")
+
+
+def test_a_changed_verdict_is_seen(
+    answered: tuple[Path, tuple[Any, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, meant = answered
+    place = Place(Runtime("docker", "1"), IMAGE, "in docker")
+    monkeypatch.setattr(runtimes, "choose", lambda *_: place)
+    monkeypatch.setattr(sandbox, "run", lambda *_, **__: "failed")
+    support.call("grade", run, *meant).done()
+    file = run / verdicts.NAME
+    file.write_text(file.read_text().replace("failed", "passed", 1))
+    record = json.loads((run / "record.json").read_text())
+    data = file.read_bytes()
+    from evalkit.base import canon
+
+    record["files"][verdicts.NAME] = {"size": len(data), "sha256": canon.digest_bytes(data)[7:]}
+    support.write(run, record)
+    ran = support.call("verify", run)
+    assert ran.code == 1
+    assert "grading" in ran.out and "should be 1.0" in ran.out
