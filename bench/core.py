@@ -25,9 +25,10 @@ from bench.lengths import CORE
 from bench.process import Process
 from bench.sides import Ran
 from bench.speed import say
-from evalkit.base import canon, stamp
+from evalkit.base import canon
+from evalkit.base.machine import stamp
 from evalkit.inputs.suite import SuiteTask
-from evalkit.plan.request import Request
+from evalkit.plan.requests.request import Request
 
 SHARE, SEED, SIZE = 0.02, 0, 4
 PIECE = 8 * SIZE  # prompts of bbh in a piece
@@ -123,8 +124,8 @@ def measure(minutes: float) -> dict[str, Any] | None:
 
 
 def _lengths(folder: str, asked: Sequence[Request]) -> dict[str, int]:
-    from evalkit.inputs import model as models
-    from evalkit.inputs.tokenizer import Tokenizer
+    from evalkit.inputs.models import model as models
+    from evalkit.inputs.models.tokenizer import Tokenizer
 
     tokens = Tokenizer(models.resolve(folder)).encode(
         [request.context for request in asked], special_tokens=True

@@ -21,7 +21,7 @@ from evalkit.base.events import Events
 from evalkit.inputs import suite as suites
 from evalkit.plan import store
 from evalkit.run import evaluate
-from evalkit.run.prepare import Options
+from evalkit.run.preparing.prepare import Options
 
 HEAD = (
     "| suite | documents | requests | texts | prompt tokens | computed | generated, at most |\n"
@@ -48,7 +48,7 @@ def planned(name: str, model: str, folder: Path) -> Path:
     body["tasks"] = [task for task in body["tasks"] if task not in lock.unlocked]
     canon.write_atomic(folder / f"{name}.yaml", yaml.safe_dump(body))
     replace(lock, unlocked={}).write(folder / f"{name}.lock.yaml")
-    options = Options(model=model, suite=str(folder / f"{name}.yaml"), out=folder, level="A")
+    options = Options(model=model, suite=str(folder / f"{name}.yaml"), out=folder, level="tree")
     return evaluate.plan_only(options, Events())
 
 

@@ -16,7 +16,7 @@ from typing import Any
 from bench import ROOT
 from evalkit.inputs import suite as suites
 from evalkit.inputs.suite import Suite, SuiteTask
-from evalkit.plan.request import Request
+from evalkit.plan.requests.request import Request
 from tests import hub
 
 
@@ -64,6 +64,6 @@ def load(wanted: Suite) -> Any:
 
 def requests(loaded: Any) -> list[Request]:
     """Every request of a loaded suite."""
-    from evalkit.harness import requests as building
+    from evalkit.harness.asking import requests as building
 
     return building.build(loaded)

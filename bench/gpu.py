@@ -93,7 +93,7 @@ class Session:
         """The batches of some leaf tasks, planned as for this GPU."""
         size, new = self.scale.shape.config["vocab_size"], self.scale.new_tokens
         made = lengths.tokenised(chosen, size, new, documents)
-        return list(store.make_batches(made, self.policy, level="A"))
+        return list(store.make_batches(made, self.policy, level="tree"))
 
 
 def leaves(member: str) -> list[Leaf]:

@@ -15,13 +15,13 @@ import torch
 
 from bench import lengths, passes, rates
 from bench.shapes import Shape
-from evalkit.base import steering
+from evalkit.base.machine import steering
 from evalkit.engine.hardware import device, kernels
-from evalkit.engine.numerics import DTYPES
+from evalkit.engine.numerics.numerics import DTYPES
 from evalkit.engine.probe import probe
 from evalkit.engine.tree import attention
 from evalkit.engine.tree.attention import Scores
-from evalkit.inputs.checkpoint import shape as shapes_of
+from evalkit.inputs.models.checkpoint import shape as shapes_of
 from evalkit.plan import store
 from evalkit.plan.batch import Policy
 from evalkit.plan.memory import Needs
@@ -147,7 +147,7 @@ def _step(session: "Session", slots: int) -> dict[str, Any]:
         [replace(leaf, documents=slots)], shape.config["vocab_size"], STEPS + 1
     )
     policy = Policy(max_slots=slots, max_cache=2**22, waves=1)
-    (batch,) = store.make_batches(made, policy, level="A")
+    (batch,) = store.make_batches(made, policy, level="tree")
     assert batch.settings is not None, "it generates"
     one = replace(batch, settings=replace(batch.settings, max_gen_toks=1))
     for each in (one, batch):  # the trunk is kept, kernels are loaded

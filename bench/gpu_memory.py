@@ -9,7 +9,7 @@ longest trunk in use. They are computed, not measured.
 from typing import Any
 
 from bench import ROOT, tables
-from evalkit.inputs.checkpoint import shape
+from evalkit.inputs.models.checkpoint import shape
 from evalkit.plan import memory
 from evalkit.plan.memory import Needs
 

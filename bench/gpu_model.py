@@ -68,7 +68,7 @@ def planned() -> Work:
     for leaf in lengths.read():
         made = lengths.tokenised([leaf], 128_256, NEW_TOKENS)
         last = None
-        for batch in store.make_batches(made, policy, level="A"):
+        for batch in store.make_batches(made, policy, level="tree"):
             tokens = len(batch.rows) * batch.width
             if batch.trunk is not None and batch.trunk.id != last:
                 last, tokens = batch.trunk.id, tokens + len(batch.trunk.tokens)

@@ -39,11 +39,11 @@ def plan(folder: Path) -> None:
     """Plan the run, at the level that shares most."""
     from evalkit.base.events import Events
     from evalkit.run import evaluate
-    from evalkit.run.prepare import Options
+    from evalkit.run.preparing.prepare import Options
 
     options = Options(
         model=str(folder / "model"), suite=str(folder / "large.yaml"), out=folder / "results",
-        level="A", offline=True,
+        level="tree", offline=True,
     )  # fmt: skip
     evaluate.plan_only(options, Events())
 

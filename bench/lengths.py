@@ -18,7 +18,7 @@ import numpy as np
 
 from bench.tables import FIGURES
 from evalkit.base import canon
-from evalkit.plan.request import Request, Settings
+from evalkit.plan.requests.request import Request, Settings
 from evalkit.plan.tokenise import Row, Target, Tokenised, Tokens
 
 DRAWN = 24  # documents of each leaf
@@ -117,9 +117,9 @@ def _leaf(name: str, rows: Sequence[Row]) -> Leaf:
 def main() -> None:
     """Write the file."""
     from bench import data, model
-    from evalkit.inputs import model as models
+    from evalkit.inputs.models import model as models
+    from evalkit.inputs.models.tokenizer import Tokenizer
     from evalkit.inputs.suite import SuiteTask
-    from evalkit.inputs.tokenizer import Tokenizer
     from evalkit.plan.tokenise import tokenise
 
     with data.served():

@@ -20,7 +20,7 @@ from bench import data, variants
 from bench.pool import FINE_TUNED, SMALL, Answers, Pool, Values, Variant
 from bench.report_noise import TUNED_ON, Outcome, page
 from evalkit.base import canon
-from evalkit.inputs import model as models
+from evalkit.inputs.models import model as models
 from evalkit.judge.audit import judging, replaying
 from evalkit.judge.audit.drawing import Drawn
 from evalkit.judge.audit.judging import Judged
@@ -54,7 +54,7 @@ def listed(pool: Pool) -> list[Variant]:
     return [
         Variant("2 threads", True, threads=2),
         Variant("smaller budgets", True, policy=SMALL),
-        Variant("level B", True, level="B"),
+        Variant("level prefix", True, level="prefix"),
         Variant("sums in another order", True, variants.split_sums),
         Variant("sums of rounded parts", True, variants.rounded_sums),
         Variant("norms and activations in one kernel", True, variants.fused),

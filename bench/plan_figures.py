@@ -1,6 +1,6 @@
 """What planning a whole suite costs, and what its plan makes an engine compute.
 
-    python -m bench.plan_figures [core | leaderboard] [--level A] [--limit N]
+    python -m bench.plan_figures [core | leaderboard] [--level tree] [--limit N]
 
 Builds the suite's real requests, then tokenises and plans them, and prints the seconds and the
 memory of both, and for each of the suite's members and the whole: the tokens of all prompts, those
@@ -28,8 +28,8 @@ def main() -> None:
     parser.add_argument("--limit", type=int)
     chosen = parser.parse_args()
     with data.served():
-        from evalkit.inputs import model as models
-        from evalkit.inputs.tokenizer import Tokenizer
+        from evalkit.inputs.models import model as models
+        from evalkit.inputs.models.tokenizer import Tokenizer
         from evalkit.plan.tokenise import tokenise
 
         tokenizer = Tokenizer(models.resolve(str(model.folder())))

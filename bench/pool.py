@@ -17,14 +17,14 @@ from bench import data, variants
 from evalkit.base import canon
 from evalkit.engine import core
 from evalkit.engine import replay as replays
-from evalkit.inputs.model import Model
+from evalkit.inputs.models.model import Model
+from evalkit.inputs.models.tokenizer import Tokenizer
 from evalkit.inputs.suite import SuiteTask
-from evalkit.inputs.tokenizer import Tokenizer
 from evalkit.judge.audit import replaying
 from evalkit.judge.audit.drawing import Drawn, Name
 from evalkit.plan import store as plans
 from evalkit.plan.grouping import make_batches
-from evalkit.plan.request import Request, Settings
+from evalkit.plan.requests.request import Request, Settings
 from evalkit.plan.tokenise import Row, Tokenised, tokenise
 
 # Tasks and documents of each; a variant goes through all in half a minute on one core. As many
@@ -57,7 +57,7 @@ class Variant:
     dtype: str = "bfloat16"
     audits: bool = True
     threads: int = 1
-    level: str = "A"
+    level: str = "tree"
     policy: plans.Policy = POLICY
 
 

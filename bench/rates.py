@@ -11,7 +11,7 @@ from bench import baseline, checks
 from bench.lengths import UNTIL, Leaf, tokenised
 from bench.passes import Pass, flops, watch
 from bench.shapes import Shape
-from evalkit.engine.numerics import DTYPES
+from evalkit.engine.numerics.numerics import DTYPES
 from evalkit.plan import store
 from evalkit.plan.batch import Batch, Policy
 
@@ -119,7 +119,7 @@ def decoding(engine: Any, leaf: Leaf, shape: Shape, slots: int, new_tokens: int)
     """Tokens a second of one leaf's prompts with so many slots, all of them in use."""
     made = tokenised([replace(leaf, documents=slots)], shape.config["vocab_size"], new_tokens)
     policy = Policy(max_slots=slots, max_cache=2**22, waves=1)
-    (batch,) = store.make_batches(made, policy, level="A")
+    (batch,) = store.make_batches(made, policy, level="tree")
     assert batch.settings is not None, "it generates"
     engine.kept = None
     engine.execute(replace(batch, settings=replace(batch.settings, max_gen_toks=1)))

@@ -12,7 +12,7 @@ from typing import Any
 
 from bench import tables
 from bench.real_pieces import DTYPES, SIDES, WORKS, Real, Work
-from evalkit.plan.request import Request
+from evalkit.plan.requests.request import Request
 
 Answers = dict[str, Any]  # by request id: [log-likelihood, greedy flag], or a text
 Margin = Callable[[str, str, str], float | None]  # of a request, lm-eval's text and another
@@ -104,7 +104,7 @@ class _Scores:
 
 
 def _scored(loaded: Any, one: Answered) -> _Scores:
-    from evalkit.harness.score import Scoring
+    from evalkit.harness.scoring.score import Scoring
 
     by_leaf: dict[str, dict[str, Any]] = defaultdict(dict)
     for name, answer in one.answers.items():

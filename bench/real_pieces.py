@@ -18,10 +18,11 @@ from typing import Any
 from bench import data, passes, sides
 from bench.process import Process
 from bench.speed import say
-from evalkit.base import canon, stamp
+from evalkit.base import canon
+from evalkit.base.machine import stamp
 from evalkit.inputs import suite as suites
 from evalkit.inputs.suite import SuiteTask
-from evalkit.plan.request import Request
+from evalkit.plan.requests.request import Request
 
 SIDES, DTYPES, SIZE = ("lm-eval", "evalkit"), ("float32", "bfloat16"), 4
 COMPUTING = ("lm_eval", "tokenizers", "torch", "transformers")  # what lm-eval's answers come from
@@ -147,8 +148,8 @@ class Real:
     """The model, the questions, and what is known of the answers."""
 
     def __init__(self, reference: str, out: Path) -> None:
-        from evalkit.inputs import model as models
-        from evalkit.inputs.tokenizer import Tokenizer
+        from evalkit.inputs.models import model as models
+        from evalkit.inputs.models.tokenizer import Tokenizer
 
         model = models.resolve(reference)
         self.folder, self._tokenizer = str(model.folder), Tokenizer(model)

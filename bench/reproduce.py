@@ -25,8 +25,8 @@ from evalkit.judge.reproduce import Outcome, Wanted, reproduce, verdicts
 from evalkit.plan import store as plans
 from evalkit.record import journal
 from evalkit.run import evaluate as run
-from evalkit.run import prepare
-from evalkit.run.prepare import Options
+from evalkit.run.preparing import prepare
+from evalkit.run.preparing.prepare import Options
 
 DOC = data.ROOT / "docs" / "reproduce.md"
 OTHER = "5.22.2"  # another transformers
@@ -89,7 +89,9 @@ class Experiments:
         self.again("2 threads", EQUAL, "other numerics: numerics.threads", threads=2)
         with budgets(max_tokens=2048, row_tokens=64, chunk=64, max_slots=3):
             self.again("smaller budgets", EQUAL, "another engine, level or batching: engine.policy")
-        self.again("level C", EQUAL, "another engine, level or batching: engine.level", level="C")
+        self.again(
+            "level none", EQUAL, "another engine, level or batching: engine.level", level="none"
+        )
         low = self.evaluated("low", model=str(self.model), dtype="bfloat16")
         self.again("bf16 again in float32", (*EQUAL, "REPRODUCED", "INCONCLUSIVE"),
                    "other numerics: numerics.profile", low, profile="precise")  # fmt: skip

@@ -97,7 +97,7 @@ def main() -> None:
     """The command."""
     rows = lengths.tokenised(lengths.read(), 32_000, NEW_TOKENS)
     body, _ = store.build(
-        rows, store.Policy(), level="A", suite_id="", tokenizer={}, max_length=4096
+        rows, store.Policy(), level="tree", suite_id="", tokenizer={}, max_length=4096
     )
     dealt = {count: seconds_of(body, count) for count in COUNTS}
     alone = sum(dealt[1][0])

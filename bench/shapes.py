@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
-from evalkit.engine import numerics, precise
 from evalkit.engine.core import Engine
-from evalkit.engine.numerics import DTYPES, Numerics
+from evalkit.engine.numerics import numerics, precise
+from evalkit.engine.numerics.numerics import DTYPES, Numerics
 from evalkit.engine.tree import attention
 
 LLAMA_8B: dict[str, Any] = {  # Llama-3.1-8B's config.json
@@ -71,20 +71,20 @@ def build(shape: Shape, seed: int = 0) -> Any:
     return made.eval()
 
 
-def engine(model: Any, shape: Shape, profile: str = "native", level: str = "A") -> Engine:
+def engine(model: Any, shape: Shape, profile: str = "native", level: str = "tree") -> Engine:
     """An engine around a model, under the numerics of a run; `precise` changes the model."""
     chosen = Numerics(shape.dtype, profile)
     numerics.fix_numerics(chosen)
     if profile == "precise":
         precise.upcast(model)
-    attention.switch(model, attention.NAME if level == "A" else "sdpa")
+    attention.switch(model, attention.NAME if level == "tree" else "sdpa")
     stub: Any = Stub()
     return Engine(model, stub, shape.device, level, chosen)
 
 
 class Stub:
     """A tokenizer for any token id, for the engine and for the baseline:
-    `evalkit.inputs.tokenizer`'s and transformers' in one."""
+    `evalkit.inputs.models.tokenizer`'s and transformers' in one."""
 
     def __init__(self) -> None:
         from tests import models

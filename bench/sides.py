@@ -16,10 +16,10 @@ from unittest.mock import patch
 
 from bench.passes import Pass, watch
 from bench.process import Process
-from evalkit.plan.request import Request
-from evalkit.run import child
+from evalkit.plan.requests.request import Request
+from evalkit.run.processes import child
 
-LEVEL = "A"
+LEVEL = "tree"
 Answer = tuple[float, bool] | str  # a log-likelihood with its greedy flag, or a text
 
 
@@ -101,8 +101,8 @@ class Evalkit:
         self, folder: str, threads: int, level: str = LEVEL, dtype: str = "float32"
     ) -> None:
         from evalkit import engine
-        from evalkit.inputs import model
-        from evalkit.inputs.tokenizer import Tokenizer
+        from evalkit.inputs.models import model
+        from evalkit.inputs.models.tokenizer import Tokenizer
 
         found = model.resolve(folder)
         self.tokenizer = Tokenizer(found)
@@ -182,8 +182,8 @@ class Workers:
     """evalkit with a process for each core, a thread each: batches go to whoever is free."""
 
     def __init__(self, folder: str, number: int, dtype: str = "float32") -> None:
-        from evalkit.inputs import model
-        from evalkit.inputs.tokenizer import Tokenizer
+        from evalkit.inputs.models import model
+        from evalkit.inputs.models.tokenizer import Tokenizer
 
         self._tokenizer = Tokenizer(model.resolve(folder))
         self._workers = [started(folder, 1, dtype) for _ in range(number)]

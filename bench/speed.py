@@ -19,7 +19,7 @@ from typing import Any
 
 from bench import agreement, data, model, passes, report, sides, tables, workloads
 from bench.process import Process
-from evalkit.plan.request import Request
+from evalkit.plan.requests.request import Request
 
 OTHER_SIZES = (16, 8, 32, 1)
 ENOUGH = 3  # repetitions to publish

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from bench.synthetic import NEW_TOKENS
-from evalkit.base import stamp
 from evalkit.base.events import Events
+from evalkit.base.machine import stamp
 from evalkit.plan.store import Batch, Plan
 from evalkit.record import journal
-from evalkit.run import folder, telemetry, worker
+from evalkit.run import folder, telemetry
+from evalkit.run.processes import worker
 from tests.models import COMMON
 
 Answers = dict[str, dict[str, Any]]

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from bench import ROOT
-from evalkit.base import canon, stamp
+from evalkit.base import canon
+from evalkit.base.machine import stamp
 
 DOC = ROOT / "docs" / "speed.md"
 FIGURES = ROOT / "bench" / "figures"

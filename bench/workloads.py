@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from bench import data
 from evalkit.inputs.suite import Suite, SuiteTask
-from evalkit.plan.request import Request
+from evalkit.plan.requests.request import Request
 
 # The subject and the task whose prompts are nearest to the average ones in length (lengths.json):
 # 123 tokens of 116 without shots, 848 of 867. One of each, since all documents of a leaf share its

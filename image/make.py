@@ -28,7 +28,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "requirements")]
 import setup  # noqa: E402  # requirements/setup.py
 
 import evalkit  # noqa: E402
-from evalkit.base import gpus  # noqa: E402
+from evalkit.base.machine import gpus  # noqa: E402
 
 IMAGE = os.environ.get("IMAGE") or f"evalkit:{evalkit.__version__}"
 DOCKER = os.environ.get("DOCKER") or "docker"

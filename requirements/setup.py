@@ -70,13 +70,13 @@ CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 # Of evalkit itself only modules that need the standard library alone.
 sys.path.append(str(ROOT))
 if TYPE_CHECKING:
-    from evalkit.base.gpus import Choice
+    from evalkit.base.machine.gpus import Choice
 
 
 def choose(wanted: str, before: dict[str, Any]) -> "Choice":
     """The lock asked for, else the one that `.venv` was set up with, else the light one where runs
     are in an image, else the one that fits the GPUs."""
-    from evalkit.base.gpus import LOCKS, Choice, ask_for_lock, pick_lock
+    from evalkit.base.machine.gpus import LOCKS, Choice, ask_for_lock, pick_lock
 
     if wanted and wanted not in LOCKS:
         raise SystemExit(f"evalkit set-up: LOCK={wanted}: choose one of {', '.join(LOCKS)}")

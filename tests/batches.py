@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from evalkit.plan import store
-from evalkit.plan.request import Kind, Settings
+from evalkit.plan.requests.request import Kind, Settings
 from evalkit.plan.store import Batch, BatchTarget, Policy, Row, Trunk
 from evalkit.plan.tokenise import Tokens
 

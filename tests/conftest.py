@@ -49,8 +49,8 @@ def smollm2() -> str:
     """The name of the built-in real model, which is kept in the user's own cache; skips where it
     can't be had."""
     from evalkit.base.errors import EvalkitError, Exit
-    from evalkit.inputs import model
-    from evalkit.inputs.builtin import smollm2
+    from evalkit.inputs.models import model
+    from evalkit.inputs.models.builtin import smollm2
 
     os.environ.setdefault(smollm2.PLACE, str(_OWN_CACHE / smollm2.NAME / smollm2.FILE))
     try:

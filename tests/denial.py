@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from runs import Run
 from test_judge import plain
 
-from evalkit.record import attest, keys
+from evalkit.record.signing import attest, keys
 
 MIB = 1 << 20
 

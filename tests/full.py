@@ -18,7 +18,7 @@ from typing import Any
 from evalkit.base import canon, statistics
 from evalkit.inputs import suite as suites
 from evalkit.record import methods, record
-from evalkit.record.reading.samples import _hash, doc_hash
+from evalkit.record.reading.evidence.samples import _hash, doc_hash
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLE = next((ROOT / "results/example").glob("*/record.json"))

@@ -29,13 +29,15 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from runs import Run
 from test_verify import scalars
 
-from evalkit.base import stamp
 from evalkit.base.errors import EvalkitError
-from evalkit.harness import rescore
+from evalkit.base.machine import stamp
+from evalkit.harness.scoring import rescore
 from evalkit.judge.verify import Wanted, judge
-from evalkit.record import archive, attest, auditlog, keys, pack, salted
-from evalkit.record.reading import scored
+from evalkit.record import auditlog, salted
+from evalkit.record.packs import archive, pack
 from evalkit.record.reading.folder import foreign
+from evalkit.record.reading.scores import scored
+from evalkit.record.signing import attest, keys
 from evalkit.show import export, report
 
 MEMORY = 3 << 30  # bytes of address space: the imports of lm-eval alone take one

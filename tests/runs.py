@@ -175,7 +175,7 @@ POLICY = {
 }
 ENGINE: Value = {
     "name": "evalkit",
-    "level": "A",
+    "level": "tree",
     "policy": POLICY,
     "args": {},
     "versions": {},
@@ -571,7 +571,7 @@ class Run:
         plan: Value = {
             "schema": "evalkit/plan/2",
             "ids": {"suite": self.suite_id()},
-            "level": "A",
+            "level": "tree",
             "policy": dict(POLICY),
             "tokenizer": {"tokenizer.json": sha256("a tokenizer")},
             "max_length": 128,

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 import runs
 
-from evalkit.harness import apart, rescore
-from evalkit.harness.apart import Apart
-from evalkit.harness.own_code import Refused
+from evalkit.harness.scoring import apart, rescore
+from evalkit.harness.scoring.apart import Apart
+from evalkit.harness.scoring.own_code import Refused
 from evalkit.judge.verify.checks.scores import Scores
+from evalkit.record.reading.evidence.samples import Document
 from evalkit.record.reading.findings import Status
-from evalkit.record.reading.samples import Document
 
 pytestmark = pytest.mark.skipif(rescore.installed() is None, reason="lm-eval isn't installed")
 LEAF = "aime24"

@@ -33,17 +33,27 @@ DOORS = {
     "datasets": {"harness"},
     "evaluate": {"harness"},
     "huggingface_hub": {
-        *("inputs.hub", "inputs.downloads", "inputs.architecture", "inputs.tokenizer", "harness"),
+        *(
+            "inputs.hub",
+            "inputs.downloads",
+            "inputs.models.architecture",
+            "inputs.models.tokenizer",
+            "harness",
+        ),
     },
-    "torch": {"engine", "inputs.builtin.demo"},
-    "safetensors": {"engine", "inputs.builtin.demo", "inputs.architecture"},
+    "torch": {"engine", "inputs.models.builtin.demo"},
+    "safetensors": {"engine", "inputs.models.builtin.demo", "inputs.models.architecture"},
     "transformers": {
-        *("engine", "inputs.architecture", "inputs.gguf_model", "inputs.tokenizer"),
-        *("inputs.builtin.demo", "inputs.chat.rendering", "inputs.checkpoint.generation"),
+        *("engine", "inputs.models.architecture", "inputs.models.gguf", "inputs.models.tokenizer"),
+        *(
+            "inputs.models.builtin.demo",
+            "inputs.chat.rendering",
+            "inputs.models.checkpoint.generation",
+        ),
     },
-    "gguf": {"inputs.gguf_model"},
+    "gguf": {"inputs.models.gguf"},
     "peft": {"engine"},
-    "tokenizers": {"inputs.builtin.demo", "inputs.tokenizer"},
+    "tokenizers": {"inputs.models.builtin.demo", "inputs.models.tokenizer"},
     "jinja2": {"inputs.chat.rendering", "harness", "show.report"},
     "markupsafe": {"show.report"},
     "markdown_it": {"show.table_check"},
@@ -53,18 +63,18 @@ DOORS = {
     "wandb": {"show.export"},
     "pandas": {"show.notebook"},
     "click": {"cli"},
-    "rich": {"base.events", "show.summary", "show.seeds"},
+    "rich": {"base.events", "show.summary", "show.scores.seeds"},
     "subprocess": {
-        "inputs.builtin.smollm2",
-        "harness.apart",
-        "base.stamp",
-        "base.gpus",
-        "run.child",
+        "inputs.models.builtin.smollm2",
+        "harness.scoring.apart",
+        "base.machine.stamp",
+        "base.machine.gpus",
+        "run.processes.child",
         "host",
     },
     "jsonschema": {"base.schema"},
-    "cryptography": {"record.keys", "record.timestamps"},
-    "rfc3161_client": {"record.timestamps"},
+    "cryptography": {"record.signing.keys", "record.signing.timestamps"},
+    "rfc3161_client": {"record.signing.timestamps"},
     "pynvml": {"run.telemetry"},
     "yaml": {"inputs.untrusted.plain_yaml", "inputs.locked", "harness", "show.export"},
     "numpy": {
@@ -78,14 +88,14 @@ DOORS = {
 WRITERS = {
     "base.lease": {"os.open", "write"},
     "cli": {"mkstemp", "write"},
-    "record.archive": {"TemporaryDirectory"},
+    "record.packs.archive": {"TemporaryDirectory"},
     "judge.reproduce.obtain": {"TemporaryDirectory"},
     "judge.reproduce.sampling": {"TemporaryDirectory"},
-    "inputs.builtin.demo.model": {"TemporaryDirectory"},
-    "inputs.gguf_model": {"TemporaryDirectory", "mkdir"},
-    "inputs.builtin.smollm2": {"TemporaryDirectory"},
+    "inputs.models.builtin.demo.model": {"TemporaryDirectory"},
+    "inputs.models.gguf": {"TemporaryDirectory", "mkdir"},
+    "inputs.models.builtin.smollm2": {"TemporaryDirectory"},
     "run.folder": {"rmtree"},
-    "run.carried": {"rmtree"},
+    "run.finishing.carried": {"rmtree"},
     "plan.cache": {"rmtree"},
     "harness.data.cache": {"mkdtemp", "mkdir", "symlink_to"},
     "host.doctor.host": {"TemporaryFile"},
@@ -95,7 +105,7 @@ WRITERS = {
 WRITING = {"mkstemp", "NamedTemporaryFile", "TemporaryDirectory", "TemporaryFile", "mkdtemp"}
 WRITING |= {"write_text", "write_bytes", "rmtree", "copyfile", "copytree", "mkdir"}
 WRITING |= {"copy2", "copyfileobj", "makedirs", "symlink_to", "hardlink_to", "touch", "truncate"}
-MAX_LINES, MAX_FUNCTION, MAX_ENTRIES = 300, 40, 16
+MAX_LINES, MAX_FUNCTION, MAX_ENTRIES = 300, 40, 12
 
 
 @dataclass(frozen=True)

@@ -30,9 +30,9 @@ from support import call
 
 from evalkit.base import schema
 from evalkit.base.errors import EvalkitError, Exit
-from evalkit.harness import rescore
+from evalkit.harness.scoring import rescore
 from evalkit.judge.verify import Report, Status, Trust, Wanted, trust, verify
-from evalkit.record import attest, keys
+from evalkit.record.signing import attest, keys
 
 DOCUMENTS = sum(map(len, runs.DOCUMENTS.values()))
 BITWISE = {"verdict": "BITWISE", "answers": Run().record["ids"]["answers"], "record": "1" * 64}

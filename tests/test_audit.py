@@ -188,7 +188,7 @@ class Audited:
     tokenizer: Any
     drawn: list[Drawn]
 
-    def engine(self, dtype: str, threads: int = 1, level: str = "A") -> Any:
+    def engine(self, dtype: str, threads: int = 1, level: str = "tree") -> Any:
         from evalkit.engine import core
 
         numerics = core.numerics_for(self.model, dtype, "native", threads)
@@ -217,9 +217,9 @@ def audited(tmp_path_factory: pytest.TempPathFactory) -> Audited:
     """A hundred questions: sixty with three answers to choose from, forty to write one to."""
     import models as made
 
-    from evalkit.inputs import model as models
-    from evalkit.inputs.tokenizer import Tokenizer
-    from evalkit.plan.request import Request, Settings
+    from evalkit.inputs.models import model as models
+    from evalkit.inputs.models.tokenizer import Tokenizer
+    from evalkit.plan.requests.request import Request, Settings
     from evalkit.plan.tokenise import Row, tokenise
 
     folder = tmp_path_factory.mktemp("talker")
@@ -252,7 +252,9 @@ SMALL = replace(Policy(), max_tokens=512, row_tokens=64, chunk=16, max_slots=3)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("way", ["A", "B", "C", "threads", "budgets", "attention", "onednn"])
+@pytest.mark.parametrize(
+    "way", ["tree", "prefix", "none", "threads", "budgets", "attention", "onednn"]
+)
 def test_what_a_model_answers_otherwise_computed_is_rounding(
     dtype: str, way: str, audited: Audited, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -260,7 +262,7 @@ def test_what_a_model_answers_otherwise_computed_is_rounding(
 
     from evalkit.engine.tree import attention
 
-    level = way if way in "ABC" else "A"
+    level = way if way in ("tree", "prefix", "none") else "tree"
     onednn: Any = torch.backends.mkldnn
     if way == "attention":
         monkeypatch.setattr(attention, "_KERNELS", {})
@@ -306,17 +308,17 @@ def test_altered_answers_of_a_rounding_model_are_named_one_by_one(audited: Audit
     assert [sample for sample in drawn if sample.problems] == chosen
 
 
-@pytest.mark.parametrize("level", ["A", "B", "C"])
+@pytest.mark.parametrize("level", ["tree", "prefix", "none"])
 def test_a_replay_gives_what_generating_and_scoring_gave(level: str, tiny_model: Any) -> None:
     """Recorded log-probabilities and margins, from one forward pass each."""
     import numpy as np
 
     from evalkit.engine import core, replay
-    from evalkit.inputs import model as models
-    from evalkit.inputs.tokenizer import Tokenizer
+    from evalkit.inputs.models import model as models
+    from evalkit.inputs.models.tokenizer import Tokenizer
     from evalkit.plan import tokenise
     from evalkit.plan.grouping import make_batches
-    from evalkit.plan.request import Request, Settings
+    from evalkit.plan.requests.request import Request, Settings
     from evalkit.plan.store import Policy
     from evalkit.plan.tokenise import Target, Tokenised
 

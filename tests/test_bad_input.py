@@ -19,7 +19,8 @@ from hub import MISSING, SHARED
 from support import DEMO, call, spawn
 
 from evalkit.base.errors import EvalkitError
-from evalkit.inputs import hub, model
+from evalkit.inputs import hub
+from evalkit.inputs.models import model
 
 MakeModel = Callable[..., Path]
 
@@ -167,8 +168,8 @@ def test_weights_that_transformers_does_not_load_do_not_count(
     broken: Path, tiny_model: MakeModel
 ) -> None:
     """Mistral's and Meta's repos hold the same weights twice, once as consolidated.safetensors."""
-    from evalkit.inputs import model
-    from evalkit.inputs.checkpoint import headers
+    from evalkit.inputs.models import model
+    from evalkit.inputs.models.checkpoint import headers
 
     shutil.copy(broken / "model.safetensors", broken / "consolidated.safetensors")
     good = headers.num_parameters(model.resolve(str(tiny_model())))
@@ -327,7 +328,7 @@ doc_to_choice: ["a", "b"]
     ids=["output type", "field", "split", "data"],
 )
 def test_a_task_of_the_users_own_with_a_mistake(tmp_path: Path, mistake: dict[str, str]) -> None:
-    from evalkit.inputs.builtin.demo.model import TASKS
+    from evalkit.inputs.models.builtin.demo.model import TASKS
 
     suite = tmp_path / "mine.yaml"
     suite.write_text("name: mine\ntasks: [mine]\ninclude_path: tasks\n")
@@ -345,7 +346,7 @@ def test_a_task_of_the_users_own_with_a_mistake(tmp_path: Path, mistake: dict[st
 
 
 def test_a_suites_own_data_that_is_gone_or_altered(tmp_path: Path, out: tuple[str, Path]) -> None:
-    from evalkit.inputs.builtin.demo.model import TASKS
+    from evalkit.inputs.models.builtin.demo.model import TASKS
 
     suite = support.suite(tmp_path, "mine", ["demo_qa"])
     tasks = shutil.copytree(TASKS, tmp_path / "tasks")
@@ -446,7 +447,7 @@ def test_a_cache_that_can_not_be_written_costs_time_only(
 def test_a_torn_cache_costs_time_only(
     tmp_path: Path, tiny_model: MakeModel, monkeypatch: pytest.MonkeyPatch, text: str
 ) -> None:
-    from evalkit.inputs import model
+    from evalkit.inputs.models import model
 
     good = model.resolve(str(tiny_model())).files
     monkeypatch.setenv("XDG_CACHE_HOME", os.fspath(tmp_path))

@@ -27,7 +27,7 @@ from bench.passes import Pass
 from evalkit.base import canon
 from evalkit.inputs import suite as suites
 from evalkit.plan import shards
-from evalkit.plan.request import Request, Settings
+from evalkit.plan.requests.request import Request, Settings
 
 UNTIL = ("\n\n", "Q")
 

@@ -15,7 +15,7 @@ from bench.passes import Pass
 from bench.real_pieces import Kept, Piece
 from bench.sides import Ran
 from evalkit.base import canon
-from evalkit.plan.request import Request, Settings
+from evalkit.plan.requests.request import Request, Settings
 
 
 def texts(leaves: int, documents: int) -> list[Request]:

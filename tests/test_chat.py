@@ -12,16 +12,16 @@ from typing import Any
 import pytest
 
 from evalkit.base.errors import EvalkitError
-from evalkit.harness import classes
-from evalkit.inputs import model as models
+from evalkit.harness.models import classes
 from evalkit.inputs import suite as suites
 from evalkit.inputs.chat import keys, thinking
 from evalkit.inputs.chat.texts import cut_problem, fits_a_text
 from evalkit.inputs.engine_name import parse
+from evalkit.inputs.models import model as models
+from evalkit.inputs.models.tokenizer import Tokenizer
 from evalkit.inputs.suite import Suite
-from evalkit.inputs.tokenizer import Tokenizer
-from evalkit.plan import asking
-from evalkit.plan.request import Settings, Terms, Thinking, settings_from
+from evalkit.plan.requests import asking
+from evalkit.plan.requests.request import Settings, Terms, Thinking, settings_from
 
 thoughts = pytest.importorskip("evalkit.engine.text.thoughts")
 

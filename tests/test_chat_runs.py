@@ -13,7 +13,7 @@ import support
 from support import call
 
 from evalkit.inputs.chat import keys
-from evalkit.show import seeds
+from evalkit.show.scores import seeds
 
 TEMPLATE = (
     "{{ bos_token }}{{ strftime_now('%d %b %Y %H:%M:%S') }}{% for message in messages %}"

@@ -10,17 +10,17 @@ from typing import Any
 import pytest
 
 from evalkit.base.errors import EvalkitError
-from evalkit.inputs import model as models
-from evalkit.inputs.checkpoint import headers
+from evalkit.inputs.models import model as models
+from evalkit.inputs.models.checkpoint import headers
+from evalkit.inputs.models.tokenizer import Tokenizer
 from evalkit.inputs.suite import Suite, SuiteTask
-from evalkit.inputs.tokenizer import Tokenizer
-from evalkit.plan import asking
-from evalkit.plan.request import Request, Settings
+from evalkit.plan.requests import asking
+from evalkit.plan.requests.request import Request, Settings
 from evalkit.plan.tokenise import tokenise
 
 torch = pytest.importorskip("torch")
 engine = pytest.importorskip("evalkit.engine")
-weights = pytest.importorskip("evalkit.engine.weights")
+weights = pytest.importorskip("evalkit.engine.hardware.weights")
 
 SUITE = Suite("own", Path("own.yaml"), (SuiteTask("own"),))
 Weights = dict[str, Any]
@@ -176,11 +176,11 @@ def test_a_tokenizer_that_ends_every_text_is_counted(copied: Copy) -> None:
         return {"SpecialToken": {"id": token, "type_id": ids}}
 
     bos, eos = "<|begin_of_text|>", "<|end_of_text|>"
-    text = {"Sequence": {"id": "A", "type_id": 0}}
+    text = {"Sequence": {"id": "tree", "type_id": 0}}
     processor = {
         "type": "TemplateProcessing",
         "single": [item(bos, 0), text, item(eos, 0)],
-        "pair": [item(bos, 0), text, {"Sequence": {"id": "B", "type_id": 1}}],
+        "pair": [item(bos, 0), text, {"Sequence": {"id": "prefix", "type_id": 1}}],
         "special_tokens": {
             name: {"id": name, "ids": [n], "tokens": [name]} for n, name in enumerate((bos, eos))
         },

@@ -16,8 +16,9 @@ from support import DEMO, call, spawn
 
 import evalkit
 from evalkit import cli
-from evalkit.base import lease, stamp
+from evalkit.base import lease
 from evalkit.base.errors import EvalkitError, Exit
+from evalkit.base.machine import stamp
 
 COMMANDS = [name for name, command in cli.cli.commands.items() if not command.hidden]
 

@@ -11,8 +11,8 @@ import pytest
 import yaml
 
 from evalkit.inputs import suite
-from evalkit.inputs.builtin import demo
-from evalkit.inputs.builtin.demo import model, texts
+from evalkit.inputs.models.builtin import demo
+from evalkit.inputs.models.builtin.demo import model, texts
 
 TASKS = model.TASKS
 Documents = list[dict[str, Any]]

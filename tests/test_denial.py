@@ -24,7 +24,7 @@ from test_judge import plain
 
 from evalkit.base import bounded, canon, schema
 from evalkit.base.errors import EvalkitError, Exit
-from evalkit.harness import rescore
+from evalkit.harness.scoring import rescore
 from evalkit.inputs.untrusted import plain_yaml
 from evalkit.judge.verify import Wanted, judge
 

@@ -11,8 +11,8 @@ import support
 import torch
 from support import call
 
-from evalkit.base import gpus, stamp, steering
 from evalkit.base.errors import EvalkitError, Exit
+from evalkit.base.machine import gpus, stamp, steering
 from evalkit.engine.hardware import device
 from evalkit.judge.verify.checks import health
 

@@ -10,9 +10,9 @@ import pytest
 
 from evalkit.base import canon
 from evalkit.base.errors import EvalkitError, Exit
-from evalkit.inputs import model as models
-from evalkit.inputs.tokenizer import Tokenizer
-from evalkit.plan.request import Kind, Settings
+from evalkit.inputs.models import model as models
+from evalkit.inputs.models.tokenizer import Tokenizer
+from evalkit.plan.requests.request import Kind, Settings
 from evalkit.plan.store import Batch
 from tests import batches
 from tests.batches import token_ids as row
@@ -22,7 +22,7 @@ engine = pytest.importorskip("evalkit.engine")
 attention = pytest.importorskip("evalkit.engine.tree.attention")
 
 ARCHITECTURES = {"llama": "llama3", "gpt2": "gpt2"}
-LEVELS = ("A", "B", "C")
+LEVELS = ("tree", "prefix", "none")
 SETTINGS = Settings((), 12)
 Load = Callable[..., Any]
 
@@ -33,7 +33,7 @@ def load(tiny_model: Callable[..., Path]) -> Iterator[Load]:
     made: dict[str, Any] = {}
     deterministic, threads = torch.are_deterministic_algorithms_enabled(), torch.get_num_threads()
 
-    def loaded(architecture: str = "llama", dtype: str = "float32", level: str = "A") -> Any:
+    def loaded(architecture: str = "llama", dtype: str = "float32", level: str = "tree") -> Any:
         key = f"{architecture} {dtype} {level}"
         if key not in made:
             folder = tiny_model(architecture, tokenizer=ARCHITECTURES[architecture])
@@ -142,7 +142,7 @@ def test_the_head_is_as_it_was_after_an_error(load: Load) -> None:
 
 
 def test_long_scores_are_summed_over_chunks(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
-    from evalkit.engine import scoring
+    from evalkit.engine.answers import scoring
 
     given = batch([row(4, 60), row(5, 50)], [(0, 3, 9), (1, 7, 9)])
     whole = answers(load(), given)
@@ -151,7 +151,7 @@ def test_long_scores_are_summed_over_chunks(load: Load, monkeypatch: pytest.Monk
 
 
 def test_weights_in_bfloat16_are_summed_in_float32(load: Load) -> None:
-    loaded, tokens = load("llama", "bfloat16", "C"), row(6, 30)
+    loaded, tokens = load("llama", "bfloat16", "none"), row(6, 30)
     (answer,) = answers(loaded, batch([tokens], [(0, 0, 77)]))
     table, scored = logprobs(loaded, tokens), [*tokens[1:], 77]
     values = [float(table[at, token]) for at, token in enumerate(scored)]

@@ -15,13 +15,14 @@ from support import call, steady
 from test_load import made_adapter
 
 from evalkit.base.errors import EvalkitError, Exit
-from evalkit.harness import classes, foreign
-from evalkit.inputs import engine_name, model
-from evalkit.inputs.tokenizer import Tokenizer
+from evalkit.harness.models import classes, foreign
+from evalkit.inputs import engine_name
+from evalkit.inputs.models import model
+from evalkit.inputs.models.tokenizer import Tokenizer
 from evalkit.judge.verify import verify
 from evalkit.plan import batch as batches
 from evalkit.plan.batch import Batch, BatchTarget, Policy
-from evalkit.plan.request import Settings
+from evalkit.plan.requests.request import Settings
 
 # What may be named, and what may not
 
@@ -134,7 +135,7 @@ def test_what_a_class_can_not_do_is_told_before_anything_is_planned(
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (("--level", "A"), "shares nothing between rows: its level is C"),
+        (("--level", "tree"), "shares nothing between rows: its level is none"),
         (("--profile", "precise"), "has numerics of its own"),
         (("--dtype", "float32"), "--dtype is not for lm-eval:local-completions"),
         (("--device", "cpu"), "--device is not for lm-eval:local-completions"),
@@ -302,7 +303,7 @@ def test_the_record_says_what_computed_it_and_that_it_is_not_bit_repeatable(by_h
     record = support.read(by_hf)
     engine, numerics = record["engine"], record["numerics"]
     assert (engine["name"], engine["level"], engine["args"]) == (
-        "lm-eval:hf", "C", {"batch_size": "2"},
+        "lm-eval:hf", "none", {"batch_size": "2"},
     )  # fmt: skip
     assert engine["versions"] == {"lm_eval": "0.4.13"} and engine["bit_repeatable"] is False
     assert numerics["dtype"] == "float32" and "unknown" in numerics["attention"]
@@ -315,7 +316,9 @@ def test_such_a_record_verifies_with_its_label(by_hf: Path) -> None:
     assert report.consistent, report.lines()
     assert report.lines()[-1].startswith("CONSISTENT")
     assert report.lines()[-1].endswith("not bit-repeatable (lm-eval:hf)")
-    assert "WARN  engine        lm-eval:hf, level C, float32: not bit-repeatable" in report.lines()
+    assert (
+        "WARN  engine        lm-eval:hf, level none, float32: not bit-repeatable" in report.lines()
+    )
     assert report.to_json()["verdict"] == report.lines()[-1]
     assert call("status", by_hf).done().out.startswith("finished")
 
@@ -335,7 +338,7 @@ def test_an_adapter_is_handed_to_the_class(tmp_path: Path, tiny_model: Callable[
     given = ("--model", tiny_model(), "--suite", suite, "--limit", "2", "--adapter", adapter)
     folders = [
         call("eval", *given, "--out", tmp_path / str(number), "--device", "cpu", *more).done()
-        for number, more in enumerate([("--engine", "lm-eval:hf"), ("--level", "C")])
+        for number, more in enumerate([("--engine", "lm-eval:hf"), ("--level", "none")])
     ]
     alike(folders[0].folder, folders[1].folder)
     ran = call("plan", *given, "--out", tmp_path, "--engine", "lm-eval:local-completions")
@@ -363,7 +366,7 @@ def test_an_engine_or_argument_that_changed_is_named(
     ran = call(*common, "--engine", "lm-eval:hf", "--engine-arg", "batch_size=4")
     ran.refused(2, "an unfinished run differs in engine.args.batch_size: 2 -> 4")
     # the numerics differ as well, and come first
-    call(*common, "--level", "C").refused(2, "numerics.", "--fresh")
+    call(*common, "--level", "none").refused(2, "numerics.", "--fresh")
 
 
 def test_a_server_that_does_not_answer_is_one_line_and_the_run_is_kept(

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from evalkit.base.errors import EvalkitError
-from evalkit.inputs import model as models
-from evalkit.inputs.checkpoint import generation
-from evalkit.inputs.tokenizer import Tokenizer
-from evalkit.plan.request import Settings, Terms, settings_from
+from evalkit.inputs.models import model as models
+from evalkit.inputs.models.checkpoint import generation
+from evalkit.inputs.models.tokenizer import Tokenizer
+from evalkit.plan.requests.request import Settings, Terms, settings_from
 from evalkit.plan.store import Batch
 from tests import batches
 from tests.batches import token_ids
@@ -62,7 +62,9 @@ def loaded(folder: Path) -> Iterator[Any]:
     """The model in an engine, whose level and generation config each test sets."""
     deterministic, threads = torch.are_deterministic_algorithms_enabled(), torch.get_num_threads()
     model = models.resolve(str(folder))
-    yield engine.load(model, Tokenizer(model), engine.Numerics(dtype="float32"), "cpu", level="A")
+    yield engine.load(
+        model, Tokenizer(model), engine.Numerics(dtype="float32"), "cpu", level="tree"
+    )
     torch.use_deterministic_algorithms(deterministic)
     torch.set_num_threads(threads)
 
@@ -74,7 +76,7 @@ def with_config(loaded: Any, folder: Path, tmp_path: Path) -> Iterator[Callable[
 
     before = loaded.model.generation_config
 
-    def made(level: str = "A", **settings: Any) -> Any:
+    def made(level: str = "tree", **settings: Any) -> Any:
         stated = json.loads((folder / "generation_config.json").read_text())
         plain = {k: list(v) if isinstance(v, range) else v for k, v in settings.items()}
         (tmp_path / "generation_config.json").write_text(json.dumps(stated | plain))
@@ -95,9 +97,9 @@ def with_config(loaded: Any, folder: Path, tmp_path: Path) -> Iterator[Callable[
 def written(found: Any, settings: Settings, prompts: list[list[int]] = PROMPTS) -> list[Any]:
     """What the engine writes behind each prompt."""
     given: Batch = batches.prompts(prompts, settings)
-    if found.level == "A":
+    if found.level == "tree":
         return list(found.execute(given).values())
-    with attention.plain(found):  # below level A rows of a batch are of one length
+    with attention.plain(found):  # below level tree rows of a batch are of one length
         each = (batches.prompts([prompt], settings) for prompt in prompts)
         return [answer for one in each for answer in found.execute(one).values()]
 
@@ -123,7 +125,7 @@ def own_settings(found: Any, **given: Any) -> Settings:
 
 @pytest.mark.parametrize(
     ("name", "level"),
-    [(name, "A") for name in OWN] + [(n, lvl) for n in ("min_length", *SEVERAL) for lvl in "BC"],
+    [(name, "tree") for name in OWN] + [(n, lvl) for n in ("min_length", *SEVERAL) for lvl in "BC"],
 )
 def test_a_models_own_settings_are_obeyed_as_transformers_obeys_them(
     name: str, level: str, with_config: Callable[..., Any]

@@ -13,11 +13,11 @@ from support import call, digests, read, spawn
 
 from evalkit.base import canon
 from evalkit.base.errors import EvalkitError
-from evalkit.inputs import gguf_model
-from evalkit.inputs import model as models
-from evalkit.inputs.builtin import smollm2
+from evalkit.inputs.models import gguf as gguf_model
+from evalkit.inputs.models import model as models
+from evalkit.inputs.models.builtin import smollm2
 
-SHORT = ("--suite", "demo", "--limit", "3", "--workers", "0", "--level", "A")
+SHORT = ("--suite", "demo", "--limit", "3", "--workers", "0", "--level", "tree")
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +75,7 @@ def test_its_weights_are_what_its_blocks_say_in_the_dtype_asked_for(packed: Path
     (tensor,) = [t for t in gguf.GGUFReader(packed).tensors if t.name == "blk.1.ffn_up.weight"]
     wanted = torch.tensor(gguf.quants.dequantize(tensor.data, tensor.tensor_type))
     model = models.resolve(str(packed))
-    from evalkit.inputs.checkpoint import headers
+    from evalkit.inputs.models.checkpoint import headers
 
     found = load_file(model.folder / "model.safetensors")["model.layers.1.mlp.up_proj.weight"]
     assert torch.equal(found, wanted)

@@ -13,7 +13,7 @@ import support
 import yaml
 
 from evalkit.harness import locking
-from evalkit.harness.scoring import verdicts
+from evalkit.harness.programs import verdicts
 from evalkit.host import sandbox
 from evalkit.host.launch import runtimes
 from evalkit.host.launch.command import Image, Runtime

@@ -20,13 +20,15 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from evalkit.base.errors import EvalkitError, Exit
-from evalkit.harness import index, locking, publish, requests, score, tasks
+from evalkit.harness import index, locking, publish, tasks
+from evalkit.harness.asking import requests
 from evalkit.harness.data import loading, local, pinning
+from evalkit.harness.scoring import score
 from evalkit.harness.tasks import Loaded
-from evalkit.inputs import model as models
 from evalkit.inputs import suite as suites
-from evalkit.inputs.tokenizer import Tokenizer
-from evalkit.plan.request import Request, Settings, Terms, settings_from
+from evalkit.inputs.models import model as models
+from evalkit.inputs.models.tokenizer import Tokenizer
+from evalkit.plan.requests.request import Request, Settings, Terms, settings_from
 from evalkit.plan.tokenise import Row, tokenise
 
 pytest.importorskip("lm_eval")
@@ -364,7 +366,7 @@ def test_the_loader_is_put_back_whatever_happens() -> None:
 MAX_LENGTH = 24
 TOKENIZERS = ["llama3", "gpt2", "sentencepiece"]
 PIECES = [
-    " ", "  ", "\n", "\n\n", "\t", "the", "The", " answer", "Q:", "A", "7", "1234", "é", "漢字",
+    " ", "  ", "\n", "\n\n", "\t", "the", "The", " answer", "Q:", "tree", "7", "1234", "é", "漢字",
     "🙂", "-", "...", "\u00a0", "<|begin_of_text|>", "<|endoftext|>", "<s>", "</s>", "▁",
 ]  # fmt: skip
 TEXT = st.lists(st.sampled_from(PIECES) | st.text(max_size=3), max_size=14).map("".join)

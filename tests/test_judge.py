@@ -18,11 +18,11 @@ from support import ROOT, call
 from test_verify import changed, scalars
 
 from evalkit.base.errors import EvalkitError, Exit
-from evalkit.harness import rescore
+from evalkit.harness.scoring import rescore
 from evalkit.judge.verify import Deep, Judged, Report, Status, Trust, Wanted, judge, policy, verify
-from evalkit.record import attest, keys
 from evalkit.record.reading import identity
 from evalkit.record.reading.folder import Folder
+from evalkit.record.signing import attest, keys
 
 LEADERBOARD = ROOT / "policies" / "leaderboard.yaml"
 
@@ -72,7 +72,7 @@ def results(tmp_path: Path) -> Path:
     other = shutil.copytree(run, run.with_name(f"{run.name}.2"))
     rewritten(other, lambda body: body.update(execution="0" * 32))
     from evalkit.run import folder as folders
-    from evalkit.run.finish import log_finished
+    from evalkit.run.finishing.finish import log_finished
 
     log_finished(folders.read(other))
     return folder

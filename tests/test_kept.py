@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import yaml
 
-from evalkit.base import kept
+from evalkit.base.caches import kept
 from evalkit.base.errors import EvalkitError
-from evalkit.inputs import model as models
-from evalkit.inputs.tokenizer import Tokenizer
+from evalkit.inputs.models import model as models
+from evalkit.inputs.models.tokenizer import Tokenizer
 
 torch = pytest.importorskip("torch")
 engine = pytest.importorskip("evalkit.engine")
@@ -22,11 +22,11 @@ datasets = pytest.importorskip("datasets")
 
 from lm_eval.tasks import _index  # noqa: E402
 
-from evalkit.engine import numerics  # noqa: E402
+from evalkit.engine.numerics import numerics  # noqa: E402
 from evalkit.engine.probe import outcome, probe  # noqa: E402
 from evalkit.harness import index  # noqa: E402
 from evalkit.harness.data import row_digests  # noqa: E402
-from evalkit.run.worker import Place, Worker  # noqa: E402
+from evalkit.run.processes.worker import Place, Worker  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -90,9 +90,9 @@ def test_everything_that_a_check_follows_from_is_in_its_key(
     found.add(outcome.key_of(loaded, model, None, "cpu"))
     loaded.numerics = wanted
     for target, value in (
-        ("evalkit.base.kept.code", {"engine/core.py": "0" * 64}),
-        ("evalkit.base.stamp.versions", {"torch": "0"}),
-        ("evalkit.base.stamp.segment_start", {"hardware": "another CPU"}),
+        ("evalkit.base.caches.kept.code", {"engine/core.py": "0" * 64}),
+        ("evalkit.base.machine.stamp.versions", {"torch": "0"}),
+        ("evalkit.base.machine.stamp.segment_start", {"hardware": "another CPU"}),
     ):
         with monkeypatch.context() as patch:
             patch.setattr(target, lambda *_, value=value: value)

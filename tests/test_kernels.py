@@ -17,8 +17,8 @@ from evalkit.engine.hardware import kernels, packages, sums
 from evalkit.engine.hardware.kernels import EFFICIENT, PLAIN
 from evalkit.engine.probe import probe, repeat
 from evalkit.engine.tree import attention
-from evalkit.inputs import model as models
-from evalkit.inputs.tokenizer import Tokenizer
+from evalkit.inputs.models import model as models
+from evalkit.inputs.models.tokenizer import Tokenizer
 
 BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
 P100, V100, T4, A100, L4, H200, B200, RTX50 = (
@@ -67,11 +67,11 @@ def test_attention_takes_the_path_of_the_table(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_the_record_names_the_path_and_how_repeats_were_known(tmp_path: Path) -> None:
-    ran = call("eval", *support.DEMO, "--out", tmp_path, "--limit", "1", "--level", "A").done()
+    ran = call("eval", *support.DEMO, "--out", tmp_path, "--limit", "1", "--level", "tree").done()
     (segment,) = support.read(ran.folder)["segments"]
     assert segment["kernels"] == ["attention flash for CPUs"]
     assert segment["repeats"] == segment["level"]
-    ran = call("eval", *support.DEMO, "--out", tmp_path, "--limit", "1", "--level", "C").done()
+    ran = call("eval", *support.DEMO, "--out", tmp_path, "--limit", "1", "--level", "none").done()
     assert support.read(ran.folder)["segments"][0]["kernels"] == ["attention transformers' sdpa"]
 
 
@@ -80,7 +80,7 @@ def test_a_fallback_is_named_with_its_reason() -> None:
     config.get_text_config = lambda: config
     model = SimpleNamespace(config=config, dtype=BF16)
     numerics = SimpleNamespace(profile="native")
-    engine: Any = SimpleNamespace(level="A", model=model, numerics=numerics)
+    engine: Any = SimpleNamespace(level="tree", model=model, numerics=numerics)
     engine.device = torch.device("cuda:0")
     assert kernels.told(engine) == EFFICIENT
     config.attn_logit_softcapping = 50.0
@@ -163,7 +163,7 @@ def test_every_way_to_quantise_that_is_looked_for_is_one_of_transformers() -> No
 # The same batch twice
 
 
-@pytest.fixture(params=["A", "B", "C"])
+@pytest.fixture(params=["tree", "prefix", "none"])
 def engine(request: pytest.FixtureRequest, tiny_model: Callable[..., Path]) -> core.Engine:
     model = models.resolve(str(tiny_model()))
     numerics = core.Numerics("bfloat16")

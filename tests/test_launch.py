@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 from support import ROOT, call
 
-from evalkit.base import canon, lease, stamp
+from evalkit.base import canon, lease
 from evalkit.base.errors import EvalkitError
+from evalkit.base.machine import stamp
 from evalkit.host import inside
 from evalkit.host.launch import runtimes, start
 from evalkit.host.launch import work as works
@@ -30,8 +31,8 @@ from evalkit.host.launch.command import (
     command_line,
 )
 from evalkit.inputs import hub
-from evalkit.inputs.builtin import smollm2
-from evalkit.run.prepare import Options
+from evalkit.inputs.models.builtin import smollm2
+from evalkit.run.preparing.prepare import Options
 
 GOLDEN = Path(__file__).with_name("golden") / "launch.txt"
 SHA = "sha256:" + "ab" * 32

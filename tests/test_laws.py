@@ -157,7 +157,7 @@ def test_a_worker_that_adapts_is_found(level: str) -> None:
 
 def test_the_stub_sees_every_detail_of_a_batch() -> None:
     """Else a law that holds says nothing."""
-    batches = [b for seed in range(9) for b in planned(requests(seed, "one"), "A")]
+    batches = [b for seed in range(9) for b in planned(requests(seed, "one"), "tree")]
     batch = next(b for b in batches if b.trunk and len(b.trunk.tokens) > 8 and len(b.rows) > 1)
     last = replace(batch.rows[0], tokens=batch.rows[0].tokens + 1)
     tree = next(b for b in batches if len(b.rows[0].starts) > 1)
@@ -182,10 +182,10 @@ def test_the_stub_sees_every_detail_of_a_batch() -> None:
 def test_a_plan_on_the_disk_gives_the_answers_of_the_one_in_memory(tmp_path: Path) -> None:
     rows = requests(3, "one", "two")
     body, blocks = store.build(
-        rows, SMALL, level="A", suite_id=canon.digest("suite"), tokenizer={}, max_length=999
+        rows, SMALL, level="tree", suite_id=canon.digest("suite"), tokenizer={}, max_length=999
     )
     canon.write_atomic(tmp_path / "plan.tokens", blocks)
     canon.write_atomic(tmp_path / "plan.json", canon.dumps(body))
     read = Plan(tmp_path)
     names: Sequence[str] = random.Random(0).sample(list(read.entries), len(read))
-    assert Stub().work(map(read.batch, names)) == Stub().work(planned(rows, "A"))
+    assert Stub().work(map(read.batch, names)) == Stub().work(planned(rows, "tree"))

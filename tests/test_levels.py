@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from evalkit.base import canon
-from evalkit.inputs import model as models
-from evalkit.inputs.tokenizer import Tokenizer
+from evalkit.inputs.models import model as models
+from evalkit.inputs.models.tokenizer import Tokenizer
 from evalkit.plan import sharing
-from evalkit.plan.request import Request, Settings
+from evalkit.plan.requests.request import Request, Settings
 from evalkit.plan.store import Batch, BatchTarget, Policy, make_batch, make_batches
 from evalkit.plan.tokenise import Row, Target, Tokenised
 from tests import batches
@@ -104,17 +104,17 @@ def answer(loaded: Any, batches_: Sequence[Batch]) -> dict[str, str]:
 
 def test_the_small_policy_cuts_and_shares_in_every_way() -> None:
     """Else the laws below would show little."""
-    shared = plan("A")
+    shared = plan("tree")
     assert any(batch.trunk and batch.trunk.parent for batch in shared)
     assert any(len(list(batch.trunk.chunks(batch.chunk))) > 1 for batch in shared if batch.trunk)
     assert any(len(row.starts) > 2 for batch in shared for row in batch.rows)
     assert any(batch.settings and len(batch.targets) > batch.slots for batch in shared)
     assert any(batch.settings and len(row.starts) > 1 for batch in shared for row in batch.rows)
-    assert any(batch.trunk for batch in plan("B"))
-    assert not any(batch.trunk for batch in plan("C"))
+    assert any(batch.trunk for batch in plan("prefix"))
+    assert not any(batch.trunk for batch in plan("none"))
 
 
-@pytest.mark.parametrize("level", ["A", "B", "C"])
+@pytest.mark.parametrize("level", ["tree", "prefix", "none"])
 @pytest.mark.parametrize("architecture", TOKENIZERS)
 def test_every_level_gives_what_plain_forwards_give(
     load: Load, level: str, architecture: str
@@ -147,7 +147,8 @@ def table_of(loaded: Any, tokens: list[int]) -> Any:
 # Laws: equal answers to the last bit.
 
 LAWS = pytest.mark.parametrize(
-    ("level", "dtype"), [(level, d) for level in "ABC" for d in ("float32", "bfloat16")]
+    ("level", "dtype"),
+    [(level, d) for level in ("tree", "prefix", "none") for d in ("float32", "bfloat16")],
 )
 
 
@@ -198,7 +199,7 @@ def test_a_task_alone_or_among_others_has_the_same_answers(
     assert alone == whole
 
 
-@pytest.mark.parametrize("level", ["A", "B", "C"])
+@pytest.mark.parametrize("level", ["tree", "prefix", "none"])
 def test_sampled_texts_obey_the_laws_too(load: Load, level: str) -> None:
     loaded = load(level)
     given = plan(level, rows(replace(SETTINGS, do_sample=True, temperature=1.0)))
@@ -207,7 +208,7 @@ def test_sampled_texts_obey_the_laws_too(load: Load, level: str) -> None:
 
 def test_prompts_that_share_a_row_go_on_as_each_does_alone(load: Load) -> None:
     """What two prompts share once more, behind the trunk, is computed once."""
-    loaded, shots = load("A"), token_ids(1, 30)
+    loaded, shots = load("tree"), token_ids(1, 30)
     common = token_ids(2, 9)
     given = [common + token_ids(3, 4), common + token_ids(4, 12), token_ids(5, 6)]
     row, ends = batches.forest(given)
@@ -233,7 +234,7 @@ def test_a_rotary_embedding_that_has_seen_a_long_text_forgets_it(
     rope = {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 10_000.0}
     making.tiny(tmp_path / "m", max_length=32, rope_parameters=rope)
     model = models.resolve(str(tmp_path / "m"))
-    loaded = engine.load(model, Tokenizer(model), engine.Numerics(dtype), "cpu", level="A")
+    loaded = engine.load(model, Tokenizer(model), engine.Numerics(dtype), "cpu", level="tree")
     given = [
         batches.scored([batches.chain(token_ids(length, length))], [(0, length - 1, 3, 7)])
         for length in (40, 60)
@@ -244,7 +245,7 @@ def test_a_rotary_embedding_that_has_seen_a_long_text_forgets_it(
 
 def test_a_refilled_slot_holds_nothing_of_the_text_before_it(load: Load) -> None:
     """The long prompt's tokens still lie in the slot's buffer behind the short one's."""
-    loaded = load("A")
+    loaded = load("tree")
     long, short = token_ids(1, 60), [token_ids(2 + n, 4) for n in range(3)]
     settings = Settings((), 9)
     together = loaded.execute(batches.prompts([long, *short], settings, slots=1))

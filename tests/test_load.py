@@ -17,10 +17,10 @@ from batches import token_ids
 
 from evalkit.base.errors import EvalkitError, Exit
 from evalkit.engine.hardware import packages
-from evalkit.inputs import model as models
-from evalkit.inputs.tokenizer import Tokenizer
+from evalkit.inputs.models import model as models
+from evalkit.inputs.models.tokenizer import Tokenizer
 from evalkit.plan.batch import Batch
-from evalkit.plan.request import Settings
+from evalkit.plan.requests.request import Settings
 
 torch = pytest.importorskip("torch")
 core = pytest.importorskip("evalkit.engine.core")
@@ -49,7 +49,7 @@ def load(folder: Path, dtype: str | None = None, profile: str = "native", **opti
     """The engine of a folder's model, on the CPU and without sharing."""
     model = models.resolve(str(folder))
     numerics = core.numerics_for(model, dtype, profile)
-    return core.load(model, Tokenizer(model), numerics, "cpu", **({"level": "C"} | options))
+    return core.load(model, Tokenizer(model), numerics, "cpu", **({"level": "none"} | options))
 
 
 def edit(folder: Path, **changes: Any) -> None:
@@ -71,8 +71,8 @@ def refused(folder: Path, *words: str, **options: Any) -> EvalkitError:
 
 
 def test_an_engine_says_how_it_computes(tiny_model: Make) -> None:
-    loaded = load(tiny_model(dtype="bfloat16"), level="A")
-    assert loaded.level == "A" and loaded.device == torch.device("cpu") and loaded.kept is None
+    loaded = load(tiny_model(dtype="bfloat16"), level="tree")
+    assert loaded.level == "tree" and loaded.device == torch.device("cpu") and loaded.kept is None
     assert loaded.numerics == core.Numerics("bfloat16") and loaded.last_split == 0
     assert loaded.model.dtype == torch.bfloat16 and not loaded.model.training
 
@@ -116,7 +116,7 @@ def test_auto_spreads_over_gpus_and_never_into_the_hosts_memory(
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda index: (1000 * (index + 1), 5000))
     model = models.resolve(str(tiny_model()))
-    loaded = core.load(model, Tokenizer(model), core.Numerics("float32"), "auto", level="C")
+    loaded = core.load(model, Tokenizer(model), core.Numerics("float32"), "auto", level="none")
     assert asked["device_map"] == "auto" and asked["max_memory"] == {0: 900, 1: 1800}
     assert loaded.device == torch.device("cpu"), "where the embeddings lie"
 
@@ -159,7 +159,7 @@ def test_an_adapter_is_loaded_beside_the_weights_as_peft_does(
     table = torch.log_softmax(logits.float(), dim=-1)
     expected = sum(float(table[at, token]) for at, token in enumerate([*tokens[1:], 9]))
     batch = batches.scored([batches.chain(tokens)], [(0, 29, 0, 9)])
-    for level in "ABC":
+    for level in ("tree", "prefix", "none"):
         (found,) = load(tiny_model(), adapter=adapter, level=level).execute(batch).values()
         assert found["loglikelihood"] == pytest.approx(expected, abs=1e-4)
         (plain,) = load(tiny_model(), level=level).execute(batch).values()
@@ -391,7 +391,7 @@ class Full:
 
 @pytest.fixture
 def engine(tiny_model: Make) -> Any:
-    """A fresh engine of level C."""
+    """A fresh engine of level none."""
     return load(tiny_model())
 
 
@@ -429,12 +429,12 @@ def test_a_batch_that_does_not_fit_is_cut_in_halves_of_the_same_width(
     assert engine.last_split == 0
 
 
-@pytest.mark.parametrize("level", ["A", "B", "C"])
+@pytest.mark.parametrize("level", ["tree", "prefix", "none"])
 def test_prompts_on_a_trunk_are_cut_too(
     tiny_model: Make, monkeypatch: pytest.MonkeyPatch, level: str
 ) -> None:
     loaded = load(tiny_model(), level=level)
-    trunk = None if level == "C" else batches.trunk(token_ids(9, 20))
+    trunk = None if level == "none" else batches.trunk(token_ids(9, 20))
     given = batches.prompts([token_ids(seed, 8) for seed in range(5)], Settings((), 6), on=trunk)
     expected = loaded.execute(given)
     Full(loaded, monkeypatch, rows=2)
@@ -462,7 +462,7 @@ def test_other_words_for_a_full_memory_are_known(
 
 
 def test_the_cpus_allocator_says_what_we_look_for() -> None:
-    from evalkit.engine import split
+    from evalkit.engine.hardware import split
 
     with pytest.raises(RuntimeError) as caught:
         torch.empty(2**62, dtype=torch.uint8)
@@ -489,7 +489,7 @@ def test_a_row_that_does_not_fit_alone_is_told_in_a_line(
 
 
 def test_halves_have_every_row_and_target_once() -> None:
-    from evalkit.engine import split
+    from evalkit.engine.hardware import split
 
     def leaves(batch: Batch) -> list[Batch]:
         if len(batch.rows) == 1:

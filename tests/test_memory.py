@@ -18,14 +18,14 @@ from evalkit.base.errors import EvalkitError
 from evalkit.engine import Engine, Numerics
 from evalkit.engine.hardware import device as devices
 from evalkit.engine.tree import attention, trunk
-from evalkit.inputs.checkpoint import shape
+from evalkit.inputs.models.checkpoint import shape
 from evalkit.plan import memory, store
 from evalkit.plan.batch import Policy, make_trunk
 from evalkit.plan.memory import Needs
 
 GB = 10**9
 LLAMA_8B = gpu_memory.needs("Llama-3.1-8B")
-LEVEL_A = sorted(n for n, one in architectures.ARCHITECTURES.items() if one.level == "A")
+LEVEL_A = sorted(n for n, one in architectures.ARCHITECTURES.items() if one.level == "tree")
 
 
 def made(name: str) -> Any:
@@ -44,7 +44,7 @@ def test_the_bytes_of_a_tokens_keys_and_values_are_those_that_the_engine_keeps(n
     model = made(name)
     attention.switch(model, attention.NAME)
     tokenizer: Any = type("None", (), {"hf": type("Hf", (), {"eos_token_id": 0, "eos_token": ""})})
-    engine = Engine(model, tokenizer, "cpu", "A", Numerics("float32"))
+    engine = Engine(model, tokenizer, "cpu", "tree", Numerics("float32"))
     tokens = np.arange(20, 60, dtype=np.uint32)
     with torch.inference_mode():
         kept = trunk.prefix(engine, make_trunk(None, tokens), 64)
@@ -135,12 +135,12 @@ def command(tmp_path: Path, tiny_model: Callable[..., Path]) -> Callable[..., An
 
 def test_a_plan_is_for_a_class_and_runs_and_verifies_anywhere(command: Callable[..., Any]) -> None:
     """A tiny model on the CPU by the policy of a GPU; its texts are the CPU's own."""
-    ran = command("eval", "--memory", "24", "--level", "A").done()
+    ran = command("eval", "--memory", "24", "--level", "tree").done()
     plan, record = support.read(ran.folder, "plan.json"), support.read(ran.folder)
     assert plan["policy"]["memory"] == record["engine"]["policy"]["memory"] == 24
     assert plan["policy"]["max_slots"] == 256
     assert call("verify", ran.folder).done().out.splitlines()[-1].startswith("CONSISTENT")
-    other = command("eval", "--level", "A").done()
+    other = command("eval", "--level", "tree").done()
     assert other.folder != ran.folder
     assert support.read(other.folder)["answers"] == record["answers"], "in float32"
     assert support.read(other.folder)["ids"]["plan"] != record["ids"]["plan"]
@@ -161,7 +161,7 @@ def test_a_gpu_that_is_here_gives_the_class(
 
 def test_no_trunk_is_longer_than_its_policy_says() -> None:
     rows = test_plan.rows_of(test_plan.documents(600, 40, 90, 4), 5)
-    assert any(b.trunk for b in store.make_batches(rows, Policy(), level="A"))
+    assert any(b.trunk for b in store.make_batches(rows, Policy(), level="tree"))
     short = replace(Policy(), max_trunk=30, memory=24)
     for level in store.LEVELS:
         for batch in store.make_batches(rows, short, level=level):

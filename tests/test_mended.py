@@ -12,8 +12,7 @@ import yaml
 from test_own_data import ROWS, files, suite_of, write
 
 from evalkit.base import canon
-from evalkit.harness import locking
-from evalkit.harness.scoring import documents
+from evalkit.harness import documents, locking
 
 pytest.importorskip("lm_eval")
 

@@ -118,9 +118,9 @@ def _adapter(run: Run, traps: Traps) -> None:
 
 def _engine(run: Run, traps: Traps) -> None:
     args = {"base_url": traps.address, "tokenizer": str(traps.folder / "model")}
-    run.plan["level"] = "C"
+    run.plan["level"] = "none"
     run.record["engine"] |= {
-        "name": "lm-eval:local-completions", "level": "C", "args": args, "bit_repeatable": False,
+        "name": "lm-eval:local-completions", "level": "none", "args": args, "bit_repeatable": False,
         "versions": {"lm_eval": "0.4.13"},
     }  # fmt: skip
     words = [f"{key}={value}" for key, value in args.items()]

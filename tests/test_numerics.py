@@ -16,9 +16,9 @@ import pytest
 from batches import token_ids
 
 from evalkit.base.errors import EvalkitError
-from evalkit.inputs import model as models
-from evalkit.inputs.tokenizer import Tokenizer
-from evalkit.plan.request import Settings
+from evalkit.inputs.models import model as models
+from evalkit.inputs.models.tokenizer import Tokenizer
+from evalkit.plan.requests.request import Settings
 
 torch = pytest.importorskip("torch")
 core = pytest.importorskip("evalkit.engine.core")
@@ -68,7 +68,7 @@ def load(tiny_model: Make) -> Callable[..., Any]:
     made: dict[str, Any] = {}
 
     def loaded(
-        architecture: str, dtype: str, profile: str = "native", level: str = "C", **sizes: Any
+        architecture: str, dtype: str, profile: str = "native", level: str = "none", **sizes: Any
     ) -> Any:
         key = repr((architecture, dtype, profile, level, sizes))
         if key not in made:
@@ -111,7 +111,7 @@ def test_precise_gives_the_answers_of_the_checkpoint_loaded_in_float32(
         assert load(architecture, "bfloat16").execute(batch) != whole.execute(batch)
 
 
-@pytest.mark.parametrize("level", ["A", "B"])
+@pytest.mark.parametrize("level", ["tree", "prefix"])
 def test_precise_holds_on_shared_prefixes_too(load: Callable[..., Any], level: str) -> None:
     trunk = batches.trunk(token_ids(7, 40))
     rows = [batches.chain(token_ids(seed, 12)) for seed in range(4)]
@@ -131,7 +131,7 @@ def test_precise_holds_for_float16_and_for_tied_embeddings(
         str(tiny_model("gemma2", dtype="float16", head_dim=16, tie_word_embeddings=True))
     )
     numerics = core.Numerics("float32", attention=precise.numerics.attention)
-    whole = core.load(model, Tokenizer(model), numerics, "cpu", level="C")
+    whole = core.load(model, Tokenizer(model), numerics, "cpu", level="none")
     head, table = precise.model.get_output_embeddings(), precise.model.get_input_embeddings()
     assert head._parameters["weight"] is table._parameters["weight"]
     assert precise.execute(SCORED) == whole.execute(SCORED)
@@ -151,8 +151,8 @@ def test_one_weight_is_upcast_at_a_time_and_of_a_table_only_the_rows(
     load: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of the embeddings, whose table is the largest tensor of many models, what is looked up."""
-    from evalkit.engine import precise
     from evalkit.engine.hardware import products
+    from evalkit.engine.numerics import precise
 
     monkeypatch.setattr(products, "PACKED_BYTES", 0)  # as for a large model
     loaded = load("llama", "bfloat16", "precise", num_hidden_layers=3)
@@ -176,7 +176,7 @@ def test_one_weight_is_upcast_at_a_time_and_of_a_table_only_the_rows(
 
 
 def test_experts_are_looked_up_before_they_are_upcast(load: Callable[..., Any]) -> None:
-    from evalkit.engine import precise
+    from evalkit.engine.numerics import precise
 
     stack = load("mixtral", "bfloat16", "precise").model.model.layers[0].mlp.experts.gate_up_proj
     assert isinstance(stack, precise.Stored) and stack.dtype == torch.float32
@@ -198,7 +198,7 @@ def test_an_error_in_the_middle_leaves_nothing_behind(load: Callable[..., Any]) 
 def test_a_parent_that_reads_its_childs_weight_sees_float32() -> None:
     """Forward hooks on the child would have shown it bfloat16, and what it cast to that dtype
     would have lost half its digits without a word."""
-    from evalkit.engine import precise
+    from evalkit.engine.numerics import precise
 
     class Parent(torch.nn.Module):  # type: ignore[misc, name-defined]
         def __init__(self) -> None:
@@ -224,12 +224,12 @@ def test_precise_and_accelerates_hooks_live_together(
     """Weights that accelerate brings from the disk for each layer, as on a GPU too small."""
     from transformers import AutoModelForCausalLM
 
-    from evalkit.engine import precise
     from evalkit.engine.hardware import products
+    from evalkit.engine.numerics import precise
 
     model = models.resolve(str(tiny_model("llama", dtype="bfloat16")))
     monkeypatch.setattr(products, "use_onednn", lambda _: None)  # not for layers on several devices
-    whole = core.load(model, Tokenizer(model), core.Numerics("float32"), "cpu", level="C")
+    whole = core.load(model, Tokenizer(model), core.Numerics("float32"), "cpu", level="none")
     causal: Any = AutoModelForCausalLM
     places = {
         "model.embed_tokens": "cpu", "model.layers.0": away, "model.layers.1": "cpu",
@@ -242,7 +242,7 @@ def test_precise_and_accelerates_hooks_live_together(
     assert hasattr(found, "_hf_hook") == (away == "disk")
     precise.upcast(found)
     numerics = core.Numerics("bfloat16", "precise")
-    engine = core.Engine(found.eval(), whole.tokenizer, "cpu", "C", numerics)
+    engine = core.Engine(found.eval(), whole.tokenizer, "cpu", "none", numerics)
     for _ in range(2):
         assert engine.execute(SCORED) == whole.execute(SCORED)
         assert engine.execute(GREEDY) == whole.execute(GREEDY)
@@ -261,7 +261,7 @@ def test_onednn_computes_float32s_linear_layers(
         monkeypatch.setattr(products, "PACKED_BYTES", 0)
 
     def loaded(*numerics: str) -> Any:
-        return core.load(model, Tokenizer(model), core.Numerics(*numerics), "cpu", level="C")
+        return core.load(model, Tokenizer(model), core.Numerics(*numerics), "cpu", level="none")
 
     ours, full = loaded(dtype, profile), loaded("float32", "native")
     linear = [m for m in ours.model.modules() if isinstance(m, torch.nn.Linear)]
@@ -298,7 +298,7 @@ def test_bfloat16s_linear_layers_stay_as_they_are(tiny_model: Make) -> None:
     from evalkit.engine.hardware import products
 
     model = models.resolve(str(tiny_model("llama", dtype="bfloat16")))
-    loaded = core.load(model, Tokenizer(model), core.Numerics("bfloat16"), "cpu", level="C")
+    loaded = core.load(model, Tokenizer(model), core.Numerics("bfloat16"), "cpu", level="none")
     assert not any(isinstance(module, products.Linear) for module in loaded.model.modules())
 
 
@@ -425,7 +425,7 @@ def test_every_switch_is_set_whatever_it_was_without_a_warning() -> None:
 def test_log_probabilities_over_a_large_vocabulary_lean_to_no_side() -> None:
     """torch's float32 `log_softmax` on a CPU gives up to 1e-5 too much at each token of a peaked
     distribution over 49,152: over a text, more than everything else that float32 rounds."""
-    from evalkit.engine import scoring
+    from evalkit.engine.answers import scoring
 
     source = torch.Generator().manual_seed(0)
     logits = 5 * torch.randn(200, 49_152, generator=source)

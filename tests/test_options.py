@@ -52,7 +52,7 @@ def test_without_a_level_the_probe_decides_and_the_record_says_it(
     command: Start, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))  # where nothing passed before
-    for level in ("A", "B"):
+    for level in ("tree", "prefix"):
         monkeypatch.setattr(probe, "resolve", lambda model, level=level: level)
         ran = command("eval", out=level).done()
         record = support.read(ran.folder)
@@ -68,19 +68,19 @@ def test_a_level_that_is_given_is_not_probed_for(
         raise AssertionError("it was probed for")
 
     monkeypatch.setattr(probe, "resolve", refuse)
-    ran = command("plan", "--level", "C").done()
-    assert support.read(ran.folder, "run.json")["inputs"]["engine"]["level"] == "C"
+    ran = command("plan", "--level", "none").done()
+    assert support.read(ran.folder, "run.json")["inputs"]["engine"]["level"] == "none"
 
 
 def test_a_worker_whose_probe_fails_stops_before_its_first_batch(
     command: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(engine: Any) -> None:
-        raise EvalkitError("not its own", fix="plan with --level C", code=Exit.FAILED)
+        raise EvalkitError("not its own", fix="plan with --level none", code=Exit.FAILED)
 
-    folder = command("plan", "--level", "B").done().folder
+    folder = command("plan", "--level", "prefix").done().folder
     monkeypatch.setattr(probe, "check", fail)
-    command("eval", "--level", "B").refused(1, "plan with --level C")
+    command("eval", "--level", "prefix").refused(1, "plan with --level none")
     assert not list((folder / "journal").glob("*"))
 
 
@@ -99,10 +99,10 @@ def test_a_finished_run_is_not_probed_again(
 @pytest.mark.parametrize(
     ("first", "then", "words"),
     [
-        (("--level", "B"), ("--level", "C"), "engine.level: B -> C"),
-        (("--level", "C"), ("--level", "C", "--profile", "precise"),
+        (("--level", "prefix"), ("--level", "none"), "engine.level: B -> C"),
+        (("--level", "none"), ("--level", "none", "--profile", "precise"),
          "numerics.profile: native -> precise"),
-        (("--level", "C"), ("--level", "C", "--dtype", "bfloat16"),
+        (("--level", "none"), ("--level", "none", "--dtype", "bfloat16"),
          "numerics.dtype: float32 -> bfloat16"),
     ],
     ids=["level", "profile", "dtype"],
@@ -119,8 +119,8 @@ def test_an_adapter_is_an_input_of_the_run_and_stands_in_its_record(
     command: Start, tmp_path: Path, tiny_model: Callable[..., Path]
 ) -> None:
     adapter = made_adapter(tiny_model(), tmp_path / "my-lora")
-    plain = command("eval", "--level", "C", out="plain").done().folder
-    folder = command("plan", "--level", "C", "--adapter", adapter).done().folder
+    plain = command("eval", "--level", "none", out="plain").done().folder
+    folder = command("plan", "--level", "none", "--adapter", adapter).done().folder
     moved = adapter.rename(tmp_path / "moved")
     call("execute", folder, "--model", tiny_model()).refused(3, "'my-lora' is not an adapter")
     call("execute", folder, "--model", tiny_model(), "--adapter", moved).done()
@@ -145,9 +145,11 @@ def test_another_adapter_is_named_by_its_file(
     second = shutil.copytree(first, tmp_path / "second")
     config = second / "adapter_config.json"
     config.write_text(config.read_text() + "\n")
-    folder = command("plan", "--level", "C", "--adapter", first).done().folder
-    command("plan", "--level", "C", "--adapter", second).refused(2, "adapter.adapter_config.json")
-    command("plan", "--level", "C").refused(2, "differs in adapter:", "-> None")
+    folder = command("plan", "--level", "none", "--adapter", first).done().folder
+    command("plan", "--level", "none", "--adapter", second).refused(
+        2, "adapter.adapter_config.json"
+    )
+    command("plan", "--level", "none").refused(2, "differs in adapter:", "-> None")
     ran = call("execute", folder, "--model", tiny_model(), "--adapter", second)
     ran.refused(2, "planned with another adapter.adapter_config.json")
 
@@ -155,7 +157,7 @@ def test_another_adapter_is_named_by_its_file(
 def test_a_quantised_checkpoint_is_told(monkeypatch: pytest.MonkeyPatch, command: Start) -> None:
     monkeypatch.setattr(core, "quantization", lambda _: {"method": "gptq", "bits": None})
     monkeypatch.setattr("evalkit.engine.quantization", core.quantization)
-    body = folders.read(command("plan", "--level", "C").done().folder).body
+    body = folders.read(command("plan", "--level", "none").done().folder).body
     unknown = {"unknown": "config.json does not say"}
     at_load = {"unknown": "transformers decides when it loads"}
     expected = {"method": "gptq", "bits": unknown, "dequantized": at_load}
@@ -183,7 +185,7 @@ def test_batches_that_were_split_are_counted_and_warned_of(
 
     monkeypatch.setattr(probe, "check", lambda _: None)  # it executes batches of its own
     monkeypatch.setattr(core.Engine, "execute", execute)
-    folder = command("eval", "--level", "C").done().folder
+    folder = command("eval", "--level", "none").done().folder
     lines = [support.canon.loads(line) for line in support.journal_file(folder).open()]
     assert [line.get("split") for line in lines] == [2] + [None] * (len(lines) - 1)
     assert support.read(folder)["health"]["split_batches"] == 1
@@ -203,12 +205,12 @@ def test_the_tokens_that_a_run_took_count_every_shared_prefix_once(tmp_path: Pat
 
 
 def test_planning_shows_a_table_and_prints_the_folder(command: Start) -> None:
-    ran = command("plan", "--level", "A").done()
+    ran = command("plan", "--level", "tree").done()
     assert ran.out == f"{ran.folder}\n"
     table = dict(line.split(None, 1) for line in ran.err.splitlines()[-5:])
     assert list(table) == ["level", "requests", "batches", "computed", "longest"]
     unique = support.read(ran.folder, "run.json")["unique_tokens"]
-    assert table["level"].strip() == "A" and table["requests"].strip() == "12"
+    assert table["level"].strip() == "tree" and table["requests"].strip() == "12"
     assert f"times the {unique:,} unique ones" in table["computed"]
     (batch,) = support.read(ran.folder, "plan.json")["batches"]
     assert f"a batch of demo_qa: {batch['cost']:,} tokens" in table["longest"]

@@ -13,7 +13,7 @@ from runs import Run
 from support import call
 
 from evalkit.base.errors import EvalkitError, printable
-from evalkit.harness import rescore
+from evalkit.harness.scoring import rescore
 from evalkit.record.reading import output
 
 SIGNED = "\x1b[2K\rSIGNED by alice: nothing in it contradicts itself"

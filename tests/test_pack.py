@@ -21,9 +21,11 @@ from support import call
 
 from evalkit.base import canon
 from evalkit.base.errors import EvalkitError, Exit
-from evalkit.harness import rescore
+from evalkit.harness.scoring import rescore
 from evalkit.judge.verify import Deep, Report, Status, Trust, Wanted, judge
-from evalkit.record import archive, attest, keys, pack, salted
+from evalkit.record import salted
+from evalkit.record.packs import archive, pack
+from evalkit.record.signing import attest, keys
 
 
 @pytest.fixture(autouse=True)

@@ -17,12 +17,12 @@ from evalkit.base import canon
 from evalkit.engine import pipeline
 from evalkit.engine.hardware import clock
 from evalkit.engine.pipeline import Stages
-from evalkit.inputs import model as models
-from evalkit.inputs.tokenizer import Tokenizer
+from evalkit.inputs.models import model as models
+from evalkit.inputs.models.tokenizer import Tokenizer
 from evalkit.plan.store import Plan
 from evalkit.record import journal
 from evalkit.run import folder as run_folder
-from evalkit.run import serving, worker
+from evalkit.run.processes import serving, worker
 
 
 @pytest.fixture(scope="module")
@@ -32,11 +32,22 @@ def planned(
     """A loaded model of four layers, and batches of the demo suite for it."""
     folder = tiny_model(num_hidden_layers=4)
     out = tmp_path_factory.mktemp("results")
-    options = ("--model", folder, "--suite", "demo", "--limit", "16", "--out", out, "--level", "A")
+    options = (
+        "--model",
+        folder,
+        "--suite",
+        "demo",
+        "--limit",
+        "16",
+        "--out",
+        out,
+        "--level",
+        "tree",
+    )
     plan = Plan(call("plan", *options).done().folder)
     model = models.resolve(str(folder))
     numerics = engine.Numerics(**canon.read_json(plan.folder / "run.json")["inputs"]["numerics"])
-    return engine.load(model, Tokenizer(model), numerics, "cpu", level="A"), plan
+    return engine.load(model, Tokenizer(model), numerics, "cpu", level="tree"), plan
 
 
 def answers_id(found: dict[str, Any]) -> str:
@@ -144,7 +155,7 @@ def test_a_worker_uses_its_lanes(
     same."""
     folder = tiny_model(num_hidden_layers=4)
     run = call("plan", "--model", folder, "--suite", "demo", "--limit", "4", "--out", tmp_path,
-               "--level", "A").done().folder  # fmt: skip
+               "--level", "tree").done().folder  # fmt: skip
     monkeypatch.setattr(pipeline, "first_layers", lambda model: [0, 2])
     read, found, answered = run_folder.read(run), models.resolve(str(folder)), []
     made = worker.Worker(read.body["inputs"], found, worker.Place("cpu"))

@@ -21,7 +21,7 @@ from tries import LEVELS, SMALL
 from evalkit.base import canon, schema
 from evalkit.base.errors import EvalkitError, Exit
 from evalkit.plan import grouping, store
-from evalkit.plan.request import Request, Settings
+from evalkit.plan.requests.request import Request, Settings
 from evalkit.plan.store import Policy
 from evalkit.plan.tokenise import Row, Target, Tokenised, Tokens, rolling_windows, tokenise
 
@@ -72,12 +72,12 @@ def some_requests(seed: int, task: str) -> list[Request]:
 
 
 def batches_of(
-    requests: list[Request], policy: Policy = SMALL, level: str = "C"
+    requests: list[Request], policy: Policy = SMALL, level: str = "none"
 ) -> list[store.Batch]:
     return list(store.make_batches(tokenise(requests, Letters()), policy, level=level))
 
 
-def build(requests: list[Request], folder: Path, level: str = "A") -> dict[str, Any]:
+def build(requests: list[Request], folder: Path, level: str = "tree") -> dict[str, Any]:
     """Write a plan's two files."""
     return write(tokenise(requests, Letters()), folder, level)
 
@@ -138,7 +138,7 @@ def test_a_row_is_branches_that_hang_on_tokens_before_them(seed: int, level: str
             ordered = zip(row.starts, row.parents, strict=True)
             assert all(-1 <= parent < start or start == 0 for start, parent in ordered)
             assert row.parents[0] == -1
-            if level != "A":
+            if level != "tree":
                 assert row.parents == (-1,)
 
 
@@ -164,7 +164,7 @@ def test_no_token_of_a_row_is_computed_twice_beside_its_equal(seed: int, level: 
 def test_nothing_that_is_scored_lies_in_a_trunk(seed: int, level: str) -> None:
     for batch in planned(seed, level):
         length = len(tries.trunk_tokens(batch))
-        assert batch.trunk is None or (level != "C" and batch.trunk.length == length)
+        assert batch.trunk is None or (level != "none" and batch.trunk.length == length)
         for target in batch.targets:
             assert length <= target.start and length < len(tries.path(batch, target))
 
@@ -180,15 +180,15 @@ def test_a_batch_keeps_within_the_policy(seed: int, level: str) -> None:
                 for at in range(target.start, len(tries.path(batch, target)))
             }
             fits = rows * batch.width <= SMALL.max_tokens and len(needed) <= SMALL.max_scored
-            assert rows == 1 or (fits and (level == "A" or rows <= SMALL.max_rows))
+            assert rows == 1 or (fits and (level == "tree" or rows <= SMALL.max_rows))
         else:
             longest = max(target.start for target in batch.targets)
             grown = longest - len(tries.trunk_tokens(batch)) + batch.settings.max_gen_toks
             assert batch.slots == 1 or batch.slots * grown <= SMALL.max_cache
             assert len(batch.targets) <= (
-                SMALL.waves * SMALL.max_slots if level == "A" else batch.slots
+                SMALL.waves * SMALL.max_slots if level == "tree" else batch.slots
             )
-            assert level == "A" or all(len(row.tokens) == batch.width for row in batch.rows)
+            assert level == "tree" or all(len(row.tokens) == batch.width for row in batch.rows)
         assert batch.chunk == SMALL.chunk
 
 
@@ -227,12 +227,12 @@ def test_a_trunks_batches_stand_together_and_a_parents_before_its_childrens(
 
 def test_random_rows_have_trunks_and_trees() -> None:
     """The laws above would hold for a planner that shares nothing."""
-    for level, generating in (("A", False), ("B", False), ("A", True)):
+    for level, generating in (("tree", False), ("prefix", False), ("tree", True)):
         made = [batch for seed in range(60) for batch in planned(seed, level)
                 if (batch.settings is not None) == generating]  # fmt: skip
         assert sum(batch.trunk is not None for batch in made) > 5
         assert any(batch.trunk and batch.trunk.parent for batch in made)
-        if level == "A":
+        if level == "tree":
             assert sum(len(row.starts) > 1 for batch in made for row in batch.rows) > 20
 
 
@@ -240,7 +240,7 @@ def test_random_rows_have_trunks_and_trees() -> None:
 def test_the_widest_batches_of_a_stem_come_first(seed: int, level: str) -> None:
     widths: dict[object, list[int]] = {}
     for batch in planned(seed, level):
-        if level != "A" or batch.settings is None:  # its prompts are dealt out evenly
+        if level != "tree" or batch.settings is None:  # its prompts are dealt out evenly
             widths.setdefault((batch.kind, batch.settings, batch.trunk), []).append(batch.width)
     assert all(found == sorted(found, reverse=True) for found in widths.values())
 
@@ -424,7 +424,7 @@ def documents(shots: int, number: int, question: int, choices: int, seed: int = 
     ]
 
 
-def stems_of(rows: Tokenised, level: str = "A", policy: Policy | None = None) -> list[Any]:
+def stems_of(rows: Tokenised, level: str = "tree", policy: Policy | None = None) -> list[Any]:
     """Of each batch: its trunk's length, and how many rows it has."""
     batches = store.make_batches(rows, policy or Policy(), level=level)
     return [(batch.trunk.length if batch.trunk else 0, len(batch.rows)) for batch in batches]
@@ -432,15 +432,15 @@ def stems_of(rows: Tokenised, level: str = "A", policy: Policy | None = None) ->
 
 def prompts_of(rows: Tokenised) -> list[tuple[int, int]]:
     """Of each generating batch: its trunk's length, and how many prompts it has."""
-    batches = store.make_batches(rows, Policy(), level="A")
+    batches = store.make_batches(rows, Policy(), level="tree")
     return [(batch.trunk.length if batch.trunk else 0, len(batch.targets)) for batch in batches]
 
 
 def test_shots_that_all_share_are_a_trunk_and_a_documents_choices_a_tree() -> None:
-    (batch,) = store.make_batches(rows_of(documents(600, 20, 90, 4), 5), Policy(), level="A")
+    (batch,) = store.make_batches(rows_of(documents(600, 20, 90, 4), 5), Policy(), level="tree")
     assert batch.trunk and batch.trunk.length == 600 and len(batch.rows) == 10
     assert [len(row.starts) for row in batch.rows] == [8] * 10  # two documents of four choices
-    lengths = [trunk for trunk, _ in stems_of(rows_of(documents(600, 20, 90, 4), 5), "B")]
+    lengths = [trunk for trunk, _ in stems_of(rows_of(documents(600, 20, 90, 4), 5), "prefix")]
     assert set(lengths) == {600}, "four rows are too few for a copy of their question"
 
 
@@ -452,12 +452,12 @@ def test_shots_of_one_document_stay_in_its_row() -> None:
 
 def test_a_path_that_is_a_prefix_of_another_ends_in_it() -> None:
     one = list(range(50, 80))
-    (batch,) = store.make_batches(rows_of([one, one[:10], one[:20]]), Policy(), level="A")
+    (batch,) = store.make_batches(rows_of([one, one[:10], one[:20]]), Policy(), level="tree")
     assert batch.num_tokens == 30 and len(batch.rows) == 1
     assert sorted(target.end for target in batch.targets) == [9, 19, 29]
 
 
-@pytest.mark.parametrize("level", ["A", "B"])
+@pytest.mark.parametrize("level", ["tree", "prefix"])
 def test_a_trunk_ends_before_the_first_output_that_is_scored(level: str) -> None:
     sequences = documents(600, 60, 90, 1)
     for first, length in ((650, 600), (500, 500), (3, 0)):
@@ -486,7 +486,7 @@ def test_prompts_are_spread_evenly_over_as_few_batches_as_may_be() -> None:
 def test_long_generations_get_fewer_slots() -> None:
     for length, slots in ((100, 64), (4000, 31), (200_000, 1)):
         prompts = rows_of([[n, *range(2, length)] for n in range(2)], settings=Settings((), 200))
-        assert {batch.slots for batch in store.make_batches(prompts, Policy(), level="A")} == {
+        assert {batch.slots for batch in store.make_batches(prompts, Policy(), level="tree")} == {
             slots
         }
 
@@ -553,7 +553,7 @@ def test_little_more_than_the_unique_tokens_is_computed_and_hardly_any_padding()
     ]
     for rows in kinds:
         body, _ = store.build(
-            rows, Policy(), level="A", suite_id="", tokenizer={}, max_length=4096
+            rows, Policy(), level="tree", suite_id="", tokenizer={}, max_length=4096
         )  # fmt: skip
         figures = store.figures(body)
         (trie,) = (group.trie() for group in grouping.groups(rows))
@@ -570,5 +570,5 @@ def test_sharing_less_costs_what_the_levels_say() -> None:
             rows, Policy(), level=level, suite_id="", tokenizer={}, max_length=999
         )
         computed[level] = store.figures(body).computed
-    assert max(computed["A"], computed["B"]) < computed["C"] / 5
-    assert computed["C"] >= sum(len(row.tokens) for row in rows.rows)
+    assert max(computed["tree"], computed["prefix"]) < computed["none"] / 5
+    assert computed["none"] >= sum(len(row.tokens) for row in rows.rows)

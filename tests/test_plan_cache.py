@@ -12,9 +12,9 @@ import support
 import yaml
 from support import Ran, call
 
-from evalkit.harness import requests
+from evalkit.harness.asking import requests
 from evalkit.harness.data import loading
-from evalkit.inputs import model as models
+from evalkit.inputs.models import model as models
 from evalkit.plan import cache
 
 BEFORE = "planned before: the same requests in the same tokens"
@@ -94,9 +94,9 @@ def test_the_same_files_read_by_another_class_of_tokenizer_miss(
     one, other = tiny_model(), tiny_model("qwen2", tokenizer="llama3")
     files = [models.resolve(str(folder)).tokenizer_files() for folder in (one, other)]
     assert files[0] == files[1]
-    assert BEFORE not in plan("--level", "C", model=one).err
-    assert BEFORE not in plan("--level", "C", model=other).err
-    assert BEFORE in plan("--level", "C", model=one).err
+    assert BEFORE not in plan("--level", "none", model=one).err
+    assert BEFORE not in plan("--level", "none", model=other).err
+    assert BEFORE in plan("--level", "none", model=one).err
 
 
 def test_what_changes_a_plan_misses(
@@ -108,22 +108,22 @@ def test_what_changes_a_plan_misses(
     template = changed / "chat_template.jinja"
     template.write_text(template.read_text() + "{# changed #}")
     talking = tmp_path / "talking.yaml"
-    plan("--level", "C")
+    plan("--level", "none")
     talking.write_text(support.suite(tmp_path, "talking", ["demo_qa"]).read_text()
                        + "apply_chat_template: true\n")  # fmt: skip
     misses: dict[str, Ran] = {
-        "tokenizer": plan("--level", "C", model=tiny_model(tokenizer="gpt2")),
-        "level": plan("--level", "B"),
-        "limit": plan("--level", "C", "--limit", "5"),
-        "seed": plan("--level", "C", "--seed", "3"),
-        "context": plan("--level", "C", model=tiny_model(max_length=512)),
+        "tokenizer": plan("--level", "none", model=tiny_model(tokenizer="gpt2")),
+        "level": plan("--level", "prefix"),
+        "limit": plan("--level", "none", "--limit", "5"),
+        "seed": plan("--level", "none", "--seed", "3"),
+        "context": plan("--level", "none", model=tiny_model(max_length=512)),
         "engine": plan("--engine", "lm-eval:local-completions"),  # its rows are shorter
-        "chat": plan("--level", "C", model=chat, suite=talking),
-        "template": plan("--level", "C", model=changed, suite=talking),
+        "chat": plan("--level", "none", model=chat, suite=talking),
+        "template": plan("--level", "none", model=changed, suite=talking),
     }
     assert [name for name, ran in misses.items() if BEFORE in ran.err] == []
-    assert BEFORE in plan("--level", "C").err
-    assert BEFORE in plan("--level", "C", model=changed, suite=talking).err
+    assert BEFORE in plan("--level", "none").err
+    assert BEFORE in plan("--level", "none", model=changed, suite=talking).err
 
 
 def test_another_lock_is_another_plan(tmp_path: Path, plan: Plan) -> None:

@@ -16,14 +16,16 @@ from architectures import ARCHITECTURES
 
 from evalkit.base import canon
 from evalkit.base.errors import EvalkitError, Exit
-from evalkit.inputs import model as models
-from evalkit.inputs.model import Model
-from evalkit.inputs.tokenizer import Tokenizer
+from evalkit.inputs.models import model as models
+from evalkit.inputs.models.model import Model
+from evalkit.inputs.models.tokenizer import Tokenizer
 
 torch = pytest.importorskip("torch")
 engine = pytest.importorskip("evalkit.engine")
 
-from evalkit.engine import numerics, prefix, scoring  # noqa: E402
+from evalkit.engine import prefix  # noqa: E402
+from evalkit.engine.answers import scoring  # noqa: E402
+from evalkit.engine.numerics import numerics  # noqa: E402
 from evalkit.engine.probe import probe, shrink, trials  # noqa: E402
 from evalkit.engine.tree import buffers, slots, tail, tree, trunk  # noqa: E402
 
@@ -68,11 +70,11 @@ QWEN2_SLIDING = {
     "max_window_layers": 70, "sliding_window": 32768, "use_sliding_window": True,
 }  # fmt: skip
 FLAGSHIPS = {  # config, layers that stay, level
-    "llama-405b": (LLAMA_405B, 2, "A"),
-    "deepseek-v3": (DEEPSEEK_V3, 4, "A"),
-    "gemma3-27b": (GEMMA3_27B, 3, "A"),
-    "nemotron-h": (NEMOTRON_H, 3, "B"),
-    "qwen2-sliding": (QWEN2_SLIDING, 3, "A"),
+    "llama-405b": (LLAMA_405B, 2, "tree"),
+    "deepseek-v3": (DEEPSEEK_V3, 4, "tree"),
+    "gemma3-27b": (GEMMA3_27B, 3, "tree"),
+    "nemotron-h": (NEMOTRON_H, 3, "prefix"),
+    "qwen2-sliding": (QWEN2_SLIDING, 3, "tree"),
 }
 FEW = (
     "llama",
@@ -115,7 +117,7 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def load(tiny_model: Callable[..., Path]) -> Made:
     """A loaded tiny model at a level."""
 
-    def loaded(level: str = "A", dtype: str = "float32", **settings: Any) -> Any:
+    def loaded(level: str = "tree", dtype: str = "float32", **settings: Any) -> Any:
         model = models.resolve(str(tiny_model("llama", max_length=256)))
         wanted = numerics.Numerics(dtype=dtype, **settings)
         return engine.load(model, Tokenizer(model), wanted, "cpu", level=level)
@@ -156,7 +158,7 @@ def test_a_flagships_instance_is_small_and_has_all_its_kinds_of_layers(
 
 def test_a_405b_models_level_is_found_in_seconds_and_little_memory(tmp_path: Path) -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    assert probe.resolve(of_config(tmp_path / "llama", LLAMA_405B)) == "A"
+    assert probe.resolve(of_config(tmp_path / "llama", LLAMA_405B)) == "tree"
     after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     assert after - before < 1e6  # kB
 
@@ -165,7 +167,7 @@ def test_an_architecture_of_which_no_instance_can_be_made_shares_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shrink, "MAX_PARAMETERS", 10)
-    assert probe.resolve(named("llama", tmp_path)) == "C"
+    assert probe.resolve(named("llama", tmp_path)) == "none"
 
 
 def test_a_models_own_code_is_probed_where_it_is_trusted(tmp_path: Path) -> None:
@@ -181,7 +183,7 @@ def test_a_models_own_code_is_probed_where_it_is_trusted(tmp_path: Path) -> None
         "class OwnConfig(LlamaConfig):\n    model_type = 'own'\n"
         "class OwnModel(LlamaForCausalLM):\n    config_class = OwnConfig\n"
     )
-    assert probe.resolve(model) == "A"
+    assert probe.resolve(model) == "tree"
 
 
 def test_a_config_that_makes_no_model_is_told(tmp_path: Path) -> None:
@@ -197,12 +199,12 @@ def test_a_level_is_remembered_until_something_changes(
     own_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = named("llama", tmp_path)
-    assert probe.resolve(model) == "A"
-    monkeypatch.setattr(shrink, "instance", lambda model: None)  # would be level C
-    assert probe.resolve(model) == "A"
+    assert probe.resolve(model) == "tree"
+    monkeypatch.setattr(shrink, "instance", lambda model: None)  # would be level none
+    assert probe.resolve(model) == "tree"
     own_cache.write_text('{"torn')
-    assert probe.resolve(model) == "C", "a torn cache costs time only"
-    assert list(canon.read_json(own_cache).values()) == ["C"]
+    assert probe.resolve(model) == "none", "a torn cache costs time only"
+    assert list(canon.read_json(own_cache).values()) == ["none"]
     config = model.config | {"rms_norm_eps": 1e-5}
     assert probe._key(of_config(tmp_path / "other", config)) != probe._key(model)
 
@@ -336,7 +338,7 @@ def test_a_planted_fault_is_not_planned_with(
         level = probe.resolve(model)
     except EvalkitError:  # it is in what all levels use
         level = ""
-    assert level != "A"
+    assert level != "tree"
 
 
 @pytest.mark.parametrize(
@@ -354,10 +356,10 @@ def test_a_worker_does_not_start_with_a_planted_fault(
     with pytest.raises(EvalkitError) as caught:
         probe.check(loaded)
     assert caught.value.code is Exit.FAILED
-    assert loaded.level == "A", "it never switches by itself"
+    assert loaded.level == "tree", "it never switches by itself"
 
 
-@pytest.mark.parametrize("level", ["B", "C"])
+@pytest.mark.parametrize("level", ["prefix", "none"])
 def test_a_wrong_position_behind_a_cache_is_seen_at_the_lower_levels(
     level: str, load: Made, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -381,8 +383,8 @@ def test_a_wrong_position_behind_a_cache_is_seen_at_the_lower_levels(
 @pytest.mark.parametrize(
     ("level", "settings"),
     [
-        ("A", {}), ("B", {}), ("C", {}), ("A", {"dtype": "bfloat16"}),
-        ("B", {"dtype": "bfloat16"}), ("A", {"dtype": "bfloat16", "profile": "precise"}),
+        ("tree", {}), ("prefix", {}), ("none", {}), ("tree", {"dtype": "bfloat16"}),
+        ("prefix", {"dtype": "bfloat16"}), ("tree", {"dtype": "bfloat16", "profile": "precise"}),
     ],
 )  # fmt: skip
 def test_right_answers_pass_and_nothing_of_the_engine_changes(
@@ -403,9 +405,9 @@ def test_a_fault_of_level_a_alone_names_the_level_to_plan_with(
 ) -> None:
     loaded = load()
     plant(monkeypatch, tree, "visible", mask_off_by_one)
-    with pytest.raises(EvalkitError, match="at level A are not its own") as caught:
+    with pytest.raises(EvalkitError, match="at level tree are not its own") as caught:
         probe.check(loaded)
-    assert caught.value.fix == "plan with --level B"
+    assert caught.value.fix == "plan with --level prefix"
 
 
 def test_a_broken_models_nan_is_no_fault_of_the_engine(load: Made) -> None:
@@ -457,7 +459,7 @@ def test_the_trials_reach_every_corner(load: Made, monkeypatch: pytest.MonkeyPat
     probe.check(loaded)
     assert seen == {"filled again", "grown", "closed up"}
     material = trials.Material(np.arange(100, dtype=np.uint32))
-    (row, *_) = trials.scoring("A", *material.documents[0]).rows
+    (row, *_) = trials.scoring("tree", *material.documents[0]).rows
     assert max(row.parents) > row.starts[1], "a branch on a branch"
 
 

@@ -1,5 +1,5 @@
 """Generation on a GPU, rehearsed without one: fake CUDA tensors, which know shapes and devices but
-hold no numbers, go through trunks, prefills, slots and steps of every architecture of level A.
+hold no numbers, go through trunks, prefills, slots and steps of every architecture of level tree.
 
 What a step may cost is held here: no write by index (which sorts, where algorithms are
 deterministic), no copy between host and device but one, so many kernels a layer. Whatever runs on
@@ -28,16 +28,16 @@ from torch._subclasses.fake_tensor import (  # noqa: E402
 )
 from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 
-from evalkit.engine import generate  # noqa: E402
+from evalkit.engine.answers import generate  # noqa: E402
 from evalkit.engine.core import Engine  # noqa: E402
 from evalkit.engine.probe import narrow, trials  # noqa: E402
 from evalkit.engine.text import decoding  # noqa: E402
 from evalkit.engine.tree import attention, tail  # noqa: E402
 from evalkit.plan.batch import Policy  # noqa: E402
-from evalkit.plan.request import Settings  # noqa: E402
+from evalkit.plan.requests.request import Settings  # noqa: E402
 
 SOURCE = Path(__file__).with_name("guard.cpp")
-LEVEL_A = [name for name, wanted in ARCHITECTURES.items() if wanted.level == "A"]
+LEVEL_A = [name for name, wanted in ARCHITECTURES.items() if wanted.level == "tree"]
 FEW = {"llama", "gemma2", "gpt2", "gpt-oss", "deepseek-v3"}  # the others are oracle's
 ASKS = {"llama-dynamic"}  # for the largest position, in every forward pass
 STEPS, NUM_SLOTS = 3, 12
@@ -124,7 +124,7 @@ def fake(name: str, device: torch.device, **changed: Any) -> Iterator[Any]:
                 model = causal.from_config(config, dtype=torch.bfloat16).eval()
             attention.switch(model, attention.NAME)
             engine: Any = Engine.__new__(Engine)
-            engine.model, engine.device, engine.level, engine.kept = model, device, "A", None
+            engine.model, engine.device, engine.level, engine.kept = model, device, "tree", None
             engine.generation, engine.eos_ids = None, frozenset()
             engine.tail = tail.find(model)
             yield engine
@@ -135,7 +135,7 @@ def batches(several: bool) -> list[Any]:
     the end of a block."""
     material = trials.Material(np.arange(20, 500, dtype=np.uint32))
     policy, settings = Policy(max_slots=NUM_SLOTS), Settings((), STEPS + 1)
-    made = [trials.writing("A", *given, policy, settings) for given in material.uneven]
+    made = [trials.writing("tree", *given, policy, settings) for given in material.uneven]
     return made if several else made[:1]
 
 

@@ -14,9 +14,11 @@ import support
 from support import call
 
 from evalkit.base import canon, statistics
-from evalkit.record import attest, keys
-from evalkit.show import published, report
-from evalkit.show.report import leaves, page, plots, texts
+from evalkit.record.signing import attest, keys
+from evalkit.show import report
+from evalkit.show.report import page
+from evalkit.show.report.parts import leaves, plots, texts
+from evalkit.show.scores import published
 
 SCRIPT = '</script><script>alert(1)</script><img src=x onerror="alert(2)">'
 HOSTILE = f"{SCRIPT}\x1b[31mred\x1b[0m \u202ereversed\u202c \u2028 \ud800 {{{{7*7}}}}"

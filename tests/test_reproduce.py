@@ -17,7 +17,8 @@ from evalkit.judge.reproduce import NOTHING, Wanted, differences, prepared, verd
 from evalkit.judge.reproduce.answers import apart
 from evalkit.judge.reproduce.obtain import obtained
 from evalkit.judge.reproduce.verdicts import Verdict
-from evalkit.record import archive, attest
+from evalkit.record.packs import archive
+from evalkit.record.signing import attest
 
 (EXAMPLE,) = (support.ROOT / "results" / "example").glob("demo-*")
 NOISE = Noise(0.01, 100)
@@ -112,7 +113,7 @@ def test_what_runs_code_is_never_taken_from_a_record(tmp_path: Path) -> None:
     record["command"]["config"] |= {"trust_remote_code": True, "allow_pickle": True}
     made = _options(record, Wanted(tmp_path, {}), tmp_path)
     assert not made.trust_remote_code and not made.allow_pickle
-    assert (made.threads, made.level, made.dtype) == (1, "A", "float32")
+    assert (made.threads, made.level, made.dtype) == (1, "tree", "float32")
     mine = Wanted(tmp_path, {"trust_remote_code": True})
     assert _options(record, mine, tmp_path).trust_remote_code
 

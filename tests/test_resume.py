@@ -21,15 +21,19 @@ import pytest
 import support
 from support import DEMO, call
 
-from evalkit.base import canon, digests, lease, stamp
+from evalkit.base import canon, lease
+from evalkit.base.caches import digests
 from evalkit.base.errors import EvalkitError
 from evalkit.base.events import Events
-from evalkit.inputs import model as models
+from evalkit.base.machine import stamp
 from evalkit.inputs import suite as suites
+from evalkit.inputs.models import model as models
 from evalkit.judge.verify import verify
 from evalkit.record import auditlog, journal, record
-from evalkit.run import execute, prepare, worker
+from evalkit.run import execute
 from evalkit.run import folder as folders
+from evalkit.run.preparing import prepare
+from evalkit.run.processes import worker
 
 # Run before the command line: stop after the third batch, at its end or in the middle of its line,
 # and wait there to be killed.

@@ -216,7 +216,7 @@ def test_shots_are_pinned_the_same_whatever_was_loaded_or_built_before(
     shots: Path, write_task: Write
 ) -> None:
     """The code of own_r shuffles its rows by Python's and numpy's generators."""
-    from evalkit.harness import requests
+    from evalkit.harness.asking import requests
     from evalkit.harness.data import pinning
 
     tasks = shots.parent / "tasks"

@@ -163,7 +163,7 @@ def test_another_cause_is_sent_again_and_a_failed_check_is_not(
     assert ran(script.array(recipe), recipe)[0] == 3
     assert recipe.submission.cause(0) == "the GPU has fallen off the bus (on n1)"
     assert ran(script.finish(recipe), recipe)[0] == 75
-    program(tmp_path, "evalkit", "echo 'evalkit: level A is not its own' >&2; exit 1")
+    program(tmp_path, "evalkit", "echo 'evalkit: level tree is not its own' >&2; exit 1")
     assert ran(script.array(recipe), recipe, "again")[0] == 1
     (tmp_path / "asked").unlink()
     ran(script.finish(recipe), recipe, "1")

@@ -19,9 +19,9 @@ import support
 from support import call
 
 from evalkit.base.events import now
-from evalkit.harness import rescore
+from evalkit.harness.scoring import rescore
 from evalkit.judge.verify import Report, Status, Trust, Wanted, verify
-from evalkit.record import attest, keys, sealing, timestamps
+from evalkit.record.signing import attest, keys, sealing, timestamps
 
 pytest.importorskip("rfc3161_client")
 if shutil.which("openssl") is None:

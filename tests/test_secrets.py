@@ -10,10 +10,10 @@ import pytest
 import support
 from support import call
 
-from evalkit.base import stamp
 from evalkit.base.errors import EvalkitError
+from evalkit.base.machine import stamp
 from evalkit.inputs import engine_name
-from evalkit.run.prepare import Options
+from evalkit.run.preparing.prepare import Options
 
 TOKEN = "hf_plantedABCDEFGHIJKLMNOPQRSTUVWXYZ"
 USER = "janedoeplanted"
@@ -46,7 +46,7 @@ def leaks(folder: Path, tmp_path: Path) -> list[str]:
 
 def own_suite(folder: Path) -> Path:
     """A suite with a task folder of its own, whose YAML calls a Python function there."""
-    from evalkit.inputs.builtin.demo.model import TASKS
+    from evalkit.inputs.models.builtin.demo.model import TASKS
 
     suite = support.suite(folder, "mine", ["demo_qa"])
     tasks = shutil.copytree(TASKS, folder / "tasks")

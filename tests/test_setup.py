@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from evalkit.base.gpus import LOCKS as OFFERED
-from evalkit.base.gpus import pick_lock
+from evalkit.base.machine.gpus import LOCKS as OFFERED
+from evalkit.base.machine.gpus import pick_lock
 
 ROOT = Path(__file__).resolve().parent.parent
 # But for the one wheel of smollm2, which is fetched and not installed.
@@ -76,7 +76,7 @@ def test_the_lock_follows_the_oldest_gpu(
 def test_a_lock_asked_for_wins_over_the_one_of_before_and_that_over_the_gpu(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("evalkit.base.gpus.ask_for_lock", lambda: "580.65.06, 9.0")
+    monkeypatch.setattr("evalkit.base.machine.gpus.ask_for_lock", lambda: "580.65.06, 9.0")
     monkeypatch.setenv("IN", "none")
     assert setup.choose("base", {"lock": "cpu"}).lock == "base"
     assert setup.choose("", {"lock": "cpu"}).lock == "cpu"
@@ -344,7 +344,7 @@ def echo(tmp_path: Path) -> Path:
         (
             "eval",
             {
-                "LEVEL": "B",
+                "LEVEL": "prefix",
                 "PROFILE": "precise",
                 "ADAPTER": "my lora",
                 "ENGINE": "lm-eval:vllm",

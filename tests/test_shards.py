@@ -17,7 +17,7 @@ from evalkit.plan.shards import Costs, Prompts, Shard
 from evalkit.plan.tokenise import Tokenised
 
 
-def planned(seed: int, level: str = "A", tasks: int = 4) -> dict[str, Any]:
+def planned(seed: int, level: str = "tree", tasks: int = 4) -> dict[str, Any]:
     """plan.json's content of a random suite."""
     rows = []
     for task in range(tasks):
@@ -124,12 +124,12 @@ def test_a_worker_is_given_prompts_to_fill_its_slots_and_no_more_than_its_share(
         other = {"kind": "loglikelihood", "targets": [[]] * 9}
         return {"level": level, "policy": {"max_slots": 8}, "batches": [*batches, other]}
 
-    few = Prompts(body("A", 1, 1, 1, 1))
+    few = Prompts(body("tree", 1, 1, 1, 1))
     assert few.are_few([], range(5), 2) and few.are_few([0], range(5), 2)
     assert not few.are_few([0, 1], range(5), 2), "the other two are another worker's"
     assert few.are_few([0, 1], range(5), 1)
-    many = Prompts(body("A", *[6] * 20))
+    many = Prompts(body("tree", *[6] * 20))
     assert many.are_few([0, 1], range(21), 2)
     assert not many.are_few([0, 1, 2], range(21), 2), "twice what generates at once"
     assert not many.are_few([20], range(21), 1), "what is scored fills no slots"
-    assert not Prompts(body("B", 1, 1)).are_few([], range(3), 1)
+    assert not Prompts(body("prefix", 1, 1)).are_few([], range(3), 1)

@@ -10,17 +10,17 @@ from typing import Any
 import pytest
 
 from evalkit.base import canon
-from evalkit.inputs import model as models
-from evalkit.inputs.tokenizer import Tokenizer
+from evalkit.inputs.models import model as models
+from evalkit.inputs.models.tokenizer import Tokenizer
 from evalkit.plan.batch import Batch
-from evalkit.plan.request import Settings
+from evalkit.plan.requests.request import Settings
 from tests import architectures, batches
 from tests.batches import token_ids
 
 torch = pytest.importorskip("torch")
 engine = pytest.importorskip("evalkit.engine")
 
-from evalkit.engine import generate  # noqa: E402
+from evalkit.engine.answers import generate  # noqa: E402
 from evalkit.engine.probe import apart  # noqa: E402
 from evalkit.engine.text import decoding  # noqa: E402
 from evalkit.engine.text.decoding import Endings  # noqa: E402
@@ -46,7 +46,7 @@ def load(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Load]:
         if (name, dtype) not in made:
             model = models.resolve(str(folders[name]))
             numerics = engine.numerics_for(model, dtype)
-            made[name, dtype] = engine.load(model, Tokenizer(model), numerics, "cpu", level="A")
+            made[name, dtype] = engine.load(model, Tokenizer(model), numerics, "cpu", level="tree")
         return made[name, dtype]
 
     yield loaded

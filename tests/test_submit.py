@@ -236,7 +236,7 @@ def test_make_submit_hands_every_variable_on(tmp_path: Path) -> None:
         pytest.skip("there is no make")
     told = ["MODEL=a b", "SBATCH=--reservation=x --exclude=n1", "GRES=gpu:1", "MAX_WALLTIME=2-0",
             "GPUS_PER_NODE=a100:1", "MEM=1G", "CPUS=4", "ACCOUNT=p", "QOS=q", "FRESH=1", "IN=none",
-            "ADAPTER=lora", "LEVEL=C", "ENGINE=lm-eval:hf", "FINISH_PARTITION=cpu"]  # fmt: skip
+            "ADAPTER=lora", "LEVEL=none", "ENGINE=lm-eval:hf", "FINISH_PARTITION=cpu"]  # fmt: skip
     ran = subprocess.run(
         [make, "-s", "-o", "setup", "submit", *told, "EVALKIT=printf '<%s>'"],
         cwd=support.ROOT, capture_output=True, text=True, check=True,

@@ -6,9 +6,9 @@ from typing import Any
 import architectures
 import pytest
 
-from evalkit.inputs import model as models
-from evalkit.inputs.tokenizer import Tokenizer
-from evalkit.plan.request import Settings
+from evalkit.inputs.models import model as models
+from evalkit.inputs.models.tokenizer import Tokenizer
+from evalkit.plan.requests.request import Settings
 from evalkit.plan.store import Batch
 from tests import batches
 from tests.batches import token_ids
@@ -33,13 +33,13 @@ Load = Callable[[str], Any]
 
 @pytest.fixture(scope="module")
 def load(tmp_path_factory: pytest.TempPathFactory) -> Load:
-    """An engine with a tiny model of an architecture, at level A."""
+    """An engine with a tiny model of an architecture, at level tree."""
 
     def loaded(name: str) -> Any:
         folder = tmp_path_factory.mktemp(name)
         found = models.resolve(str(architectures.build(name, folder)))
         numerics = engine.numerics_for(found, "float32")
-        return engine.load(found, Tokenizer(found), numerics, "cpu", level="A")
+        return engine.load(found, Tokenizer(found), numerics, "cpu", level="tree")
 
     return loaded
 

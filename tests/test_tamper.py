@@ -27,10 +27,10 @@ from runs import Run
 from tamper import JOURNAL, NOBODY, SIGNATURE, Change, caught, failed
 
 from evalkit.base.errors import Exit
-from evalkit.harness import rescore
+from evalkit.harness.scoring import rescore
 from evalkit.judge.verify import Trust, Wanted, verify
 from evalkit.judge.verify.checks import completeness
-from evalkit.record import attest, keys
+from evalkit.record.signing import attest, keys
 
 PAGE = Path(__file__).parents[1] / "docs" / "tamper.md"
 FUZZ = Path(__file__).parent / "fuzz.py"

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from evalkit.inputs import model as models
-from evalkit.inputs.tokenizer import Tokenizer
+from evalkit.inputs.models import model as models
+from evalkit.inputs.models.tokenizer import Tokenizer
 
 TEXTS = [
     "",

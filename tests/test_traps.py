@@ -24,13 +24,15 @@ import yaml
 from evalkit.base import canon
 from evalkit.base.errors import EvalkitError, Exit
 from evalkit.base.events import Events
-from evalkit.harness import locking, requests, score, tasks
+from evalkit.harness import locking, tasks
+from evalkit.harness.asking import requests
 from evalkit.harness.data import loading, pinning
+from evalkit.harness.scoring import score
 from evalkit.harness.tasks import Loaded
 from evalkit.inputs import suite as suites
-from evalkit.plan.request import Terms, settings_from
+from evalkit.plan.requests.request import Terms, settings_from
 from evalkit.run import evaluate as run
-from evalkit.run.prepare import Options
+from evalkit.run.preparing.prepare import Options
 from evalkit.show import summary
 
 pytest.importorskip("lm_eval")

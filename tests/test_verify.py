@@ -25,11 +25,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from runs import Run
 
 from evalkit.base.errors import EvalkitError, Exit
-from evalkit.harness import own_code, rescore
+from evalkit.harness.scoring import own_code, rescore
 from evalkit.judge.verify import Report, Status, verify
 from evalkit.judge.verify.checks import completeness, scores
-from evalkit.record import attest, keys
 from evalkit.record.reading import folder
+from evalkit.record.signing import attest, keys
 
 JOURNAL = f"journal/{runs.SEGMENT}.jsonl"
 
@@ -370,7 +370,7 @@ def test_each_id_follows_from_what_it_covers(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize(
     ("section", "key", "value"),
-    [("numerics", "dtype", "bfloat16"), ("numerics", "tf32", True), ("engine", "level", "B")],
+    [("numerics", "dtype", "bfloat16"), ("numerics", "tf32", True), ("engine", "level", "prefix")],
 )
 def test_a_changed_setting_no_longer_gives_the_run_id(
     tmp_path: Path, section: str, key: str, value: Any
@@ -484,7 +484,7 @@ def test_a_target_ends_in_its_row_and_scores_nothing_of_the_trunk(
     assert words in line(report, "plan", Status.FAIL if words else Status.PASS)
 
 
-@pytest.mark.parametrize(("level", "words"), [("B", "shares more"), ("C", "shares more")])
+@pytest.mark.parametrize(("level", "words"), [("prefix", "shares more"), ("none", "shares more")])
 def test_a_plan_that_shares_more_than_its_level_is_found(
     tmp_path: Path, level: str, words: str
 ) -> None:
@@ -938,7 +938,7 @@ def made_by(run: Run, engine: dict[str, Any], numerics: dict[str, Any] | None = 
 
 def test_the_engine_has_a_line_that_says_how_it_computed(tmp_path: Path) -> None:
     report = judged(Run(), tmp_path)
-    assert line(report, "engine", Status.PASS) == "evalkit, level A, native float32"
+    assert line(report, "engine", Status.PASS) == "evalkit, level tree, native float32"
     assert "bit-repeatable" not in report.lines()[-1]
 
 
@@ -947,7 +947,7 @@ def test_the_engine_has_a_line_that_says_how_it_computed(tmp_path: Path) -> None
     [
         ({"bit_repeatable": False}, {}, "evalkit claims bit_repeatable False"),
         ({"name": "lm-eval:hf"}, {}, "lm-eval:hf claims bit_repeatable True"),
-        ({"name": "lm-eval:hf", "bit_repeatable": False}, {}, "has level A, not C"),
+        ({"name": "lm-eval:hf", "bit_repeatable": False}, {}, "has level tree, not none"),
         ({"args": {"a": "b"}}, {}, "has no arguments"),
         ({"versions": {"lm_eval": "1"}}, {}, "has no arguments and no versions"),
         ({}, {"tf32": {"unknown": "why"}}, "numerics that it says it does not know"),

@@ -14,11 +14,13 @@ from support import DEMO
 
 from evalkit.base import events, stopping
 from evalkit.base.errors import EvalkitError, Exit
-from evalkit.inputs import model
+from evalkit.inputs.models import model
 from evalkit.plan.store import Plan
-from evalkit.run import child, folder, prepare, serving, workers
 from evalkit.run import evaluate as run
-from evalkit.run.worker import Place
+from evalkit.run import folder
+from evalkit.run.preparing import prepare
+from evalkit.run.processes import child, serving, workers
+from evalkit.run.processes.worker import Place
 
 
 def test_two_workers_give_the_answers_of_one_process(tmp_path: Path) -> None:

@@ -5,11 +5,11 @@ from typing import Any
 
 import numpy as np
 
-from evalkit.plan.request import Request, Settings
+from evalkit.plan.requests.request import Request, Settings
 from evalkit.plan.store import Batch, BatchTarget, Policy
 from evalkit.plan.tokenise import Row, Target, Tokenised, Tokens
 
-LEVELS = ("A", "B", "C")
+LEVELS = ("tree", "prefix", "none")
 SMALL = Policy(
     max_tokens=512, row_tokens=32, max_tree=96, min_trunk=4, chunk=8, max_rows=16, max_scored=96,
     max_slots=4, max_cache=512, waves=3,

@@ -16,7 +16,7 @@ from jsonschema import Draft202012Validator, TypeChecker
 from jsonschema.exceptions import ValidationError
 from jsonschema.validators import extend, validator_for
 
-from evalkit.base import shipped
+from evalkit.base.machine import shipped
 
 FOLDER = shipped.folder("schemas")
 _MAX_PROBLEMS = 100  # a hostile value may hold millions

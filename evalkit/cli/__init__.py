@@ -16,8 +16,9 @@ from typing import NoReturn
 import click
 
 import evalkit
-from evalkit.base import bounded, canon, steering, stopping
+from evalkit.base import bounded, canon, stopping
 from evalkit.base.errors import EvalkitError, Exit, no_right
+from evalkit.base.machine import steering
 from evalkit.cli import hosting, judging, running, sharing, showing, submitting
 from evalkit.host import inside
 

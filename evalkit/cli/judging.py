@@ -91,7 +91,7 @@ def compare_command(runs: tuple[Path, ...], gate: Path | None, as_json: bool, **
     from evalkit.judge import compare
     from evalkit.judge.compare import gate as gates
     from evalkit.judge.compare import text
-    from evalkit.record import archive
+    from evalkit.record.packs import archive
 
     policy = gates.read(gate) if gate else None
     with archive.opened(runs) as folders:
@@ -214,7 +214,7 @@ def validate_command(folder: Path, as_json: bool) -> None:
     evalkit validate results/EleutherAI--pythia-70m/core-0123456789ab
     """
     from evalkit.base import bounded
-    from evalkit.show import published
+    from evalkit.show.scores import published
 
     found = bounded.run(lambda: published.check(folder), [folder])
     tell(as_json, "\n".join(found.lines()), figures=found.to_json())

@@ -46,7 +46,7 @@ def run_options(command: Any) -> Any:
             click.option("--dtype", help="float32, bfloat16 or float16 (default: the weights')."),
             click.option("--profile", type=PROFILE,
                          help="native (default) or precise: float32 products."),
-            click.option("--level", help="What rows share: A, B or C (default: probed)."),
+            click.option("--level", help="What rows share: tree, prefix, none (default: probed)."),
             click.option("--adapter", type=click.Path(path_type=Path), help="A LoRA adapter."),
             click.option("--engine", default="evalkit", show_default=True,
                          help="evalkit, or lm-eval:NAME for a model class of lm-eval's."),
@@ -83,7 +83,7 @@ def means_options(command: Any) -> Any:
 
 def options_from(given: dict[str, Any]) -> Any:
     """The library's Options from the command line's words."""
-    from evalkit.run.prepare import Options
+    from evalkit.run.preparing.prepare import Options
 
     if not given["model"]:
         raise EvalkitError(
@@ -192,7 +192,7 @@ def execute_command(folder: Path, shard: str | None, as_json: bool, **given: Any
 @click.command("worker", hidden=True)
 def worker_command() -> None:
     """What `eval` and `execute` start: answers batches as its parent says on stdin."""
-    from evalkit.run import serving
+    from evalkit.run.processes import serving
 
     serving.serve()
 

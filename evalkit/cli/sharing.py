@@ -18,7 +18,7 @@ timestamp_option = click.option(
 def stamp(folder: Path, key: Any, authority: str | None) -> None:
     """A timestamp on what a key has signed in a folder."""
     if authority and key is not None and folder.is_dir():
-        from evalkit.record import sealing
+        from evalkit.record.signing import sealing
 
         sealing.stamp(folder, key.public, authority)
 
@@ -27,7 +27,7 @@ def private_key(path: Path | None) -> Any:
     """A private key, its passphrase asked for; None without a path."""
     if path is None:
         return None
-    from evalkit.record import keys
+    from evalkit.record.signing import keys
 
     return keys.private(path, lambda: click.prompt("Passphrase", hide_input=True, err=True))
 
@@ -53,7 +53,7 @@ def sign_command(
     evalkit sign --new-key --key my-key
     evalkit sign results/demo/demo-0123456789ab --key my-key
     """
-    from evalkit.record import attest, keys
+    from evalkit.record.signing import attest, keys
 
     if new_key:
         say(f"{key}.pub  {keys.make(key).fingerprint}", err=True)
@@ -85,7 +85,7 @@ def pack_command(
     evalkit pack results/demo/demo-0123456789ab
     evalkit pack results/demo/demo-0123456789ab --public --key my-key
     """
-    from evalkit.record import pack
+    from evalkit.record.packs import pack
 
     if reveal:
         path = pack.reveal(folder, reveal)
@@ -109,7 +109,7 @@ def seal_command(
     \b
     evalkit seal results/demo/demo-0123456789ab --key my-key
     """
-    from evalkit.record import sealing
+    from evalkit.record.signing import sealing
 
     path = sealing.seal(folder, private_key(key), metrics, timestamp)
     tell(as_json, path, file=str(path))
@@ -120,7 +120,7 @@ def in_passing(key: Path | None, timestamp: str | None) -> Callable[[Path], None
     sealed stays as it is."""
     if key is None:
         return None
-    from evalkit.record import sealing
+    from evalkit.record.signing import sealing
 
     private: Any = private_key(key)
 

@@ -51,7 +51,7 @@ def report_command(
     evalkit report --site results/ --out public/
     """
     from evalkit.base import bounded
-    from evalkit.record import archive
+    from evalkit.record.packs import archive
     from evalkit.show import report
 
     if len(folders) == 1 and out is None and archive.is_pack(folders[0]):
@@ -93,7 +93,7 @@ def export_command(
     evalkit export RUN1 RUN2 --to latex --out table.tex
     """
     from evalkit.base import bounded
-    from evalkit.record import archive
+    from evalkit.record.packs import archive
     from evalkit.show import export
 
     with archive.opened(folders) as runs:
@@ -121,7 +121,7 @@ def check_table_command(
     documents can give such a score at all.
     """
     from evalkit.base import bounded
-    from evalkit.record import archive
+    from evalkit.record.packs import archive
     from evalkit.show import table_check
 
     with archive.opened(folders) as runs:

@@ -7,6 +7,6 @@ or resized here.
 
 from evalkit.engine.core import Engine, Numerics, load, numerics_for, quantization
 from evalkit.engine.hardware.device import hardware
-from evalkit.engine.weights import import_all
+from evalkit.engine.hardware.weights import import_all
 
 __all__ = ["Engine", "Numerics", "hardware", "import_all", "load", "numerics_for", "quantization"]

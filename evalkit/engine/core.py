@@ -8,16 +8,16 @@ from typing import Any
 import torch
 
 from evalkit.base.errors import EvalkitError, Exit
-from evalkit.engine import generate, scoring, split, weights
-from evalkit.engine.hardware import heap, sums
+from evalkit.engine.answers import generate, scoring
+from evalkit.engine.hardware import heap, split, sums, weights
 from evalkit.engine.hardware.device import AUTO
-from evalkit.engine.numerics import Numerics, fix_numerics, numerics_for, quantization
+from evalkit.engine.numerics.numerics import Numerics, fix_numerics, numerics_for, quantization
 from evalkit.engine.text import decoding, processors
 from evalkit.engine.tree import attention, rotary, tail
-from evalkit.inputs.model import Model
-from evalkit.inputs.tokenizer import Tokenizer
+from evalkit.inputs.models.model import Model
+from evalkit.inputs.models.tokenizer import Tokenizer
 from evalkit.plan.batch import Batch
-from evalkit.plan.request import Settings
+from evalkit.plan.requests.request import Settings
 
 __all__ = ["NAME", "Engine", "Numerics", "load", "numerics_for", "quantization"]
 NAME = "evalkit"
@@ -47,7 +47,7 @@ class Engine:
 
     @cached_property
     def tail(self) -> tail.Tail:
-        """Where the model's attention ends (level A)."""
+        """Where the model's attention ends (level tree)."""
         return tail.find(self.model)
 
     @cached_property
@@ -79,7 +79,7 @@ class Engine:
         answered: Callable[[Batch, dict[str, dict[str, Any]]], None],
     ) -> None:  # fmt: skip
         """Answer a generating batch and those that `more` gives (None: no more now), which have its
-        settings and slots, side by side (level A): each one's answers, told to `answered`, are
+        settings and slots, side by side (level tree): each one's answers, told to `answered`, are
         those of `execute`. `more` is told how many tokens of trunks are held for those in hand.
         Where memory runs out, the rest are executed one by one."""
         left: dict[str, Batch] = {first.id: first}
@@ -134,7 +134,7 @@ def load(
     loaded = weights.load(model, numerics, device, adapter)
     if sums.needed(loaded.config, device):
         sums.replace()
-    if level == "A":
+    if level == "tree":
         attention.switch(loaded, attention.NAME)
     if device == AUTO:
         device = str(loaded.get_input_embeddings().weight.device)

@@ -1,8 +1,8 @@
-"""Levels B and C: rows through transformers' own caches and masks, or through none.
+"""Levels prefix and none: rows through transformers' own caches and masks, or through none.
 
-Level B computes a trunk once and gives every row a copy of its state, recurrent states too. Level C
-shares nothing. Scored rows are padded on the right, where a causal model never looks; generated
-ones are of one length, because padding would pass through a recurrent state.
+Level prefix computes a trunk once and gives every row a copy of its state, recurrent states too.
+Level none shares nothing. Scored rows are padded on the right, where a causal model never looks;
+generated ones are of one length, because padding would pass through a recurrent state.
 """
 
 import copy

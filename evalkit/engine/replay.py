@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from evalkit.base import canon
-from evalkit.engine import scoring
-from evalkit.engine.numerics import DTYPES
+from evalkit.engine.answers import scoring
+from evalkit.engine.numerics.numerics import DTYPES
 from evalkit.engine.probe import reference
 from evalkit.engine.probe.reference import Answered
 from evalkit.engine.text import decoding, processors, thoughts
 from evalkit.engine.tree import attention, rotary
 from evalkit.engine.tree.tree import depths
 from evalkit.plan.batch import Batch, BatchTarget
-from evalkit.plan.request import Settings
+from evalkit.plan.requests.request import Settings
 
 if TYPE_CHECKING:
     from evalkit.engine.core import Engine

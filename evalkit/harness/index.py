@@ -11,7 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from evalkit.base import canon, kept, stamp
+from evalkit.base import canon
+from evalkit.base.caches import kept
+from evalkit.base.machine import stamp
 
 KIND = "tasks"
 Index = dict[str, Any]  # lm-eval's Entry by name

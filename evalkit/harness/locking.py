@@ -8,7 +8,8 @@ from typing import Any
 
 from evalkit.base import canon, schema
 from evalkit.base.errors import EvalkitError, Exit
-from evalkit.harness import asked, tasks
+from evalkit.harness import tasks
+from evalkit.harness.asking import asked
 from evalkit.harness.data import commits, loading, pinning
 from evalkit.harness.scoring import scorers
 from evalkit.harness.tasks import Leaf

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from evalkit.base import stamp
+from evalkit.base.machine import stamp
+from evalkit.harness import documents
 from evalkit.harness.index import task_folder
-from evalkit.harness.scoring import documents
 from evalkit.inputs.suite import Suite
 
 ELSEWHERE = "see record.json"

@@ -17,7 +17,7 @@ from typing import Any
 from evalkit.base.errors import EvalkitError, one_of
 from evalkit.harness import index
 from evalkit.harness.data import cache, code, loading, pinning
-from evalkit.harness.scoring import programs
+from evalkit.harness.programs import programs
 from evalkit.inputs import suite as suites
 from evalkit.inputs.rows import Rows
 from evalkit.inputs.suite import Lock, Suite

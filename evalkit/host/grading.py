@@ -15,14 +15,15 @@ from typing import Any
 from evalkit.base import canon
 from evalkit.base.errors import EvalkitError, Exit
 from evalkit.base.events import Events
-from evalkit.harness.scoring import verdicts
+from evalkit.harness.programs import verdicts
 from evalkit.host import sandbox
 from evalkit.host.launch import runtimes
 from evalkit.host.launch.runtimes import Place
 from evalkit.host.sandbox import Limits
+from evalkit.record.reading.evidence.samples import NAME as SAMPLES
 from evalkit.record.reading.folder import Folder
-from evalkit.record.reading.samples import NAME as SAMPLES
-from evalkit.run import evaluate, folder, graded
+from evalkit.run import evaluate, folder
+from evalkit.run.finishing import graded
 
 AT_ONCE = 4  # containers
 

@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from evalkit.base.errors import EvalkitError, Exit
-from evalkit.base.steering import KERNELS
+from evalkit.base.machine.steering import KERNELS
 
 PREFIX = "EVALKIT_PREFIX"  # where the image has its Python environment
 SECRETS = "EVALKIT_SECRETS"  # a file with variables that no command line may show

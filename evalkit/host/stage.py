@@ -21,9 +21,9 @@ from evalkit.base.errors import EvalkitError, Exit
 from evalkit.base.events import Events
 from evalkit.host import stage_manifest
 from evalkit.inputs import hub
-from evalkit.inputs import model as models
 from evalkit.inputs import suite as suites
-from evalkit.inputs.model import Model
+from evalkit.inputs.models import model as models
+from evalkit.inputs.models.model import Model
 from evalkit.inputs.suite import Lock
 from evalkit.run import evaluate
 

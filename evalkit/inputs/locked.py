@@ -16,8 +16,9 @@ from typing import Any
 
 import yaml
 
-from evalkit.base import canon, schema, stamp
+from evalkit.base import canon, schema
 from evalkit.base.errors import EvalkitError, Exit
+from evalkit.base.machine import stamp
 from evalkit.inputs import rows
 from evalkit.inputs.rows import Rows
 from evalkit.inputs.untrusted import plain_yaml

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from evalkit.base import canon, schema
-from evalkit.base import shipped as shipped_files
 from evalkit.base.errors import EvalkitError, Exit, one_of
+from evalkit.base.machine import shipped as shipped_files
 from evalkit.inputs.chat import keys as chat
 from evalkit.inputs.chat.keys import Chat
 from evalkit.inputs.locked import (
@@ -147,7 +147,7 @@ def _include_path(value: str | None, suite: Path) -> Path | None:
         return None
     own = "package:"  # the demo's tasks come with evalkit, wherever that is installed
     folder = (
-        shipped_files.PACKAGE / "inputs/builtin" / value.removeprefix(own)
+        shipped_files.PACKAGE / "inputs/models/builtin" / value.removeprefix(own)
         if value.startswith(own)
         else suite.parent / value
     )

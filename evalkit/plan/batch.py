@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from evalkit.base import canon
-from evalkit.plan.request import Kind, Settings
+from evalkit.plan.requests.request import Kind, Settings
 from evalkit.plan.tokenise import Tokens
 
 PREFILL = 2048  # tokens of prompts, on a CPU
@@ -27,12 +27,12 @@ class Policy:
     Tokens, unless said otherwise. `max_tokens` bounds rows x padded width of a batch, `row_tokens`
     is the width that rows are packed to where no tree is wider, a subtree of more than `max_tree`
     gets a trunk where its shared prefix has at least `min_trunk`, and a trunk is prefilled `chunk`
-    at a time. `max_rows` bounds the rows of a batch at levels B and C, `max_scored` the positions
-    whose logits exist at once, `max_slots` the prompts that generate at once, and `max_cache` the
-    tokens of their own key-value caches, as long as they may grow; a generating batch has at most
-    `waves` times as many as generate at once. `prefill` bounds the prompts that are prefilled at
-    once, padding included. For GPUs `memory` is the class that it is for, in GB (0: a CPU), and
-    `max_trunk` the tokens of a trunk, its parents' included.
+    at a time. `max_rows` bounds the rows of a batch at levels prefix and none, `max_scored` the
+    positions whose logits exist at once, `max_slots` the prompts that generate at once, and
+    `max_cache` the tokens of their own key-value caches, as long as they may grow; a generating
+    batch has at most `waves` times as many as generate at once. `prefill` bounds the prompts that
+    are prefilled at once, padding included. For GPUs `memory` is the class that it is for, in GB
+    (0: a CPU), and `max_trunk` the tokens of a trunk, its parents' included.
     """
 
     max_tokens: int = 16384

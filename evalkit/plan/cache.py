@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from evalkit.base import canon, kept
+from evalkit.base import canon
+from evalkit.base.caches import kept
 from evalkit.base.errors import EvalkitError
 
 KEPT = 8  # plans; the largest shipped suite's takes 60 MB

@@ -12,12 +12,12 @@ from evalkit.base import canon
 from evalkit.plan import packing, sharing, tokenise
 from evalkit.plan.batch import Batch, BatchTarget, Policy, make_batch
 from evalkit.plan.packing import Item, Rows
-from evalkit.plan.request import Kind, Settings
+from evalkit.plan.requests.request import Kind, Settings
 from evalkit.plan.sharing import Stem
 from evalkit.plan.tokenise import Target, Tokenised
 from evalkit.plan.trie import Forest, Trie, forest, order_key
 
-LEVELS = ("A", "B", "C")
+LEVELS = ("tree", "prefix", "none")
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,11 +80,11 @@ def _target_key(target: Target) -> tuple[int, int, int, int]:
 
 
 def _sharing(group: Group, trie: Trie, policy: Policy, level: str) -> sharing.Sharing:
-    if level == "C" or group.over_limit:
+    if level == "none" or group.over_limit:
         return sharing.Nothing()
     if group.settings:
-        return sharing.Prompts(trie, policy, group.settings.max_gen_toks, level == "A")
-    return sharing.Trees(trie, policy) if level == "A" else sharing.Clones(trie, policy)
+        return sharing.Prompts(trie, policy, group.settings.max_gen_toks, level == "tree")
+    return sharing.Trees(trie, policy) if level == "tree" else sharing.Clones(trie, policy)
 
 
 def _packed(group: Group, trie: Trie, stem: Stem, policy: Policy, level: str) -> Iterable[Rows]:
@@ -95,13 +95,13 @@ def _packed(group: Group, trie: Trie, stem: Stem, policy: Policy, level: str) ->
         longest = max(int(trie.lengths[part.lo : part.hi].max()) for part in stem.subtrees)
         if group.over_limit:
             return packing.alone(items, policy)
-        if level == "A":
+        if level == "tree":
             return packing.waves(items, policy, longest - length + group.settings.max_gen_toks)
         return packing.in_step(items, policy, longest + group.settings.max_gen_toks)
     items = [Item(n, trie.unique(part), trie.scored(part)) for n, part in enumerate(stem.subtrees)]
     if group.over_limit:
         return packing.even(items, policy)
-    if level == "A":
+    if level == "tree":
         return packing.forests(items, policy)
     return packing.by_length(items, policy, length)
 

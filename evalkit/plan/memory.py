@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from evalkit.base.errors import EvalkitError, Exit
-from evalkit.inputs.checkpoint.shape import Shape
+from evalkit.inputs.models.checkpoint.shape import Shape
 from evalkit.plan.batch import Policy
 
 CLASSES = (8, 12, 16, 24, 32, 40, 48, 80, 96, 141, 180)  # GB that GPUs are sold with

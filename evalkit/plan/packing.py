@@ -30,7 +30,7 @@ Rows = list[Row]  # a batch
 
 
 def forests(items: Sequence[Item], policy: Policy) -> Iterator[Rows]:
-    """Level A, scoring: several items a row."""
+    """Level tree, scoring: several items a row."""
     return _cut(_filled(items, policy.row_tokens, policy.max_scored), policy, len(items))
 
 
@@ -53,7 +53,8 @@ def _filled(items: Sequence[Item], width: int, max_scored: int) -> Rows:
 
 
 def by_length(items: Sequence[Item], policy: Policy, trunk: int) -> Iterator[Rows]:
-    """Levels B and C, scoring: an item a row, each with a copy of a trunk of that many tokens."""
+    """Levels prefix and none, scoring: an item a row, each with a copy of a trunk of `trunk`
+    tokens."""
     rows = [[item] for item in items]
     if not trunk:
         return _cut(rows, policy, policy.max_rows)
@@ -62,9 +63,9 @@ def by_length(items: Sequence[Item], policy: Policy, trunk: int) -> Iterator[Row
 
 
 def waves(items: Sequence[Item], policy: Policy, tokens: int) -> Iterator[Rows]:
-    """Level A, generation: as few batches as the policy allows, equally full, so that none is left
-    with a few prompts that keep few slots busy. An item's `scored` are its prompts, each of which
-    grows to `tokens` at most."""
+    """Level tree, generation: as few batches as the policy allows, equally full, so that none is
+    left with a few prompts that keep few slots busy. An item's `scored` are its prompts, each of
+    which grows to `tokens` at most."""
     most = policy.waves * policy.slots(tokens)
     number = -(-sum(item.scored for item in items) // most)
     while any(sum(item.scored for item in part) > most for part in _dealt(items, number)):
@@ -100,7 +101,7 @@ def _dealt(items: Sequence[Item], number: int, *, by_size: bool = False) -> list
 
 
 def in_step(items: Sequence[Item], policy: Policy, tokens: int) -> Iterator[Rows]:
-    """Levels B and C, generation: rows of one length, because padding would pass through a
+    """Levels prefix and none, generation: rows of one length, because padding would pass through a
     recurrent state, and all of them at once. A row grows to `tokens` at most, its copy of the trunk
     included."""
     return _even([[item] for item in items], policy, policy.slots(tokens))

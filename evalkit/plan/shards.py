@@ -144,7 +144,7 @@ class Prompts:
 
     def __init__(self, body: dict[str, Any]) -> None:
         self._slots = body["policy"]["max_slots"]
-        is_shared = body["level"] == "A"
+        is_shared = body["level"] == "tree"
         self._of = [
             len(entry["targets"]) if is_shared and entry["kind"] == "generate_until" else 0
             for entry in body["batches"]

@@ -13,7 +13,7 @@ from evalkit.plan.batch import Policy, Trunk, make_trunk
 from evalkit.plan.packing import PASS
 from evalkit.plan.trie import Range, Trie
 
-MIN_CLONES = 8  # rows that a trunk is copied to at least, at level B
+MIN_CLONES = 8  # rows that a trunk is copied to at least, at level prefix
 DOUBLED = 64  # of a tree, the share that may be computed beside it once more: 1/64
 
 
@@ -60,7 +60,7 @@ def stems(trie: Trie, sharing: Sharing) -> Iterator[Stem]:
 
 @dataclass(frozen=True, slots=True)
 class Trees:
-    """Level A, scoring: a subtree is a row or a part of one, so siblings share without a trunk.
+    """Level tree, scoring: a subtree is a row or a part of one, so siblings share without a trunk.
 
     Every token of a row meets every other in attention, so a tree is kept small: only so large that
     the prefix which its siblings compute again is at most 1/64 of it, and at most `max_tree`. Where
@@ -111,7 +111,7 @@ def trees(trie: Trie, policy: Policy, part: Range, most: int) -> list[Range]:
 
 @dataclass(frozen=True, slots=True)
 class Clones:
-    """Level B, scoring: each row is one sequence and gets its own copy of a trunk.
+    """Level prefix, scoring: each row is one sequence and gets its own copy of a trunk.
 
     A child trunk is computed from its root on, since a recurrent state can't be cut back to a
     parent's: it has to save more than that.
@@ -135,7 +135,7 @@ class Clones:
 
 @dataclass(frozen=True, slots=True)
 class Prompts:
-    """Generation: at level A prompts make trees as what is scored does, at level B each is a row.
+    """Generation: at level tree prompts make trees as what is scored does; below, each is a row.
 
     Decoding reads the trunk for all at once, so a trunk for all the prompts there are always pays.
     One for a part of them makes another batch, so up to `max_gen_toks` steps more, and a step costs
@@ -167,7 +167,7 @@ class Prompts:
 
 @dataclass(frozen=True, slots=True)
 class Nothing:
-    """Level C: every row from its first token on."""
+    """Level none: every row from its first token on."""
 
     def pays(self, part: Range, depth: int, whole: Range) -> bool:
         """Never."""

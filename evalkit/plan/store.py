@@ -30,26 +30,14 @@ from evalkit.plan.batch import (
     trunk_tokens,
 )
 from evalkit.plan.grouping import LEVELS, group_batches, groups, make_batches
-from evalkit.plan.request import Settings
+from evalkit.plan.requests.request import Settings
 from evalkit.plan.tokenise import Tokenised
 
-__all__ = [  # who reads a plan need not know which module a part of it comes from
-    "LEVELS",
-    "Batch",
-    "BatchTarget",
-    "Builder",
-    "Figures",
-    "Plan",
-    "Policy",
-    "Row",
-    "Trunk",
-    "build",
-    "figures",
-    "make_batch",
-    "make_batches",
-    "make_trunk",
-    "plan_id",
-]
+# Who reads a plan need not know which module a part of it comes from.
+__all__ = [
+    "LEVELS", "Batch", "BatchTarget", "Builder", "Figures", "Plan", "Policy", "Row", "Trunk",
+    "build", "figures", "make_batch", "make_batches", "make_trunk", "plan_id",
+]  # fmt: skip
 
 SCHEMA = "evalkit/plan/2"
 _KEPT_TRUNKS = 16  # a chain of nested ones is seldom longer

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from evalkit.base.errors import EvalkitError
-from evalkit.plan.request import Request
+from evalkit.plan.requests.request import Request
 
 CHUNK = 2048  # requests whose strings are in memory at once
 Tokens = npt.NDArray[np.uint32]  # [tokens]; a Python list of ints takes nine times the memory

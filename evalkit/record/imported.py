@@ -13,10 +13,10 @@ from pathlib import Path
 
 from evalkit.base import canon
 from evalkit.base.errors import EvalkitError, Exit
-from evalkit.record.reading import lm_eval_results
 from evalkit.record.reading.folder import Folder, foreign
-from evalkit.record.reading.lm_eval_results import PlainResults
-from evalkit.record.reading.older import Completing, with_sizes
+from evalkit.record.reading.lm_eval import results
+from evalkit.record.reading.lm_eval.older import Completing, with_sizes
+from evalkit.record.reading.lm_eval.results import PlainResults
 
 SCHEMA = "evalkit/imported/1"
 UNKNOWN = {
@@ -31,7 +31,7 @@ def bring_in(source: Path, out: Path) -> Path:
     """Write the newest run in `source` below `out`; the folder's path, or that of an equal one that
     is there. EvalkitError where `source` holds none, or its samples can't be read."""
     with foreign(source):
-        return _bring_in(lm_eval_results.find(source), out)
+        return _bring_in(results.find(source), out)
 
 
 def _bring_in(found: PlainResults, out: Path) -> Path:

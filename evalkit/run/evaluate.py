@@ -6,26 +6,33 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from evalkit.base import canon, lease, stamp, stopping
+from evalkit.base import canon, lease, stopping
 from evalkit.base.errors import EvalkitError, Exit
 from evalkit.base.events import Events
-from evalkit.harness import asked, tasks
+from evalkit.base.machine import stamp
+from evalkit.harness import tasks
+from evalkit.harness.asking import asked
 from evalkit.harness.tasks import Loaded
-from evalkit.inputs import architecture, engine_name
+from evalkit.inputs import engine_name
+from evalkit.inputs.models import architecture
+from evalkit.inputs.models.tokenizer import Tokenizer
 from evalkit.inputs.suite import Lock, Suite
-from evalkit.inputs.tokenizer import Tokenizer
-from evalkit.plan import asking, cache, memory
+from evalkit.plan import cache, memory
 from evalkit.plan import store as planning
 from evalkit.plan.cache import Planned
+from evalkit.plan.requests import asking
 from evalkit.plan.shards import Shard
 from evalkit.plan.store import Policy
 from evalkit.plan.tokenise import tokenise
-from evalkit.run import carried, folder, graded, named, prepare, telemetry, worker
 from evalkit.run import execute as executing
-from evalkit.run import finish as finishing
-from evalkit.run.engines import Place
+from evalkit.run import folder, telemetry
+from evalkit.run.finishing import carried, graded
+from evalkit.run.finishing import finish as finishing
 from evalkit.run.folder import Run
-from evalkit.run.prepare import Job, Options
+from evalkit.run.preparing import named, prepare
+from evalkit.run.preparing.engines import Place
+from evalkit.run.preparing.prepare import Job, Options
+from evalkit.run.processes import worker
 
 PLANNERS = ("lm_eval", "tokenizers", "transformers")  # whose versions a plan may depend on
 

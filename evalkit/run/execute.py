@@ -13,22 +13,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from evalkit.base import stamp, stopping
+from evalkit.base import stopping
 from evalkit.base.errors import EvalkitError
 from evalkit.base.events import Events
+from evalkit.base.machine import stamp
 from evalkit.base.stopping import Stop
-from evalkit.inputs import model as models
-from evalkit.inputs.model import Model
+from evalkit.inputs.models import model as models
+from evalkit.inputs.models.model import Model
 from evalkit.plan import shards
 from evalkit.plan.shards import Shard
 from evalkit.plan.store import Plan, plan_id
 from evalkit.record import journal
-from evalkit.run import child, engines, pace, telemetry, worker
-from evalkit.run.child import Child
-from evalkit.run.engines import Place
+from evalkit.run import pace, telemetry
 from evalkit.run.folder import Run, first_difference, read, run_id
-from evalkit.run.prepare import Job
-from evalkit.run.workers import Workers
+from evalkit.run.preparing import engines
+from evalkit.run.preparing.engines import Place
+from evalkit.run.preparing.prepare import Job
+from evalkit.run.processes import child, worker
+from evalkit.run.processes.child import Child
+from evalkit.run.processes.workers import Workers
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +195,7 @@ def _say_stopping(events: Events, means: Means) -> None:
 
 
 def _how(run: Run) -> str:
-    """Engine, level and numerics in words: `evalkit, level A, native float32`."""
+    """Engine, level and numerics in words: `evalkit, level tree, native float32`."""
     engine, numerics = run.body["inputs"]["engine"], run.body["inputs"]["numerics"]
     told = [numerics[key] for key in ("profile", "dtype") if isinstance(numerics[key], str)]
     return ", ".join([engine["name"], f"level {engine['level']}", *filter(None, [" ".join(told)])])

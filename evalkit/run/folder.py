@@ -7,19 +7,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from evalkit.base import canon, stamp
+from evalkit.base import canon
 from evalkit.base.errors import EvalkitError
 from evalkit.base.events import now
-from evalkit.inputs import model as models
+from evalkit.base.machine import stamp
 from evalkit.inputs import suite as suites
-from evalkit.inputs.checkpoint import generation, headers
 from evalkit.inputs.engine_name import OWN
-from evalkit.inputs.model import Model
+from evalkit.inputs.models import model as models
+from evalkit.inputs.models.checkpoint import generation, headers
+from evalkit.inputs.models.model import Model
+from evalkit.inputs.models.tokenizer import Tokenizer
 from evalkit.inputs.suite import Suite
-from evalkit.inputs.tokenizer import Tokenizer
 from evalkit.plan.cache import Planned
-from evalkit.run import named
-from evalkit.run.prepare import Job, Options
+from evalkit.run.preparing import named
+from evalkit.run.preparing.prepare import Job, Options
 
 SCHEMA = "evalkit/run/3"
 
@@ -237,7 +238,7 @@ def to_score(run: Run, suite: str | None, model: str | None, offline: bool) -> O
         out=run.folder.parent.parent,
         offline=offline,
         dtype=dtype if isinstance(dtype, str) else None,
-        level="C",
+        level="none",
         device="cpu" if asked["engine"] == OWN else None,
         seed=asked["seed"],
         allow_pickle=may["allow_pickle"],

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from evalkit.base.events import Events
 from evalkit.run import evaluate
-from evalkit.run.prepare import Options
-from evalkit.show import seeds as spreads
+from evalkit.run.preparing.prepare import Options
 from evalkit.show import summary
+from evalkit.show.scores import seeds as spreads
 
 
 @dataclass(frozen=True, slots=True)

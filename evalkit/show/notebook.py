@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evalkit.base.errors import EvalkitError, Exit
-from evalkit.show.rows import rows
+from evalkit.show.scores.rows import rows
 from evalkit.show.source import source
 
 if TYPE_CHECKING:

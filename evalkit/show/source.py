@@ -13,8 +13,9 @@ from typing import Any
 
 from evalkit.base.errors import EvalkitError, Exit
 from evalkit.judge.verify import Report, Wanted, plain, verify
-from evalkit.record.reading import lm_eval_results, read
-from evalkit.record.reading.as_record import as_record
+from evalkit.record.reading import read
+from evalkit.record.reading.lm_eval import results
+from evalkit.record.reading.lm_eval.as_record import as_record
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +51,7 @@ def source(run: Path, *, unverified: bool = False, wanted: Wanted | None = None)
         record = read.record(run)
         made = Source(run, record, verify(run, asked), whole=True)
     else:
-        found = lm_eval_results.find(run)
+        found = results.find(run)
         report = plain.verify(found.folder, f"results_{found.time}.json", asked=asked.asked)
         made = Source(run, as_record(found), report, whole=False)
     if made.mark and not unverified:
@@ -62,5 +63,5 @@ def source(run: Path, *, unverified: bool = False, wanted: Wanted | None = None)
 
 
 def _samples(path: Path) -> Iterator[dict[str, Any]]:
-    for document in lm_eval_results.find(path).documents():
+    for document in results.find(path).documents():
         yield from document.samples

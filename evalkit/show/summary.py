@@ -16,9 +16,10 @@ from evalkit.base import canon, lease
 from evalkit.base.errors import EvalkitError, Exit
 from evalkit.judge.verify.plain import results_in
 from evalkit.plan import store
-from evalkit.record.reading import score_table
+from evalkit.record.reading.scores import score_table
 from evalkit.run import execute
-from evalkit.show import published, texts
+from evalkit.show import texts
+from evalkit.show.scores import published
 
 
 def show(folder: Path, console: Console) -> int:
@@ -131,7 +132,7 @@ def notes(record: dict[str, Any]) -> list[str]:
 def _show_chance(record: dict[str, Any], console: Console) -> None:
     """Hold a demo's scores against what guessing gives: the demo's own model is random, so they
     must be that; another model may do better."""
-    from evalkit.inputs.builtin.demo import CHANCE, at_chance
+    from evalkit.inputs.models.builtin.demo import CHANCE, at_chance
 
     is_random = record["model"]["reference"] == "demo"
     head = (

@@ -7,7 +7,7 @@ from typing import Any
 
 from evalkit.base import canon
 from evalkit.inputs.chat import texts
-from evalkit.record.reading import score_table
+from evalkit.record.reading.scores import score_table
 
 Value = dict[str, Any]
 

@@ -81,7 +81,7 @@ def test_a_dead_node_and_another_number_of_shards_change_nothing(
 @pytest.mark.cluster_full
 def test_a_time_limit_shorter_than_a_shard_is_lived_with(cluster: Cluster) -> None:
     """Slurm warns, the batch in hand is kept, the task goes back into the queue, and on."""
-    many = ("--limit", "250", "--level", "C")  # level C computes every prompt whole
+    many = ("--limit", "250", "--level", "none")  # level none computes every prompt whole
     cluster.submit("--shards", "1", *many, "--time", "3", "--grace", "30")
     cluster.wait()
     records = cluster.records()

@@ -12,7 +12,7 @@ import pytest
 import support
 from fire import Fire, Tell
 
-from evalkit.run import prepare
+from evalkit.run.preparing import prepare
 
 pytestmark = pytest.mark.faults
 NO_FLOOR = (

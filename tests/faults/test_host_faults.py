@@ -11,7 +11,8 @@ import pytest
 import support
 from fire import Fire, Tell
 
-from evalkit.base import canon, stamp
+from evalkit.base import canon
+from evalkit.base.machine import stamp
 from evalkit.run import folder
 
 pytestmark = pytest.mark.faults
@@ -146,7 +147,7 @@ def test_an_input_that_changed_meanwhile_is_named_before_any_batch(
         (("--dtype", "bfloat16"), "numerics.dtype: float32 -> bfloat16"),
         (("--limit", "3"), "suite.limit: None -> 3"),
         (("--threads", "2"), "numerics.threads: 1 -> 2"),
-        (("--level", "C"), "engine.level: A -> C"),
+        (("--level", "C"), "engine.level: tree -> none"),
     ],
 )
 def test_an_option_that_changed_meanwhile_is_named_and_nothing_is_lost(

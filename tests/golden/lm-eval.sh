@@ -11,7 +11,7 @@ make_one() { # version, command, requirements...
     shift 2
     [ -x "$place/$version/bin/lm_eval" ] || { python3 -m venv "$place/$version" && "$python" -m pip install -q "$@"; }
     rm -rf "$place/out-$version" "$here/lm-eval-$version"
-    cd "$here/../../evalkit/inputs/builtin/demo/tasks"
+    cd "$here/../../evalkit/inputs/models/builtin/demo/tasks"
     HF_HOME="$place/cache-$version" HF_HUB_OFFLINE=1 "$place/$version/bin/lm_eval" $command \
         --model dummy --tasks demo_letters,demo_endings,demo_qa,demo_cot --include_path . \
         --limit 4 --log_samples --output_path "$place/out-$version"

@@ -124,7 +124,7 @@ def ours(model: Path, suite: Value, folder: Path) -> Side:
     from evalkit.harness import locking
     from evalkit.inputs import rows
     from evalkit.run import evaluate as run
-    from evalkit.run.prepare import Options
+    from evalkit.run.preparing.prepare import Options
 
     path = folder / f"{suite['name']}.yaml"
     path.write_text(text := yaml.safe_dump(suite))

@@ -8,7 +8,7 @@ import gguf_files
 import pytest
 import sides
 
-from evalkit.inputs.builtin.demo.model import TASKS
+from evalkit.inputs.models.builtin.demo.model import TASKS
 
 pytestmark = pytest.mark.oracle
 

@@ -123,7 +123,7 @@ def test_a_served_model_answers_as_evalkits_own(
     theirs = run(model, suite, tmp_path / "theirs", *to(url))
     compare(theirs, run(model, suite, tmp_path / "ours", "--device", "cpu"))
     record = support.read(theirs)
-    assert record["engine"]["level"] == "C" and record["engine"]["args"]["base_url"] == url
+    assert record["engine"]["level"] == "none" and record["engine"]["args"]["base_url"] == url
     assert support.read(theirs, "plan.json")["max_length"] == 1022
     assert "unknown" in record["segments"][0]["hardware"]
     assert "unknown" in record["environment"]["gpu"]

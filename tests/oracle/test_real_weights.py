@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import sides
 
-from evalkit.inputs import model as models
+from evalkit.inputs.models import model as models
 
 pytestmark = pytest.mark.real
 ROOT = Path(__file__).resolve().parents[2]
@@ -30,7 +30,7 @@ def compared(name: str, suite: dict[str, Any], hf_model: Any, folder: Path) -> s
 def test_the_demos_tasks_score_the_same_on_a_real_model(
     smollm2: str, hf_model: Callable[[Path], Any], tmp_path: Path
 ) -> None:
-    shutil.copytree(ROOT / "evalkit/inputs/builtin/demo/tasks", tmp_path / "tasks")
+    shutil.copytree(ROOT / "evalkit/inputs/models/builtin/demo/tasks", tmp_path / "tasks")
     tasks = ["demo_letters", "demo_endings", "demo_qa", "demo_cot"]
     suite = {"name": "real_demo", "tasks": tasks, "include_path": "tasks", "limit": 8}
     assert compared(smollm2, suite, hf_model, tmp_path).documents == 48
@@ -56,7 +56,7 @@ def test_real_documents_score_the_same_on_a_real_model(
 def test_the_demos_tasks_score_the_same_with_the_models_chat_template(
     more: dict[str, Any], smollm2: str, hf_model: Callable[[Path], Any], tmp_path: Path
 ) -> None:
-    shutil.copytree(ROOT / "evalkit/inputs/builtin/demo/tasks", tmp_path / "tasks")
+    shutil.copytree(ROOT / "evalkit/inputs/models/builtin/demo/tasks", tmp_path / "tasks")
     tasks = ["demo_letters", "demo_endings", "demo_qa", "demo_cot"]
     suite = {"name": "real_chat", "tasks": tasks, "include_path": "tasks", "limit": 3,
              "apply_chat_template": True, **more}  # fmt: skip

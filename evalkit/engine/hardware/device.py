@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from evalkit.base import gpus, stamp
 from evalkit.base.errors import EvalkitError, Exit
+from evalkit.base.machine import gpus, stamp
 from evalkit.plan.shards import available_cores
 
 AUTO = "auto"  # the device that stands for all the visible GPUs

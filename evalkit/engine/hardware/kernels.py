@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from evalkit.inputs.checkpoint import shape
+from evalkit.inputs.models.checkpoint import shape
 
 EFFICIENT, FLASH, PLAIN = "efficient", "flash for CPUs", "plain"
 Capability = tuple[int, int]
@@ -69,7 +69,7 @@ def on(device: torch.device, dtype: torch.dtype, key: int, value: int) -> Path:
 
 def told(engine: Any) -> str:
     """How the attention of an engine's model is computed, for the record."""
-    if engine.level != "A":
+    if engine.level != "tree":
         return f"transformers' {engine.numerics.attention}"
     found = shape.of(engine.model.config.get_text_config())
     if found.softcap:

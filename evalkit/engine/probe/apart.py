@@ -15,11 +15,12 @@ from collections import deque
 
 import numpy as np
 
-from evalkit.base import canon, kept
+from evalkit.base import canon
+from evalkit.base.caches import kept
 from evalkit.engine.core import Engine
 from evalkit.engine.probe import narrow, probe, trials
 from evalkit.plan.batch import Batch, Policy, make_trunk
-from evalkit.plan.request import Settings
+from evalkit.plan.requests.request import Settings
 
 SHARES = (1, 2, 3)  # of the slots, the parts that batches have that leave some free: 1/16, ...
 NEW_TOKENS, TRUNK, PROMPT = 3, 9, 2
@@ -29,7 +30,7 @@ NAME = "apart"  # under which what was found is kept
 def holds(engine: Engine, slots: int, key: str) -> bool:
     """Whether batches with so many slots may share them. What was found is kept by the `key` of the
     level's check, which covers all that it follows from."""
-    if engine.level != "A" or narrow.has_experts(engine.model.config):
+    if engine.level != "tree" or narrow.has_experts(engine.model.config):
         return False
     name = f"{key} {slots}"
     found = kept.read(NAME).get(name)
@@ -71,5 +72,5 @@ def _batches(engine: Engine, slots: int) -> list[Batch]:
         trunk = make_trunk(None, source.choice(tokens, TRUNK + number)) if number else None
         drawn = source.choice(tokens, (max(size, 1), PROMPT)).tolist()
         prompts = [trials.tokens_of(trunk) + prompt for prompt in drawn]
-        made.append(trials.writing("A", trunk, prompts, policy, settings))
+        made.append(trials.writing("tree", trunk, prompts, policy, settings))
     return made

@@ -5,11 +5,13 @@ import os
 
 import torch
 
-from evalkit.base import canon, kept, stamp
-from evalkit.base.steering import KERNELS
+from evalkit.base import canon
+from evalkit.base.caches import kept
+from evalkit.base.machine import stamp
+from evalkit.base.machine.steering import KERNELS
 from evalkit.engine.core import Engine
 from evalkit.engine.hardware.device import hardware
-from evalkit.inputs.model import Model
+from evalkit.inputs.models.model import Model
 
 PASSED = "passed"
 

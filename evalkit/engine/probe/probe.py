@@ -19,21 +19,22 @@ import numpy as np
 import torch
 
 import evalkit.engine
-from evalkit.base import canon, kept
+from evalkit.base import canon
+from evalkit.base.caches import kept
 from evalkit.base.errors import EvalkitError, Exit
-from evalkit.engine import numerics
 from evalkit.engine.core import Engine
-from evalkit.engine.numerics import DTYPES, Numerics
+from evalkit.engine.numerics import numerics
+from evalkit.engine.numerics.numerics import DTYPES, Numerics
 from evalkit.engine.probe import narrow, reference, repeat, shrink, trials
 from evalkit.engine.probe.reference import Alone, Answered
 from evalkit.engine.text.decoding import Endings
 from evalkit.engine.tree import attention
-from evalkit.inputs import architecture
-from evalkit.inputs.model import Model
+from evalkit.inputs.models import architecture
+from evalkit.inputs.models.model import Model
 from evalkit.plan.batch import Trunk
 from evalkit.plan.tokenise import Tokens
 
-LEVELS = ("A", "B", "C")  # best first
+LEVELS = ("tree", "prefix", "none")  # best first
 # Of a log-likelihood in float32: absolute, and relative to its size.
 TOLERANCE, RELATIVE = 1e-4, 1e-6
 # In a lower precision: how much further from float32 than plain forwards are, on average.
@@ -118,7 +119,7 @@ def _answers(engine: Engine, material: trials.Material) -> Iterator[Answered]:
     """What the engine answers to all trials of its level."""
     for trunk, documents in material.documents:
         yield from _scored(engine, trunk, documents)
-    for trunk, prompts in material.uneven if engine.level == "A" else material.even:
+    for trunk, prompts in material.uneven if engine.level == "tree" else material.even:
         batch = trials.writing(engine.level, trunk, prompts)
         texts = list(engine.execute(batch).values())
         written = [
@@ -209,7 +210,7 @@ def _gap(one: float, other: float) -> float:
 def _attention_of(engine: Engine, level: str) -> Iterator[None]:
     """Let an engine's model compute as a level has it until the end of the block."""
     before = engine.model.config._attn_implementation
-    attention.switch(engine.model, attention.NAME if level == "A" else engine.numerics.attention)
+    attention.switch(engine.model, attention.NAME if level == "tree" else engine.numerics.attention)
     try:
         yield
     finally:
@@ -223,9 +224,9 @@ def resolve(model: Model) -> str:
     """The best level at which a shrunken random instance of a model answers as it does alone;
     remembered by config, code and versions.
 
-    An architecture of which no instance can be made gets level C, where nothing is shared, and the
-    start-up probe holds that on its real weights. Raises EvalkitError where not even level C is
-    right.
+    An architecture of which no instance can be made gets level none, where nothing is shared, and
+    the start-up probe holds that on its real weights. Raises EvalkitError where not even level none
+    is right.
     """
     key = _key(model)
     found = kept.read("levels").get(key)
@@ -257,10 +258,10 @@ def _tried(model: Model) -> str:
             torch.manual_seed(0)
             made = shrink.instance(model)
             if made is None:
-                return "C"
+                return "none"
             stops: Any = trials.Stops()
             fixed = Numerics("float32", attention=made.config._attn_implementation)
-            engine = Engine(made, stops, "cpu", "C", fixed)
+            engine = Engine(made, stops, "cpu", "none", fixed)
             problems = {}
             for level in LEVELS:
                 problems[level] = problem_at(engine, level)
@@ -269,7 +270,7 @@ def _tried(model: Model) -> str:
     finally:
         torch.set_num_threads(threads)
     raise EvalkitError(
-        f"evalkit can't run '{model.reference}' as transformers does: {problems['C']}",
+        f"evalkit can't run '{model.reference}' as transformers does: {problems['none']}",
         where=str(model.folder),
         fix="use --engine lm-eval:hf",
         code=Exit.FAILED,

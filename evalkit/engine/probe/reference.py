@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from evalkit.base import canon
-from evalkit.engine import precise
+from evalkit.engine.numerics import precise
 
 if TYPE_CHECKING:
     from evalkit.engine.core import Engine

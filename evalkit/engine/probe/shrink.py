@@ -12,10 +12,10 @@ from typing import Any
 
 import torch
 
-from evalkit.engine import numerics
+from evalkit.engine.numerics import numerics
 from evalkit.engine.probe import narrow
-from evalkit.inputs import architecture
-from evalkit.inputs.model import Model
+from evalkit.inputs.models import architecture
+from evalkit.inputs.models.model import Model
 
 MAX_PARAMETERS = 400_000_000  # of the instance: 1.6 GB
 STD = 1.0  # of a weight, times the root of the number of a layer's inputs; of logits

@@ -14,7 +14,7 @@ from types import SimpleNamespace
 import numpy as np
 
 from evalkit.plan.batch import Batch, BatchTarget, Policy, Row, Trunk, make_batch, make_trunk
-from evalkit.plan.request import Settings
+from evalkit.plan.requests.request import Settings
 from evalkit.plan.tokenise import Tokens
 
 NAME = "probe"
@@ -26,7 +26,7 @@ ROOT, NESTED = 21, 5  # tokens of the trunks; the root alone reaches out of a sh
 ON_ROOT = ((5, (2, 3, 4)), (3, (1, 4, 2)))
 ON_NESTED = ((4, (2, 4, 3)),)
 ALONE = ((24, (4,)), (1, (1,)), (7, (2, 3, 2)))
-# Of prompts: of any lengths at level A, of one length in a batch below.
+# Of prompts: of any lengths at level tree, of one length in a batch below.
 UNEVEN, LONG, EVEN, LONG_EVEN = (6, 3, 1, 5, 2, 4, 2), (8, 63), (4,) * 5, (63,) * 2
 
 
@@ -102,11 +102,11 @@ def tokens_of(trunk: Trunk | None) -> list[int]:
 
 def scoring(level: str, trunk: Trunk | None, documents: Sequence[Document]) -> Batch:
     """A batch that scores documents, its targets in their questions' order: two documents share a
-    row at level A, no two questions below, and nothing is shared at level C."""
-    trunk = None if level == "C" else trunk
+    row at level tree, no two questions below, and nothing is shared at level none."""
+    trunk = None if level == "none" else trunk
     before = trunk.length if trunk else 0
     groups = [[question] for document in documents for question in document]
-    if level == "A":
+    if level == "tree":
         pairs = (documents[n : n + 2] for n in range(0, len(documents), 2))
         groups = [[question for document in pair for question in document] for pair in pairs]
     rows: list[Row] = []
@@ -153,9 +153,9 @@ def writing(
     settings: Settings = SETTINGS,
 ) -> Batch:  # fmt: skip
     """A batch of prompts to go on from, its targets in their order: up to three share a row at
-    level A."""
-    trunk = None if level == "C" else trunk
-    before, packed = (trunk.length if trunk else 0), 3 if level == "A" else 1
+    level tree."""
+    trunk = None if level == "none" else trunk
+    before, packed = (trunk.length if trunk else 0), 3 if level == "tree" else 1
     rows: list[Row] = []
     targets: list[BatchTarget] = []
     for first in range(0, len(prompts), packed):

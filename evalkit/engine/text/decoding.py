@@ -19,9 +19,9 @@ from evalkit.engine.text.processors import Chooser
 from evalkit.engine.text.thoughts import TAIL_TOKENS, Thought
 from evalkit.engine.tree.tree import path_end
 from evalkit.inputs.chat import thinking
-from evalkit.inputs.tokenizer import Tokenizer
+from evalkit.inputs.models.tokenizer import Tokenizer
 from evalkit.plan.batch import Batch
-from evalkit.plan.request import Settings
+from evalkit.plan.requests.request import Settings
 
 if TYPE_CHECKING:
     from evalkit.engine.core import Engine

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from evalkit.inputs.checkpoint import generation
-from evalkit.plan.request import Settings
+from evalkit.inputs.models.checkpoint import generation
+from evalkit.plan.requests.request import Settings
 
 if TYPE_CHECKING:
     from evalkit.engine.core import Engine

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from evalkit.inputs.chat import thinking
-from evalkit.inputs.tokenizer import Tokenizer
-from evalkit.plan.request import Settings
+from evalkit.inputs.models.tokenizer import Tokenizer
+from evalkit.plan.requests.request import Settings
 
 TAIL_TOKENS = 8  # beyond a word's bytes (a token is one at least): what stands around it
 

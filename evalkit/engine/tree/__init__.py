@@ -1,1 +1,1 @@
-"""Level A: a batch's rows share prefixes as the branches of a tree do, with our own attention."""
+"""Level tree: rows of a batch share prefixes as branches of a tree do, with our own attention."""

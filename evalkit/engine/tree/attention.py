@@ -1,4 +1,4 @@
-"""Our own attention function, which transformers calls in place of its own at level A.
+"""Our own attention function, which transformers calls in place of its own at level tree.
 
 A query attends to up to two sets of keys: a trunk's, held once for the whole batch, and its own
 row's (or slot's). The two results are merged by their log-sum-exps (cascade attention), so a shared
@@ -95,7 +95,7 @@ def forward(
         what = ", ".join(unknown) or "a mask or dropout of its own"
         raise EvalkitError(
             f"this model's attention uses {what}, which sharing prefixes can't honour",
-            fix="plan with --level B",
+            fix="plan with --level prefix",
             code=Exit.FAILED,
         )
     scale = scaling if scaling is not None else 1 / math.sqrt(query.shape[-1])
@@ -114,7 +114,7 @@ def switch(model: Any, implementation: str) -> None:
         if not model._can_set_attn_implementation():  # transformers would only warn
             raise EvalkitError(
                 f"{type(model).__name__} has an attention of its own, so trees of rows can't share",
-                fix="plan with --level B",
+                fix="plan with --level prefix",
                 code=Exit.FAILED,
             )
         model.set_attn_implementation(implementation)

@@ -1,4 +1,4 @@
-"""Fixed slots for texts that grow, each behind its batch's trunk (level A).
+"""Fixed slots for texts that grow, each behind its batch's trunk (level tree).
 
 A slot holds the keys and values of one text behind its trunk. Texts of several batches, so of
 several tasks and trunks, may stand side by side: what a slot's row of a step comes to depends on

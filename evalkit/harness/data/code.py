@@ -15,8 +15,9 @@ from pathlib import Path
 from types import CodeType
 from typing import Any
 
-from evalkit.base import canon, stamp
+from evalkit.base import canon
 from evalkit.base.errors import EvalkitError
+from evalkit.base.machine import stamp
 
 _INCLUDE = re.compile(r"^include:[ \t]*(.*(?:\n[ \t]*-.*)*)", re.M)
 

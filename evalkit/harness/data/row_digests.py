@@ -11,7 +11,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from evalkit.base import canon, kept, stamp
+from evalkit.base import canon
+from evalkit.base.caches import kept
+from evalkit.base.machine import stamp
 
 KIND = "rows"
 VERSIONS = ("lm_eval", "datasets", "pyarrow")

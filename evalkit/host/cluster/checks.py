@@ -12,8 +12,8 @@ from evalkit.host.cluster import site as sites
 from evalkit.host.cluster.site import Site
 from evalkit.host.cluster.slurm import Partition
 from evalkit.host.cluster.wanted import Wanted
-from evalkit.inputs import model as models
 from evalkit.inputs import suite as suites
+from evalkit.inputs.models import model as models
 from evalkit.plan import shards
 
 Say = Callable[[str], None]

@@ -30,11 +30,12 @@ from evalkit.host.launch import work as works
 from evalkit.host.launch.command import EMPTY, OF_SIFS, Work, command_line
 from evalkit.host.launch.runtimes import Place
 from evalkit.inputs import hub
-from evalkit.inputs import model as models
-from evalkit.inputs.builtin import smollm2
+from evalkit.inputs.models import model as models
+from evalkit.inputs.models.builtin import smollm2
 from evalkit.plan import shards
 from evalkit.plan.store import Plan
-from evalkit.run import child, folder, pace
+from evalkit.run import folder, pace
+from evalkit.run.processes import child
 
 LONG_S = 10 * shards.START_S  # what worked less than that has mostly been starting up
 NATIVE = Place(None, None, "in this environment")

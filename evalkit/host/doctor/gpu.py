@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from evalkit.base.gpus import pick_lock
+from evalkit.base.machine.gpus import pick_lock
 from evalkit.host.doctor.finding import Finding, failed, passed, warned
 from evalkit.host.doctor.host import Host
 from evalkit.host.launch.work import caches

@@ -13,8 +13,9 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from evalkit.base import canon, gpus, stamp
+from evalkit.base import canon
 from evalkit.base.errors import EvalkitError
+from evalkit.base.machine import gpus, stamp
 from evalkit.host.cluster import slurm
 from evalkit.host.launch import runtimes
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from evalkit.base import steering
+from evalkit.base.machine import steering
 from evalkit.host.doctor.finding import Finding, failed, passed, warned
 from evalkit.host.doctor.host import Host
 from evalkit.host.inside import STEERING

@@ -10,7 +10,7 @@ scratch folder (`start`).
 
 from dataclasses import dataclass
 
-from evalkit.base import stamp
+from evalkit.base.machine import stamp
 
 PLACES = ("docker", "podman", "apptainer", "singularity", "none")
 OF_SIFS = ("apptainer", "singularity")  # the second takes the same words

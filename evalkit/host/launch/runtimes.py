@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import evalkit
-from evalkit.base import canon, stamp
+from evalkit.base import canon
 from evalkit.base.errors import EvalkitError, Exit, one_of
+from evalkit.base.machine import stamp
 from evalkit.host.launch.command import OF_SIFS, PLACES, Image, Runtime
 
 ANSWERS_S = 20  # a runtime that has not answered by then does not work

@@ -19,7 +19,7 @@ from evalkit.host.launch import links
 from evalkit.host.launch.command import SCRATCH, Work
 from evalkit.inputs import hub, rows
 from evalkit.inputs import suite as suites
-from evalkit.inputs.builtin import smollm2
+from evalkit.inputs.models.builtin import smollm2
 
 OUT, SUITE, TO = "--out", "--suite", "--to"
 MODELS = ("--model", "--adapter")  # options whose folders may be full of links

@@ -15,13 +15,13 @@ from typing import Any
 from evalkit.base import canon
 from evalkit.base.errors import EvalkitError
 from evalkit.plan.batch import Batch, BatchTarget
-from evalkit.plan.request import Request, Terms, new_tokens, recorded_terms, settings_from
+from evalkit.plan.requests.request import Request, Terms, new_tokens, recorded_terms, settings_from
 from evalkit.plan.store import Plan
 from evalkit.plan.tokenise import Encoder, Row, tokenise
 from evalkit.record import journal
 from evalkit.record.journal import Answer
-from evalkit.record.reading import scored
-from evalkit.record.reading.samples import Document
+from evalkit.record.reading.evidence.samples import Document
+from evalkit.record.reading.scores import scored
 
 Name = tuple[str, int]  # leaf task and doc_id
 

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from evalkit.base import canon
 from evalkit.judge.audit.drawing import Drawn, Name, answered
 from evalkit.judge.audit.rounding import Rounding, Value
-from evalkit.plan.request import Request, Settings
+from evalkit.plan.requests.request import Request, Settings
 from evalkit.record.journal import Answer
 
 Retell = Callable[[list[int], list[int], Settings], tuple[dict[str, Any], str]]

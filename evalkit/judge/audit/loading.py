@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from evalkit.base import stamp
 from evalkit.base.errors import EvalkitError
-from evalkit.inputs import model as models
-from evalkit.inputs.model import Model
+from evalkit.base.machine import stamp
+from evalkit.inputs.models import model as models
+from evalkit.inputs.models.model import Model
 from evalkit.plan import store
 from evalkit.record.reading.findings import shown
-from evalkit.run import named
+from evalkit.run.preparing import named
 
 SAMPLES = 300  # find 1% of altered samples with 95% probability
 
@@ -71,7 +71,7 @@ def engine_for(
     from evalkit.engine import core
     from evalkit.engine.hardware import device
     from evalkit.engine.probe import probe
-    from evalkit.inputs.tokenizer import Tokenizer
+    from evalkit.inputs.models.tokenizer import Tokenizer
 
     tokenizer = Tokenizer(model)
     tokenizer.max_length = planned.body["max_length"]

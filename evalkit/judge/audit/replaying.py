@@ -14,8 +14,8 @@ import numpy as np
 
 from evalkit.base import canon
 from evalkit.base.events import Events
-from evalkit.inputs import architecture
-from evalkit.inputs.model import Model
+from evalkit.inputs.models import architecture
+from evalkit.inputs.models.model import Model
 from evalkit.judge.audit import drawing, judging, loading
 from evalkit.judge.audit import noise as noises
 from evalkit.judge.audit import rounding as roundings
@@ -26,9 +26,9 @@ from evalkit.judge.audit.rounding import Rounding, Value
 from evalkit.plan import store, tokenise
 from evalkit.plan.batch import Batch
 from evalkit.plan.grouping import make_batches
-from evalkit.plan.request import Request
+from evalkit.plan.requests.request import Request
 from evalkit.plan.tokenise import Target, Tokenised
-from evalkit.record.reading import scored
+from evalkit.record.reading.scores import scored
 
 MEASURED = 24  # answers that noise is measured on where no better numerics are at hand
 

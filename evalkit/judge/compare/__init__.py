@@ -12,17 +12,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from evalkit.base import stamp, statistics
+from evalkit.base import statistics
 from evalkit.base.errors import EvalkitError
+from evalkit.base.machine import stamp
 from evalkit.judge.compare import flips as flipping
 from evalkit.judge.compare import kept as keeping
 from evalkit.judge.compare import pairs as pairing
 from evalkit.judge.compare.flips import Excerpt, Flip
 from evalkit.judge.compare.kept import Kept
 from evalkit.judge.compare.pairs import LeftOut, Row
-from evalkit.record.reading import scored
 from evalkit.record.reading.folder import foreign
-from evalkit.record.reading.scored import Scored
+from evalkit.record.reading.scores import scored
+from evalkit.record.reading.scores.scored import Scored
 
 __all__ = ["Comparison", "Excerpt", "Flip", "Kept", "LeftOut", "Pair", "Row", "Side", "compare"]
 

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from evalkit.judge.compare.pairs import Row
+from evalkit.record.reading.evidence.samples import Document
 from evalkit.record.reading.folder import BROKEN
-from evalkit.record.reading.samples import Document
-from evalkit.record.reading.scored import Scored
+from evalkit.record.reading.scores.scored import Scored
 
 MAX_TEXT = 240
 NOT_TOLD = "(the samples do not hold it)"

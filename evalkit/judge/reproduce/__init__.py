@@ -10,9 +10,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from evalkit.base import canon, stamp
+from evalkit.base import canon
 from evalkit.base.errors import EvalkitError
 from evalkit.base.events import Events
+from evalkit.base.machine import stamp
 from evalkit.inputs import engine_name
 from evalkit.judge import compare
 from evalkit.judge.audit import Asked, replaying
@@ -25,12 +26,13 @@ from evalkit.judge.reproduce.outcome import Outcome, unfit
 from evalkit.judge.reproduce.verdicts import Verdict
 from evalkit.judge.verify import require_consistent
 from evalkit.plan import store
-from evalkit.record import attest, journal, keys
+from evalkit.record import journal
 from evalkit.record.answers import Answers
-from evalkit.record.reading import scored
+from evalkit.record.reading.scores import scored
+from evalkit.record.signing import attest, keys
 from evalkit.run import evaluate as run
-from evalkit.run import named, prepare
-from evalkit.run.prepare import Job, Options
+from evalkit.run.preparing import named, prepare
+from evalkit.run.preparing.prepare import Job, Options
 
 __all__ = ["Outcome", "Wanted", "prepared", "reproduce"]
 

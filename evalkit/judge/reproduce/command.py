@@ -15,8 +15,8 @@ from evalkit.inputs import hub
 from evalkit.judge.reproduce import Wanted, prepared, reproduce
 from evalkit.judge.reproduce.differences import Difference
 from evalkit.judge.reproduce.obtain import obtained
-from evalkit.record import attest
-from evalkit.record.keys import Private
+from evalkit.record.signing import attest
+from evalkit.record.signing.keys import Private
 
 __all__ = ["Said", "Wanted", "run"]
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from evalkit.base import stamp
+from evalkit.base.machine import stamp
 from evalkit.record.reading.findings import shown
 
 CAUSES = {  # a difference's first word, and what it does to answers

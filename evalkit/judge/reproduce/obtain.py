@@ -14,7 +14,7 @@ from pathlib import Path
 
 from evalkit.base import canon
 from evalkit.base.errors import EvalkitError, Exit
-from evalkit.record import archive
+from evalkit.record.packs import archive
 
 MAX_BYTES = 8 << 30
 TIMEOUT_S = 60

@@ -13,8 +13,8 @@ from typing import Any
 
 from evalkit.base import canon
 from evalkit.base.events import Events
-from evalkit.inputs.model import Model
-from evalkit.inputs.tokenizer import Tokenizer
+from evalkit.inputs.models.model import Model
+from evalkit.inputs.models.tokenizer import Tokenizer
 from evalkit.judge.audit import drawing, loading, replaying
 from evalkit.judge.audit.loading import Asked
 from evalkit.judge.audit.noise import measure
@@ -23,7 +23,7 @@ from evalkit.judge.reproduce.verdicts import Verdict
 from evalkit.plan import store
 from evalkit.record import journal
 from evalkit.run import evaluate
-from evalkit.run.prepare import Job
+from evalkit.run.preparing.prepare import Job
 
 
 @contextmanager

@@ -17,8 +17,8 @@ from evalkit.judge.verify import log, plain, several
 from evalkit.judge.verify.deep import Deep
 from evalkit.judge.verify.run import Wanted, require_consistent, verify, wanted
 from evalkit.judge.verify.several import Judged
-from evalkit.judge.verify.signers import Trust, trust
-from evalkit.record import archive
+from evalkit.judge.verify.trust.signers import Trust, trust
+from evalkit.record.packs import archive
 from evalkit.record.reading.findings import Check, Report, Status, shown
 
 __all__ = [

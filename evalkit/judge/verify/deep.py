@@ -19,15 +19,15 @@ from evalkit.base import canon
 from evalkit.base.errors import EvalkitError, Exit
 from evalkit.inputs import suite as suites
 from evalkit.inputs.suite import Suite
-from evalkit.judge.verify import reattach
+from evalkit.judge.verify.public import reattach
+from evalkit.record.reading.evidence.samples import NAME
 from evalkit.record.reading.findings import Check, Findings, Status, few, shown
 from evalkit.record.reading.folder import BROKEN, Folder, reason
 from evalkit.record.reading.identity import Read
-from evalkit.record.reading.samples import NAME
 
 if TYPE_CHECKING:
     from evalkit.harness.tasks import Loaded
-    from evalkit.inputs.model import Model
+    from evalkit.inputs.models.model import Model
     from evalkit.plan.batch import Policy
 
 SECTIONS = ("results", "groups", "group_subtasks", "configs", "versions", "n-shot", "n-samples",
@@ -66,7 +66,7 @@ def checks(folder: Folder, read: Read, deep: Deep) -> list[Check]:
 def _checks(folder: Folder, read: Read, deep: Deep) -> Iterator[Check]:
     """The order: 1 the suite, 2 its data, 3 the model, 4 the plan, 5 the samples and results."""
     from evalkit.harness import tasks
-    from evalkit.inputs import model as models
+    from evalkit.inputs.models import model as models
 
     record, run = read.record, folder.root
     assert record is not None, "only a consistent record is looked at more deeply"
@@ -126,17 +126,17 @@ def _model(model: "Model", record: Value) -> Check:
 def _template(model: "Model | None", suite: Suite) -> Any:
     if model is None or not suite.apply_chat_template:
         return None
-    from evalkit.inputs.tokenizer import Tokenizer
+    from evalkit.inputs.models.tokenizer import Tokenizer
 
     return Tokenizer(model).chat_template_for(suite)
 
 
 def _plan(run: Path, record: Value, loaded: "Loaded", model: "Model") -> Check:
     """The plan, built again from the requests and the tokenizer."""
-    from evalkit.harness import requests
-    from evalkit.inputs import architecture
-    from evalkit.inputs.tokenizer import Tokenizer
-    from evalkit.plan import asking
+    from evalkit.harness.asking import requests
+    from evalkit.inputs.models import architecture
+    from evalkit.inputs.models.tokenizer import Tokenizer
+    from evalkit.plan.requests import asking
     from evalkit.plan.store import Builder
     from evalkit.plan.tokenise import tokenise
 
@@ -173,7 +173,7 @@ def _policy(record: Value, model: "Model") -> "Policy":
     """Our own policy for what the record's plan is for."""
     from evalkit.plan import memory
     from evalkit.plan.batch import Policy
-    from evalkit.run.prepare import needs_of
+    from evalkit.run.preparing.prepare import needs_of
 
     wanted = record["engine"]["policy"].get("memory", 0)
     if wanted not in memory.CLASSES:
@@ -186,7 +186,7 @@ def _policy(record: Value, model: "Model") -> "Policy":
 
 def _scores(run: Path, record: Value, loaded: "Loaded", template: Any) -> Check:
     """lm-eval's own samples and results from the pinned documents and the journal's answers."""
-    from evalkit.harness import score
+    from evalkit.harness.scoring import score
     from evalkit.plan.store import Plan
     from evalkit.record import journal
     from evalkit.record.answers import Answers

@@ -10,20 +10,21 @@ from evalkit.base import bounded
 from evalkit.base.errors import EvalkitError, Exit
 from evalkit.judge.verify import deep as deeper
 from evalkit.judge.verify import policy as policies
-from evalkit.judge.verify import public, seals, signers
-from evalkit.judge.verify import revealed as opening
 from evalkit.judge.verify.checks import aggregates, agreement, asked, completeness, grading, health
 from evalkit.judge.verify.checks import results as published
 from evalkit.judge.verify.checks.scores import Scores
 from evalkit.judge.verify.deep import Deep
-from evalkit.judge.verify.signers import Trust, trust
-from evalkit.record import timestamps
+from evalkit.judge.verify.public import public
+from evalkit.judge.verify.public import revealed as opening
+from evalkit.judge.verify.trust import seals, signers
+from evalkit.judge.verify.trust.signers import Trust, trust
 from evalkit.record.reading import identity
-from evalkit.record.reading import journal as journals
-from evalkit.record.reading import plan as plans
-from evalkit.record.reading import samples as sampled
+from evalkit.record.reading.evidence import journal as journals
+from evalkit.record.reading.evidence import plan as plans
+from evalkit.record.reading.evidence import samples as sampled
 from evalkit.record.reading.findings import UNMET, Check, Findings, Report, Status, shown
 from evalkit.record.reading.folder import BROKEN, Folder, reason
+from evalkit.record.signing import timestamps
 
 
 @dataclass(frozen=True, slots=True)

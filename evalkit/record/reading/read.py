@@ -9,8 +9,8 @@ from typing import Any
 from evalkit.base import canon
 from evalkit.base.errors import EvalkitError, Exit
 from evalkit.record.reading import identity
+from evalkit.record.reading.evidence.samples import NAME
 from evalkit.record.reading.folder import BROKEN, Folder, reason
-from evalkit.record.reading.samples import NAME
 
 
 def record(run: Path) -> dict[str, Any]:

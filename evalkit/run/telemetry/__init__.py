@@ -15,8 +15,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from evalkit.base import canon, events, stamp
+from evalkit.base import canon, events
 from evalkit.base.errors import EvalkitError
+from evalkit.base.machine import stamp
 from evalkit.run.telemetry.gpu import Gpus
 from evalkit.run.telemetry.host import Cpu, memory
 from evalkit.run.telemetry.threads import start

@@ -13,7 +13,7 @@ from evalkit.base import canon
 from evalkit.base.errors import EvalkitError
 from evalkit.record.reading.folder import foreign
 from evalkit.show.export import every_eval_ever, hub, native, parquet, tables, trackers
-from evalkit.show.rows import Row, headline, rows
+from evalkit.show.scores.rows import Row, headline, rows
 from evalkit.show.source import Source, source
 
 __all__ = ["FORMATS", "Row", "headline", "rows", "text", "write"]

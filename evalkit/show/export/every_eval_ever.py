@@ -16,8 +16,8 @@ from evalkit.base import canon, schema
 from evalkit.base.errors import EvalkitError, Exit
 from evalkit.inputs.suite import OWN_FILES
 from evalkit.record.methods import BOOTSTRAP
-from evalkit.record.reading.score_table import model_name
-from evalkit.show.rows import Row, rows
+from evalkit.record.reading.scores.score_table import model_name
+from evalkit.show.scores.rows import Row, rows
 from evalkit.show.source import Source
 
 VERSION = "0.3.0"

@@ -14,8 +14,8 @@ import yaml
 from evalkit.base import canon
 from evalkit.base.errors import EvalkitError
 from evalkit.inputs.suite import OWN_FILES
-from evalkit.record.reading import score_table
-from evalkit.show.rows import Row, headline
+from evalkit.record.reading.scores import score_table
+from evalkit.show.scores.rows import Row, headline
 from evalkit.show.source import Source
 
 # The task of a dataset, by its id and lm-eval's task, where the Hub calls it otherwise.

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import fields
 
 from evalkit.record.reading import output
-from evalkit.show.rows import Row
+from evalkit.show.scores.rows import Row
 
 COLUMNS = [field.name for field in fields(Row) if field.name != "depth"]
 

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from evalkit.base.errors import EvalkitError, Exit
-from evalkit.record.reading import score_table
+from evalkit.record.reading.scores import score_table
 from evalkit.show.facts import line
-from evalkit.show.rows import rows
+from evalkit.show.scores.rows import rows
 from evalkit.show.source import Source
 
 PROJECT = "evalkit"

@@ -14,7 +14,8 @@ from evalkit.base.errors import EvalkitError, Exit
 from evalkit.judge.verify import Wanted, wanted
 from evalkit.judge.verify.plain import results_in
 from evalkit.record.reading.folder import foreign
-from evalkit.show.report import badge, comparison, page, plain, single, site, unfinished
+from evalkit.show.report import comparison, page, plain, single, site, unfinished
+from evalkit.show.report.parts import badge
 from evalkit.show.source import source
 
 POLL_S = 15.0

@@ -12,10 +12,12 @@ from typing import Any
 from evalkit.judge import compare
 from evalkit.judge.compare import Flip, Pair, Row, Side
 from evalkit.judge.verify import Wanted
-from evalkit.record.reading import lm_eval_results, samples
+from evalkit.record.reading.evidence import samples
 from evalkit.record.reading.folder import BROKEN, Folder
-from evalkit.show.report import head, leaves, matrix, single, statements, texts
-from evalkit.show.report.matrix import Entry
+from evalkit.record.reading.lm_eval import results
+from evalkit.show.report import single
+from evalkit.show.report.parts import head, leaves, matrix, statements, texts
+from evalkit.show.report.parts.matrix import Entry
 from evalkit.show.source import source
 
 FLIPS = {"lost": "right before, wrong after", "gained": "wrong before, right after",
@@ -177,7 +179,7 @@ def _told(run: Path, wanted: set[Key]) -> Iterator[tuple[Key, dict[str, Any]]]:
     if (run / "record.json").is_file():
         found = samples.documents(Folder(run), samples.Samples())
     else:
-        found = lm_eval_results.find(run).documents()
+        found = results.find(run).documents()
     for document in found:
         key = (document.leaf, document.doc_id)
         if key in wanted:

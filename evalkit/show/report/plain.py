@@ -7,16 +7,17 @@ from pathlib import Path
 from typing import Any
 
 from evalkit.judge.verify import Wanted, plain
-from evalkit.record.reading import lm_eval_results
-from evalkit.record.reading.as_record import as_record
-from evalkit.show.report import leaves, single, texts
+from evalkit.record.reading.lm_eval import results
+from evalkit.record.reading.lm_eval.as_record import as_record
+from evalkit.show.report import single
+from evalkit.show.report.parts import leaves, texts
 
 
 def context(
     folder: Path, *, everything: bool = False, wanted: Wanted | None = None, pack: str = ""
 ) -> dict[str, Any]:
     """What `run.html.j2` shows; EvalkitError where there are no results with samples."""
-    found = lm_eval_results.find(folder)
+    found = results.find(folder)
     asked = bool(wanted and wanted.asked)
     judged = plain.verify(found.folder, f"results_{found.time}.json", asked=asked)
     record = as_record(found)

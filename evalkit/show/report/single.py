@@ -11,11 +11,13 @@ from typing import Any
 
 from evalkit.base import canon
 from evalkit.judge.verify import Report, Status, Wanted, verify
-from evalkit.record.reading import identity, score_table
+from evalkit.record.reading import identity
+from evalkit.record.reading.evidence.plan import MAX_PLAN
 from evalkit.record.reading.folder import BROKEN, Folder
-from evalkit.record.reading.plan import MAX_PLAN
-from evalkit.show import facts, published, summary
-from evalkit.show.report import badge, head, leaves, plots, scores, statements, texts
+from evalkit.record.reading.scores import score_table
+from evalkit.show import facts, summary
+from evalkit.show.report.parts import badge, head, leaves, plots, scores, statements, texts
+from evalkit.show.scores import published
 
 HEALTH = {
     "nan_answers": "documents with a NaN answer, scored 0",

@@ -10,8 +10,9 @@ from typing import Any
 from evalkit.base import canon
 from evalkit.base.errors import EvalkitError, Exit
 from evalkit.judge.verify import Wanted
-from evalkit.show.report import badge, matrix, page, plain, single
-from evalkit.show.report.matrix import Entry
+from evalkit.show.report import page, plain, single
+from evalkit.show.report.parts import badge, matrix
+from evalkit.show.report.parts.matrix import Entry
 
 
 def write(

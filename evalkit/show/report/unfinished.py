@@ -9,8 +9,8 @@ from typing import Any
 from evalkit.base import lease
 from evalkit.base.errors import EvalkitError, Exit
 from evalkit.record import journal
+from evalkit.record.reading.evidence.plan import MAX_PLAN
 from evalkit.record.reading.folder import BROKEN, Folder, MiB
-from evalkit.record.reading.plan import MAX_PLAN
 
 
 @dataclass(frozen=True, slots=True)

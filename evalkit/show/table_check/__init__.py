@@ -16,7 +16,7 @@ from typing import Any
 
 from evalkit.base import canon
 from evalkit.base.errors import EvalkitError, Exit
-from evalkit.show.rows import rows
+from evalkit.show.scores.rows import rows
 from evalkit.show.source import source
 from evalkit.show.table_check import counts, records
 from evalkit.show.table_check.entries import Finding

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable, Sequence
 
-from evalkit.show.rows import Row as Score
+from evalkit.show.scores.rows import Row as Score
 
 # As papers write them: without case, spaces and signs.
 ALIASES = {

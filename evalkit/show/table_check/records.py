@@ -10,7 +10,7 @@ rows, columns or errors are swapped is not right.
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from evalkit.show.rows import Row as Score
+from evalkit.show.scores.rows import Row as Score
 from evalkit.show.table_check import entries, means, names
 from evalkit.show.table_check.entries import Entry, Finding
 from evalkit.show.table_check.grid import Table

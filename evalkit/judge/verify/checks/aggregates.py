@@ -10,9 +10,9 @@ from typing import Any
 
 from evalkit.base import canon, statistics
 from evalkit.inputs.untrusted import nesting
+from evalkit.record.reading.evidence.samples import Samples
 from evalkit.record.reading.findings import Check, Findings, Status, difference, few, shown
 from evalkit.record.reading.folder import BROKEN, reason
-from evalkit.record.reading.samples import Samples
 
 _DEFAULTS = {
     "perplexity": "perplexity",

@@ -12,13 +12,13 @@ from itertools import pairwise
 from typing import Any
 
 from evalkit.base import canon
-from evalkit.plan.request import recorded_terms, settings_from
+from evalkit.plan.requests.request import recorded_terms, settings_from
 from evalkit.record import methods
+from evalkit.record.reading.evidence.journal import Journal
+from evalkit.record.reading.evidence.plan import Plan
+from evalkit.record.reading.evidence.samples import Samples
 from evalkit.record.reading.findings import Check, Findings, shown
 from evalkit.record.reading.folder import BROKEN, reason
-from evalkit.record.reading.journal import Journal
-from evalkit.record.reading.plan import Plan
-from evalkit.record.reading.samples import Samples
 
 PROFILES = ("native", "precise")
 DTYPES = ("float32", "bfloat16", "float16")

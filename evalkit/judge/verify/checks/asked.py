@@ -13,8 +13,8 @@ from evalkit.base import canon
 from evalkit.inputs import rows
 from evalkit.inputs.locked import holds_prompts, other_settings
 from evalkit.inputs.rows import Rows
+from evalkit.record.reading.evidence.samples import Samples
 from evalkit.record.reading.findings import Check, Findings, Status, difference, few, shown
-from evalkit.record.reading.samples import Samples
 
 Value = dict[str, Any]
 

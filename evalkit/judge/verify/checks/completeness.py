@@ -8,15 +8,15 @@ from collections.abc import Collection
 from typing import Any
 
 from evalkit.base import canon, schema
-from evalkit.base import shipped as shipped_files
+from evalkit.base.machine import shipped as shipped_files
 from evalkit.inputs import rows
 from evalkit.inputs import suite as suites
 from evalkit.inputs.chat import keys
 from evalkit.inputs.rows import Rows
 from evalkit.inputs.suite import SEEDS
+from evalkit.record.reading.evidence.samples import Samples
 from evalkit.record.reading.findings import Check, Findings, Status, difference, few, shown
 from evalkit.record.reading.folder import BROKEN, Folder, MiB, reason
-from evalkit.record.reading.samples import Samples
 
 SUITES = [shipped_files.folder("suites")]
 MAX_LOCK = 16 * MiB

@@ -7,11 +7,11 @@ document's pass rate follow from them. No program is run: `evalkit grade RUN` do
 from collections import Counter
 from typing import Any
 
-from evalkit.harness.scoring import verdicts
+from evalkit.harness.programs import verdicts
 from evalkit.judge.verify.checks.scores import same
+from evalkit.record.reading.evidence.samples import Document
 from evalkit.record.reading.findings import Check, Findings, shown
 from evalkit.record.reading.folder import BROKEN, Folder, reason
-from evalkit.record.reading.samples import Document
 
 Value = dict[str, Any]
 

@@ -5,10 +5,10 @@ harness, unlike machines, a part of the suite.
 from typing import Any
 
 from evalkit.base import canon
+from evalkit.record.reading.evidence.journal import Journal
+from evalkit.record.reading.evidence.plan import Plan
+from evalkit.record.reading.evidence.samples import Samples
 from evalkit.record.reading.findings import Check, Findings, Status, few, shown
-from evalkit.record.reading.journal import Journal
-from evalkit.record.reading.plan import Plan
-from evalkit.record.reading.samples import Samples
 
 _WARNED = {
     "truncated_prompts": "prompts cut on the left",
@@ -113,8 +113,8 @@ def engine(record: Value) -> Check:
         findings.add("evalkit's own engine has no arguments and no versions of its own")
     if own and any(isinstance(value, dict) for value in numerics.values()):
         findings.add("evalkit's own engine has numerics that it says it does not know")
-    if not own and made["level"] != "C":
-        findings.add(f"{shown(made['name'])} has level {made['level']}, not C")
+    if not own and made["level"] != "none":
+        findings.add(f"{shown(made['name'])} has level {made['level']}, not none")
     told = [numerics[key] for key in ("profile", "dtype") if isinstance(numerics[key], str)]
     how = ", ".join([made["name"], f"level {made['level']}", *filter(None, [" ".join(told)])])
     if findings.count or own:

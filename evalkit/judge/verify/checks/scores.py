@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from evalkit.base import canon
-from evalkit.harness import apart, rescore
-from evalkit.harness.own_code import OwnCode, Refused, Unlike
+from evalkit.harness.scoring import apart, rescore
+from evalkit.harness.scoring.own_code import OwnCode, Refused, Unlike
 from evalkit.judge.verify.checks import choices
+from evalkit.record.reading.evidence.samples import Document, Sample
 from evalkit.record.reading.findings import Check, Findings, Status, few, shown
 from evalkit.record.reading.folder import BROKEN, reason
-from evalkit.record.reading.samples import Document, Sample
 
 CHUNK = 512  # documents that lm-eval scores at once: some of its filters are slow to set up
 

@@ -1,0 +1,1 @@
+"""Small answers that are kept because they follow from nothing that has changed."""

@@ -1,0 +1,1 @@
+"""This host and the software on it: versions, GPUs, steering variables, shipped files."""

@@ -1,0 +1,1 @@
+"""A batch's answers: log-likelihoods and generated texts."""

@@ -1,0 +1,1 @@
+"""lm-eval's own model classes as engines of a plan."""

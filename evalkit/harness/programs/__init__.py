@@ -1,0 +1,1 @@
+"""Tasks whose answers are programs: what is graded, and the verdicts that are scored by."""

@@ -1,0 +1,209 @@
+"""Phase two: lm-eval computes its own metrics from answers that are already there.
+
+`_Replay` is a model that only remembers. Scores are therefore lm-eval's to the last digit, and
+scoring needs no GPU, no torch and no weights. What evalkit adds: a document with a NaN answer
+scores 0 (numpy's argmax would call a NaN the best choice).
+
+What lm-eval holds of a million requests does not fit into memory. So its `evaluate` runs for each
+leaf task alone, for the samples, and then once for all of them, on each document's metrics, for
+the aggregates, their errors and the groups.
+"""
+
+import math
+import sys
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import redirect_stdout
+from typing import Any
+
+from evalkit.base import canon
+from evalkit.base.errors import EvalkitError
+from evalkit.harness import publish, tasks
+from evalkit.harness.asking import asked
+from evalkit.harness.asking import requests as building
+from evalkit.harness.scoring import blame
+from evalkit.harness.tasks import Leaf, Loaded
+
+Answers = dict[str, dict[str, Any]]  # request id -> answer, as the journal has it
+
+
+class _Replay:
+    """The model that `lm_eval.evaluate` is given: it answers from the journal."""
+
+    def __init__(self, answers: Answers, ids: dict[int, str]) -> None:
+        self.rank, self.world_size = 0, 1
+        self._answers, self._ids = answers, ids
+
+    def _replay(self, instances: list[Any]) -> Iterator[dict[str, Any]]:
+        asked: dict[int, int] = defaultdict(int)
+        for instance in instances:  # the k-th time an instance comes, its k-th repeat is meant
+            request_id = f"{self._ids[id(instance)]}/{asked[id(instance)]}"
+            asked[id(instance)] += 1
+            yield self._answers[request_id]
+
+    def loglikelihood(self, instances: list[Any]) -> list[tuple[float, bool]]:
+        return [
+            (canon.number(answer["loglikelihood"]), answer["is_greedy"])
+            for answer in self._replay(instances)
+        ]
+
+    def loglikelihood_rolling(self, instances: list[Any]) -> list[float]:
+        return [canon.number(answer["loglikelihood"]) for answer in self._replay(instances)]
+
+    def generate_until(self, instances: list[Any]) -> list[str]:
+        return [answer["text"] for answer in self._replay(instances)]
+
+
+class _Asked:
+    """A leaf task whose requests are built: `evaluate` must not build them again."""
+
+    def __init__(self, task: Any) -> None:
+        self._task = task
+        self.process_results = _zero_when_nan(task.process_results)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._task, name)
+
+    def build_all_requests(self, **_: Any) -> None:
+        pass
+
+
+class _Scored:
+    """A leaf task whose documents are scored: `evaluate` is to aggregate their metrics, which stand
+    for the documents, and must ask nothing."""
+
+    def __init__(self, task: Any, first: Any, samples: list[dict[str, Any]]) -> None:
+        first.repeats = 0
+        self._task, self.instances = task, [first]  # whose filtered answers name the filters
+        self._metric_fn_list: dict[str, Any] = {}  # with `bypass` evaluate wants samples
+        self._metrics: dict[str, list[dict[str, Any]]] = {name: [] for name in first.filtered_resps}
+        for sample in samples:
+            metrics = {name: sample[name] for name in sample["metrics"]}
+            self._metrics[sample["filter"]].append(metrics)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._task, name)
+
+    def build_all_requests(self, **_: Any) -> None:
+        self._filters = iter(self._metrics.values())
+
+    def apply_filters(self) -> None:
+        pass
+
+    def doc_iterator(self, **_: Any) -> Iterator[tuple[int, dict[str, Any]]]:
+        return enumerate(next(self._filters))
+
+    def process_results(self, metrics: dict[str, Any], _: Any) -> dict[str, Any]:
+        return metrics
+
+
+class Scoring:
+    """Scores a suite, leaf task by leaf task. `answers` gives those of a leaf task's requests."""
+
+    def __init__(
+        self,
+        loaded: Loaded,
+        answers: Callable[[str], Answers],
+        chat_template: building.ChatTemplate | None = None,
+    ) -> None:
+        self._loaded, self._answers = loaded, answers
+        self._template = asked.Messages(chat_template) if chat_template else None
+        self._scored: dict[str, _Scored] = {}
+        self._hashes: dict[str, str] = {}
+
+    def samples(self) -> Iterator[dict[str, Any]]:
+        """Every sample, as it is published, by leaf task, document and filter.
+
+        Raises EvalkitError when an answer is missing.
+        """
+        filters: dict[str, int] = {}
+        for name in sorted(self._loaded.leaves):
+            found = self._samples(self._loaded.leaves[name])
+            self._hashes[name] = publish.task_hash(found)
+            yield from publish.samples(name, found, filters)
+
+    def _samples(self, leaf: Leaf) -> list[dict[str, Any]]:
+        """lm-eval's own samples of a leaf task. Its requests are gone when they are made."""
+        answers, task, suite = self._answers(leaf.name), leaf.task, self._loaded.suite
+        with tasks.named(leaf.name):
+            building.build_task(leaf, suite, self._template)
+        asked.check(self._loaded, leaf, self._template or asked.Messages())
+        replay = _Replay(answers, _ids(leaf, answers))
+        with blame.Scored(leaf.name, suite.include_path):
+            results = self._evaluate(replay, {leaf.name: _Asked(task)}, {}, log_samples=True)
+        samples: list[dict[str, Any]] = results["samples"][leaf.name]
+        self._scored[leaf.name] = _Scored(task, task.instances[0], samples)
+        task._instances = None
+        return samples
+
+    def results(self) -> dict[str, Any]:
+        """lm-eval's results dictionary but for the samples, once all of these were made.
+        Deterministic: no host, no time, no path in it."""
+        scored = {name: self._scored[name] for name in self._loaded.leaves}
+        groups = self._loaded.task_dict["groups"]
+        own = self._loaded.suite.include_path
+
+        def alone(name: str) -> None:
+            self._aggregated({name: scored[name]}, {})
+
+        with blame.Scored(" and ".join(groups) or "of the suite", own, list(scored), alone):
+            results = self._aggregated(scored, groups)
+        return publish.clean(results, own)
+
+    def _aggregated(self, scored: dict[str, Any], groups: dict[str, Any]) -> dict[str, Any]:
+        return self._evaluate(_Replay({}, {}), scored, groups, log_samples=False)
+
+    def task_hashes(self) -> dict[str, str]:
+        """lm-eval's hash of each leaf task, once all samples were made."""
+        return {name: self._hashes[name] for name in self._loaded.leaves}
+
+    def _evaluate(
+        self, replay: _Replay, leaves: dict[str, Any], groups: dict[str, Any], *, log_samples: bool
+    ) -> dict[str, Any]:
+        from lm_eval.evaluator import evaluate
+
+        # lm-eval prints that it bootstraps; stdout is for programs
+        with redirect_stdout(sys.stderr), tasks.compiled_once():
+            results = evaluate(
+                replay,
+                {"tasks": leaves, "groups": groups},
+                limit=self._loaded.suite.limit,
+                log_samples=log_samples,
+                bootstrap_iters=0 if log_samples else publish.BOOTSTRAP_ITERS,
+                system_instruction=self._loaded.suite.system_instruction,
+                apply_chat_template=False,  # only decides what build_all_requests is given
+                fewshot_as_multiturn=self._loaded.suite.fewshot_as_multiturn,
+                confirm_run_unsafe_code=True,  # verdicts are looked up: nothing runs
+            )
+        assert results is not None, "rank 0 always gets results"
+        return dict(results)
+
+
+def _ids(leaf: Leaf, answers: Answers) -> dict[int, str]:
+    """The id of each instance's requests, without the repeat, by the instance's own."""
+    ids: dict[int, str] = {}
+    for instance, index in building.instance_ids(leaf.task):
+        ids[id(instance)] = f"{leaf.name}/{instance.doc_id}/{index}"
+        for repeat in range(instance.repeats or 1):
+            if f"{ids[id(instance)]}/{repeat}" not in answers:
+                raise EvalkitError(f"no answer for {ids[id(instance)]}/{repeat}")
+    return ids
+
+
+def _zero_when_nan(process_results: Any) -> Any:
+    def wrapped(doc: Any, results: list[Any]) -> dict[str, Any]:
+        metrics: dict[str, Any] = process_results(doc, results)
+        if not any(_has_nan(result) for result in results):
+            return metrics
+        return {
+            name: 0.0 if isinstance(value, (int, float)) else value
+            for name, value in metrics.items()
+        }
+
+    return wrapped
+
+
+def _has_nan(result: Any) -> bool:
+    if isinstance(result, (tuple, list)):
+        return any(_has_nan(item) for item in result)
+    return isinstance(result, float) and math.isnan(result)

@@ -1,0 +1,167 @@
+"""A public pack: a record without its texts, and what still can be checked of it.
+
+Everything that the record itself says; that its files are exactly what such a pack holds; that
+every document of the lock is answered; the digests of what was answered with numbers; every mean
+and error from the samples' values; and that no sample's score contradicts its answers. What hides
+in salted digests is checked with the pinned data at hand (`--deep`), texts that a model wrote with
+nothing.
+"""
+
+from collections import defaultdict
+from typing import Any
+
+from evalkit.base import canon
+from evalkit.judge.verify.checks import aggregates, asked, choices, completeness, health
+from evalkit.record.reading import identity
+from evalkit.record.reading.evidence import journal as journals
+from evalkit.record.reading.evidence.samples import Samples
+from evalkit.record.reading.findings import Check, Findings, Status, few, shown
+from evalkit.record.reading.folder import BROKEN, Folder, MiB, reason
+from evalkit.record.salted import HEAD, LINES
+from evalkit.record.salted import SCHEMA as PUBLIC
+
+MAX_HEAD = 16 * MiB
+KEPT = {"attestation.json", "lock.yaml", "record.json", HEAD, LINES}
+CAVEAT = "a public pack: its texts are left out"
+_KEYS = {"task", "doc_id", "sha256", "answers", "metrics"}
+
+Value = dict[str, Any]
+
+
+class Public:
+    """A public pack's lines, read once."""
+
+    def __init__(self, folder: Folder, record: Value) -> None:
+        self.folder, self.record = folder, record
+        self.samples, self.scored = Samples(), Findings("scores")
+        self.answering = Findings("answers")
+        self.tasks: dict[str, Value] = {}
+        self.texts: dict[str, dict[str, str]] = defaultdict(dict)
+        self.cut = self.compared = self.count = 0
+        self.hidden: set[str] = set()  # leaf tasks that were answered in texts
+        self._read()
+
+    def _read(self) -> None:
+        shape = self.samples.shape
+        try:
+            head = self.folder.json(HEAD, MAX_HEAD)
+            if head["schema"] != PUBLIC or head["tasks"].keys() != self.record["tasks"].keys():
+                shape.add(f"{HEAD} is not of this record")
+            self.tasks = head["tasks"]
+            for number, raw in self.folder.gzip_lines(LINES):
+                self.count = number
+                try:
+                    self._line(canon.loads(raw))
+                except BROKEN as error:
+                    shape.add(f"line {number:,}: {reason(error)}")
+        except BROKEN as error:
+            shape.add(reason(error))
+
+    def _line(self, line: Value) -> None:
+        leaf, number = line["task"], line["doc_id"]
+        kind = self.record["tasks"][leaf]["output_type"]
+        extra = {"multiple_choice": {"lengths"}, "generate_until": {"filtered"}}.get(kind, set())
+        if line.keys() != _KEYS | extra or type(number) is not int:
+            raise ValueError("holds other fields than a public pack's")
+        seen = self.samples.leaves[leaf]
+        if number != seen.next_id:
+            self.samples.order.add(f"{shown(leaf)} document {number} stands where {seen.next_id}")
+        seen.next_id = number + 1
+        seen.questions.append("")  # counted; its hash is hidden
+        for index, repeats in enumerate(line["answers"]):
+            for repeat, answer in enumerate(repeats):
+                self._answer(leaf, f"{number}/{index}/{repeat}", answer)
+        for name, metrics in line["metrics"].items():
+            for metric, value in metrics.items():
+                seen.values[metric, name].append(value)
+        if kind == "multiple_choice" and self.tasks[leaf]["plain"]:
+            self.compared += 1
+            self.scored.add(_contradiction(line))
+
+    def _answer(self, leaf: str, request: str, answer: Any) -> None:
+        if isinstance(answer, dict):
+            self.hidden.add(leaf)
+            self.cut += answer["stop"] == "length"
+            return
+        keys = ("loglikelihood", "is_greedy", "num_tokens") if len(answer) == 3 else (
+            "loglikelihood", "num_tokens")  # fmt: skip
+        self.texts[leaf][request] = canon.dumps(dict(zip(keys, answer, strict=True)))
+
+    def checks(self) -> list[Check]:
+        """Every check that needs no text."""
+        record, samples = self.record, self.samples
+        lock, shipped = completeness.lock_of(self.folder, record, samples.order)
+        agreed = Findings("data")
+        if lock is not None:
+            completeness.datasets(record, lock, agreed)
+        configs = {"configs": self.tasks}
+        return [
+            self._files(),
+            identity.ids(record, None),
+            completeness.check(record, lock, shipped, samples),
+            agreed.check("datasets agree; what hides in digests does with --deep"),
+            *completeness.shots(record, lock),
+            *completeness.settings(record),
+            samples.shape.check(f"{self.count:,} documents without their texts"),
+            *self._answers(),
+            *self._scores(),
+            *aggregates.Aggregates(record, configs, samples, asked.weights(lock)).check(),
+            aggregates.ranges(record, samples),
+            *health.health(record, None, None),
+            health.engine(record),
+            health.segments(record),
+            health.partial(record),
+        ]
+
+    def _files(self) -> Check:
+        findings, listed = Findings("files"), self.record["files"]
+        names, strange = self.folder.walk()
+        if extra := (names | set(strange)) - KEPT | set(strange):
+            findings.add(f"{len(extra):,} files that no public pack holds: {few(extra)}")
+        findings.add(identity.file_problem(self.folder, "lock.yaml", listed["lock.yaml"]))
+        return findings.check(f"{len(names):,} files, {len(listed) - 1:,} left out")
+
+    def _answers(self) -> list[Check]:
+        recorded, findings = self.record["answers"], self.answering
+        for leaf in sorted(recorded.keys() - self.hidden):
+            found = journals.digest_of(leaf, self.texts.get(leaf, {}))
+            findings.add_unequal(f"{shown(leaf)}: the answers digest", recorded[leaf], found)
+        count = sum(map(len, self.texts.values()))
+        checks = [findings.check(f"{count:,} answers are those that the record digests")]
+        if self.hidden:
+            why = f"{len(self.hidden):,} tasks were answered in texts, which are left out"
+            checks.append(Check("answers", Status.SKIP, f"{why}: {few(self.hidden)}"))
+        return checks
+
+    def _scores(self) -> list[Check]:
+        """Without a right answer at hand."""
+        found = []
+        if self.compared:
+            text = f"{self.compared:,} samples' scores do not contradict their answers"
+            found.append(self.scored.check(text))
+        left = self.count - self.compared
+        if left:
+            found.append(
+                Check("scores", Status.SKIP, f"{left:,} samples are scored by their texts")
+            )
+        return found
+
+
+def _contradiction(line: Value) -> str:
+    """Two scores by the same choice are equal, and two choices are not both the right one."""
+    likelihoods = [canon.number(repeats[0][0]) for repeats in line["answers"]]
+    if any(value != value for value in likelihoods):
+        return ""
+    sizes = [[float(length[kind]) for length in line["lengths"]] for kind in (0, 1)]
+    winners = {
+        "acc": choices.argmax(likelihoods),
+        "acc_norm": choices.argmax(choices.divided(likelihoods, sizes[0])),
+        "acc_bytes": choices.argmax(choices.divided(likelihoods, sizes[1])),
+    }
+    for metrics in line["metrics"].values():
+        right = {winners[name] for name, v in metrics.items() if name in winners and v == 1}
+        wrong = {winners[name] for name, v in metrics.items() if name in winners and v != 1}
+        if len(right) > 1 or right & wrong:
+            name = f"{shown(line['task'])} document {line['doc_id']}"
+            return f"{name}: its scores contradict its answers"
+    return ""

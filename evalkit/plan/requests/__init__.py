@@ -1,0 +1,1 @@
+"""What is asked of a model, and in which words: single requests, chat settings."""

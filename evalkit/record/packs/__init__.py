@@ -1,0 +1,1 @@
+"""A run in one file, with its texts or without them."""

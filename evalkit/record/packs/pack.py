@@ -1,0 +1,141 @@
+"""`pack`: a finished run as one .tar.gz that says the same whoever packs it, wherever.
+
+A whole pack holds the record, every file that it lists, and what was signed: all that `verify`
+reads. A public one is for data that may not be passed on (`public_form`); its files are signed by
+themselves. Nothing is packed that is not as the record lists it or that a link leads to, nor what
+this machine's paths or secrets stand in; a report is not packed, as nothing vouches for it.
+"""
+
+import gzip
+import hashlib
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from evalkit.base import canon, schema
+from evalkit.base.errors import EvalkitError, Exit
+from evalkit.record import salted
+from evalkit.record.packs import archive, public_form
+from evalkit.record.reading.folder import Folder, foreign
+from evalkit.record.signing import attest
+from evalkit.record.signing.keys import Private
+
+_SECRET = ("TOKEN", "SECRET", "PASSWORD", "API_KEY", "CREDENTIAL")  # in a variable's name
+_MIN_SECRET = 8
+
+Value = dict[str, Any]
+
+
+def pack(run: Path, *, public: bool = False, key: Private | None = None) -> Path:
+    """Write <run>.tar.gz beside a finished run's folder, or <run>.public.tar.gz; its path.
+
+    `key` signs a public pack's own files, which the record's signature does not cover. EvalkitError
+    (1) where a file is not as the record lists it, where a whole pack would pass on texts that the
+    lock calls not redistributable, or where a secret or path of this machine stands in it.
+    """
+    if key is not None and not public:
+        fix = "`evalkit sign` signs a run, and its pack holds what was signed"
+        raise EvalkitError("--key is for --public", fix=fix)
+    with foreign(run):
+        record = _record(run)
+        closed = {
+            task["dataset"]["repo"]
+            for task in record["tasks"].values()
+            if not task["dataset"]["redistributable"]
+        }
+        if closed and not public:
+            what = f"the texts of {', '.join(sorted(closed))} may not be passed on"
+            fix = "give --public, which leaves all texts out"
+            raise EvalkitError(what, where=str(run), fix=fix, code=Exit.FAILED)
+        files = _public(run, record, key) if public else _whole(run, record)
+        path = run.with_name(f"{run.name}{'.public' if public else ''}{archive.SUFFIX}")
+        canon.write_atomic(path, archive.packed(run.name, _harmless(files)))
+    return path
+
+
+def reveal(run: Path, name: str) -> Path:
+    """Write what opens one document of a run's public pack, `<task>/<doc_id>`, beside the folder;
+    its path. EvalkitError (2) where there is no such document."""
+    task, _, number = name.rpartition("/")
+    with foreign(run):
+        record = _record(run)
+        known = task in record["tasks"] and number.isdecimal() and len(number) < 10
+        salts = salted.salts_of(run)
+        found = public_form.revealed(run, record, task, int(number), salts) if known else None
+    if found is None:
+        raise EvalkitError(f"the run has no document '{name}'", fix="write <task>/<doc_id>")
+    path = run.with_name(f"{run.name}.{task}-{number}.revealed.json")
+    canon.write_json(path, found)
+    return path
+
+
+def _record(run: Path) -> Value:
+    record = canon.read_json(run / "record.json")
+    if problems := schema.check("record", record):
+        raise EvalkitError(f"record.json is not a record: {problems[0]}", where=str(run))
+    found: Value = record
+    return found
+
+
+def _whole(run: Path, record: Value) -> Iterator[tuple[str, bytes]]:
+    """Every file of a run by name, in order, as the record lists it."""
+    names = {"record.json", *record["files"], *([attest.NAME] if _signed(run) else [])}
+    for name in sorted(names):
+        yield name, _listed(run, name, record)
+
+
+def _listed(run: Path, name: str, record: Value) -> bytes:
+    try:
+        with Folder(run).reader(name) as handle:
+            data = handle.read()
+    except OSError as error:
+        what = f"can't read {name}: {error.strerror}"
+        raise EvalkitError(what, where=str(run), code=Exit.FAILED) from None
+    entry = record["files"].get(name)
+    if entry and canon.digest_bytes(data) != f"sha256:{entry['sha256']}":
+        what = f"{name} is not the file that record.json lists"
+        raise EvalkitError(what, where=str(run), fix="run `evalkit verify` on it", code=Exit.FAILED)
+    return data
+
+
+def _signed(run: Path) -> bool:
+    return Folder(run).holds(attest.NAME)
+
+
+def _public(run: Path, record: Value, key: Private | None) -> Iterator[tuple[str, bytes]]:
+    """The record, the lock, what was signed, and of the samples what is no text."""
+    for name in record["files"]:
+        _listed(run, name, record)  # what follows is made of files that are the record's
+    data = _listed(run, "record.json", record)
+    made = public_form.made(run, record, salted.salts_of(run))
+    signed = _listed(run, attest.NAME, record) if _signed(run) else None
+    if key is not None:
+        sha256 = {name: hashlib.sha256(each).hexdigest() for name, each in made.items()}
+        own = hashlib.sha256(data).hexdigest()
+        body = attest.statement(record, own, attest.PUBLICATION, {}, sha256)
+        signed = attest.added(signed, attest.seal(body, key), key.public)
+    if signed is not None:
+        yield attest.NAME, signed
+    yield "lock.yaml", _listed(run, "lock.yaml", record)
+    yield from made.items()
+    yield "record.json", data
+
+
+def _harmless(files: Iterable[tuple[str, bytes]]) -> Iterator[tuple[str, bytes]]:
+    """The files; EvalkitError where this machine's secrets, home or working folder stand in one."""
+    secrets = {
+        value.encode(): f"the value of {name}"
+        for name, value in os.environ.items()
+        if any(mark in name.upper() for mark in _SECRET) and len(value) >= _MIN_SECRET
+    }
+    for place in (Path.home(), Path.cwd()):
+        if len(place.parts) > 2:  # not "/" or "/root", which may be a word
+            secrets[os.fsencode(place)] = "a path of this machine"
+    for name, data in files:
+        text = gzip.decompress(data) if name.endswith(".gz") else data
+        for secret, what in secrets.items():
+            if secret in text:
+                raise EvalkitError(f"{what} stands in {name}", fix="unset it or mend the run",
+                                   code=Exit.FAILED)  # fmt: skip
+        yield name, data

@@ -1,0 +1,1 @@
+"""Readers of plan, journal and samples, each a stream with limits."""

@@ -1,0 +1,1 @@
+"""A record's scores: in order, with direction, scale and interval; per document for pairing."""

@@ -1,0 +1,1 @@
+"""Keys, signed statements, seals and timestamps."""

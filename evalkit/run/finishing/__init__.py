@@ -1,0 +1,1 @@
+"""From answers to a record: scores, verdicts on programs, answers carried over."""

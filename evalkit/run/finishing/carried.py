@@ -1,0 +1,88 @@
+"""Answers that are there, for a suite whose tasks were mended: a run goes on where its prompts are
+the same.
+
+A task's files are in a suite's identity, so a mended task makes another run. What the model was
+asked follows from the prompts alone: where the mended suite's plan has exactly the batches of the
+run that is there, its answers answer it too. They are taken over into a folder of the new run's
+own, and the record says from which run.
+"""
+
+import os
+import secrets
+import shutil
+from pathlib import Path
+from typing import Any
+
+from evalkit.base import canon
+from evalkit.base.errors import EvalkitError
+from evalkit.base.events import now
+from evalkit.inputs.suite import Lock, Suite
+from evalkit.plan.cache import Planned
+from evalkit.record import journal
+from evalkit.run import folder
+from evalkit.run.folder import Run
+from evalkit.run.preparing import named
+
+
+def over(run: Run, suite: Suite, lock: Lock, inputs: dict[str, Any], planned: Planned) -> Run:
+    """A new run of the mended suite with the answers of `run`. `inputs`: the new suite's identity;
+    `planned`: its plan, made as the run's was.
+
+    Raises EvalkitError (2) that names the first leaf task whose prompts are others.
+    """
+    old = canon.read_json(run.folder / "plan.json")
+    _check_same(old, planned.body)
+    body = {
+        **run.body,
+        "ids": {**planned.body["ids"],
+                "run": folder.run_id(planned.body["ids"]["plan"], run.body["inputs"])},
+        "execution": secrets.token_hex(16),
+        "created": now(),
+        "suite": folder.described(suite, inputs),
+        "inputs": run.body["inputs"] | {"suite": inputs},
+        "carried": {"run": run.body["ids"]["run"], "batches": len(old["batches"])},
+    }  # fmt: skip
+    name = folder.name_of(suite, body["ids"]["run"])
+    root = run.folder.parent
+    making = root / f".{name}.{os.getpid()}"
+    shutil.rmtree(making, ignore_errors=True)
+    for part in ("events", "telemetry", "journal"):
+        canon.make_folder(making / part)
+    for part in ("events", "telemetry"):
+        for path in sorted((run.folder / part).glob("*.jsonl")):
+            canon.write_atomic(making / part / path.name, path.read_bytes())
+    _restamp(run, making / "journal", body["ids"]["run"])
+    canon.write_atomic(making / "plan.tokens", (run.folder / "plan.tokens").read_bytes())
+    canon.write_atomic(making / "plan.json", canon.dumps(planned.body) + "\n")
+    lock.write(making / "lock.yaml")
+    canon.write_json(making / "run.json", body)
+    place = root / name
+    if place.exists():
+        raise EvalkitError("the mended suite has a run already", where=str(place))
+    making.rename(place)
+    named.remember(place)
+    return Run(place, body)
+
+
+def _check_same(old: dict[str, Any], new: dict[str, Any]) -> None:
+    asked = [[(b["id"], b["task"]) for b in body["batches"]] for body in (old, new)]
+    if asked[0] == asked[1] and old["empty_texts"] == new["empty_texts"]:
+        return
+    unlike = sorted({task for _, task in set(asked[0]) ^ set(asked[1])})
+    named = f"of task '{unlike[0]}' " if unlike else ""
+    raise EvalkitError(
+        f"the prompts {named}are not those that were answered, so the answers can't be scored",
+        fix="run the suite again: evalkit eval ... --fresh",
+    )
+
+
+def _restamp(run: Run, to: Path, new: str) -> None:
+    """The journal's intact lines as those of the new run."""
+    old = run.body["ids"]["run"]
+    for path in sorted((run.folder / "journal").glob("*.jsonl")):
+        found = []
+        for _, _, line in journal.lines(path):
+            if line is not None and line["run"] == old:
+                line["run"] = new
+                found.append(canon.dumps(line | {"sha256": journal.checksum(line)}) + "\n")
+        canon.write_atomic(to / path.name, "".join(found))

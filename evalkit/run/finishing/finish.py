@@ -1,0 +1,252 @@
+"""From a complete journal to a record: assemble, score through lm-eval, stamp, write.
+
+Everything here can be repeated safely; the record comes last.
+"""
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from evalkit.base import canon
+from evalkit.base.errors import EvalkitError, Exit
+from evalkit.base.events import Events, now
+from evalkit.base.machine import stamp
+from evalkit.harness.tasks import Loaded
+from evalkit.inputs import suite as suites
+from evalkit.inputs.models.tokenizer import Tokenizer
+from evalkit.plan.store import Plan
+from evalkit.record import auditlog, journal, record
+from evalkit.record.answers import Answers
+from evalkit.run import telemetry
+from evalkit.run.finishing import graded
+from evalkit.run.folder import Run
+
+
+def check_complete(run: Run, answered: int, total: int) -> None:
+    """EvalkitError (75) while batches have no answer."""
+    if answered < total:
+        raise EvalkitError(
+            f"{total - answered} of {total} batches have no answer yet",
+            where=str(run.folder),
+            fix="run `evalkit execute` on it (the same eval command continues it)",
+            code=Exit.STOPPED,
+        )
+
+
+def finish(
+    run: Run, loaded: Loaded, tokenizer: Tokenizer, events: Events, argv: list[str],
+    prefer: str | None = None,
+) -> Path:  # fmt: skip
+    """Score a run whose every batch is answered and write its record; the record's path.
+
+    Raises EvalkitError (75) while batches have no answer, and (1) where two segments answered one
+    unequally and neither is `prefer`.
+    """
+    from evalkit.harness import publish
+    from evalkit.harness.scoring import score
+
+    known = graded.needed(run, loaded)
+    _seal(run.folder, events)
+    plan = Plan(run.folder)
+    done = journal.read(run.folder / "journal", run.body["ids"]["run"], plan.entries, prefer)
+    check_complete(run, len(done.batches), len(plan))
+    for left_behind in run.folder.rglob(".*.part"):  # by a process that was killed while writing
+        left_behind.unlink()
+    events.say("scoring with lm-eval")
+    span = telemetry.Span()
+    total = sum(len(entry["targets"]) for entry in plan.entries.values())
+    with events.phase("score", total, "answers") as phase:
+        answers = Answers(plan, done, phase.advance)
+        template = tokenizer.chat_template_for(loaded.suite)
+        scoring = score.Scoring(loaded, answers.of, template)
+        facts = graded.write_samples(run, scoring.samples(), known)
+        results = scoring.results()
+    published = publish.published(
+        results, scoring.task_hashes(), loaded.suite, run.body["model"]["reference"],
+        tokenizer.reported(),
+    )  # fmt: skip
+    _write_results(run, published)
+    events.log("scored", **span.taken())
+    events.close()
+    body = _record(run, plan, done, answers, results, facts, loaded, argv)
+    settled = {"segment": prefer, "batches": len(done.settled)} if prefer else None
+    path = record.write(run.folder, body | {"preferred": settled})
+    log_finished(run)
+    return path
+
+
+def _write_results(run: Run, published: dict[str, Any]) -> None:
+    text = json.dumps(canon.finite(published), indent=2, ensure_ascii=False, allow_nan=False)
+    canon.write_atomic(run.folder / "results.json", text + "\n")
+
+
+def _seal(folder: Path, events: Events) -> None:
+    """Replace what other processes have written by copies of itself: a shard that is still at work
+    on what others have done goes on writing into the files that it opened, not into what the
+    record lists."""
+    for name in ("journal", "events", "telemetry"):
+        for path in sorted((folder / name).glob("*.jsonl")):
+            if path != events.path:
+                with path.open("rb") as handle:
+                    canon.write_atomic(path, iter(partial(handle.read, 1 << 20), b""))
+
+
+def _record(
+    run: Run,
+    plan: Plan,
+    done: journal.Journal,
+    answers: Answers,
+    results: dict[str, Any],
+    facts: record.SampleFacts,
+    loaded: Loaded,
+    argv: list[str],
+) -> dict[str, Any]:
+    lock = suites.read_lock(run.folder / "lock.yaml")
+    happened = _events(run.folder)
+    tasks = record.tasks(results, lock, facts, answers, loaded.suite.limit)
+    multiple_choice = {n for n, task in tasks.items() if task["output_type"] == "multiple_choice"}
+    inputs = run.body["inputs"]
+    return {
+        "schema": record.SCHEMA,
+        "ids": {**run.body["ids"], "answers": canon.digest(answers.digests)},
+        "execution": run.body["execution"],
+        "created": now(),
+        "suite": run.body["suite"],
+        "answers": answers.digests,
+        "tasks": tasks,
+        "groups": record.groups(results, _weighted(loaded)),
+        "model": run.body["model"],
+        "numerics": inputs["numerics"],
+        "engine": inputs["engine"],
+        "health": record.health(plan.body, answers, facts, multiple_choice, len(done.splits)),
+        "environment": _environment(happened),
+        "code": stamp.code(),
+        "command": {"argv": stamp.command(argv), "config": run.body["options"]},
+        "carried": run.body["carried"],
+        "graded": graded.described(run),
+        "phases": _phases(happened),
+        "segments": _segments(happened, done),
+        "files": record.list_files(run.folder),
+    }
+
+
+def _weighted(loaded: Loaded) -> dict[str, dict[str, bool]]:
+    return {
+        name: {entry.metric: entry.weight_by_size for entry in group.aggregate_metric_list or []}
+        for name, group in loaded.task_dict["groups"].items()
+    }
+
+
+def _events(folder: Path) -> list[dict[str, Any]]:
+    """Every event of every segment, in the order of their times; torn lines are left out."""
+    found = []
+    for path in sorted((folder / "events").glob("*.jsonl")):
+        for raw in path.read_bytes().splitlines():
+            try:
+                event = canon.loads(raw)
+            except ValueError:
+                continue
+            found.append(event | {"file": path.stem})
+    return sorted(found, key=lambda event: str(event.get("time")))
+
+
+def _environment(happened: list[dict[str, Any]]) -> dict[str, Any]:
+    """The environment of the last segment that executed a batch."""
+    found = [event for event in happened if event["event"] == "environment"]
+    if not found:
+        raise EvalkitError("no segment of this run says where it ran (its events are missing)")
+    return {key: value for key, value in found[-1].items() if key not in ("time", "event", "file")}
+
+
+def _phases(happened: list[dict[str, Any]]) -> dict[str, Any]:
+    """Seconds, tokens, peak memory and energy by phase, summed over segments; no tokens where a
+    segment's engine did not tell them."""
+    names = {"planned": "plan", "probed": "probe", "executed": "execute", "scored": "score"}
+    phases: dict[str, Any] = {}
+    parts: list[int | None] = []  # the tokens of each segment
+    for event in happened:
+        if event["event"] not in names:
+            continue
+        phase = phases.setdefault(
+            names[event["event"]],
+            {"seconds": 0.0, "tokens": None, "tokens_per_second": None, "peak_memory_bytes": 0,
+             "energy_joules": {"cpu": 0.0, "gpu": 0.0}},
+        )  # fmt: skip
+        _add_energy(phase["energy_joules"], event["energy_joules"])
+        phase["seconds"] += event["seconds"]
+        peak = max(phase["peak_memory_bytes"], event["peak_memory_bytes"])
+        phase["peak_memory_bytes"] = peak
+        if event["event"] == "executed":
+            parts.append(event["tokens"])
+    told = [tokens for tokens in parts if tokens is not None]
+    if told and len(told) == len(parts):
+        phase = phases["execute"]
+        phase["tokens"] = sum(told)
+        phase["tokens_per_second"] = phase["tokens"] / max(phase["seconds"], 1e-9)
+    return phases
+
+
+def _add_energy(total: dict[str, Any], more: dict[str, Any]) -> None:
+    """Add up joules; a sum is as unknown as one of its parts."""
+    for part, joules in more.items():
+        if not isinstance(total[part], dict):
+            total[part] = joules if isinstance(joules, dict) else total[part] + joules
+
+
+def _segments(happened: list[dict[str, Any]], done: journal.Journal) -> list[dict[str, Any]]:
+    stops = {e["segment"]: e["time"] for e in happened if e["event"] == "segment.stop"}
+    return [
+        {
+            "segment": event["segment"],
+            "started": event["time"],
+            "stopped": stops.get(event["segment"], stamp.unknown("it was killed")),
+            "host": event["host"],
+            "hardware": event["hardware"],
+            "slurm": event["slurm"],
+            **{
+                name: event.get(name, stamp.unknown("an older evalkit does not say"))
+                for name in ("level", "repeats", "kernels")
+            },
+            "batches": done.by_segment.get(event["segment"], 0),
+        }
+        for event in happened
+        if event["event"] == "segment.start"
+    ]
+
+
+def log_finished(run: Run) -> None:
+    """See that a finished run stands in its results folder's audit log, once: what was measured,
+    with what, on what."""
+    out = run.folder.parent.parent
+    if auditlog.has_finished(out, run.body["execution"]):
+        return
+    body = canon.read_json(run.folder / "record.json")
+    auditlog.append(
+        out,
+        "finished",
+        {
+            "run": run.folder.relative_to(out).as_posix(),
+            "execution": body["execution"],
+            "record": canon.sha256_file(run.folder / "record.json"),
+            "ids": body["ids"],
+            "model": {key: body["model"][key] for key in ("reference", "revision")},
+            "datasets": body["suite"]["datasets"],
+            "seeds": body["suite"]["seeds"],
+            "commit": body["code"]["commit"],
+            "evalkit": body["environment"]["versions"]["evalkit"],
+        },
+    )
+
+
+def log_failure(run: Run, error: EvalkitError) -> None:
+    """Note in the audit log that a run failed, and why."""
+    out = run.folder.parent.parent
+    fields = {
+        "run": run.folder.relative_to(out).as_posix(),
+        "execution": run.body["execution"],
+        "ids": run.body["ids"],
+        "error": stamp.without_paths(error.what),
+        "code": int(error.code),
+    }
+    auditlog.append(out, "failed", fields)

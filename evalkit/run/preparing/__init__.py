@@ -1,0 +1,1 @@
+"""Everything that is decided before a run starts, and which engine it has."""

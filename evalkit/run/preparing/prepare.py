@@ -1,0 +1,235 @@
+"""Everything that is decided before a run starts.
+
+The inputs of a run's identity can all be had without building a request, so the same command finds
+its unfinished run, and an upgrade or a changed option is named before it costs a night.
+"""
+
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from evalkit.base import canon, private
+from evalkit.base.errors import EvalkitError, Exit
+from evalkit.base.machine import stamp
+from evalkit.inputs import engine_name, hub, locked
+from evalkit.inputs import suite as suites
+from evalkit.inputs.models import architecture
+from evalkit.inputs.models import model as models
+from evalkit.inputs.models.checkpoint import headers, shape
+from evalkit.inputs.models.model import Model
+from evalkit.inputs.suite import Lock, Suite
+from evalkit.plan import memory
+from evalkit.plan.store import LEVELS, Policy
+from evalkit.run.preparing import clock, engines
+from evalkit.run.preparing.engines import Asked, Engine
+
+FREE_BYTES = 200_000_000  # what a full run of the largest shipped suite leaves, with room
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What a user asked for."""
+
+    model: str
+    suite: str = "core"
+    revision: str | None = None
+    limit: int | None = None
+    out: Path = Path("results")
+    offline: bool = False
+    dtype: str | None = None
+    profile: str | None = None
+    level: str | None = None
+    adapter: Path | None = None
+    engine: str = engine_name.OWN
+    engine_args: tuple[str, ...] = ()
+    device: str | None = None
+    seed: int | None = None
+    threads: int = 1
+    memory: int | None = None
+    allow_pickle: bool = False
+    trust_remote_code: bool = False
+    fresh: bool = False
+    again: bool = False
+    clock: str | None = None  # of a recorded run that is gone on with or repeated
+
+    @property
+    def asked(self) -> Asked:
+        """What of them an engine may take or refuse."""
+        return Asked(self.level, self.dtype, self.profile, self.device, self.threads, self.adapter)
+
+    def published(self) -> dict[str, Any]:
+        """The options as a record keeps them: a path of this host only by its last part."""
+        names = (name for name in self.__slots__ if name != "clock")  # the suite's section has it
+        shown = {name: getattr(self, name) for name in names}
+        for name in ("model", "suite", "out", "adapter"):
+            if shown[name] is not None:
+                shown[name] = private.words(private.place(str(shown[name])))
+        if (found := hub.snapshot(Path(self.model))) and Path(self.model).is_dir():
+            shown["model"] = found[0]
+        return shown | {"engine_args": list(self.engine_args)}
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A run's resolved inputs. `inputs` is what the run id covers, the plan's batches aside;
+    `adapter` the files of one as `Model.files` has them; `room` what there is on GPUs where the
+    policy is for them."""
+
+    options: Options
+    model: Model
+    adapter: dict[str, dict[str, Any]] | None
+    parameters: int | None
+    suite: Suite
+    lock: Lock
+    room: memory.Room | None
+    engine: Engine
+    device: str
+    inputs: dict[str, Any]
+
+    @property
+    def policy(self) -> Policy:
+        """How rows are packed."""
+        return policy_of(self.room)
+
+    @property
+    def level(self) -> str:
+        """How the engine may share work between rows."""
+        level: str = self.inputs["engine"]["level"]
+        return level
+
+    @property
+    def folder(self) -> Path:
+        """Where the runs of this model lie."""
+        return self.options.out / self.model.short_name
+
+
+def prepare(
+    options: Options, say: Callable[[str], None] = lambda _: None, *, computes: bool = True
+) -> Job:
+    """Resolve the device, which is told first, the model, the suite and the numerics; EvalkitError
+    for what can't be run. `computes`: whether this process or its children run the model."""
+    _check_numbers(options)
+    engine = _engine(options)
+    suite = suites.load(options.suite, limit=options.limit, seed=options.seed)
+    lock = locked.scorable(suites.lock_of(suite))
+    device = _device(options, engine, say, computes=computes)  # before gigabytes are fetched
+    model = models.resolve(
+        options.model,
+        revision=options.revision,
+        offline=options.offline,
+        allow_pickle=options.allow_pickle,
+        trust_remote_code=options.trust_remote_code,
+    )
+    suite = clock.at_its_time(suite, model, options.clock)
+    adapter = models.resolve_adapter(options.adapter) if options.adapter else None
+    parameters = headers.num_parameters(model)
+    _check_out(options.out / model.short_name)
+    numerics = engine.numerics(options.asked, model)
+    if computes:
+        engine.require_packages(model, device)
+    room = _room(options, engine, model, parameters, numerics, device)
+    inputs = {
+        "suite": suites.identity(suite, lock),
+        "model": model.sha256(),
+        "adapter": engines.digests(adapter),
+        "numerics": numerics,
+        "engine": {"name": engine.choice.name, "level": engine.level(options.asked, model),
+                   "policy": policy_of(room).to_json(), "args": engine.choice.args,
+                   "versions": engine.versions(), "bit_repeatable": engine.bit_repeatable},
+        "versions": stamp.versions(),
+    }  # fmt: skip
+    return Job(options, model, adapter, parameters, suite, lock, room, engine, device, inputs)
+
+
+def _check_numbers(options: Options) -> None:
+    if options.limit is not None and options.limit < 1:
+        raise EvalkitError("--limit must be at least 1")
+    if options.seed is not None and not 0 <= options.seed < 2**32:
+        raise EvalkitError("--seed must lie between 0 and 4294967295")
+    if options.threads < 1:
+        raise EvalkitError("--threads must be at least 1")
+
+
+def _device(options: Options, engine: Engine, say: Callable[[str], None], *, computes: bool) -> str:
+    """Where the engine computes: nowhere yet, where a plan is made for other hosts' GPUs."""
+    if not computes and options.memory and not engine.computes_elsewhere:
+        say(f"planned for NVIDIA GPUs of {options.memory} GB")
+        return "cpu"
+    return engine.device(options.device, say)
+
+
+def _room(
+    options: Options, engine: Engine, model: Model, parameters: int | None,
+    numerics: dict[str, Any], device: str,
+) -> memory.Room | None:  # fmt: skip
+    """The room on the GPUs that a plan is for, None for a CPU; EvalkitError for what can't fit."""
+    from evalkit.engine.hardware.device import AUTO
+
+    sizes = engine.gpu_memories(device)
+    wanted = options.memory
+    if wanted is None:
+        wanted = memory.class_of(min(sizes)) if sizes else 0
+    if wanted is None:
+        raise EvalkitError(
+            f"a GPU of {min(sizes) / 2**30:.1f} GiB is smaller than any that plans are made for",
+            fix="--memory 8 plans for the smallest; batches that do not fit are split",
+            code=Exit.MISSING,
+        )
+    if not engine.fits_memory or not wanted:
+        return None
+    needs = needs_of(model, parameters, numerics)
+    number = None if not sizes else len(sizes) if device == AUTO else 1
+    return memory.require(needs, wanted, number, model.reference)
+
+
+def policy_of(room: memory.Room | None) -> Policy:
+    """The policy for GPUs, or the CPU's."""
+    return room.policy if room else Policy()
+
+
+def needs_of(model: Model, parameters: int | None, numerics: dict[str, Any]) -> memory.Needs:
+    """What a model needs of a GPU's memory under these numerics."""
+    from evalkit.engine import quantization
+
+    stored = 4 if numerics["dtype"] == "float32" else 2
+    is_known = parameters is not None and quantization(model) is None
+    weights = stored * parameters if is_known and parameters else model.weight_bytes
+    config = architecture.text_config(model.folder, model.reference, model.trust_remote_code)
+    number = 4 if numerics["profile"] == "precise" else stored
+    return memory.Needs(shape.of(config), weights, number)
+
+
+def _engine(options: Options) -> Engine:
+    """The engine asked for; EvalkitError where other options are not for it."""
+    engine = engines.parse(options.engine, options.engine_args)
+    if options.level is not None and options.level not in LEVELS:
+        raise EvalkitError(
+            f"unknown level '{options.level}'", fix=f"choose from {', '.join(LEVELS)}"
+        )
+    engine.check(options.asked)
+    return engine
+
+
+def _check_out(folder: Path) -> None:
+    """The model's results folder must be there, writable and not nearly full before anything
+    costs time."""
+    canon.make_folder(folder)
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise EvalkitError(
+            "the results folder is not writable",
+            where=str(folder),
+            fix="choose another with --out",
+            code=Exit.MISSING,
+        )
+    free = shutil.disk_usage(folder).free
+    if free < FREE_BYTES:
+        raise EvalkitError(
+            f"only {free // 1_000_000} MB are free for results, a run needs"
+            f" {FREE_BYTES // 1_000_000}",
+            where=str(folder),
+            fix="free space or choose another --out",
+            code=Exit.MISSING,
+        )

@@ -1,0 +1,210 @@
+"""One pass over a record's samples: of each leaf task its scores, margins and flags for every
+document, and the texts of some.
+
+What a document's line in the report needs is kept as columns, a few bytes a document. Texts are
+kept for candidates only and leave this module compressed. The samples are read as a stranger's:
+bounded, shape-checked, nothing in them followed or run.
+"""
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from evalkit.record.reading.evidence import samples
+from evalkit.record.reading.folder import BROKEN, Folder
+from evalkit.record.reading.scores import score_table
+from evalkit.show.report.parts.texts import Texts
+
+CUT, NOT_FOUND, EMPTY, TIE, NAN, CLOSE_CALL, UNCLOSED = 1, 2, 4, 8, 16, 32, 64
+FLAGS = {
+    CUT: "cut at the length limit",
+    NOT_FOUND: "no answer found",
+    EMPTY: "empty answer",
+    TIE: "exact tie",
+    NAN: "NaN",
+    CLOSE_CALL: "close call",
+    UNCLOSED: "thinking not closed",
+}
+CLOSE = 0.1  # nats between the two likeliest choices: below it, other numerics may choose otherwise
+
+
+@dataclass(slots=True)
+class Leaf:
+    """A leaf task's documents, in order.
+
+    `scores`: by the task's headline metric; None where it is no number. `margins`: nats by which
+    the likeliest choice leads the next; None where there are no choices. `flags`: bits of FLAGS, by
+    position. `confidences`: the softmax share of the likeliest choice.
+    """
+
+    name: str
+    metric: str
+    ids: list[int] = field(default_factory=list)
+    scores: list[float | None] = field(default_factory=list)
+    margins: list[float | None] = field(default_factory=list)
+    confidences: list[float] = field(default_factory=list)
+    flags: dict[int, int] = field(default_factory=dict)
+    texts: str = ""  # compressed, base64
+    num_texts: int = 0
+    _guesses: list[float] = field(default_factory=list)
+
+    @property
+    def by_choice(self) -> bool:
+        """Whether its questions come with choices."""
+        return any(margin is not None for margin in self.margins)
+
+    @property
+    def chance(self) -> float:
+        """What guessing would score."""
+        return math.fsum(self._guesses) / max(len(self._guesses), 1)
+
+    @property
+    def binary(self) -> bool:
+        """Whether every score is 0 or 1."""
+        return all(score in (0.0, 1.0) for score in self.scores)
+
+    def add(self, document: samples.Document, flags: int) -> dict[str, Any]:
+        """Take in a document; its text for the report."""
+        sample = _of_filter(document, self.metric)
+        position = len(self.ids)
+        self.ids.append(document.doc_id)
+        self.scores.append(_number(sample.get(self.metric.split(",")[0])))
+        values = likelihoods(sample["resps"])
+        margin = None
+        if values is not None:
+            margin, more = self._note_choices(values)
+            flags |= more
+        else:
+            flags |= _flags(document)
+        self.margins.append(margin)
+        self._guesses.append(document.chance)
+        if flags:
+            self.flags[position] = flags
+        return told(document, values)
+
+    def _note_choices(self, likelihoods: list[float]) -> tuple[float | None, int]:
+        if any(map(math.isnan, likelihoods)):
+            return None, NAN
+        if len(likelihoods) < 2:
+            return None, 0
+        best, second = sorted(likelihoods, reverse=True)[:2]
+        if best == -math.inf:
+            self.confidences.append(1 / len(likelihoods))
+            return 0.0, TIE
+        share = 1 / math.fsum(math.exp(value - best) for value in likelihoods)
+        self.confidences.append(share)
+        margin = min(best - second, 1e9)
+        return margin, (TIE if not margin else 0) | (CLOSE_CALL if margin < CLOSE else 0)
+
+
+def read(
+    folder: Folder, record: dict[str, Any], cut: dict[str, set[int]], texts: Texts
+) -> tuple[list[Leaf], int]:
+    """Every leaf task of a valid record, and how many documents could not be read."""
+    seen = samples.Samples()
+    found, bad = of_documents(samples.documents(folder, seen), record, cut, texts)
+    return found, bad + seen.shape.count + seen.order.count
+
+
+def of_documents(
+    documents: Iterable[samples.Document],
+    record: dict[str, Any],
+    cut: dict[str, set[int]],
+    texts: Texts,
+) -> tuple[list[Leaf], int]:
+    """The same of documents that come one leaf task after another."""
+    found: dict[str, Leaf] = {}
+    bad = 0
+    for document in documents:
+        task = record["tasks"].get(document.leaf)
+        if task is None:
+            bad += 1
+            continue
+        if document.leaf not in found:
+            _close(found, texts)
+            found[document.leaf] = Leaf(
+                document.leaf, score_table.headline(task["metrics"]) or ",none"
+            )
+            texts.begin(task["n"])
+        leaf = found[document.leaf]
+        was_cut = document.doc_id in cut.get(document.leaf, ())
+        try:
+            text = leaf.add(document, CUT if was_cut else 0)
+        except BROKEN:
+            bad += 1
+            continue
+        flagged = leaf.flags.get(len(leaf.ids) - 1, 0) & ~CLOSE_CALL
+        texts.offer(leaf.margins[-1], bool(flagged), text)
+    _close(found, texts)
+    return list(found.values()), bad
+
+
+def _close(found: dict[str, Leaf], texts: Texts) -> None:
+    """Let the last leaf task have its texts."""
+    if found:
+        last = list(found.values())[-1]
+        last.texts, last.num_texts = texts.end()
+
+
+def _of_filter(document: samples.Document, metric: str) -> dict[str, Any]:
+    wanted = metric.split(",", 1)[1]
+    return next((s for s in document.samples if s["filter"] == wanted), document.first)
+
+
+def _number(value: Any) -> float | None:
+    if isinstance(value, (bool, int, float)) and math.isfinite(value):
+        return float(value)
+    return None
+
+
+def likelihoods(responses: list[Any]) -> list[float] | None:
+    """Each choice's log-likelihood, or None for texts."""
+    firsts = [repeats[0] for repeats in responses]
+    if not all(isinstance(first, list) and len(first) == 2 for first in firsts):
+        return None
+    return [float(first[0]) for first in firsts]
+
+
+def _flags(document: samples.Document) -> int:
+    found = 0
+    if any("[invalid]" in _flat(sample["filtered_resps"]) for sample in document.samples):
+        found |= NOT_FOUND
+    texts = list(_flat(document.first["resps"]))
+    if any(isinstance(t, str) and not t.strip() for t in texts):
+        found |= EMPTY
+    if any(isinstance(t, str) and "<think>" in t and "</think>" not in t for t in texts):
+        found |= UNCLOSED
+    return found
+
+
+def _flat(value: Any) -> Iterator[Any]:
+    if isinstance(value, list):
+        for item in value:
+            yield from _flat(item)
+    else:
+        yield value
+
+
+def told(document: samples.Document, values: list[float] | None) -> dict[str, Any]:
+    """What the report shows of a document."""
+    sample = document.first
+    arguments = list(sample["arguments"].values())
+    prompts = [argument["arg_0"] for argument in arguments]
+    body: dict[str, Any] = {
+        "id": document.doc_id,
+        "prompt": prompts[0],
+        "target": sample["target"],
+        "metrics": {f"{name},{s['filter']}": s[name] for s in document.samples
+                    for name in s["metrics"]},
+    }  # fmt: skip
+    if values is None:
+        body["texts"] = [str(text) for text in _flat(sample["resps"])]
+        body["found"] = {s["filter"]: list(_flat(s["filtered_resps"])) for s in document.samples}
+    else:
+        alike = len(set(prompts)) == 1
+        body["choices"] = [
+            [argument["arg_1"], repeats[0][0], *([] if alike else [argument["arg_0"]])]
+            for argument, repeats in zip(arguments, sample["resps"], strict=True)
+        ]
+    return body

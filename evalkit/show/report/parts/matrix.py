@@ -1,0 +1,105 @@
+"""Models by tasks: the headline score of each run on each member of a suite, the best of a task,
+and which are not told apart from it.
+
+Runs are held against the best by their standard errors alone, as if they had answered different
+documents: `compare` pairs documents and sees smaller differences.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from evalkit.base import statistics
+from evalkit.judge.verify import Report
+from evalkit.record.reading.scores import score_table
+from evalkit.record.reading.scores.score_table import Score
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One score. `best`: of its task; `close`: within noise of the best."""
+
+    score: Score
+    best: bool
+    close: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One run: what it is called, where its page is, what verify says, its cells by task."""
+
+    label: str
+    model: str
+    link: str
+    name: str
+    verdict: str
+    tone: str
+    created: str
+    partial: bool
+    cells: dict[str, Cell]
+
+
+@dataclass(frozen=True, slots=True)
+class Matrix:
+    """The runs of one suite. `shares`: the tasks that are shown in per cent."""
+
+    suite: str
+    tasks: list[str]
+    shares: frozenset[str]
+    lines: list[Line]
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A run to be put into a matrix; `record` is None where it can't be read."""
+
+    label: str
+    link: str
+    name: str
+    record: dict[str, Any] | None
+    report: Report
+    verdict: str
+    tone: str
+
+
+def build(suite: str, entries: Sequence[Entry]) -> Matrix:
+    """The matrix of some runs, in their order."""
+    found = [_headlines(entry) for entry in entries]
+    tasks = list(dict.fromkeys(task for scores in found for task in scores))
+    best = {task: _best([s[task] for s in found if task in s]) for task in tasks}
+    shares = {task for task in tasks if all(s[task].share for s in found if task in s)}
+    lines = [
+        Line(
+            entry.label,
+            score_table.model_name(entry.record) if entry.record else entry.name,
+            entry.link, entry.name, entry.verdict, entry.tone,
+            str(entry.record["created"] or "") if entry.record else "",
+            bool(entry.record and entry.record["suite"]["partial"]),
+            {task: _cell(score, best[task]) for task, score in scores.items()},
+        )
+        for entry, scores in zip(entries, found, strict=True)
+    ]  # fmt: skip
+    return Matrix(suite, tasks, frozenset(shares), lines)
+
+
+def _headlines(entry: Entry) -> dict[str, Score]:
+    if entry.record is None:
+        return {}
+    scores = score_table.scores(entry.record)
+    found = {s.task: s for s in scores if s.depth == 0 and s.headline and math.isfinite(s.value)}
+    if entry.tone == "broken":  # nothing it says is the best of anything
+        return {}
+    return found
+
+
+def _best(scores: Sequence[Score]) -> Score:
+    lower = scores[0].higher_is_better is False
+    return min(scores, key=lambda score: score.value if lower else -score.value)
+
+
+def _cell(score: Score, best: Score) -> Cell:
+    error = math.hypot(score.stderr or 0.0, best.stderr or 0.0)
+    off = abs(score.value - best.value)
+    is_best = score.value == best.value
+    return Cell(score, is_best, not is_best and error > 0 and off < statistics.Z95 * error)

@@ -1,0 +1,1 @@
+"""The rows of a score table, with published figures and the spread over seeds."""
