@@ -260,12 +260,12 @@ def test_what_a_model_answers_otherwise_computed_is_rounding(
 ) -> None:
     import torch
 
-    from evalkit.engine.tree import attention
+    from evalkit.engine.hardware import kernels
 
     level = way if way in ("tree", "prefix", "none") else "tree"
     onednn: Any = torch.backends.mkldnn
     if way == "attention":
-        monkeypatch.setattr(attention, "_KERNELS", {})
+        monkeypatch.setattr(kernels, "on", lambda *_: kernels.Path(kernels.PLAIN))
     with onednn.flags(enabled=False) if way == "onednn" else nullcontext():
         engine = audited.engine(dtype, 2 if way == "threads" else 1, level)
         drawn = audited.answered(engine, SMALL if way == "budgets" else None)
