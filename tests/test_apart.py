@@ -93,7 +93,7 @@ def test_code_that_is_not_the_release_or_evaluates_texts_is_refused(
 def test_the_process_apart_can_write_reach_and_start_nothing(tmp_path: Path) -> None:
     (tmp_path / "secret").write_text("a key")
     script = f"""
-    from evalkit.harness import apart
+    from evalkit.harness.scoring import apart
     apart._lock()
     import os, socket, subprocess
     tried = {{

@@ -208,7 +208,7 @@ def test_an_unknown_suite_gets_the_nearest_names(out: tuple[str, Path]) -> None:
     ran = call("eval", "--model", "demo", "--suite", "dmo", *out)
     ran.refused(2, "unknown suite 'dmo'", "did you mean demo")
     ran = call("eval", "--model", "demo", "--suite", "zzz", *out)
-    ran.refused(2, "choose from core, demo")
+    ran.refused(2, "choose from chat, code, core, demo")
 
 
 def test_a_suite_file_that_is_not_there(tmp_path: Path, out: tuple[str, Path]) -> None:

@@ -34,7 +34,7 @@ def command(tmp_path: Path, tiny_model: Callable[..., Path]) -> Start:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (("--level", "D"), "unknown level 'D': choose from A, B, C"),
+        (("--level", "D"), "unknown level 'D': choose from tree, prefix, none"),
         (("--profile", "exact"), "unknown numerics profile 'exact'"),
         (("--adapter", "nowhere"), "'nowhere' is not an adapter"),
         (("--engine", "other"), "unknown engine 'other'"),
@@ -99,7 +99,7 @@ def test_a_finished_run_is_not_probed_again(
 @pytest.mark.parametrize(
     ("first", "then", "words"),
     [
-        (("--level", "prefix"), ("--level", "none"), "engine.level: B -> C"),
+        (("--level", "prefix"), ("--level", "none"), "engine.level: prefix -> none"),
         (("--level", "none"), ("--level", "none", "--profile", "precise"),
          "numerics.profile: native -> precise"),
         (("--level", "none"), ("--level", "none", "--dtype", "bfloat16"),
