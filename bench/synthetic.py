@@ -16,7 +16,7 @@ import yaml
 import evalkit
 from tests.models import CHAIN, COMMON, OTHERS
 
-TASKS = Path(evalkit.__file__).parent / "demo" / "tasks"
+TASKS = Path(evalkit.__file__).parent / "inputs" / "models" / "builtin" / "demo" / "tasks"
 LETTERS = "ABCD"
 SHOTS = 5  # of the tasks that are answered with a letter
 NEW_TOKENS = 160

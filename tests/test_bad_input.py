@@ -308,6 +308,7 @@ def test_generation_settings_that_can_not_be_honoured(
     tmp_path: Path, out: tuple[str, Path], extra: str, word: str
 ) -> None:
     suite = support.suite(tmp_path, "mine", ["demo_cot"], f"{extra}\n")
+    call("lock", suite, "--offline")
     call("plan", "--model", "demo", "--suite", suite, *out).refused(2, word)
 
 

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from evalkit.base.errors import EvalkitError, Exit
 from evalkit.harness import index, locking, publish, tasks
 from evalkit.harness.asking import requests
-from evalkit.harness.data import loading, local, pinning
+from evalkit.harness.data import commits, loading, local, pinning
 from evalkit.harness.scoring import score
 from evalkit.harness.tasks import Loaded
 from evalkit.inputs import suite as suites
@@ -318,11 +318,11 @@ def test_a_hub_that_is_busy_is_asked_again_and_one_that_is_gone_is_not(
     monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", dataset_info)
     monkeypatch.setattr("time.sleep", waits.append)
     said[:] = [refused(429), refused(429), "c" * 40]
-    assert locking._current_commit("own/busy") == "c" * 40
+    assert commits.current("own/busy") == "c" * 40
     assert waits == sorted(waits) and waits[-1] > 1
     said[:] = [refused(404), "never asked"]
     with pytest.raises(EvalkitError, match="can't ask the Hub about dataset own/gone") as caught:
-        locking._current_commit("own/gone")
+        commits.current("own/gone")
     assert caught.value.code == Exit.MISSING and said == ["never asked"]
 
 
@@ -336,7 +336,7 @@ def test_a_hub_that_cannot_be_reached_is_one_line(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(huggingface_hub, "HfApi", Elsewhere)
     with pytest.raises(EvalkitError, match="can't ask the Hub about dataset own/far") as caught:
-        locking._current_commit("own/far")
+        commits.current("own/far")
     assert caught.value.code == Exit.MISSING
 
 

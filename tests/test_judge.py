@@ -435,7 +435,7 @@ def test_run_json_decided_what_the_record_says(demo: Path) -> None:
         (demo / "run.json").write_text(json.dumps(body))
         if not identity.planned(Folder(demo), record):
             unnoticed.add(where[0])
-    assert unnoticed == {"created", "schema", "unique_tokens"}
+    assert unnoticed == {"carried", "created", "schema", "unique_tokens"}
 
 
 def test_another_model_is_not_the_recorded_one(demo: Path, tiny_model: Callable[..., Path]) -> None:

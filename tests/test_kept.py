@@ -41,7 +41,7 @@ def worker(tiny_model: Callable[..., Path]) -> Callable[[], Worker]:
     """Makes a worker of a tiny model, its weights loaded."""
     model = models.resolve(str(tiny_model("llama", max_length=256)))
     inputs = {
-        "engine": {"name": "evalkit", "args": {}, "level": "A"},
+        "engine": {"name": "evalkit", "args": {}, "level": "tree"},
         "numerics": numerics.Numerics(dtype="float32").to_json(),
     }
     return lambda: Worker(inputs, model, Place("cpu"))
@@ -78,15 +78,15 @@ def test_everything_that_a_check_follows_from_is_in_its_key(
 ) -> None:
     model = models.resolve(str(tiny_model("llama", max_length=256)))
     wanted = numerics.Numerics(dtype="float32")
-    loaded = engine.load(model, Tokenizer(model), wanted, "cpu", level="A")
+    loaded = engine.load(model, Tokenizer(model), wanted, "cpu", level="tree")
     key = outcome.key_of(loaded, model, None, "cpu")
     files = {name: dict(entry) for name, entry in model.files.items()}
     files["model.safetensors"]["sha256"] = "0" * 64
     found = {key, outcome.key_of(loaded, replace(model, files=files), None, "cpu")}
     found.add(outcome.key_of(loaded, model, {"adapter_model.safetensors": "0" * 64}, "cpu"))
-    loaded.level = "B"
+    loaded.level = "prefix"
     found.add(outcome.key_of(loaded, model, None, "cpu"))
-    loaded.level, loaded.numerics = "A", replace(wanted, threads=2)
+    loaded.level, loaded.numerics = "tree", replace(wanted, threads=2)
     found.add(outcome.key_of(loaded, model, None, "cpu"))
     loaded.numerics = wanted
     for target, value in (

@@ -386,7 +386,7 @@ torch.set_num_threads(2)
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     torch.set_float32_matmul_precision("medium")
-from evalkit.engine import numerics
+from evalkit.engine.numerics import numerics
 for tf32 in (True, False):
     numerics.fix_numerics(numerics.Numerics("bfloat16", tf32=tf32))
     with warnings.catch_warnings():  # reading the older interface may warn, ours must not

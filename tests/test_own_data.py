@@ -202,12 +202,12 @@ def test_changed_code_is_seen_at_once(folder: Path) -> None:
     form = {key: value for key, value in {**FORMS["one"], **TASK}.items() if key != "doc_to_text"}
     extra = "process_docs: !function code.rows\ndoc_to_text: !function code.text\n"
     code = folder / "code.py"
-    code.write_text(CODE.format("tree"))
+    code.write_text(CODE.format("A"))
     path = suite_of(folder, {"one": FORMS["one"]})
     (folder / "one.yaml").write_text(yaml.safe_dump({"task": "l_one", **form}) + extra)
     assert prompts(path)[0] == "A AWhere is number 0?"
     stat = code.stat()
-    code.write_text(CODE.format("prefix"))
+    code.write_text(CODE.format("B"))
     os.utime(code, ns=(stat.st_atime_ns, stat.st_mtime_ns))
     with pytest.raises(EvalkitError, match="document 0"):
         prompts(path, lock=False)

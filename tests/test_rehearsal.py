@@ -125,7 +125,7 @@ def fake(name: str, device: torch.device, **changed: Any) -> Iterator[Any]:
             attention.switch(model, attention.NAME)
             engine: Any = Engine.__new__(Engine)
             engine.model, engine.device, engine.level, engine.kept = model, device, "tree", None
-            engine.generation, engine.eos_ids = None, frozenset()
+            engine.generation, engine.eos_ids, engine.tokenizer = None, frozenset(), None
             engine.tail = tail.find(model)
             yield engine
 

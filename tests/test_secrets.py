@@ -59,6 +59,7 @@ def own_suite(folder: Path) -> Path:
     ]
     yaml.write_text("\n".join(lines) + "\n")
     suite.write_text(suite.read_text().replace("package:demo/tasks", "tasks"))
+    call("lock", suite, "--offline").done()
     return suite
 
 

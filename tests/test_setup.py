@@ -350,7 +350,7 @@ def echo(tmp_path: Path) -> Path:
                 "ENGINE": "lm-eval:vllm",
                 "ENGINE_ARGS": "model=* base_url=http://127.0.0.1:8000/v1?a=`x`&b=;c",
             },
-            "eval,--suite,core,--out,results,--level,B,--profile,precise,--adapter,my lora"
+            "eval,--suite,core,--out,results,--level,prefix,--profile,precise,--adapter,my lora"
             ",--engine,lm-eval:vllm,--engine-arg,model=*"
             ",--engine-arg,base_url=http://127.0.0.1:8000/v1?a=`x`&b=;c",
         ),

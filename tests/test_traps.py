@@ -539,6 +539,8 @@ def test_a_chat_model_that_is_asked_without_its_template_is_pointed_out() -> Non
         "model": {"chat_template": "sha256:0"},
         "suite": {"apply_chat_template": False, "shots": {}},
         "engine": {"bit_repeatable": True},
+        "segments": [],
+        "datasets": {},
     }
     assert summary.notes(record) == [
         "the model has a chat template, and the suite does not apply it"

@@ -99,7 +99,7 @@ def shown(
         "headline": scores.headline(record, by_name),
         "families": groups,
         "confidence": [seen for family in groups if (seen := _confidence(family))],
-        "health": {name: HEALTH[name] for name in HEALTH if name in record["health"]},
+        "health": {name: HEALTH[name] for name in HEALTH if name in record.get("health", {})},
         "documents": sum(task["n"] for task in record["tasks"].values()),
         "expected": sum(task["documents"] for task in record["tasks"].values()),
         "index": index(groups),

@@ -131,7 +131,7 @@ def segments(record: Value) -> Check:
     machines = [segment["hardware"] for segment in record["segments"]]
     if any(isinstance(machine, dict) and "unknown" in machine for machine in machines):
         return Check("segments", Status.WARN, "what they ran on is not known")
-    if carried := record["carried"]:
+    if carried := record.get("carried"):
         detail = (
             f"{carried['batches']:,} batches were answered by run {carried['run'][7:19]}, before"
         )
