@@ -30,7 +30,7 @@ from evalkit.run.preparing.prepare import Options
 
 DOC = data.ROOT / "docs" / "reproduce.md"
 OTHER = "5.22.2"  # another transformers
-TASKS = data.ROOT / "evalkit" / "demo" / "tasks"
+TASKS = data.ROOT / "evalkit" / "inputs" / "models" / "builtin" / "demo" / "tasks"
 EQUAL = ("BITWISE", "ANSWERS", "NUMERICS")
 ROW_TO_CHANGE = ("qa.jsonl", "Which of these is a drink?", "Which of these do people drink?")
 PLANTED = "demo_qa/3/1/0"

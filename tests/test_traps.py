@@ -537,10 +537,9 @@ def test_a_chat_model_that_is_asked_without_its_template_is_pointed_out() -> Non
     """lm-eval looks for "inst" or "chat" in the model's name, and only logs a warning."""
     record = {
         "model": {"chat_template": "sha256:0"},
-        "suite": {"apply_chat_template": False, "shots": {}},
+        "suite": {"apply_chat_template": False, "shots": {}, "datasets": {}},
         "engine": {"bit_repeatable": True},
         "segments": [],
-        "datasets": {},
     }
     assert summary.notes(record) == [
         "the model has a chat template, and the suite does not apply it"

@@ -6,14 +6,16 @@ It serves the plan (encoding), the engine (decoding, to find stop strings) and l
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from evalkit.base import canon
 from evalkit.base.errors import EvalkitError, one_of
 from evalkit.inputs.chat import thinking
 from evalkit.inputs.chat.rendering import Template
 from evalkit.inputs.models.model import Model
-from evalkit.inputs.suite import Suite
+
+if TYPE_CHECKING:
+    from evalkit.inputs.suite import Suite
 
 DEFAULT_MAX_LENGTH = 2048  # lm-eval's, for a model that says none
 # Where ways of splitting a text differ: digits, blanks, signs, letters of other scripts.
@@ -139,7 +141,7 @@ class Tokenizer:
         """The chat template (text, or several by name); None when there is none."""
         return getattr(self.hf, "chat_template", None)
 
-    def chat_template_for(self, suite: Suite) -> Template | None:
+    def chat_template_for(self, suite: "Suite") -> Template | None:
         """How a suite makes prompts of chats; None where it applies no template.
 
         Raises EvalkitError when neither the model nor the suite has a template, and for a name that
