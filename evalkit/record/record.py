@@ -109,11 +109,13 @@ def health(
 
 
 def metrics(
-    result: dict[str, Any], higher_is_better: dict[str, Any], method: dict[str, str | None]
-) -> dict[str, Any]:
+    result: dict[str, Any], higher_is_better: dict[str, Any], method: dict[str, str | None],
+    otherwise: str | None = None,
+) -> dict[str, Any]:  # fmt: skip
     """A task's or group's `<metric>,<filter>` entries, each with its standard error.
 
-    `method` says how lm-eval made a metric's standard error, by metric name.
+    `method` says how lm-eval made a metric's standard error, by metric name; `otherwise`: that of a
+    metric that is not among them.
     """
     found = {}
     for key, value in result.items():
@@ -125,7 +127,7 @@ def metrics(
         found[key] = {
             "value": value,
             "stderr": stderr,
-            "stderr_method": method.get(name) if stderr is not None else None,
+            "stderr_method": method.get(name, otherwise) if stderr is not None else None,
             "higher_is_better": higher_is_better.get(name),
         }
     return found
@@ -151,6 +153,7 @@ def tasks(
                 results["results"][name],
                 results["higher_is_better"].get(name, {}),
                 _methods(config),
+                MEAN,  # of what a metric's function gives by other names, as pass@1
             ),
             "questions": canon.digest(facts.questions[name]),
             "prompts": canon.digest(facts.prompts[name]),

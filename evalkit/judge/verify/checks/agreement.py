@@ -12,6 +12,7 @@ from itertools import pairwise
 from typing import Any
 
 from evalkit.base import canon
+from evalkit.judge.verify.checks import completeness
 from evalkit.plan.requests.request import recorded_terms, settings_from
 from evalkit.record import methods
 from evalkit.record.reading.evidence.journal import Journal
@@ -64,6 +65,8 @@ def _record(record: Value) -> Iterator[str]:
         yield "a chat template was applied, and the model has none"
     config = record["command"]["config"]
     said = {"limit": suite["limit"], "engine": engine["name"]}
+    if config.get("limit") is None and completeness.shipped(suite["name"], "yaml") is None:
+        del said["limit"]  # a suite of one's own may state it in its file
     for key, wanted in said.items():
         if config.get(key, wanted) != wanted:
             yield f"command.config's {key} is {shown(config[key])}, it was {shown(wanted)}"

@@ -66,7 +66,10 @@ def scoring(record: Value, lock: Value | None, results: Value | None, samples: S
             wanted = set(lock["tasks"][leaf]["filters"])
             findings.add(difference(filters, wanted, f"filters of {shown(leaf)}"))
     for name in sorted(record["groups"].keys() & lock["group_scores"].keys()):
-        for problem in _group(record["groups"][name], lock["group_scores"][name]):
+        scored = {
+            metric for leaf in _below(lock, name) for metric in lock["tasks"][leaf]["metrics"]
+        }
+        for problem in _group(record["groups"][name], lock["group_scores"][name], scored):
             findings.add(f"{shown(name)}: {problem}")
     return findings.check(f"{len(lock['tasks']):,} leaf tasks are scored as the lock says")
 
@@ -75,7 +78,7 @@ def _leaf(entry: Value, locked: Value, config: Any, unlike: list[str]) -> list[s
     """What of a leaf task's scoring is not the locked."""
     found = _unlike(entry, locked, ("output_type", "num_fewshot", "version"))
     names = {key.partition(",")[0] for key in entry["metrics"]}
-    if other := names - locked["metrics"].keys():
+    if other := {name for name in names if not _is_locked(name, locked["metrics"])}:
         found.append(f"it has no metric {few(other)}")
     if locked["output_type"] == "multiple_choice" and (gone := locked["metrics"].keys() - names):
         found.append(f"its metric {few(gone)} is missing")
@@ -90,6 +93,11 @@ def _leaf(entry: Value, locked: Value, config: Any, unlike: list[str]) -> list[s
     if isinstance(config, dict):
         found += _settings(entry, locked, config, unlike)
     return found
+
+
+def _is_locked(name: str, metrics: Value) -> bool:
+    """Whether a metric is a locked one, or comes of one: `pass_at_k` gives pass@1, pass@10, ..."""
+    return name in metrics or (name.startswith("pass@") and "pass_at_k" in metrics)
 
 
 def _settings(entry: Value, locked: Value, config: Value, unlike: list[str]) -> list[str]:
@@ -118,13 +126,26 @@ def _told(config: Value, locked: Value) -> list[str]:
     ]
 
 
-def _group(entry: Value, locked: Value) -> list[str]:
+def _below(lock: Value, name: str) -> set[str]:
+    """The locked leaf tasks of a group; a group inside itself is passed over."""
+    pending: list[str] = [name]
+    seen: set[str] = set()
+    while pending:
+        each = pending.pop()
+        if each not in seen:
+            seen.add(each)
+            pending += lock["groups"].get(each, [])
+    return {each for each in seen if each in lock["tasks"]}
+
+
+def _group(entry: Value, locked: Value, scored: set[str]) -> list[str]:
     """What of a group's scoring is not the locked; whether leaf tasks count by their size is seen
-    where the score is computed again."""
+    where the score is computed again. `scored`: its leaf tasks' metrics; lm-eval leaves out a
+    group's metric that none of them has."""
     found = _unlike(entry, locked, ("alias", "version"))
     names = {key.partition(",")[0] for key in entry["metrics"]}
-    if names != locked["metrics"].keys():
-        found.append(difference(names, set(locked["metrics"]), "metrics"))
+    if names != (wanted := locked["metrics"].keys() & scored):
+        found.append(difference(names, wanted, "metrics"))
     for key in sorted(entry["metrics"]):
         name, _, by = key.partition(",")
         filters = locked["metrics"].get(name, {"filters": None})["filters"]
