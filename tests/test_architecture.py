@@ -3,6 +3,7 @@ grows too large to read."""
 
 import ast
 import json
+import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -228,6 +229,31 @@ def test_no_other_dependency_is_imported() -> None:
     own = {"evalkit", *DOORS, *sys.stdlib_module_names}
     found = {name.split(".")[0] for module in ALL for name, _ in module.imports}
     assert found - own == set()
+
+
+def _defined(module: str) -> set[str]:
+    """The names at the top of one of our modules, imported ones too."""
+    tree = ast.parse(MODULES[module].read_text("utf-8"))
+    assigned = {n.id for n in ast.walk(tree) if isinstance(n, ast.Name)}
+    imported = {alias.asname or alias.name for n in ast.walk(tree)
+                if isinstance(n, ast.Import | ast.ImportFrom) for alias in n.names}  # fmt: skip
+    return assigned | imported | {n.name for n in tree.body if isinstance(n, Definition)}
+
+
+def test_code_in_texts_imports_what_is_there() -> None:
+    """What a process of its own is given to run, and what a test puts into one, is a text: no tool
+    sees that a module of it has moved."""
+    root = PACKAGE.parent
+    paths = [path for folder in ("evalkit", "tests", "bench", "image", "requirements")
+             for path in sorted((root / folder).rglob("*.py"))]  # fmt: skip
+    missing = [
+        f"{path.relative_to(root)}: {found[0]}"
+        for path in paths
+        for found in re.finditer(r"from (evalkit(?:\.\w+)*) import (\w+)", path.read_text("utf-8"))
+        if f"{found[1]}.{found[2]}" not in MODULES
+        and (found[1] not in MODULES or found[2] not in _defined(found[1]))
+    ]
+    assert missing == []
 
 
 @each_module

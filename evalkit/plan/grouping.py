@@ -17,7 +17,7 @@ from evalkit.plan.sharing import Stem
 from evalkit.plan.tokenise import Target, Tokenised
 from evalkit.plan.trie import Forest, Trie, forest, order_key
 
-LEVELS = ("tree", "prefix", "none")
+LEVELS = ("tree", "prefix", "none")  # named for what rows share, the most first
 
 
 @dataclass(frozen=True, slots=True)

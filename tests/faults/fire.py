@@ -244,7 +244,7 @@ def slow(folder: Path, seconds: float) -> dict[str, str]:
 
 SLOW = """
 import time
-from evalkit.run import worker
+from evalkit.run.processes import worker
 keep = worker.Worker._keep
 def slow(self, *given):
     time.sleep({seconds})

@@ -15,9 +15,8 @@ from fire import Fire, Tell
 from evalkit.run.preparing import prepare
 
 pytestmark = pytest.mark.faults
-NO_FLOOR = (
-    "from evalkit.run import prepare; prepare.FREE_BYTES = 0"  # 200 MB are asked for otherwise
-)
+# 200 MB are asked for otherwise.
+NO_FLOOR = "from evalkit.run.preparing import prepare; prepare.FREE_BYTES = 0"
 # The process waits before the first call of a function, until a file is gone.
 PAUSED = """
 import time
@@ -61,13 +60,13 @@ def fill(folder: Path, leave: int) -> Path:
 
 def paused(folder: Path, module: str, name: str) -> tuple[dict[str, str], Path]:
     """An environment in which a run waits before a function; the file that says that it does."""
-    room, module = module.split(".")
+    room, _, module = module.rpartition(".")
     code = PAUSED.format(room=room, module=module, name=name, folder=os.fspath(folder))
     return fire.inject(folder / f"pause-{name}", code), folder / "paused"
 
 
 MOMENTS = {
-    "the journal": ("run.worker", "Worker.answer", 0),
+    "the journal": ("run.processes.worker", "Worker.answer", 0),
     "the samples": ("record.record", "write_samples", 0),
     "the record": ("record.record", "write", 4096),
 }

@@ -91,7 +91,7 @@ def test_a_run_goes_on_on_another_host_and_names_both(
 OTHER = """
 import socket
 socket.gethostname = lambda: "elsewhere"
-from evalkit.base import stamp
+from evalkit.base.machine import stamp
 stamp._cpu = lambda: "Another Processor"
 """
 

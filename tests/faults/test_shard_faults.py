@@ -177,7 +177,7 @@ def test_a_shard_that_is_still_at_work_can_not_change_a_finished_record(
 LATE = """
 import time
 from pathlib import Path
-from evalkit.run import worker
+from evalkit.run.processes import worker
 keep, count = worker.Worker._keep, 0
 def late(self, *given):
     global count

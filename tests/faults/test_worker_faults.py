@@ -14,7 +14,7 @@ from fire import Fire, Tell
 from evalkit.judge.verify import verify
 
 pytestmark = pytest.mark.faults
-SOON = "from evalkit.run import workers; workers.WATCHDOG_S = 4.0"
+SOON = "from evalkit.run.processes import workers; workers.WATCHDOG_S = 4.0"
 FOREVER = """
 import os, sys
 if sys.argv[-1] == "worker":
@@ -23,7 +23,7 @@ if sys.argv[-1] == "worker":
 # In every process: the worker that comes to this batch dies in it.
 POISONED = """
 import os
-from evalkit.run import worker
+from evalkit.run.processes import worker
 read = worker.Worker._read
 def poisoned(self, batch):
     if batch.startswith({batch!r}):
@@ -164,7 +164,8 @@ def test_workers_end_when_their_parent_is_killed(runs: Fire, tmp_path: Path) -> 
 def test_a_bug_in_a_worker_is_told_and_does_not_end_in_a_traceback_on_the_screen(
     runs: Fire, tmp_path: Path
 ) -> None:
-    buggy = "from evalkit.run import worker\ndef broken(*_): raise RuntimeError('CUDA error')\n"
+    buggy = "from evalkit.run.processes import worker\n"
+    buggy += "def broken(*_): raise RuntimeError('CUDA error')\n"
     env = fire.inject(tmp_path / "bug", buggy + "worker.Worker.answer = broken")
     ran = support.spawn(*runs.command(tmp_path / "out"), env=env)
     ran.refused(75, "workers died too often")
@@ -215,7 +216,7 @@ def test_memory_for_not_even_one_row_is_one_line_and_keeps_what_is_done(
 
 LOUD = """
 import os
-from evalkit.run import worker
+from evalkit.run.processes import worker
 answer = worker.Worker.answer
 def loud(self, batch, *lane):
     print("loud")

@@ -32,9 +32,9 @@ from evalkit.engine.tree import attention
 from evalkit.inputs.models import architecture
 from evalkit.inputs.models.model import Model
 from evalkit.plan.batch import Trunk
+from evalkit.plan.grouping import LEVELS
 from evalkit.plan.tokenise import Tokens
 
-LEVELS = ("tree", "prefix", "none")  # best first
 # Of a log-likelihood in float32: absolute, and relative to its size.
 TOLERANCE, RELATIVE = 1e-4, 1e-6
 # In a lower precision: how much further from float32 than plain forwards are, on average.

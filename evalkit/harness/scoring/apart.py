@@ -33,7 +33,7 @@ from evalkit.harness.scoring.rescore import Sample, Scored
 SECONDS = 40.0  # for all of a record's tasks, and for each sample:
 SECONDS_A_SAMPLE = 0.02
 MEMORY = 4 << 30  # of address space, of which libraries reserve much and use little
-COMMAND = (sys.executable, "-P", "-c", "from evalkit.harness import apart; apart.serve()")
+COMMAND = (sys.executable, "-P", "-c", f"from {__name__} import serve; serve()")
 _EVALUATING = {"eval", "exec", "compile", "__import__", "system", "popen", "Popen"}
 _KEPT = ("PATH", "HOME", "LANG", "LC_ALL", "PYTHONPATH", "NLTK_DATA", "XDG_CACHE_HOME")
 _DENIED = (
