@@ -4,6 +4,7 @@ What is left of a run's time and memory is what evalkit itself costs.
 """
 
 import hashlib
+import math
 import random
 from pathlib import Path
 from typing import Any
@@ -28,13 +29,17 @@ class Engine:
     def execute(self, batch: Batch) -> Answers:
         """The answer of each target; a batch's id covers all that an engine sees of it."""
         source = random.Random(hashlib.sha256(batch.id.encode()).digest())
-        make = _text if batch.settings else _loglikelihood
-        return {target.id: make(source) for target in batch.targets}
+        if batch.settings:
+            return {target.id: _text(source) for target in batch.targets}
+        return {
+            target.id: _loglikelihood(source, len(batch.tokens_of(target)) - target.start)
+            for target in batch.targets
+        }
 
 
-def _loglikelihood(source: random.Random) -> dict[str, Any]:
+def _loglikelihood(source: random.Random, tokens: int) -> dict[str, Any]:
     value = -20 * source.random()
-    return {"loglikelihood": value, "is_greedy": value > -1, "num_tokens": source.randint(1, 25)}
+    return {"loglikelihood": value, "is_greedy": value > -1, "num_tokens": tokens}
 
 
 def _text(source: random.Random) -> dict[str, Any]:
@@ -42,11 +47,12 @@ def _text(source: random.Random) -> dict[str, Any]:
     size = min(source.randint(NEW_TOKENS // 4, NEW_TOKENS + 20), NEW_TOKENS)
     words = source.choices(COMMON, k=size - 6)
     end = f" So the answer is {words[0]}." if size < NEW_TOKENS else ""
+    chances = [0.4 + 0.5 * source.random() for _ in range(size)]  # the runner-up has half the rest
     return {
         "text": " ".join(words) + end,
         "tokens": [source.randrange(1000) for _ in range(size)],
-        "logprobs": [-source.random() for _ in range(size)],
-        "margins": [source.random() for _ in range(size)],
+        "logprobs": [math.log(chance) for chance in chances],
+        "margins": [math.log(chance / ((1 - chance) / 2)) for chance in chances],
         "stop": "stop_string" if end else "length",
     }
 

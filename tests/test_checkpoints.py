@@ -176,11 +176,11 @@ def test_a_tokenizer_that_ends_every_text_is_counted(copied: Copy) -> None:
         return {"SpecialToken": {"id": token, "type_id": ids}}
 
     bos, eos = "<|begin_of_text|>", "<|end_of_text|>"
-    text = {"Sequence": {"id": "tree", "type_id": 0}}
+    text = {"Sequence": {"id": "A", "type_id": 0}}
     processor = {
         "type": "TemplateProcessing",
         "single": [item(bos, 0), text, item(eos, 0)],
-        "pair": [item(bos, 0), text, {"Sequence": {"id": "prefix", "type_id": 1}}],
+        "pair": [item(bos, 0), text, {"Sequence": {"id": "B", "type_id": 1}}],
         "special_tokens": {
             name: {"id": name, "ids": [n], "tokens": [name]} for n, name in enumerate((bos, eos))
         },

@@ -544,7 +544,7 @@ def test_a_chat_model_that_is_asked_without_its_template_is_pointed_out() -> Non
     assert summary.notes(record) == [
         "the model has a chat template, and the suite does not apply it"
     ]
-    assert summary.notes(record | {"suite": {"apply_chat_template": True, "shots": {}}}) == []
+    assert summary.notes(record | {"suite": record["suite"] | {"apply_chat_template": True}}) == []
     assert summary.notes(record | {"model": {"chat_template": None}}) == []
 
 

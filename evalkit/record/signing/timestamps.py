@@ -6,6 +6,7 @@ the reader trusts; nobody else's word for a time counts. Nothing here is needed 
 """
 
 import hashlib
+import time
 import urllib.request
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -18,6 +19,7 @@ from evalkit.base.errors import EvalkitError, Exit
 
 if TYPE_CHECKING:
     from cryptography.x509 import Certificate
+    from rfc3161_client import TimeStampResponse
 
 MAX_BYTES = 64 << 10  # of a token, with the authority's certificates
 TIMEOUT_S = 30
@@ -85,9 +87,26 @@ def time_of(token: bytes, message: bytes, trusted: Sequence["Certificate"]) -> d
     try:
         found = decode_timestamp_response(token)
         VerifierBuilder(roots=list(trusted)).build().verify_message(found, message)
-        told = found.tst_info
     except VerificationError as error:
         raise ValueError(str(error)) from None
+    return _latest(found)
+
+
+def wait_until_past(token: bytes, address: str) -> None:
+    """Return once this host's clock is past the latest time of a timestamp just given, which is its
+    time and its accuracy: a second, say. EvalkitError (3) where the two clocks are far apart."""
+    from rfc3161_client import decode_timestamp_response
+
+    ahead = (_latest(decode_timestamp_response(token)) - datetime.now(UTC)).total_seconds()
+    if ahead > TIMEOUT_S:
+        what = f"the authority's timestamp may be {ahead:.0f} s later than this host's clock"
+        raise EvalkitError(what, where=address, fix="set this host's clock, or ask another one",
+                           code=Exit.MISSING)  # fmt: skip
+    time.sleep(max(0.0, ahead + 0.002))  # segments are logged in whole milliseconds
+
+
+def _latest(response: "TimeStampResponse") -> datetime:
+    told = response.tst_info
     off = told.accuracy
     parts = (off.seconds, off.millis or 0, off.micros or 0) if off else (0, 0, 0)
     seconds, millis, micros = parts
@@ -96,9 +115,9 @@ def time_of(token: bytes, message: bytes, trusted: Sequence["Certificate"]) -> d
     return made.astimezone(UTC) + latest
 
 
-def shown(time: datetime) -> str:
+def shown(at: datetime) -> str:
     """A time as records write it."""
-    return time.isoformat(timespec="seconds").replace("+00:00", "Z")
+    return at.isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 def digest(signature: bytes) -> str:
