@@ -38,8 +38,8 @@ class Engine:
 
 
 def _loglikelihood(source: random.Random, tokens: int) -> dict[str, Any]:
-    value = -20 * source.random()
-    return {"loglikelihood": value, "is_greedy": value > -1, "num_tokens": tokens}
+    value = -1 - 19 * source.random()  # never the likeliest: of one document's choices, one may be
+    return {"loglikelihood": value, "is_greedy": False, "num_tokens": tokens}
 
 
 def _text(source: random.Random) -> dict[str, Any]:
