@@ -147,7 +147,7 @@ def test_an_input_that_changed_meanwhile_is_named_before_any_batch(
         (("--dtype", "bfloat16"), "numerics.dtype: float32 -> bfloat16"),
         (("--limit", "3"), "suite.limit: None -> 3"),
         (("--threads", "2"), "numerics.threads: 1 -> 2"),
-        (("--level", "C"), "engine.level: tree -> none"),
+        (("--level", "none"), "engine.level: tree -> none"),
     ],
 )
 def test_an_option_that_changed_meanwhile_is_named_and_nothing_is_lost(

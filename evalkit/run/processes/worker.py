@@ -7,6 +7,7 @@ before the next begins, so that all that is ever lost with a worker is the batch
 
 import os
 import secrets
+import socket
 import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -50,7 +51,7 @@ PROBED, PROBED_BEFORE = "probed", "probed before"
 def segment_name() -> str:
     """A name for this process's stretch of a run: when it started, where, and a random end."""
     started = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
-    host = "".join(c if c.isalnum() else "-" for c in os.uname().nodename)[:40].strip("-")
+    host = "".join(c if c.isalnum() else "-" for c in socket.gethostname())[:40].strip("-")
     return f"{started}-{host or 'host'}-{os.getpid()}-{secrets.token_hex(2)}"
 
 
