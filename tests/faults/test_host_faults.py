@@ -92,7 +92,7 @@ OTHER = """
 import socket
 socket.gethostname = lambda: "elsewhere"
 from evalkit.base.machine import stamp
-stamp._cpu = lambda: "Another Processor"
+stamp.cpu = lambda: "Another Processor"
 """
 
 
