@@ -175,11 +175,11 @@ def rehearse(engine: Any, several: bool = True) -> list[Watched]:
     [name if name in FEW else pytest.param(name, marks=pytest.mark.oracle) for name in LEVEL_A],
 )
 def test_every_architecture_decodes_on_a_gpu(name: str, gpu: torch.device) -> None:
+    if name in ASKS:
+        with pytest.raises(DataDependentOutputException), fake(name, gpu) as engine:
+            rehearse(engine)
+        return
     with fake(name, gpu) as engine:
-        if name in ASKS:
-            with pytest.raises(DataDependentOutputException):
-                rehearse(engine)
-            return
         first, *others = rehearse(engine)
         own = narrow.has_experts(engine.model.config)  # transformers sorts tokens by their experts
         for step in (first, *others):

@@ -106,7 +106,7 @@ def both(model: Path, suite: dict[str, Any], folder: Path, **theirs: Any) -> sid
 
 def suite(*names: str, **more: Any) -> dict[str, Any]:
     """A suite of the tasks above, with a chat template."""
-    return {"name": "chat", "tasks": list(names), "include_path": "tasks",
+    return {"name": "talk", "tasks": list(names), "include_path": "tasks",
             "apply_chat_template": True, **more}  # fmt: skip
 
 
