@@ -32,6 +32,7 @@ def answers(place: Place, folder: Path, *options: str, **environment: str) -> st
             "of": place.image.of,
             "runtime": f"{place.runtime.name} {place.runtime.version}",
             "asserted_by": "launcher",
+            "network": "none",
         }
         assert told["runtime"] == place.runtime.name
         assert told["lock"].startswith("cpu sha256:")
