@@ -3,16 +3,18 @@
     python -m bench.start [--model smollm2] [--checkout FOLDER --as before]
 
 Runs the whole command `evalkit eval` on 40 documents each of HellaSwag and ARC-Challenge, and the
-demo, with workers as a user gets them: the first time with evalkit's own caches empty (packages and
-the datasets' files are there), and the second time. The phases come from the runs' own events logs;
-what stands between two phases is counted too, so that they add up to the whole. `--checkout`
-measures another checkout's code, such as the one before a change; `--as` says which column of the
-table its figures go into. The table goes into docs/speed.md.
+demo, with workers as a user gets them: the first time as set-up leaves a host (packages, lm-eval's
+index of its tasks and the datasets' files are there, no other cache), and the second time. The
+phases come from the runs' own events logs; what stands between two phases is counted too, so that
+they add up to the whole. `--checkout` measures another checkout's code, such as the one before a
+change; `--as` says which column of the table its figures go into. The table goes into
+docs/speed.md.
 """
 
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -101,6 +103,7 @@ def measure(model: str, checkout: Path) -> Figures:
         suite = folder / "short.yaml"
         suite.write_text(yaml.safe_dump(SUITE))
         lock(suite, checkout)  # the datasets' files are there from now on
+        index(folder, checkout)
         short = ["--model", model, "--suite", str(suite), "--limit", str(LIMIT)]
         demo = ["--model", "demo", "--suite", "demo"]
         commands = {"HellaSwag 40, ARC 40": short, "make demo": demo}
@@ -115,6 +118,16 @@ def lock(suite: Path, checkout: Path) -> None:
     """Lock the suite's data, which fetches it."""
     environment = os.environ | {"PYTHONPATH": os.fspath(checkout)}
     subprocess.run([sys.executable, "-P", "-c", MAIN, "lock", suite], env=environment, check=True)
+
+
+def index(folder: Path, checkout: Path) -> None:
+    """Keep lm-eval's index of its tasks, as set-up does."""
+    code = re.search(r'INDEX = """(.*?)"""', (checkout / "requirements/setup.py").read_text(), re.S)
+    if code is not None:  # an older checkout keeps none
+        environment = os.environ | {
+            "PYTHONPATH": os.fspath(checkout), "XDG_CACHE_HOME": os.fspath(folder / "cache"),
+        }  # fmt: skip
+        subprocess.run([sys.executable, "-P", "-c", code[1]], env=environment, check=True)
 
 
 def text(figures: Figures) -> str:

@@ -3,6 +3,7 @@ verify holds them against the samples. That containers keep programs in: see tes
 
 import json
 import math
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import support
 import yaml
 
 from evalkit.harness import locking
-from evalkit.harness.programs import verdicts
+from evalkit.harness.programs import programs, verdicts
 from evalkit.host import sandbox
 from evalkit.host.launch import runtimes
 from evalkit.host.launch.command import Image, Runtime
@@ -34,6 +35,24 @@ def test_a_program_gets_nothing_of_the_host(name: str) -> None:
         assert part in text
     assert not {"--mount", "--volume", "-v", "--env", "-e", "--tmpfs", "--privileged"} & {*words}
     assert words[-2:] == ["7", str(1 << 29)]
+
+
+def test_the_hubs_metrics_are_imported_only_where_somebody_asks_for_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in [name for name in sys.modules if name.split(".")[0] == "evaluate"]:
+        monkeypatch.delitem(sys.modules, name)
+    with programs.guarded():
+        assert "evaluate.loading" not in sys.modules
+    assert "evaluate" not in sys.modules
+    with programs.guarded():
+        import evaluate
+
+        assert isinstance(evaluate.load("code_eval"), programs.Grader)
+    assert evaluate.load is sys.modules["evaluate.loading"].load
+    with programs.guarded():  # and where it was imported before
+        assert isinstance(evaluate.load("code_eval"), programs.Grader)
+    assert evaluate.load is sys.modules["evaluate.loading"].load
 
 
 def test_a_program_gets_nothing_of_the_host_from_apptainer() -> None:

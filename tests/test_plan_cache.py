@@ -12,6 +12,8 @@ import support
 import yaml
 from support import Ran, call
 
+from evalkit.base.errors import EvalkitError
+from evalkit.harness import tasks
 from evalkit.harness.asking import requests
 from evalkit.harness.data import loading
 from evalkit.inputs.models import model as models
@@ -73,6 +75,21 @@ def test_a_run_from_a_kept_plan_ends_in_the_same_answers(tmp_path: Path) -> None
         ran = call("eval", *support.DEMO, "--out", tmp_path / name).done()
         assert support.read(ran.folder)["answers"] == support.demo_answers()
         assert (BEFORE in ran.err) == (name == "second") and "CONSISTENT" in ran.err
+
+
+def test_data_that_cannot_be_loaded_ends_a_run_from_a_kept_plan(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call("eval", *support.DEMO, "--out", tmp_path / "first").done()
+
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise EvalkitError("document 3 is not the locked one")
+
+    monkeypatch.setattr(tasks, "load_locked", refuse)  # beside the workers
+    ran = call("eval", *support.DEMO, "--out", tmp_path / "second")
+    assert ran.code == 2 and "document 3 is not the locked one" in ran.err
+    assert "Traceback" not in ran.err
+    assert not list((tmp_path / "second").glob("*/*/record.json"))
 
 
 def other_lock(suite: Path) -> Path:

@@ -206,7 +206,7 @@ def test_a_level_is_remembered_until_something_changes(
     assert probe.resolve(model) == "none", "a torn cache costs time only"
     assert list(canon.read_json(own_cache).values()) == ["none"]
     config = model.config | {"rms_norm_eps": 1e-5}
-    assert probe._key(of_config(tmp_path / "other", config)) != probe._key(model)
+    assert numerics.origin(of_config(tmp_path / "other", config)) != numerics.origin(model)
 
 
 def test_finding_a_level_leaves_no_trace(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

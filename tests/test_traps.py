@@ -32,6 +32,7 @@ from evalkit.harness.tasks import Loaded
 from evalkit.inputs import suite as suites
 from evalkit.plan.requests.request import Terms, settings_from
 from evalkit.run import evaluate as run
+from evalkit.run.loading import load as load_job
 from evalkit.run.preparing.prepare import Options
 from evalkit.show import summary
 
@@ -86,7 +87,7 @@ def load(suite: Path, *, offline: bool = False) -> Loaded:
     read = suites.load(str(suite))
     lock = suites.lock_of(read)
     job: Any = SimpleNamespace(options=Options("none", offline=offline), suite=read, lock=lock)
-    return run.load(job, Events())
+    return load_job(job, Events())
 
 
 def make(suite: Path, model: Path, out: Path) -> Path:

@@ -25,7 +25,7 @@ from evalkit.inputs import suite as suites
 from evalkit.inputs.models import model as models
 from evalkit.inputs.models.model import Model
 from evalkit.inputs.suite import Lock
-from evalkit.run import evaluate
+from evalkit.run import loading
 
 POLL_S = 0.5  # how often it is looked how much has come
 MADE = 1.5  # bytes that `datasets` makes of one that it fetches, the fetched one aside
@@ -54,7 +54,7 @@ def stage(wanted: Wanted, events: Events) -> Path:
     canon.make_folder(wanted.to / stage_manifest.HOME)
     _announce(wanted, lock, events)
     found = {reference: _model(reference, wanted, events) for reference in wanted.models}
-    evaluate.load_suite(suite, lock, events, offline=False)
+    loading.load_suite(suite, lock, events, offline=False)
     datasets = {
         name: {"revision": dataset.pinned or "unknown", "licence": dataset.licence}
         for name, dataset in lock.datasets.items()

@@ -10,13 +10,11 @@ from evalkit.base import canon, lease, stopping
 from evalkit.base.errors import EvalkitError, Exit
 from evalkit.base.events import Events
 from evalkit.base.machine import stamp
-from evalkit.harness import tasks
 from evalkit.harness.asking import asked
 from evalkit.harness.tasks import Loaded
 from evalkit.inputs import engine_name
 from evalkit.inputs.models import architecture
 from evalkit.inputs.models.tokenizer import Tokenizer
-from evalkit.inputs.suite import Lock, Suite
 from evalkit.plan import cache, memory
 from evalkit.plan import store as planning
 from evalkit.plan.cache import Planned
@@ -29,6 +27,7 @@ from evalkit.run import folder, telemetry
 from evalkit.run.finishing import carried, graded
 from evalkit.run.finishing import finish as finishing
 from evalkit.run.folder import Run
+from evalkit.run.loading import Loading, load
 from evalkit.run.preparing import named, prepare
 from evalkit.run.preparing.engines import Place
 from evalkit.run.preparing.prepare import Job, Options
@@ -59,14 +58,18 @@ def evaluate(
             events.say("this run is already finished (--again makes another execution of it)")
             finishing.log_finished(run)
             return run.folder
-        if early.children and loaded is None:  # they load the weights meanwhile
-            loaded = load(job, events)
-        with _worked_on(run, events) as held:
+        loading = Loading(job, events, loaded, beside=bool(early.children))
+        with _worked_on(run, events) as held, loading:
             if seal is not None:
                 seal(run.folder)
-            executing.execute(run, job.model, means, events, held.check, early)
+
+            def check() -> None:
+                held.check()
+                loading.check()
+
+            executing.execute(run, job.model, means, events, check, early)
             held.check()
-            finish(run, job, loaded, events, list(argv))
+            finish(run, job, loading.wait(), events, list(argv))
     return run.folder
 
 
@@ -183,17 +186,6 @@ def _build(
         dropped_system_turns=how.dropped,
     )
     return loaded, Planned(body, b"".join(made.blocks), made.unique_tokens)
-
-
-def load(job: Job, events: Events) -> Loaded:
-    """Load a job's suite's tasks with their pinned data, and hold them against the lock."""
-    return load_suite(job.suite, job.lock, events, offline=job.options.offline)
-
-
-def load_suite(suite: Suite, lock: Lock, events: Events, *, offline: bool) -> Loaded:
-    """Load a suite's tasks with their pinned data, and hold them against the lock."""
-    with events.phase("load", len(lock.tasks), "datasets") as phase:
-        return tasks.load_locked(suite, lock, offline=offline, served=lambda: phase.advance(1))
 
 
 def finish(

@@ -5,16 +5,20 @@ and are set here before the weights are loaded. Nothing is tuned by the clock an
 from the host: neither its cores nor the environment variables that would change a kernel.
 """
 
+import hashlib
 import re
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from evalkit.base import canon
+from evalkit.base.caches import kept
 from evalkit.base.errors import EvalkitError
-from evalkit.base.machine import steering
+from evalkit.base.machine import stamp, steering
 from evalkit.inputs.models import architecture
 from evalkit.inputs.models.checkpoint import headers
 from evalkit.inputs.models.model import Model
@@ -71,11 +75,11 @@ def numerics_for(
 def _check_quantised(model: Model, profile: str) -> None:
     """EvalkitError for a way to quantise that transformers would pass over, taking the packed
     numbers for weights, and for `precise`."""
-    from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING as KNOWN
-
     found = quantization(model)
     if found is None:
         return
+    from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING as KNOWN
+
     if found["method"] not in {str(method).removesuffix("_4bit") for method in KNOWN}:
         raise EvalkitError(
             f"'{model.reference}' is quantised by '{found['method']}', unknown to transformers",
@@ -90,6 +94,28 @@ def _check_quantised(model: Model, profile: str) -> None:
 
 
 def _plain_attention(model: Model) -> str:
+    """What transformers computes this model's attention with; remembered by config, code and
+    versions."""
+    key = origin(model)
+    known = kept.read("attention")
+    if key not in known:
+        known |= {key: _attention_of_skeleton(model)}
+        kept.write("attention", known)
+    return str(known[key])
+
+
+def origin(model: Model) -> str:
+    """Digest of all that follows from a model before its weights are read: its config and code,
+    the engine's code, and the versions of what that stands on."""
+    ours = hashlib.sha256()
+    for path in sorted(Path(__file__).parents[1].rglob("*.py")):
+        ours.update(path.read_bytes())
+    theirs = {name: sha for name, sha in model.sha256().items() if name.endswith(".py")}
+    versions = [stamp.version("torch"), stamp.version("transformers")]
+    return canon.digest([model.config, theirs, ours.hexdigest(), versions])
+
+
+def _attention_of_skeleton(model: Model) -> str:
     """What transformers computes this model's attention with: asked of a skeleton without weights,
     because some models decide it when they are made."""
     from transformers import AutoConfig, AutoModelForCausalLM

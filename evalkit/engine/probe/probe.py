@@ -7,19 +7,15 @@ which never changes the level, only refuses it.
 """
 
 import copy
-import hashlib
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-import evalkit.engine
-from evalkit.base import canon
 from evalkit.base.caches import kept
 from evalkit.base.errors import EvalkitError, Exit
 from evalkit.engine.core import Engine
@@ -228,25 +224,12 @@ def resolve(model: Model) -> str:
     the start-up probe holds that on its real weights. Raises EvalkitError where not even level none
     is right.
     """
-    key = _key(model)
+    key = numerics.origin(model)
     found = kept.read("levels").get(key)
     if found not in LEVELS:
         found = _tried(model)
         kept.write("levels", kept.read("levels") | {key: found})
     return str(found)
-
-
-def _key(model: Model) -> str:
-    """Digest of all that a level follows from: the model's config and code, the engine's, and the
-    versions of what it stands on."""
-    import transformers
-
-    ours = hashlib.sha256()
-    for path in sorted(Path(evalkit.engine.__file__).parent.rglob("*.py")):
-        ours.update(path.read_bytes())
-    theirs = {name: sha for name, sha in model.sha256().items() if name.endswith(".py")}
-    versions = [torch.__version__, transformers.__version__]
-    return canon.digest([model.config, theirs, ours.hexdigest(), versions])
 
 
 def _tried(model: Model) -> str:

@@ -6,6 +6,8 @@ so that the programs can be run where they harm nobody (`host.grading`); one wit
 counts as failed, and as missing.
 """
 
+import importlib.util
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -48,18 +50,33 @@ _GRADER = Grader()  # lm-eval's modules keep what they loaded, so there is one f
 @contextmanager
 def guarded() -> Iterator[None]:
     """Within the block, whoever loads `code_eval` gets ours; other metrics are as they were."""
-    import evaluate
-
-    original = evaluate.load
 
     def load(path: str, *args: Any, **kwargs: Any) -> Any:
+        from evaluate.loading import load as original
+
         return _GRADER if path == "code_eval" else original(path, *args, **kwargs)
 
+    evaluate = _late("evaluate")
     evaluate.load = load
     try:
         yield
     finally:
-        evaluate.load = original
+        if "evaluate.loading" in sys.modules:
+            evaluate.load = sys.modules["evaluate.loading"].load
+        else:  # nobody has asked it for anything
+            del sys.modules["evaluate"]
+
+
+def _late(name: str) -> Any:
+    """A module that is imported when somebody first reads an attribute of it: `evaluate` takes a
+    second, and few tasks use it. What is set before then stays set."""
+    if name not in sys.modules:
+        spec = importlib.util.find_spec(name)
+        assert spec is not None and spec.loader is not None, "lm-eval requires it"
+        spec.loader = importlib.util.LazyLoader(spec.loader)
+        sys.modules[name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[name])
+    return sys.modules[name]
 
 
 def is_graded(task: Any) -> bool:
