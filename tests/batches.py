@@ -5,9 +5,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from evalkit.plan import store
-from evalkit.plan.requests.request import Kind, Settings
+from evalkit.plan.requests.request import Settings
 from evalkit.plan.store import Batch, BatchTarget, Policy, Row, Trunk
 from evalkit.plan.tokenise import Tokens
+from evalkit.plan.types import Kind
 
 
 def token_ids(seed: int, length: int, below: int = 1000) -> list[int]:

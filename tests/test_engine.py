@@ -12,8 +12,9 @@ from evalkit.base import canon
 from evalkit.base.errors import EvalkitError, Exit
 from evalkit.inputs.models import model as models
 from evalkit.inputs.models.tokenizer import Tokenizer
-from evalkit.plan.requests.request import Kind, Settings
+from evalkit.plan.requests.request import Settings
 from evalkit.plan.store import Batch
+from evalkit.plan.types import Kind
 from tests import batches
 from tests.batches import token_ids as row
 

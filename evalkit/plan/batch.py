@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from evalkit.base import canon
-from evalkit.plan.requests.request import Kind, Settings
+from evalkit.plan.requests.request import Settings
 from evalkit.plan.tokenise import Tokens
+from evalkit.plan.types import Kind
 
 PREFILL = 2048  # tokens of prompts, on a CPU
 FOR_GPUS = ("prefill", "max_trunk", "memory")  # a policy's, if it is for GPUs

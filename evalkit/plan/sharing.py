@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from evalkit.plan.batch import Policy, Trunk, make_trunk
-from evalkit.plan.packing import PASS
 from evalkit.plan.trie import Range, Trie
 
+PASS = 128  # tokens that cost about what reading the weights does: a forward pass more
 MIN_CLONES = 8  # rows that a trunk is copied to at least, at level prefix
 DOUBLED = 64  # of a tree, the share that may be computed beside it once more: 1/64
 

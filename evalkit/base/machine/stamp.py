@@ -15,7 +15,7 @@ import sys
 from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import evalkit
 from evalkit.base import canon, private
@@ -35,8 +35,14 @@ SETUP_NOTE = "evalkit-setup.json"  # what requirements/setup.py leaves in an env
 COMMIT = "EVALKIT_COMMIT"  # evalkit's own commit, set when an image is built
 
 
-def unknown(reason: str) -> dict[str, str]:
+class Unknown(TypedDict):
     """A value that can't be known, and why."""
+
+    unknown: str
+
+
+def unknown(reason: str) -> Unknown:
+    """Return the value that stands for what can't be known."""
     return {"unknown": reason}
 
 
@@ -78,7 +84,7 @@ def code() -> dict[str, Any]:
     return {"commit": commit, "dirty": bool(status)}
 
 
-def harness_intact() -> bool | dict[str, str]:
+def harness_intact() -> bool | Unknown:
     """Whether every installed lm-eval file still has the digest that its RECORD gives."""
     try:
         distribution = metadata.distribution("lm_eval")
@@ -110,7 +116,7 @@ def cpu() -> str:
         return platform.processor() or platform.machine()
 
 
-def image() -> dict[str, str]:
+def image() -> dict[str, str] | Unknown:
     """The image that this runs in, as its launcher asserts it."""
     said = os.environ.get(IMAGE)
     if not said:
@@ -136,7 +142,7 @@ def _container() -> str:
     return "none"
 
 
-def _lock() -> str | dict[str, str]:
+def _lock() -> str | Unknown:
     """Digest of the lock that this environment was installed from, as set-up noted it."""
     try:
         note = canon.read_json(Path(sys.prefix) / SETUP_NOTE)

@@ -14,6 +14,7 @@ from typing import Any
 
 from evalkit.base.errors import EvalkitError, Exit
 from evalkit.base.machine import stamp
+from evalkit.base.machine.stamp import Unknown
 from evalkit.harness.models import classes
 from evalkit.inputs.chat import thinking
 from evalkit.inputs.engine_name import Choice
@@ -178,7 +179,7 @@ def _read_back(lm: Any, texts: list[str]) -> list[list[int]]:
     return [list(map(int, ids)) for ids in encoded]
 
 
-def _answered(prompt: str, raw: str, settings: Settings, untold: dict[str, str]) -> dict[str, Any]:
+def _answered(prompt: str, raw: str, settings: Settings, untold: Unknown) -> dict[str, Any]:
     """A text as the journal holds it: a class that is not told of thoughts gives all of it."""
     if not settings.think_end:
         return {"text": raw}

@@ -5,11 +5,11 @@ Text ends at the plan: a `Request` still holds strings, a planned row holds toke
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from evalkit.base.errors import EvalkitError
+from evalkit.plan.types import Kind
 
-Kind = Literal["loglikelihood", "loglikelihood_rolling", "generate_until"]
 DEFAULT_MAX_GEN_TOKS = 256  # lm-eval's for a task that gives none
 TOP_K = 50  # transformers' where neither a task that samples nor the model gives one
 _LENGTHS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
