@@ -236,7 +236,9 @@ def test_who_alone_signed_a_record_is_no_witness_of_it(run: Path) -> None:
     assert report.verdict.startswith("CONSISTENT: ") and "by no author" in report.verdict
     attest.sign(run, new())
     report = verify(run, knows(bob=bob, carol=carol))
-    assert report.verdict.startswith("REPRODUCED by carol; signed by a key that is not on your")
+    assert report.verdict.startswith(
+        "REPRODUCED by carol; witnessed by bob (14 samples); signed by a key that is not on your"
+    )
 
 
 def test_the_last_line_counts_keys_and_a_policy_asks_for_numbers(run: Path) -> None:
@@ -247,6 +249,12 @@ def test_the_last_line_counts_keys_and_a_policy_asks_for_numbers(run: Path) -> N
     everybody = knows(alice=alice, bob=bob, carol=carol)
     told = "WITNESSED by bob (4 samples), carol (9 samples), by 2 keys; signed by alice"
     assert verify(run, everybody).verdict.startswith(told)
+    again = shutil.copytree(run, run.with_name("again"))
+    dave = new()
+    attest.sign(again, dave, attest.REPRODUCTION, BITWISE)
+    told = f"REPRODUCED by dave; {told.replace('WITNESSED', 'witnessed')}"
+    known = knows(alice=alice, bob=bob, carol=carol, dave=dave)
+    assert verify(again, known).verdict.startswith(told), "nobody who saw it is left out"
     asked: list[tuple[Any, str]] = [
         ({"samples": 9}, ""),
         ({"samples": 10}, "not witnessed by anybody on your list with 10 samples"),

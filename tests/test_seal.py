@@ -1,16 +1,14 @@
 """A seal before the first answer, and timestamps by a real authority on loopback: `openssl ts`."""
 
 import base64
-import http.server
 import json
 import re
 import shutil
 import subprocess
+import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,100 +16,22 @@ import pytest
 import support
 from support import call
 
+from bench.authority import Authority, certificates, served
 from evalkit.base.events import now
 from evalkit.harness.scoring import rescore
-from evalkit.judge.verify import Report, Status, Trust, Wanted, verify
+from evalkit.judge.verify import Report, Status, Trust, Wanted, judge, verify
 from evalkit.record.signing import attest, keys, sealing, timestamps
 
 pytest.importorskip("rfc3161_client")
 if shutil.which("openssl") is None:
     pytest.skip("openssl is not here", allow_module_level=True)
 
-CONFIG = """
-[req]
-distinguished_name = dn
-[dn]
-[ca]
-basicConstraints = critical,CA:TRUE
-keyUsage = critical,keyCertSign
-subjectKeyIdentifier = hash
-[tsa]
-basicConstraints = critical,CA:FALSE
-keyUsage = critical,digitalSignature
-extendedKeyUsage = critical,timeStamping
-subjectKeyIdentifier = hash
-authorityKeyIdentifier = keyid
-[ts]
-default_tsa = it
-[it]
-serial = {place}/serial
-signer_digest = sha256
-default_policy = 1.2.3.4.1
-digests = sha256, sha512
-accuracy = secs:1
-ess_cert_id_alg = sha256
-"""
-
-
-@dataclass(frozen=True)
-class Authority:
-    """A timestamp authority: where it answers, and its root certificate."""
-
-    address: str
-    root: Path
-
-
-def openssl(*words: object) -> None:
-    subprocess.run(["openssl", *map(str, words)], check=True, capture_output=True)
-
-
-def certificates(place: Path) -> None:
-    """A root and an authority's certificate by it."""
-    (place / "conf").write_text(CONFIG.format(place=place))
-    (place / "serial").write_text("01\n")
-    extended = ("-days", 9, "-extfile", place / "conf", "-extensions")
-    for name, subject in (("root", "/CN=Root"), ("tsa", "/CN=Authority")):
-        made = ("-keyout", place / f"{name}.key", "-out", place / f"{name}.csr")
-        asked = ("-newkey", "rsa:2048", "-nodes", "-subj", subject, "-config", place / "conf")
-        openssl("req", "-new", *asked, *made)
-    root = ("-signkey", place / "root.key", *extended, "ca", "-out", place / "root.pem")
-    openssl("x509", "-req", "-in", place / "root.csr", *root)
-    by = ("-CA", place / "root.pem", "-CAkey", place / "root.key", "-CAcreateserial")
-    openssl("x509", "-req", "-in", place / "tsa.csr", *by, *extended, "tsa", "-out",
-            place / "tsa.pem")  # fmt: skip
-
 
 @pytest.fixture(scope="module")
 def authority(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Authority]:
     """`openssl ts` behind a server on loopback."""
-    place = tmp_path_factory.mktemp("authority")
-    certificates(place)
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            query = self.rfile.read(int(self.headers["Content-Length"]))
-            if self.path == "/mute":
-                self.send_error(503)
-                return
-            (place / "query").write_bytes(query)
-            openssl("ts", "-reply", "-queryfile", place / "query", "-inkey", place / "tsa.key",
-                    "-signer", place / "tsa.pem", "-config", place / "conf", "-section", "it",
-                    "-out", place / "reply")  # fmt: skip
-            reply = (place / "reply").read_bytes() if self.path != "/old" else old[0]
-            old.append(reply)
-            self.send_response(200)
-            self.send_header("Content-Type", "application/timestamp-reply")
-            self.end_headers()
-            self.wfile.write(reply)
-
-        def log_message(self, *_: Any) -> None:
-            """Quiet."""
-
-    old: list[bytes] = []
-    server = http.server.HTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield Authority(f"http://127.0.0.1:{server.server_port}/", place / "root.pem")
-    server.shutdown()
+    with served(tmp_path_factory.mktemp("authority")) as it:
+        yield it
 
 
 @pytest.fixture(autouse=True)
@@ -178,6 +98,72 @@ def test_a_sealed_run_says_so_where_a_timestamp_proves_the_order(
     words = ("--key", key.with_suffix(".pub"), "--tsa", authority.root)
     ran = call("verify", run, *words).done()
     assert ran.out.splitlines()[-1].endswith("SEALED by alice before the first answer")
+
+
+def test_who_sealed_a_run_is_no_witness_of_it(
+    tmp_path: Path, key: Path, authority: Authority
+) -> None:
+    """Alice seals and audits; her statement as the author is made with a key that nobody knows."""
+    run = support.planned(tmp_path)
+    call("seal", run, "--key", key, "--timestamp", authority.address).done()
+    keys.make(tmp_path / "nobody")
+    finished(run, tmp_path / "nobody")
+    claim = {"verdict": "PASSED", "samples": 10, "failed": 0, "seed": 7,
+             "share": 1 - 0.05 ** (1 / 10), "difference": "rounding"}  # fmt: skip
+    attest.sign(run, keys.private(key), attest.AUDIT, claim)
+    verdict = verify(run, wanted(key, authority)).verdict
+    assert verdict.startswith("CONSISTENT: ") and "WITNESSED" not in verdict
+
+
+def test_a_timestamp_is_told_of_the_key_whose_signature_it_is_of(
+    tmp_path: Path, key: Path, authority: Authority
+) -> None:
+    """Of one envelope with two signatures only the second was ever seen by the authority."""
+    run = support.finished(tmp_path)
+    keys.make(tmp_path / "bob")
+    first, second = keys.private(key), keys.private(tmp_path / "bob")
+    attest.sign(run, first)
+    path = run / attest.NAME
+    body = json.loads(path.read_text())
+    (envelope,) = body["envelopes"]
+    message = attest.pae(envelope["payloadType"], base64.b64decode(envelope["payload"]))
+    signature = second.sign(message)
+    added = {"keyid": second.public.id, "sig": base64.b64encode(signature).decode()}
+    envelope["signatures"].append(added)
+    body["keys"][second.public.id] = second.public.openssh
+    token = timestamps.ask(authority.address, signature)
+    stamps = {timestamps.digest(signature): base64.b64encode(token).decode()}
+    path.write_text(json.dumps(body | {"timestamps": stamps}))
+    names = {first.public: "alice", second.public: "bob"}
+    roots = timestamps.authorities(authority.root)
+    report = verify(run, Wanted(Trust(names, asked=True), authorities=roots))
+    assert check(report, "timestamp")[1].startswith("signed by bob at 20")
+
+
+def test_a_seal_that_tells_of_another_log_than_lies_beside_the_run_is_named(
+    tmp_path: Path, key: Path
+) -> None:
+    """Sealed where no log lay, and put beside one that holds a run of the same plan."""
+    results = support.finished(tmp_path).parent.parent
+    alone = support.planned(tmp_path / "alone")
+    call("seal", alone, "--key", key).done()
+    honest = call("eval", *support.DEMO, "--out", results, "--again", "--seal", key).done().folder
+    found = judge([results], Wanted())
+    assert found.logs[str(results)].status is Status.PASS
+    sealed = json.loads((honest / sealing.NAME).read_text())
+    made, _ = attest.opened(sealed["envelope"], {(k := keys.private(key)).public.id: k.public})
+    for before in ({"executions": [], "lines": 0, "log": None},
+                   {**made["predicate"]["before"], "executions": []},
+                   {**made["predicate"]["before"], "lines": 7}):  # fmt: skip
+        other = {**made, "predicate": {**made["predicate"], "before": before}}
+        envelope = attest.seal(other, keys.private(key))
+        (honest / sealing.NAME).write_text(json.dumps(sealed | {"envelope": envelope}))
+        record = support.read(honest)
+        data = (honest / sealing.NAME).read_bytes()
+        record["files"][sealing.NAME] = {"size": len(data), "sha256": timestamps.digest(data)}
+        support.write(honest, record)
+        told = judge([results], Wanted()).logs[str(results)].detail
+        assert ("tells of another log" in told) == (before["lines"] != 0), told
 
 
 def test_eval_seals_in_passing_and_names_what_ran_before(
@@ -248,6 +234,8 @@ def test_a_seal_that_is_not_the_records_breaks_it(
         ("metrics", ["demo_qa:bleu"]),
         ("numerics", {}),
         ("model", {"reference": "other", "files": {}}),
+        ("sealedAt", "2126-11-30T08:07:39.312Z"),
+        ("sealedAt", "some day"),
     ):
         body = json.loads(json.dumps(made))
         body["predicate"][place] = value
@@ -265,3 +253,17 @@ def test_a_seal_that_is_not_the_records_breaks_it(
     report = put(good | {"envelope": envelope, "timestamp": base64.b64encode(token).decode()})
     assert "is not before the first answer" in check(report, "seal")[1]
     assert report.verdict.startswith("BROKEN")
+
+
+@pytest.mark.trust
+@pytest.mark.timeout(600)
+def test_the_demo_of_trust_ends_in_the_line_that_the_pages_show(tmp_path: Path) -> None:
+    """By the commands that people type, each in a process of its own."""
+    ran = subprocess.run(
+        [sys.executable, "-m", "bench.trust_demo", tmp_path / "demo"],
+        cwd=support.ROOT, capture_output=True, text=True,
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr
+    last = ran.stdout.splitlines()[-1]
+    for page in ("verify.md", "seal.md"):
+        assert f"\n{last}\n" in (support.ROOT / "docs" / page).read_text("utf-8")

@@ -4,6 +4,7 @@ Each line holds the digest of the line before it, so a line that is removed or a
 Written under a lock, by `eval` and `finish` only.
 """
 
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,17 @@ def has_finished(out: Path, execution: str) -> bool:
             if entry.get("execution") == execution and entry.get("status") == "finished":
                 return True
     return False
+
+
+def executions_of(plan: str, lines: Iterable[bytes]) -> list[str]:
+    """The executions of a plan that some lines tell of, each once, in order."""
+    found: dict[str, None] = {}
+    for raw in lines:
+        with suppress(ValueError, AttributeError, RecursionError):  # no line tells nothing
+            line = canon.loads(raw)
+            if line.get("ids", {}).get("plan") == plan:
+                found[str(line.get("execution"))] = None
+    return list(found)
 
 
 def broken_at(path: Path) -> int | None:

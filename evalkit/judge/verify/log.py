@@ -24,6 +24,7 @@ class Logged:
     execution: str
     sha256: str
     ids: dict[str, str]
+    before: dict[str, Any] | None = None  # what its seal says of the log
 
 
 def check(results: Path, records: Mapping[str, Logged]) -> Check:
@@ -45,6 +46,9 @@ def check(results: Path, records: Mapping[str, Logged]) -> Check:
         findings.add(f"line {broken:,} is not what was written after the line before it")
     finished = _finished(lines)
     _compare(records, finished, findings)
+    for name, record in records.items():
+        if record.before is not None and not _was_so(record, record.before, lines):
+            findings.add(f"the seal of {shown(name)} tells of another log than lies here")
     count = f"{len(lines):,} lines, each bound to the one before"
     return findings.check(f"{count}; {len(records):,} records, each as its line says")
 
@@ -85,6 +89,17 @@ def _compare(
     if gone:
         where = few([line.get("run", "?") for line in gone])
         findings.add(f"{len(gone):,} records were removed: {where}")
+
+
+def _was_so(record: Logged, before: dict[str, Any], lines: list[bytes]) -> bool:
+    """Whether the log's first lines are those that a seal counts, with the executions of its plan
+    that it names."""
+    count = before["lines"]
+    if count > len(lines):
+        return False
+    last = canon.digest_bytes(lines[count - 1]) if count else None
+    named = auditlog.executions_of(record.ids["plan"], lines[:count])
+    return bool(last == before["log"] and named == before["executions"])
 
 
 def _same(record: Logged, line: dict[str, Any]) -> bool:

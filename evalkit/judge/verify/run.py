@@ -75,12 +75,12 @@ def verify(run: Path, wanted: Wanted = Wanted()) -> Report:
         return Report([read.check], advice=read.advice)
     record = read.record
     by = wanted.trust, wanted.authorities
-    signed, standing = signers.check(folder, record, read.sha256, *by)
-    sealed, told = seals.check(folder, record, *by)
-    standing = replace(standing, sealed=told)
+    sealed = seals.check(folder, record, *by)
+    signed, standing = signers.check(folder, record, read.sha256, *by, sealed.signer)
+    standing = replace(standing, sealed=sealed.told)
     engine = record["engine"]
     caveats = [] if engine["bit_repeatable"] else [f"not bit-repeatable ({shown(engine['name'])})"]
-    checks = [read.check, *signed, *sealed]
+    checks = [read.check, *signed, *sealed.checks]
     if folder.is_public:
         caveats = [public.CAVEAT, *caveats]
         checks += _guarded("public", lambda: public.Public(folder, record).checks())

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from evalkit.base import canon
 from evalkit.base.errors import EvalkitError, Exit
@@ -13,7 +14,8 @@ from evalkit.judge.verify import log
 from evalkit.record import auditlog
 from evalkit.record.reading import identity
 from evalkit.record.reading.findings import Check, Report, Status, shown
-from evalkit.record.reading.folder import Folder
+from evalkit.record.reading.folder import BROKEN, Folder
+from evalkit.record.signing import sealing
 
 MAX_RUNS = 20_000
 
@@ -113,5 +115,17 @@ def logged(results: Path, runs: Sequence[Path]) -> dict[str, log.Logged]:
         read = identity.record(Folder(run))
         if read.record is not None:
             record, name = read.record, run.relative_to(results).as_posix()
-            found[name] = log.Logged(record["execution"], read.sha256, record["ids"])
+            before = _sealed(Folder(run), record)
+            found[name] = log.Logged(record["execution"], read.sha256, record["ids"], before)
     return found
+
+
+def _sealed(folder: Folder, record: dict[str, Any]) -> dict[str, Any] | None:
+    """What a run's seal says of the log, if it has a seal; whether it is one, `verify` says."""
+    if sealing.NAME not in record["files"]:
+        return None
+    try:
+        before: dict[str, Any] = sealing.read(folder).predicate["before"]
+    except BROKEN:
+        return None
+    return before

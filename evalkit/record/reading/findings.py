@@ -134,7 +134,8 @@ class Standing:
         if not signed and self.unlisted:
             signed = f"; signed by a key that is not on your list ({few(self.unlisted)})"
         if self.reproducers:
-            return f"REPRODUCED by {seen_by(self.reproducers)}{signed}"
+            audited = f"; witnessed by {seen_by(self.witnesses)}" if self.witnesses else ""
+            return f"REPRODUCED by {seen_by(self.reproducers)}{audited}{signed}"
         if self.witnesses:
             return f"WITNESSED by {seen_by(self.witnesses)}{signed}"
         if self.authors:

@@ -49,7 +49,7 @@ class Statement:
     subjects: dict[str, str]
     predicate: Value
     signers: tuple[Public, ...]
-    stamped: tuple[tuple[bytes, bytes], ...] = ()  # signatures with a timestamp of each
+    stamped: tuple[tuple[Public, bytes, bytes], ...] = ()  # signer, signature, its timestamp
 
     @property
     def claim(self) -> Value:
@@ -238,8 +238,8 @@ def _opened(
         raise ValueError("it is about another record.json")
     signatures = [_decoded(each["sig"], "signature") for each in envelope["signatures"]]
     stamped = tuple(
-        (signature, _decoded(stamps[timestamps.digest(signature)], "timestamp"))
-        for signature in signatures
+        (signer, signature, _decoded(stamps[timestamps.digest(signature)], "timestamp"))
+        for signer, signature in zip(signers, signatures, strict=True)
         if timestamps.digest(signature) in stamps
     )
     return Statement(body["predicateType"], subjects, body["predicate"], signers, stamped)

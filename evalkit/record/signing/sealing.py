@@ -99,16 +99,8 @@ def _before(run: Path, body: Value) -> Value:
     """The executions of the same plan that the results folder's log holds, and its last line."""
     path = run.absolute().parent.parent / auditlog.NAME
     lines = canon.read_bytes(path, 256 << 20).splitlines() if path.is_file() else []
-    found = []
-    for raw in lines:
-        try:
-            line = canon.loads(raw)
-        except ValueError:
-            continue
-        if line.get("ids", {}).get("plan") == body["ids"]["plan"]:
-            found.append(str(line.get("execution")))
     return {
-        "executions": list(dict.fromkeys(found)),
+        "executions": auditlog.executions_of(body["ids"]["plan"], lines),
         "lines": len(lines),
         "log": canon.digest_bytes(lines[-1]) if lines else None,
     }

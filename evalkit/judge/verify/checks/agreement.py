@@ -27,7 +27,7 @@ METHODS = {"tasks": (methods.MEAN, methods.BOOTSTRAP),
            "groups": (methods.POOLED, methods.UNWEIGHTED)}  # fmt: skip
 KINDS = {"multiple_choice": "loglikelihood"}  # lm-eval's output types by another request's name
 _SEGMENT = re.compile(r"([0-9]{8}T[0-9]{6}Z)-(.+)-([0-9]+)-[0-9a-f]{4}", re.ASCII)
-_SLACK_S = 60.0  # by which two clocks of one host's processes may be read apart
+_SLACK_S = 60.0  # by which two clocks, or two readings of one, may be apart
 
 Value = dict[str, Any]
 
@@ -123,7 +123,7 @@ def _segments(record: Value, journal: Journal | None, plan: Plan | None) -> Iter
     names = [segment["segment"] for segment in record["segments"]]
     if len(set(names)) != len(names):
         yield "a segment stands twice"
-    own = record["engine"]["name"] == "evalkit"
+    own, created = record["engine"]["name"] == "evalkit", datetime.fromisoformat(record["created"])
     spans: dict[tuple[str, str], list[tuple[datetime, datetime, str]]] = {}
     for segment in record["segments"]:
         name = shown(segment["segment"])
@@ -133,6 +133,8 @@ def _segments(record: Value, journal: Journal | None, plan: Plan | None) -> Iter
         if not own and segment.get("level") is not None:
             yield f"{name} checked the level of an engine that has none"
         started, stopped = _time(segment["started"]), _time(segment["stopped"])
+        if stopped and (stopped - created).total_seconds() > _SLACK_S:
+            yield f"the record was written before {name} stopped"
         if started and stopped and stopped < started:
             yield f"{name} stopped before it started"
         if match := _SEGMENT.fullmatch(segment["segment"]):

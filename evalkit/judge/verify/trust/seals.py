@@ -5,6 +5,7 @@ start of the first segment; without one it is the author's word.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -12,17 +13,27 @@ from evalkit.judge.verify.trust.signers import Trust
 from evalkit.record.reading.findings import Check, Findings, Status, few, shown
 from evalkit.record.reading.folder import BROKEN, Folder, reason
 from evalkit.record.signing import sealing, timestamps
+from evalkit.record.signing.keys import Public
 from evalkit.record.signing.sealing import Seal
+
+_SLACK_S = 60.0  # by which the clocks of where it was sealed and where it ran may be apart
 
 Value = dict[str, Any]
 
 
-def check(
-    folder: Folder, record: Value, trusted: Trust, authorities: Sequence[Any]
-) -> tuple[list[Check], str]:
-    """The check of a seal that the record lists, and what the last line may say of it."""
+@dataclass(frozen=True, slots=True)
+class Sealed:
+    """The check of a seal, what the last line may say of it, and whose it is."""
+
+    checks: list[Check] = field(default_factory=list)
+    told: str = ""
+    signer: Public | None = None
+
+
+def check(folder: Folder, record: Value, trusted: Trust, authorities: Sequence[Any]) -> Sealed:
+    """What is found of a seal that the record lists."""
     if sealing.NAME not in record["files"] or folder.is_public:
-        return [], ""
+        return Sealed()
     findings = Findings("seal")
     try:
         seal = sealing.read(folder, trusted.names)
@@ -31,13 +42,14 @@ def check(
     except BROKEN as error:
         findings.add(reason(error))
     if findings.count:
-        return [findings.check("")], ""
-    return _judged(seal, record, trusted, authorities)
+        return Sealed([findings.check("")])
+    made, told = _judged(seal, record, trusted, authorities)
+    return Sealed([made], told, seal.signer)
 
 
 def _judged(
     seal: Seal, record: Value, trusted: Trust, authorities: Sequence[Any]
-) -> tuple[list[Check], str]:
+) -> tuple[Check, str]:
     name, first = trusted.name(seal.signer), _first(record)
     others = seal.predicate["before"]["executions"]
     count = f"{len(others):,} executions of its plan were logged before" if others else (
@@ -46,22 +58,22 @@ def _judged(
     told = f"by {name}, {meant} meant; {count}"
     said = f"said to be sealed by {name} before the first answer"
     if seal.timestamp is None:
-        return [Check("seal", Status.WARN, f"{told}; no timestamp proves when")], said
+        return Check("seal", Status.WARN, f"{told}; no timestamp proves when"), said
     try:
         time = timestamps.time_of(seal.timestamp, seal.signature, authorities)
     except ModuleNotFoundError as error:
-        return [Check("seal", Status.WARN, f"{told}; {error.name} is not installed")], said
+        return Check("seal", Status.WARN, f"{told}; {error.name} is not installed"), said
     except ValueError as error:
         why = f"its timestamp proves nothing to you: {shown(error)}"
-        return [Check("seal", Status.WARN, f"{told}; {why}")], said
+        return Check("seal", Status.WARN, f"{told}; {why}"), said
     at = timestamps.shown(time)
     if first is None or time >= first:
         late = f"{told}; its timestamp, {at}, is not before the first answer"
-        return [Check("seal", Status.FAIL, late)], ""
+        return Check("seal", Status.FAIL, late), ""
     passed = f"{told}; timestamped {at}, before the first segment began"
     if seal.signer not in trusted.names:
-        return [Check("seal", Status.WARN, f"{passed}; the signer is not on your list")], said
-    return [Check("seal", Status.PASS, passed)], f"SEALED by {name} before the first answer"
+        return Check("seal", Status.WARN, f"{passed}; the signer is not on your list"), said
+    return Check("seal", Status.PASS, passed), f"SEALED by {name} before the first answer"
 
 
 def _first(record: Value) -> datetime | None:
@@ -87,6 +99,9 @@ def _unlike(seal: Seal, record: Value) -> list[str]:
         "numerics": (said["numerics"], record["numerics"]),
     }  # fmt: skip
     found = [f"its {name} are not the record's" for name, (a, b) in wanted.items() if a != b]
+    first, sealed_at = _first(record), datetime.fromisoformat(said["sealedAt"])
+    if first and (sealed_at - first).total_seconds() > _SLACK_S:
+        found.append(f"it was made at {shown(said['sealedAt'])}, after the first answer")
     entries = {**record["tasks"], **record["groups"]}
     for meant in said["metrics"]:
         task, _, metric = meant.partition(":")

@@ -47,11 +47,12 @@ def trust(key_files: Iterable[Path], allowed: Path | None) -> Trust:
 
 def check(
     folder: Folder, record: Value, sha256: str, trusted: Trust,
-    authorities: Sequence[Any] = (),
+    authorities: Sequence[Any] = (), sealer: Public | None = None,
 ) -> tuple[list[Check], Standing]:  # fmt: skip
     """The checks that its statements make, and what the last line may say of them.
 
-    `sha256`: of record.json as it was read; `authorities`: whose timestamps count.
+    `sha256`: of record.json as it was read; `authorities`: whose timestamps count; `sealer`: who
+    sealed the run, which only its author can.
     """
     if not folder.holds(attest.NAME):
         missing = Check("signer", Status.FAIL, "it is not signed, and you asked for a signer")
@@ -71,7 +72,7 @@ def check(
     passed = f"{len(found.statements):,} valid: {few(_told(found.statements, trusted))}"
     checks = [findings.check(passed), *_timed(found.statements, trusted, authorities)]
     checks += _listed(found.statements, trusted)
-    standing = _standing(found.statements, trusted)
+    standing = _standing(found.statements, trusted, sealer)
     if folder.is_public:
         return checks + _published(found.statements, trusted), _public(
             found.statements, standing, trusted
@@ -84,7 +85,7 @@ def _timed(statements: list[Statement], trusted: Trust, authorities: Sequence[An
     trusts."""
     times, why = [], ""
     for statement in statements:
-        for key, (signature, token) in zip(statement.signers, statement.stamped, strict=False):
+        for key, signature, token in statement.stamped:
             what = f"{_WORDS[statement.kind]} by {trusted.name(key)}"
             try:
                 time = timestamps.time_of(token, signature, authorities)
@@ -179,23 +180,25 @@ def _by_listed(statements: list[Statement], trusted: Trust) -> list[tuple[Statem
     ]
 
 
-def _standing(statements: list[Statement], trusted: Trust) -> Standing:
+def _standing(statements: list[Statement], trusted: Trust, sealer: Public | None) -> Standing:
     """What is known of who saw the run, by the reader's list alone.
 
-    A witness whose key, or whose name, also made the author's statement is the author again; and
-    without an author's statement anybody who signed may be the author.
+    A witness whose key, or whose name, also made the author's statement or the seal is the author
+    again; and without an author's statement anybody who signed may be the author.
     """
     own = [s for s in statements if s.kind in (EVALUATION, PUBLICATION)]
-    author_keys = {key for statement in own for key in statement.signers}
+    signed = {key for statement in own for key in statement.signers}
+    author_keys = signed | ({sealer} if sealer else set())
     authors = {name for statement, name in _by_listed(own, trusted)}
+    not_witnesses = {trusted.names[key] for key in author_keys if key in trusted.names}
     found: dict[str, dict[Public, int | None]] = {AUDIT: {}, REPRODUCTION: {}}
     for statement in statements:
         if statement.claim.get("verdict") in _GOOD.get(statement.kind, ()):
             for key in statement.signers:
-                mine = key in author_keys or trusted.name(key) in authors
+                mine = key in author_keys or trusted.names.get(key) in not_witnesses
                 if key in trusted.names and not mine:
                     _note(found[statement.kind], key, statement)
-    unlisted = {key.fingerprint for key in author_keys - trusted.names.keys()}
+    unlisted = {key.fingerprint for key in signed - trusted.names.keys()}
     seen = {kind: _seen(keys_, trusted) for kind, keys_ in found.items()}
     if not own:
         return Standing(unproven={**seen[AUDIT], **seen[REPRODUCTION]})
