@@ -80,7 +80,7 @@ def test_a_false_score_is_found_without_the_heavy_packages(tmp_path: Path) -> No
 def test_running_in_a_light_install_says_what_to_install(tmp_path: Path) -> None:
     before = ABSENT.format(names=HEAVY)
     ran = spawn("eval", *support.DEMO, "--out", tmp_path, before=before)
-    ran.refused(3, "is not in this light install", "make setup")
+    ran.refused(3, "is not in this light install", "`evalkit launch eval ...`", "make setup")
 
 
 @pytest.mark.oracle

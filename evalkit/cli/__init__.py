@@ -103,7 +103,9 @@ def main() -> None:
         _end_without_image()
         if (error.name or "").split(".")[0] == "evalkit":
             _bug()
-        _say(f"evalkit: {error.name} is not in this light install: run `make setup LOCK=cpu`")
+        told = " ".join(["evalkit", "launch", *sys.argv[1:2], "..."])
+        _say(f"evalkit: {error.name} is not in this light install: run it in the image (`{told}`), "
+             "or run `make setup LOCK=cpu`")  # fmt: skip
         sys.exit(Exit.MISSING)
     except click.ClickException as error:
         error.show()
