@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import support
 from hub import MISSING, SHARED
-from support import DEMO, call, spawn
+from support import DEMO, call
 
 from evalkit.base.errors import EvalkitError
 from evalkit.inputs import hub
@@ -283,13 +283,6 @@ def test_a_lock_that_is_not_the_suites(
     assert old in lock.read_text()
     lock.write_text(lock.read_text().replace(old, new, 1))
     call("plan", "--model", "demo", "--suite", suite, *out).refused(code, word)
-
-
-def test_an_unknown_task_gets_the_nearest_names(tmp_path: Path) -> None:
-    suite = support.suite(tmp_path, "mine", ["demo_qa"])
-    suite.write_text(suite.read_text().replace("demo_qa", "demo_letter"))
-    ran = call("lock", suite)
-    ran.refused(2, "unknown task 'demo_letter'", str(suite), "did you mean", "demo_letters")
 
 
 @pytest.mark.parametrize(
@@ -578,6 +571,7 @@ def plan(model: str, results: Path, *options: str) -> list[str]:
     return ["plan", "--model", model, "--suite", "demo", "--out", str(results), *options]
 
 
+@pytest.mark.faults
 @pytest.mark.shared
 def test_the_hub_says_no_in_one_line(gate: Gate, tmp_path: Path) -> None:
     """A wrong revision, a wrong name, a gate without and with a wrong token, and with the right."""
@@ -619,6 +613,7 @@ def test_a_hub_that_answers_with_an_error_is_not_passed_over_for_the_cache(
         model.resolve("org/open")
 
 
+@pytest.mark.faults
 @pytest.mark.shared
 def test_without_the_hub_a_warm_cache_works_and_a_cold_one_is_one_line(
     gate: Gate, tmp_path: Path
@@ -646,10 +641,3 @@ def test_without_the_hub_a_warm_cache_works_and_a_cold_one_is_one_line(
     )
     for ran in cold:
         ran.refused(3, "model org/open is not in the cache", str(tmp_path / "cold"))
-
-
-def test_a_real_process_refuses_alike(tmp_path: Path) -> None:
-    """The tests above share a process; this one is a user's."""
-    ran = spawn("eval", "--model", tmp_path / "none", "--suite", "demo", cwd=tmp_path)
-    ran.refused(3, "there is no such model folder")
-    assert not list(tmp_path.iterdir()) or [p.name for p in tmp_path.iterdir()] == ["results"]

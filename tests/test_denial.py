@@ -207,6 +207,7 @@ ODD = [
 ]
 
 
+@pytest.mark.usefixtures("in_this_process")
 @pytest.mark.parametrize("number", range(len(ODD)))
 def test_odd_results_of_lm_eval_are_a_line_for_every_command(number: int, tmp_path: Path) -> None:
     """`import`, `compare` and `report` ended in tracebacks."""

@@ -188,18 +188,6 @@ def test_cublas_is_asked_for_the_version_that_is_loaded(tmp_path: Path) -> None:
 # The environment
 
 
-def test_what_chooses_kernels_is_cleared_told_and_recorded(tmp_path: Path) -> None:
-    env = {"NVIDIA_TF32_OVERRIDE": "1", "CUBLASLT_WORKSPACE_SIZE": "0", "OMP_NUM_THREADS": "2",
-           "ONEDNN_MAX_CPU_ISA": "SSE41"}  # fmt: skip
-    out = ("--out", tmp_path, "--limit", "1", "--workers", "1")
-    ran = support.spawn("eval", *support.DEMO, *out, env=env).done()
-    cleared = {name: value for name, value in env.items() if name != "OMP_NUM_THREADS"}
-    record = support.read(ran.folder)
-    assert record["environment"]["cleared"] == cleared
-    for name, value in cleared.items():
-        assert f"cleared {name}={value}" in ran.err
-
-
 def test_every_variable_that_an_image_refuses_for_its_kernels_is_cleared_outside_of_one() -> None:
     from evalkit.host import inside
 

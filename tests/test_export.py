@@ -136,6 +136,7 @@ def test_a_group_that_is_inside_itself_is_exported_all_the_same(run: Path) -> No
     assert shots["all"] == "mixed" and shots["demo_cot_calendar"] == "3"
 
 
+@pytest.mark.usefixtures("in_this_process")
 def test_what_contradicts_itself_is_refused_or_marked_in_everything(tmp_path: Path) -> None:
     run = support.finished(tmp_path)
     record = support.read(run)

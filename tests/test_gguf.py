@@ -9,7 +9,7 @@ from typing import Any
 
 import gguf_files
 import pytest
-from support import call, digests, read, spawn
+from support import call, digests, read
 
 from evalkit.base import canon
 from evalkit.base.errors import EvalkitError
@@ -188,20 +188,6 @@ def test_a_repo_of_gguf_files_only_is_refused_before_they_are_fetched(
     shutil.copy(packed, repo)
     ran = call("eval", "--model", "someone/packed", *SHORT)
     ran.refused(2, "GGUF files only", "MODEL=path/to/model.gguf")
-
-
-def test_a_gguf_file_is_staged_where_it_lies_and_sent_by_its_path(
-    packed: Path, tmp_path: Path
-) -> None:
-    call("stage", "--model", packed, "--suite", "demo", "--to", tmp_path / "stage").done()
-    (entry,) = read(tmp_path / "stage", "stage.json")["models"].values()
-    assert (entry["folder"], [*entry["files"]]) == (str(packed.parent), [packed.name])
-    call("stage", "--to", tmp_path / "stage", "--check", "--full").done()
-    options = ("--suite", "demo", "--in", "none", "--shards", "2", "--dry-run")
-    # Where Slurm's programs are, they may have no controller to ask.
-    sent = spawn("submit", "--model", packed, *options, "--out", tmp_path / "out",
-                 env={"PATH": "/nowhere"}).done()  # fmt: skip
-    assert str(packed) in sent.out
 
 
 # smollm2

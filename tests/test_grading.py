@@ -3,6 +3,7 @@ verify holds them against the samples. That containers keep programs in: see tes
 
 import json
 import math
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -70,23 +71,33 @@ def test_pass_at_k_is_one_minus_the_share_of_draws_that_all_fail(
     assert math.isclose(verdicts.pass_at_k(passed, count, k), 1 - failing)
 
 
-@pytest.fixture
-def answered(
-    hub: stand_in.Hub, tiny_model: Callable[..., Path], tmp_path: Path
+@pytest.fixture(scope="module")
+def recorded(
+    hub: stand_in.Hub, tiny_model: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, tuple[Any, ...]]:
     """A run of two questions of HumanEval whose answers are recorded, and how it is meant."""
-    suite = tmp_path / "programs.yaml"
+    place = tmp_path_factory.mktemp("grading")
+    suite = place / "programs.yaml"
     body = {"name": "programs", "tasks": ["humaneval"], "limit": 2,
             "gen_kwargs": {"max_gen_toks": 8}}  # fmt: skip
     suite.write_text(yaml.safe_dump(body))
     locking.write_lock(str(suite))
     model = tiny_model(tokenizer="gpt2", max_length=1024)
-    out = tmp_path / "results"
+    out = place / "results"
     support.call("eval", "--model", model, "--suite", suite, "--out", out).refused(
         75, "the answers to 2 documents are programs", "evalkit grade RUN"
     )
     (run,) = out.glob("*/programs.limit2-*")
     return run, ("--suite", suite, "--model", model)
+
+
+@pytest.fixture
+def answered(
+    recorded: tuple[Path, tuple[Any, ...]], tmp_path: Path
+) -> tuple[Path, tuple[Any, ...]]:
+    """The same with a copy of the run, for the test to grade."""
+    run, meant = recorded
+    return shutil.copytree(run, tmp_path / "results" / run.parent.name / run.name), meant
 
 
 def test_answers_that_are_programs_wait_for_a_grader(

@@ -100,7 +100,7 @@ def planned(seed: int, level: str, *tasks: str) -> list[store.Batch]:
 def seeds(test: Callable[..., None]) -> Callable[..., None]:
     """Run a test with some random suites, at every level."""
     found = given(seed=st.integers(0, 10_000), level=st.sampled_from(LEVELS))(test)
-    return settings(steady, max_examples=30)(found)
+    return settings(steady, max_examples=20)(found)
 
 
 @seeds

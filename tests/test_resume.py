@@ -78,6 +78,7 @@ def stop(folder: Path, kind: int, *, middle: bool) -> tuple[int, str]:
     return process.returncode, rest
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize(
     ("kind", "middle", "code"),
     [

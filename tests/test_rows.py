@@ -378,6 +378,7 @@ def elsewhere(place: Path, *lines: tuple[str | Path, ...]) -> list[support.Ran]:
     return [support.Ran(*found) for found in json.loads(done.stdout.splitlines()[-1])]
 
 
+@pytest.mark.faults
 @pytest.mark.shared
 @pytest.mark.timeout(900)
 def test_another_row_than_the_locked_is_noticed_on_a_download_offline_and_by_a_deep_verify(

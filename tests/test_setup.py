@@ -182,6 +182,7 @@ def test_an_environment_that_is_made_anew_keeps_its_stamp_until_it_is_done(
     assert json.loads(setup.STAMP.read_text())["lock"] == "cpu"
 
 
+@pytest.mark.oracle  # where other environments are made
 def test_an_environment_can_be_made_anew_by_its_own_python(tmp_path: Path) -> None:
     """With an activated .venv, `python3` is in the folder that set-up empties first."""
     own = tmp_path / ".venv"

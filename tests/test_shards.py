@@ -30,7 +30,7 @@ def planned(seed: int, level: str = "tree", tasks: int = 4) -> dict[str, Any]:
     return body
 
 
-@settings(steady, max_examples=60)
+@settings(steady, max_examples=25)
 @given(seed=st.integers(0, 10_000), level=st.sampled_from(LEVELS), count=st.integers(1, 12))
 def test_shards_have_every_batch_once(seed: int, level: str, count: int) -> None:
     body = planned(seed, level)
@@ -40,7 +40,7 @@ def test_shards_have_every_batch_once(seed: int, level: str, count: int) -> None
     assert dealt == shards.deal(body, count)
 
 
-@settings(steady, max_examples=60)
+@settings(steady, max_examples=25)
 @given(seed=st.integers(0, 10_000), count=st.integers(2, 6))
 def test_shards_cost_about_the_same(seed: int, count: int) -> None:
     """No more than a piece, or the dearest batch with its trunks, above a fair share."""
@@ -54,7 +54,7 @@ def test_shards_cost_about_the_same(seed: int, count: int) -> None:
     assert max(loads) <= fair + max(dearest, fair / 2) + again
 
 
-@settings(steady, max_examples=60)
+@settings(steady, max_examples=25)
 @given(seed=st.integers(0, 10_000), level=st.sampled_from(LEVELS))
 def test_halves_are_both_of_a_piece_and_neither_costs_more_than_the_whole(
     seed: int, level: str

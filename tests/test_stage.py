@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import gguf_files
 import hub as stand_in
 import pytest
 from support import call, spawn, start
@@ -155,15 +156,19 @@ def test_staging_that_is_cut_off_goes_on(hub: stand_in.Hub, suite: Path, tmp_pat
     call("stage", "--to", tmp_path, "--check", "--full").done()
 
 
-def test_a_model_in_a_folder_stays_there_and_a_stage_becomes_one_file(
+def test_a_model_in_a_folder_or_a_file_stays_there_and_a_stage_becomes_one_file(
     tiny_model: Callable[..., Path], tmp_path: Path
 ) -> None:
     ours, to, file = tmp_path / "mine", tmp_path / "staged", tmp_path / "staged.sqsh"
     shutil.copytree(tiny_model(), ours)
+    packed = gguf_files.write(tiny_model(), tmp_path / "packed.gguf", "Q4_0")
     pack = ("--squashfs", file) if shutil.which("mksquashfs") else ()
-    ran = spawn("stage", "--model", ours, "--suite", "demo", "--to", to, *pack).done()
+    chosen = ("--model", ours, "--model", packed)
+    ran = spawn("stage", *chosen, "--suite", "demo", "--to", to, *pack).done()
     body = json.loads((to / "stage.json").read_text())
     assert body["models"][os.fspath(ours)]["folder"] == os.fspath(ours)
+    file_ = body["models"][os.fspath(packed)]
+    assert (file_["folder"], [*file_["files"]]) == (os.fspath(tmp_path), [packed.name])
     call("stage", "--to", to, "--check", "--full").done()
     (ours / "config.json").write_text("{}")
     call("stage", "--to", to, "--check").refused(1, "config.json")

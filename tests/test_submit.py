@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import gguf_files
 import pytest
 import support
 from support import call, spawn
@@ -183,19 +184,22 @@ def test_what_is_answered_is_not_sent_again(tmp_path: Path) -> None:
     assert submission.read(sent.folder) == replace(sent, jobs=(("12", "13"),))
 
 
-def test_submitting_plans_and_shows_what_it_would_send(tmp_path: Path) -> None:
-    """The process itself imports nothing heavy: a login node may have the light install only."""
+def test_submitting_plans_and_shows_what_it_would_send(tmp_path: Path, tiny_model: Any) -> None:
+    """The process itself imports nothing heavy: a login node may have the light install only. A
+    model in a file is sent by its path."""
+    model = gguf_files.write(tiny_model(), tmp_path / "tiny.gguf", "Q4_0")
     tell = "import atexit, sys; atexit.register(lambda: print(*sys.modules, file=sys.stderr))"
-    options = (*support.DEMO, "--out", tmp_path, "--in", "none", "--shards", "3", "--dry-run")
+    options = ("--out", tmp_path, "--in", "none", "--shards", "3", "--dry-run")
     words = ("--mem", "1G", "--max-running", "2")
     # Where Slurm's programs are, they may have no controller to ask.
-    ran = spawn("submit", *options, *words, before=tell, env={"PATH": "/nowhere"}).done()
+    asked = ("--model", model, "--suite", "demo", *options)
+    ran = spawn("submit", *asked, *words, before=tell, env={"PATH": "/nowhere"}).done()
     assert not set(ran.err.splitlines()[-1].split()) & {"torch", "lm_eval", "transformers"}
     assert "sbatch --array=0-2%2 " in ran.err
-    assert "#SBATCH --job-name=demo.demo" in ran.out
+    assert "#SBATCH --job-name=tiny.gguf.demo" in ran.out and str(model) in ran.out
     status = call("status", ran.folder).done()
-    assert "0 of 8 batches" in status.out and "it has said nothing" in status.out
-    (run,) = tmp_path.glob("demo/demo-*")
+    assert "0 of 9 batches" in status.out and "it has said nothing" in status.out
+    (run,) = tmp_path.glob("tiny/demo-*")
     assert "3/3" in call("status", run).done().out
 
 

@@ -13,6 +13,7 @@ from evalkit.show.source import source
 from evalkit.show.table_check import latex
 from evalkit.show.table_check.numbers import read as read_number
 
+pytestmark = pytest.mark.usefixtures("in_this_process")
 ROW = r"demo & {} & {} \\ % evalkit: {}"
 
 

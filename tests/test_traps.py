@@ -203,6 +203,7 @@ def test_an_unknown_task_is_answered_with_the_nearest_names(
     monkeypatch.setattr(lm_eval.tasks, "TaskManager", own_only)  # 14,000 names take ten seconds
     with pytest.raises(EvalkitError, match=r"unknown task 'iner'.*did you mean inner") as caught:
         locking.write_lock(str(write_suite(group.parent, "iner")))
+    assert str(group) in str(caught.value)
     assert caught.value.code == Exit.USAGE
 
 
@@ -346,6 +347,7 @@ print(json.dumps(said))
 """
 
 
+@pytest.mark.faults
 @pytest.mark.shared
 def test_the_pinned_revision_is_served_whatever_else_is_cached(
     two_revisions: tuple[Path, str, str],

@@ -23,8 +23,14 @@ from evalkit.run.processes import child, serving, workers
 from evalkit.run.processes.worker import Place
 
 
-def test_two_workers_give_the_answers_of_one_process(tmp_path: Path) -> None:
-    ran = support.spawn("eval", *DEMO, "--workers", "2", "--out", tmp_path).done()
+def test_two_workers_give_the_answers_of_one_process_whatever_steers_kernels(
+    tmp_path: Path,
+) -> None:
+    """What chooses kernels is cleared from the environment, told, and recorded."""
+    cleared = {"NVIDIA_TF32_OVERRIDE": "1", "CUBLASLT_WORKSPACE_SIZE": "0",
+               "ONEDNN_MAX_CPU_ISA": "SSE41"}  # fmt: skip
+    options = ("--workers", "2", "--out", tmp_path)
+    ran = support.spawn("eval", *DEMO, *options, env=cleared | {"OMP_NUM_THREADS": "2"}).done()
     record = support.read(ran.folder)
     assert record["answers"] == support.demo_answers()
     # on a busy machine the first may have answered everything before the second is ready
@@ -32,6 +38,9 @@ def test_two_workers_give_the_answers_of_one_process(tmp_path: Path) -> None:
     assert record["command"]["argv"][-4:-2] == ["--workers", "2"]
     assert "workers" not in record["command"]["config"], "they change nothing of a run"
     assert ran.out.splitlines() == [str(ran.folder)]
+    assert record["environment"]["cleared"] == cleared
+    for name, value in cleared.items():
+        assert f"cleared {name}={value}" in ran.err
 
 
 def test_a_workers_process_asks_for_huge_pages_beside_what_its_user_asks_of_glibc(

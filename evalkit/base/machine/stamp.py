@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 from contextlib import suppress
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any, TypedDict
@@ -84,6 +85,7 @@ def code() -> dict[str, Any]:
     return {"commit": commit, "dirty": bool(status)}
 
 
+@cache  # 14,000 files; what a process has imported does not change after
 def harness_intact() -> bool | Unknown:
     """Whether every installed lm-eval file still has the digest that its RECORD gives."""
     try:

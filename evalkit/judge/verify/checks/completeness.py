@@ -5,6 +5,8 @@ none there: then the run's lock.yaml is its author's word, and is called that.
 """
 
 from collections.abc import Collection
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 from evalkit.base import canon, schema
@@ -35,17 +37,21 @@ def shipped(name: str, kind: str) -> Value | None:
     for folder in SUITES:
         for path in sorted(folder.glob(f"*.{kind}")):
             if path.name == f"{name}.{kind}":
-                return suites.read_yaml(path, "suite")
+                return _read(path)
     return None
 
 
 def locks() -> list[Value]:
     """Every shipped lock."""
     return [
-        suites.read_yaml(path, "lock")
-        for folder in SUITES
-        for path in sorted(folder.glob("*.lock.yaml"))
+        _read(path) for folder in SUITES for path in sorted(folder.glob("*.lock.yaml"))
     ]
+
+
+@cache
+def _read(path: Path) -> Value:
+    """Return a shipped file's content, which is read once a process and never changed."""
+    return suites.read_yaml(path, "suite")
 
 
 def lock_of(folder: Folder, record: Value, findings: Findings) -> tuple[Value | None, bool]:
