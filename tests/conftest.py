@@ -1,7 +1,7 @@
 """What every test gets: caches of its own, no way to the real Hub, and the fixtures shared.
 
-The one cache that is kept from one test run to the next is lm-eval's index of its tasks, which takes
-eight seconds to make: its key covers every file that it is made of.
+The one cache that is kept from one test run to the next is lm-eval's index of its tasks, which
+takes eight seconds to make: its key covers every file that it is made of.
 
 The Hub's address and the cache folders are read from the environment once, when huggingface_hub is
 first imported, so they are set here, before any test module is.

@@ -7,7 +7,7 @@ import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 import pytest
@@ -107,6 +107,7 @@ WRITING = {"mkstemp", "NamedTemporaryFile", "TemporaryDirectory", "TemporaryFile
 WRITING |= {"write_text", "write_bytes", "rmtree", "copyfile", "copytree", "mkdir"}
 WRITING |= {"copy2", "copyfileobj", "makedirs", "symlink_to", "hardlink_to", "touch", "truncate"}
 MAX_LINES, MAX_FUNCTION, MAX_ENTRIES = 300, 40, 12
+CACHE = "__pycache__"
 
 
 @dataclass(frozen=True)
@@ -150,17 +151,22 @@ PATHS = sorted(PACKAGE.rglob("*.py"))
 MODULES = {_name(path): path for path in PATHS}
 
 
-def _modules() -> list[Module]:
+@cache
+def _all() -> list[Module]:
+    """Every module of the package."""
     return [
         Module(name.removeprefix("evalkit").lstrip("."), path, ast.parse(path.read_text("utf-8")))
         for name, path in MODULES.items()
     ]
 
 
-ALL = _modules()
-INNER = [module for module in ALL if module.name]
+@cache
+def _inner() -> list[Module]:
+    """All but the package's own."""
+    return [module for module in _all() if module.name]
+
+
 FOLDERS = sorted({_name(path.parent).removeprefix("evalkit").lstrip(".") for path in PATHS})
-each_module = pytest.mark.parametrize("module", ALL, ids=lambda module: module.name or "evalkit")
 Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
 
@@ -170,14 +176,14 @@ def _inside(name: str, folder: str) -> bool:
 
 
 def test_every_module_stands_in_a_room() -> None:
-    assert {module.name.split(".")[0] for module in INNER} == set(ROOMS)
+    assert {module.name.split(".")[0] for module in _inner()} == set(ROOMS)
 
 
 def test_imports_point_one_way() -> None:
     place = {name: index for index, name in enumerate(ROOMS)}
     backwards = [
         f"{module.name}:{line} imports {name}"
-        for module in INNER
+        for module in _inner()
         for name, line in module.imports
         if name.startswith("evalkit.")
         and place[name.split(".")[1]] > place[module.name.split(".")[0]]
@@ -185,12 +191,11 @@ def test_imports_point_one_way() -> None:
     assert backwards == []
 
 
-@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder or "evalkit")
-def test_what_stands_in_a_folder_imports_in_no_circle(folder: str) -> None:
-    """An entry stands for all that is in it: neither modules nor folders import each other."""
+def _circle(folder: str) -> set[str]:
+    """What in a folder imports each other; an entry stands for all that is in it."""
     depth = len(folder.split(".")) if folder else 0
     graph: dict[str, set[str]] = {}
-    for module in (module for module in INNER if _inside(module.name, folder)):
+    for module in (module for module in _inner() if _inside(module.name, folder)):
         mine = [*module.name.split("."), "__init__"][depth]
         needs = graph.setdefault(mine, set())
         for name, _ in module.imports:
@@ -201,20 +206,28 @@ def test_what_stands_in_a_folder_imports_in_no_circle(folder: str) -> None:
     done: set[str] = set()
     while ready := {name for name, needs in graph.items() if name not in done and needs <= done}:
         done |= ready
-    assert graph.keys() - done == set()
+    return graph.keys() - done
 
 
-@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder or "evalkit")
-def test_a_folder_holds_no_more_than_can_be_seen_at_once(folder: str) -> None:
-    entries = list((PACKAGE / folder.replace(".", "/")).iterdir())
-    assert len([entry for entry in entries if entry.name != "__pycache__"]) <= MAX_ENTRIES
+def test_what_stands_in_a_folder_imports_in_no_circle() -> None:
+    """Neither modules nor folders import each other."""
+    circles = {folder: found for folder in FOLDERS if (found := _circle(folder))}
+    assert circles == {}
+
+
+def test_a_folder_holds_no_more_than_can_be_seen_at_once() -> None:
+    entries = {
+        folder: [e for e in (PACKAGE / folder.replace(".", "/")).iterdir() if e.name != CACHE]
+        for folder in FOLDERS
+    }
+    assert {name: len(found) for name, found in entries.items() if len(found) > MAX_ENTRIES} == {}
 
 
 @pytest.mark.parametrize("dependency", DOORS)
 def test_a_heavy_dependency_comes_in_by_its_doors_only(dependency: str) -> None:
     users = {
         module.name
-        for module in ALL
+        for module in _all()
         for name, _ in module.imports
         if name.split(".")[0] == dependency
     }
@@ -227,10 +240,11 @@ def test_a_heavy_dependency_comes_in_by_its_doors_only(dependency: str) -> None:
 
 def test_no_other_dependency_is_imported() -> None:
     own = {"evalkit", *DOORS, *sys.stdlib_module_names}
-    found = {name.split(".")[0] for module in ALL for name, _ in module.imports}
+    found = {name.split(".")[0] for module in _all() for name, _ in module.imports}
     assert found - own == set()
 
 
+@cache
 def _defined(module: str) -> set[str]:
     """The names at the top of one of our modules, imported ones too."""
     tree = ast.parse(MODULES[module].read_text("utf-8"))
@@ -256,15 +270,15 @@ def test_code_in_texts_imports_what_is_there() -> None:
     assert missing == []
 
 
-@each_module
-def test_a_module_is_of_a_size_to_read(module: Module) -> None:
-    assert len(module.path.read_text("utf-8").splitlines()) <= MAX_LINES
+def test_a_module_is_of_a_size_to_read() -> None:
+    sizes = {m.name: len(m.path.read_text("utf-8").splitlines()) for m in _all()}
+    assert {name: size for name, size in sizes.items() if size > MAX_LINES} == {}
 
 
-@each_module
-def test_a_function_fits_on_a_screen(module: Module) -> None:
+def test_a_function_fits_on_a_screen() -> None:
     long = [
-        f"{node.name}: {size} lines"
+        f"{module.name}.{node.name}: {size} lines"
+        for module in _all()
         for node in ast.walk(module.tree)
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
         and (size := (node.end_lineno or 0) - node.lineno + 1) > MAX_FUNCTION
@@ -272,10 +286,10 @@ def test_a_function_fits_on_a_screen(module: Module) -> None:
     assert long == []
 
 
-@each_module
-def test_a_module_says_in_a_paragraph_what_it_is(module: Module) -> None:
-    text = ast.get_docstring(module.tree)
-    assert text and text.split("\n\n")[0].endswith("."), "a sentence, then what there is to say"
+def test_a_module_says_in_a_paragraph_what_it_is() -> None:
+    """A sentence, then what there is to say."""
+    texts = {module.name: ast.get_docstring(module.tree) or "" for module in _all()}
+    assert [name for name, text in texts.items() if not text.split("\n\n")[0].endswith(".")] == []
 
 
 def _public(body: list[ast.stmt], prefix: str = "") -> Iterator[tuple[str, Definition]]:
@@ -287,9 +301,13 @@ def _public(body: list[ast.stmt], prefix: str = "") -> Iterator[tuple[str, Defin
                 yield from _public(node.body, f"{node.name}.")
 
 
-@each_module
-def test_everything_public_says_what_it_does(module: Module) -> None:
-    silent = [name for name, node in _public(module.tree.body) if not ast.get_docstring(node)]
+def test_everything_public_says_what_it_does() -> None:
+    silent = [
+        f"{module.name}.{name}"
+        for module in _all()
+        for name, node in _public(module.tree.body)
+        if not ast.get_docstring(node)
+    ]
     assert silent == []
 
 
@@ -323,7 +341,9 @@ def _mode(call: ast.Call, name: str) -> str:
 
 
 def test_only_canon_opens_a_file_for_writing() -> None:
-    found = {module.name: set(_writes(module)) for module in INNER if module.name != "base.canon"}
+    found = {
+        module.name: set(_writes(module)) for module in _inner() if module.name != "base.canon"
+    }
     assert {name: writes for name, writes in found.items() if writes} == WRITERS
 
 
@@ -340,7 +360,7 @@ def test_nothing_in_the_package_is_caught_and_forgotten() -> None:
     process is told to the parent for that."""
     broad = [
         module.name
-        for module in ALL
+        for module in _all()
         for node in ast.walk(module.tree)
         if isinstance(node, ast.ExceptHandler)
         and (node.type is None or ast.unparse(node.type) in ("Exception", "BaseException"))

@@ -43,9 +43,7 @@ def shipped(name: str, kind: str) -> Value | None:
 
 def locks() -> list[Value]:
     """Every shipped lock."""
-    return [
-        _read(path) for folder in SUITES for path in sorted(folder.glob("*.lock.yaml"))
-    ]
+    return [_read(path) for folder in SUITES for path in sorted(folder.glob("*.lock.yaml"))]
 
 
 @cache
