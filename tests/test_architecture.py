@@ -64,7 +64,7 @@ DOORS = {
     "wandb": {"show.export"},
     "pandas": {"show.notebook"},
     "click": {"cli"},
-    "rich": {"base.events", "show.summary", "show.scores.seeds"},
+    "rich": {"base.events", "show.summary", "show.progress", "show.seeds"},
     "subprocess": {
         "inputs.models.builtin.smollm2",
         "harness.scoring.apart",

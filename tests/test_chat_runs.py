@@ -13,7 +13,7 @@ import support
 from support import call
 
 from evalkit.inputs.chat import keys
-from evalkit.show.scores import seeds
+from evalkit.show import seeds
 
 TEMPLATE = (
     "{{ bos_token }}{{ strftime_now('%d %b %Y %H:%M:%S') }}{% for message in messages %}"
@@ -117,5 +117,5 @@ def test_the_spread_over_seeds_is_the_standard_deviation_of_their_scores() -> No
         return {"tasks": {"own": task}, "groups": {}, "suite": {"tasks": [{"task": "own"}]}}
 
     (row,) = seeds.spread([record(0.2), record(0.4), record(0.6)])
-    assert row["scores"] == [0.2, 0.4, 0.6]
-    assert (row["mean"], row["spread"], row["stderr"]) == pytest.approx((0.4, 0.2, 0.1))
+    assert row.scores == [0.2, 0.4, 0.6]
+    assert (row.mean, row.spread, row.stderr) == pytest.approx((0.4, 0.2, 0.1))

@@ -325,7 +325,7 @@ def test_every_way_out_is_one_line_and_its_exit_code(
     def fail(_: object) -> None:
         raise raised
 
-    monkeypatch.setattr("evalkit.show.summary.status", fail)
+    monkeypatch.setattr("evalkit.show.progress.status", fail)
     call("status", "x").refused(code, words)
 
 
@@ -337,7 +337,7 @@ def test_a_bug_leaves_its_traceback_in_a_private_file(
     def fail(_: object) -> None:
         raise ZeroDivisionError("oops")
 
-    monkeypatch.setattr("evalkit.show.summary.status", fail)
+    monkeypatch.setattr("evalkit.show.progress.status", fail)
     path = Path(call("status", "x").refused(70, "traceback is in").split()[-1])
     assert "ZeroDivisionError: oops" in path.read_text()
     assert path.stat().st_mode & 0o077 == 0

@@ -11,9 +11,8 @@ from support import call
 
 from evalkit.base.errors import EvalkitError
 from evalkit.inputs import suite as suites
-from evalkit.show import summary
-from evalkit.show.scores import published
-from evalkit.show.scores.published import Published
+from evalkit.show import published, summary
+from evalkit.show.published import Published
 
 MODEL = "EleutherAI/pythia-70m"
 

@@ -15,10 +15,9 @@ from support import call
 
 from evalkit.base import canon, statistics
 from evalkit.record.signing import attest, keys
-from evalkit.show import report
+from evalkit.show import published, report
 from evalkit.show.report import page
 from evalkit.show.report.parts import leaves, plots, texts
-from evalkit.show.scores import published
 
 SCRIPT = '</script><script>alert(1)</script><img src=x onerror="alert(2)">'
 HOSTILE = f"{SCRIPT}\x1b[31mred\x1b[0m \u202ereversed\u202c \u2028 \ud800 {{{{7*7}}}}"
@@ -26,7 +25,9 @@ HOSTILE = f"{SCRIPT}\x1b[31mred\x1b[0m \u202ereversed\u202c \u2028 \ud800 {{{{7*
 
 def made(run: Path, **options: Any) -> str:
     """The report of a run, as text."""
-    return report.write([run], run.parent / "out.html", report.Asked(**options)).read_text("utf-8")
+    return report.write([run], run.parent / "out.html", report.Options(**options)).read_text(
+        "utf-8"
+    )
 
 
 def index(html: str) -> Any:
@@ -359,6 +360,6 @@ def test_a_watched_run_is_written_until_it_is_finished(tmp_path: Path) -> None:
         waited.append(seconds)
         call("finish", run).done()
 
-    pages = [path.read_text() for path in report.watch(run, None, report.Asked(), wait)]
+    pages = [path.read_text() for path in report.watch(run, None, report.Options(), wait)]
     assert len(pages) == 2 and len(waited) == 1
     assert "UNFINISHED" in pages[0] and "CONSISTENT" in pages[1]

@@ -22,10 +22,10 @@ from evalkit.base.errors import EvalkitError
 from evalkit.cli import submitting
 from evalkit.host import stage_manifest
 from evalkit.host.cluster import checks, script, site, slurm, submission, submit
+from evalkit.host.cluster.checks import Wanted
 from evalkit.host.cluster.script import Recipe
 from evalkit.host.cluster.site import Site
 from evalkit.host.cluster.submission import Member, Submission
-from evalkit.host.cluster.wanted import Wanted
 from evalkit.host.launch import start as starting
 from evalkit.host.launch.command import Image, Runtime
 from evalkit.host.launch.runtimes import Place
@@ -358,14 +358,14 @@ def test_what_works_is_let_through(given: dict[str, str], asked: dict[str, str])
 
 def test_no_more_tasks_than_the_cluster_takes(asked: dict[str, str]) -> None:
     said: list[str] = []
-    assert checks.limits(64, 2, False, Site(), said.append) == 64 and not said
-    assert checks.limits(1024, 2, False, Site(), said.append) == 500
+    assert checks.allowed_shards(64, 2, False, Site(), said.append) == 64 and not said
+    assert checks.allowed_shards(1024, 2, False, Site(), said.append) == 500
     assert said == ["500 shards a run, not 1024: an array may have 1,000 tasks here (MaxArraySize)"]
     with pytest.raises(EvalkitError, match="2,048 tasks, and an array may have") as refused:
-        checks.limits(1024, 2, True, Site(), said.append)
+        checks.allowed_shards(1024, 2, True, Site(), said.append)
     assert refused.value.fix == "--shards 500"
     asked["sacctmgr"], asked["squeue"] = "100\n", "a\nb\n"
-    assert checks.limits(64, 2, False, Site(), said.append) == 48
+    assert checks.allowed_shards(64, 2, False, Site(), said.append) == 48
     assert "you may have 100 jobs in the queue (MaxSubmitJobs), of which 2 are there" in said[-1]
 
 

@@ -1,9 +1,9 @@
 """The command line: each command parses its options, calls one library function, prints and exits.
 
 Messages for people go to stderr. stdout is for programs: the run folder's path as the last line, or
-JSON. An error is one line; a bug's traceback goes into a file. The commands are in five modules:
-`running` (runs), `judging` (records), `showing` (pages, exports), `hosting` (hosts) and
-`submitting` (clusters).
+JSON. An error is one line; a bug's traceback goes into a file. The commands are in six modules:
+`running` (runs), `judging` (records), `showing` (pages, exports), `sharing` (signatures, packs),
+`hosting` (hosts) and `submitting` (clusters).
 """
 
 import os
@@ -60,10 +60,10 @@ RESUMED = {"eval", "plan", "execute", "finish", "stage", "submit", "reproduce"}
 
 
 class Group(click.Group):
-    """Lists the commands in groups."""
+    """A group of commands whose help lists them by subject."""
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """One section for each group."""
+        """Write one section for each subject."""
         for title, commands in COMMANDS.items():
             with formatter.section(title):
                 formatter.write_dl(
@@ -111,8 +111,9 @@ def main() -> None:
         error.show()
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, click.Abort):
-        goes_on = "; what is done is kept, and the same command continues it"
-        _say("evalkit: stopped" + (goes_on if sys.argv[1:2] and sys.argv[1] in RESUMED else ""))
+        is_resumed = sys.argv[1:2] and sys.argv[1] in RESUMED
+        kept = "; what is done is kept, and the same command continues it" if is_resumed else ""
+        _say(f"evalkit: stopped{kept}")
         sys.exit(Exit.STOPPED)
     except PermissionError as error:
         _say(f"evalkit: {no_right(error.filename)}")
@@ -123,8 +124,8 @@ def main() -> None:
 
 
 def _end_without_image() -> None:
-    """What fails because the image went away is no bug: a container that is stopped may lose its
-    file system before its processes."""
+    """Exit if the image is gone: a stopped container may lose its file system before its processes,
+    and what fails then is no bug."""
     if inside.is_gone():
         _say("evalkit: its image went away under it; what is done is kept, and the same command"
              " continues it")  # fmt: skip

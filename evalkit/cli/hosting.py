@@ -1,15 +1,16 @@
-"""The commands for where runs are: what a host has, what is staged for it, what it runs in."""
+"""The commands for hosts: examine one, fetch files for it, run in an image, run programs."""
 
 import os
 import sys
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import click
 
 from evalkit.base.errors import EvalkitError
-from evalkit.cli.completing import SUITE
-from evalkit.cli.telling import group_option, json_option, say, tell
+from evalkit.cli.common import PATH, SUITE, group_option, json_option, out_option, say, tell
 
 IN = "docker, podman, apptainer or none (default: the first that works and has the image)."
 
@@ -22,8 +23,8 @@ IN = "docker, podman, apptainer or none (default: the first that works and has t
 @click.option(
     "--suite", type=SUITE, default="core", show_default=True, help="A suite's name or file."
 )
-@click.option("--to", type=click.Path(path_type=Path), required=True, help="The folder to fill.")
-@click.option("--squashfs", type=click.Path(path_type=Path), metavar="FILE",
+@click.option("--to", type=PATH, required=True, help="The folder to fill.")
+@click.option("--squashfs", type=PATH, metavar="FILE",
               help="Also make one read-only SquashFS file.")  # fmt: skip
 @click.option("--allow-pickle", is_flag=True, help="Allow pickled weights, which can run code.")
 @click.option("--trust-remote-code", is_flag=True, help="Allow the model's own Python code.")
@@ -32,7 +33,7 @@ IN = "docker, podman, apptainer or none (default: the first that works and has t
 @group_option
 @json_option
 def stage_command(
-    squashfs: Path | None, check: bool, full: bool, as_json: bool, **given: Any
+    to: Path, squashfs: Path | None, check: bool, full: bool, as_json: bool, **given: Any
 ) -> None:
     """Fetch models and datasets for hosts without a network.
 
@@ -41,35 +42,35 @@ def stage_command(
     evalkit stage --to staged --check
     """
     if check:
-        return _check(given["to"], full, as_json)
+        return _check(to, full, as_json)
     if not given["models"]:
         raise EvalkitError("no model given", fix="evalkit stage --model MODEL --to FOLDER")
-    folder = _fetch(squashfs, given)
+    folder = _fetch(to, squashfs, given)
     tell(as_json, folder, folder=str(folder))
 
 
 def _check(folder: Path, full: bool, as_json: bool) -> None:
     from evalkit.host import stage_manifest
 
-    found = stage_manifest.check(folder, full=full)
-    read = "all of it read" if full else f"{found.read:,} read"
-    say(f"stage ok: {found.files:,} files, {found.size:,} bytes, {read}", err=True)
+    checked = stage_manifest.check(folder, full=full)
+    read = "all of it read" if full else f"{checked.read:,} read"
+    say(f"stage ok: {checked.files:,} files, {checked.size:,} bytes, {read}", err=True)
     if as_json:
-        tell(as_json, "", files=found.files, bytes=found.size, read=found.read)
+        tell(as_json, "", files=checked.files, bytes=checked.size, read=checked.read)
 
 
-def _fetch(squashfs: Path | None, given: dict[str, Any]) -> Path:
+def _fetch(to: Path, squashfs: Path | None, given: Mapping[str, Any]) -> Path:
     from evalkit.host import stage_manifest
 
-    for name, value in stage_manifest.fetching(given["to"]).items():
+    for name, value in stage_manifest.fetching(to).items():
         os.environ.pop(name, None) if value is None else os.environ.update({name: value})
     from evalkit.base.events import Events
     from evalkit.host import stage
 
     events = Events()
-    manifest = stage.stage(stage.Wanted(**given), events)
+    manifest = stage.stage(stage.Wanted(to=to, **given), events)
     if squashfs:
-        stage.pack(given["to"], squashfs, events)
+        stage.pack(to, squashfs, events)
     return manifest.parent
 
 
@@ -92,8 +93,7 @@ def launch_command(wanted: str, image: str, arguments: tuple[str, ...]) -> None:
 
 @click.command("doctor")
 @click.option("--model", help="A model to compare with this host's memory.")
-@click.option("--out", type=click.Path(path_type=Path), default=Path("results"),
-              show_default=True, help="Folder for the results.")  # fmt: skip
+@out_option
 @json_option
 def doctor_command(model: str | None, out: Path, as_json: bool) -> None:
     """Show what this host has, what it lacks, and what to do.
@@ -104,29 +104,29 @@ def doctor_command(model: str | None, out: Path, as_json: bool) -> None:
     from evalkit.host import doctor
 
     findings = doctor.examine(doctor.Host(), out, model)
-    told = [{"name": f.name, "status": f.status, "found": f.found, "fix": f.fix} for f in findings]
-    tell(as_json, "\n".join(map(str, findings)), findings=told)
+    tell(as_json, "\n".join(map(str, findings)), findings=list(map(asdict, findings)))
     sys.exit(any(finding.status is doctor.Status.FAIL for finding in findings))
 
 
 @click.command("grade")
-@click.argument("folder", metavar="RUN", type=click.Path(path_type=Path))
+@click.argument("folder", metavar="RUN", type=PATH)
 @click.option("--in", "wanted", default="", metavar="PLACE", help="docker, podman or apptainer.")
 @click.option("--image", default="", help="An image's name, or a SIF's path.")
 @click.option("--seconds", type=click.IntRange(1, 600), default=10, show_default=True,
-              help="What a program may take.")  # fmt: skip
-@click.option("--suite", help="The suite's file, where it is not the name in the run.")
-@click.option("--model", help="The model's folder, where it is not the name in the run.")
-@click.option("--offline", is_flag=True, help="Ask no network for anything.")
+              help="Time limit of a program.")  # fmt: skip
+@click.option("--suite", help="The suite's file, if it is not named so in the run.")
+@click.option("--model", help="The model's folder, if it is not named so in the run.")
+@click.option("--offline", is_flag=True, help="Use no network.")
 @json_option
 def grade_command(folder: Path, seconds: int, as_json: bool, **given: Any) -> None:
-    """Run a run's answers, which are programs, in the image.
+    """Run the programs that a model wrote, in the image.
 
     \b
     evalkit grade results/demo/code-0123456789ab --in docker
 
-    Each runs alone, without network, capabilities or writable files; then the record is written. A
-    graded run's programs are run again, and their verdicts held against its own.
+    Each program runs alone, without network, capabilities or writable files; then the record is
+    written. For a graded run the programs run again, and the new verdicts must be the recorded
+    ones.
     """
     from evalkit.base.events import Events
     from evalkit.host import grading

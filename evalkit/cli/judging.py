@@ -1,4 +1,4 @@
-"""The commands that look at what runs left, and judge it."""
+"""The commands that judge records."""
 
 import sys
 from functools import partial
@@ -7,11 +7,17 @@ from typing import Any
 
 import click
 
-from evalkit.cli.sharing import private_key, stamp, timestamp_option
-from evalkit.cli.telling import json_option, say, tell
+from evalkit.cli.common import (
+    FILE,
+    PATH,
+    json_option,
+    private_key,
+    say,
+    stamp,
+    tell,
+    timestamp_option,
+)
 from evalkit.inputs import hub
-
-FILE = click.Path(path_type=Path, readable=False)  # what can't be read is told by evalkit
 
 
 @click.command("verify")
@@ -22,7 +28,7 @@ FILE = click.Path(path_type=Path, readable=False)  # what can't be read is told 
     metavar="PUB",
     multiple=True,
     type=FILE,
-    help="A public key; one of those given must have signed.",
+    help="A public key; the owner of one of these must have signed.",
 )
 @click.option(
     "--allowed-signers",
@@ -36,7 +42,7 @@ FILE = click.Path(path_type=Path, readable=False)  # what can't be read is told 
 )
 @click.option(
     "--revealed", metavar="FILE", multiple=True, type=FILE,
-    help="A document of a public pack that its author opened.",
+    help="A file that opens one document of a public pack.",
 )  # fmt: skip
 @click.option(
     "--tsa", "authorities", metavar="FILE", type=FILE,
@@ -49,7 +55,7 @@ FILE = click.Path(path_type=Path, readable=False)  # what can't be read is told 
 @click.option("--json", "as_json", is_flag=True, help="Print the checks as JSON.")
 def verify_command(
     paths: tuple[Path, ...], deep: bool, model: str | None, suite: str | None, offline: bool,
-    as_json: bool, **asked: Any,
+    as_json: bool, **given: Any,
 ) -> None:  # fmt: skip
     """Check a record against itself, in seconds.
 
@@ -68,18 +74,16 @@ def verify_command(
         hub.go_offline()
     deeper = Deep(model, suite, offline) if deep or model or suite else None
     bound = bounded.run if deeper is None else verify.unbounded  # the reader's own model
-    found = verify.judge(paths, verify.wanted(**asked, deep=deeper), bound)
-    say(found.to_json() if as_json else "\n".join(found.lines()), as_json=as_json)
-    sys.exit(found.exit_code)
+    judged = verify.judge(paths, verify.wanted(**given, deep=deeper), bound)
+    say(judged.to_json() if as_json else "\n".join(judged.lines()), as_json=as_json)
+    sys.exit(judged.exit_code)
 
 
 @click.command("compare")
-@click.argument("runs", metavar="A B [C ...]", nargs=-1, type=click.Path(path_type=Path))
+@click.argument("runs", metavar="A B [C ...]", nargs=-1, type=PATH)
 @click.option("--teacher", is_flag=True, help="A is a teacher: show what share the others kept.")
 @click.option("--seed", default=0, show_default=True, help="Seed of the bootstrap over clusters.")
-@click.option(
-    "--gate", type=click.Path(path_type=Path), help="A policy file; exit code 1 if it is not met."
-)
+@click.option("--gate", type=PATH, help="A policy file; exit code 1 if it is not met.")
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
 def compare_command(runs: tuple[Path, ...], gate: Path | None, as_json: bool, **how: Any) -> None:
     """Compare evaluations, document by document.
@@ -95,18 +99,18 @@ def compare_command(runs: tuple[Path, ...], gate: Path | None, as_json: bool, **
 
     policy = gates.read(gate) if gate else None
     with archive.opened(runs) as folders:
-        compared = partial(compare.compare, folders, names=list(map(str, runs)), **how)
-        found = bounded.run(compared, runs)
+        work = partial(compare.compare, folders, names=list(map(str, runs)), **how)
+        compared = bounded.run(work, runs)
         reports = bounded.run(partial(gates.verdicts, folders), runs) if gate else []
-    say(text.to_json(found) if as_json else text.markdown(found), as_json=as_json)
+    say(text.to_json(compared) if as_json else text.markdown(compared), as_json=as_json)
     if policy is not None:
-        judged = gates.check(found, policy, reports)
+        judged = gates.check(compared, policy, reports)
         say("\n".join(judged.lines()), err=as_json)
         sys.exit(judged.exit_code)
 
 
 def model_options(command: Any) -> Any:
-    """Where the model is that a record names, and what may be done with it."""
+    """Add the options for the model that a record names: where it is and what it may do."""
     for option in (
         click.option(
             "--trust-remote-code", is_flag=True, help="Allow the model's own Python code."
@@ -141,15 +145,15 @@ def audit_command(
     \b
     evalkit audit results/demo/demo-0123456789ab --sample 100
     """
-    private = private_key(key)
+    private = private_key(key) if key else None
     from evalkit.base.events import Events
     from evalkit.judge import audit
 
-    found = audit.audit(folder, audit.Asked(**given), Events(), private)
+    audited = audit.audit(folder, audit.Asked(**given), Events(), private)
     stamp(folder, private, timestamp)
-    told = {"problems": found.problems, "together": found.together}
-    tell(as_json, "\n".join(found.lines()), **found.claim, **told)
-    sys.exit(found.exit_code)
+    more = {"problems": audited.problems, "together": audited.together}
+    tell(as_json, "\n".join(audited.lines()), **audited.claim, **more)
+    sys.exit(audited.exit_code)
 
 
 @click.command("reproduce")
@@ -169,10 +173,14 @@ def audit_command(
 )
 @click.option("--sample", type=click.IntRange(min=1), help="Run only N batches of its plan.")
 @click.option("--seed", default=0, show_default=True, help="Seed of the sample.")
-@click.option("--suite", help="The suite's file, if none that is shipped.")
-@click.option("--engine", help="lm-eval:NAME, if the record has one.")
+@click.option("--suite", help="The suite's file, unless evalkit ships it.")
+@click.option("--engine", help="lm-eval:NAME, as in the record.")
 @click.option(
-    "--engine-arg", "engine_args", multiple=True, metavar="KEY=VALUE", help="Its arguments."
+    "--engine-arg",
+    "engine_args",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="An argument of that engine.",
 )
 @click.option("--dtype", help="Other than recorded.")
 @click.option("--profile", help="Other than recorded.")
@@ -194,14 +202,14 @@ def reproduce_command(
     \b
     evalkit reproduce results/demo/demo-0123456789ab
     """
-    private = private_key(key)
+    private = private_key(key) if key else None
     from evalkit.judge.reproduce import command
 
     wanted = command.Wanted(out, given, workers, sample, seed)
-    found = command.run(where, wanted, sys.argv, private, only_plan=only_plan)
+    outcome = command.run(where, wanted, sys.argv, private, only_plan=only_plan)
     stamp(Path(where), None if only_plan else private, timestamp)
-    tell(as_json, "\n".join(found.lines), **found.found)
-    sys.exit(found.exit_code)
+    tell(as_json, "\n".join(outcome.lines), **outcome.found)
+    sys.exit(outcome.exit_code)
 
 
 @click.command("validate")
@@ -214,8 +222,8 @@ def validate_command(folder: Path, as_json: bool) -> None:
     evalkit validate results/EleutherAI--pythia-70m/core-0123456789ab
     """
     from evalkit.base import bounded
-    from evalkit.show.scores import published
+    from evalkit.show import published
 
-    found = bounded.run(lambda: published.check(folder), [folder])
-    tell(as_json, "\n".join(found.lines()), figures=found.to_json())
-    sys.exit(found.exit_code)
+    validation = bounded.run(lambda: published.check(folder), [folder])
+    tell(as_json, "\n".join(validation.lines()), figures=validation.to_json())
+    sys.exit(validation.exit_code)

@@ -1,4 +1,4 @@
-"""The commands that make runs: eval and its parts, how far a run is, a suite's lock."""
+"""The commands that make runs: eval and its parts, a run's progress, a suite's lock."""
 
 import os
 import sys
@@ -9,45 +9,42 @@ import click
 
 from evalkit.base import stopping
 from evalkit.base.errors import EvalkitError
-from evalkit.cli.completing import PROFILE, SUITE
-from evalkit.cli.sharing import in_passing, timestamp_option
-from evalkit.cli.telling import group_option, json_option, say, tell
+from evalkit.cli.common import (
+    PATH,
+    PROFILE,
+    SUITE,
+    group_option,
+    json_option,
+    out_option,
+    say,
+    tell,
+    timestamp_option,
+)
+from evalkit.cli.sharing import sealer
 from evalkit.inputs import hub
 
 DEVICES = "cpu, cuda (a worker on each GPU), cuda:N, or auto (one model over all GPUs)."
-MEMORY = (
-    "8",
-    "12",
-    "16",
-    "24",
-    "32",
-    "40",
-    "48",
-    "80",
-    "96",
-    "141",
-    "180",
-)  # as `plan.memory.CLASSES`, without what that imports
+# GB; as `plan.memory.CLASSES`, without the imports of that module
+MEMORY = ("8", "12", "16", "24", "32", "40", "48", "80", "96", "141", "180")
 MODEL_EXAMPLE = "make eval MODEL=meta-llama/Llama-3.1-8B   (or: evalkit eval --model FOLDER)"
 
 
 def run_options(command: Any) -> Any:
-    """The options that decide what a run is."""
+    """Add the options that decide what a run is."""
     for option in reversed(
         [
             click.option("--model", help="A Hub id, a folder, a GGUF file, smollm2 or demo."),
             click.option("--revision", help="A Hub model's branch, tag or commit."),
             click.option("--suite", type=SUITE, default="core", show_default=True,
-                         help="Its name or file."),
+                         help="A suite's name or file."),
             click.option("--limit", type=int, help="Only the first N documents of each task."),
-            click.option("--out", type=click.Path(path_type=Path), default=Path("results"),
-                         show_default=True, help="Folder for the results."),
+            out_option,
             click.option("--offline", is_flag=True, help="Use no network."),
             click.option("--dtype", help="float32, bfloat16 or float16 (default: the weights')."),
             click.option("--profile", type=PROFILE,
                          help="native (default) or precise: float32 products."),
             click.option("--level", help="What rows share: tree, prefix, none (default: probed)."),
-            click.option("--adapter", type=click.Path(path_type=Path), help="A LoRA adapter."),
+            click.option("--adapter", type=PATH, help="A LoRA adapter."),
             click.option("--engine", default="evalkit", show_default=True,
                          help="evalkit, or lm-eval:NAME for a model class of lm-eval's."),
             click.option("--engine-arg", "engine_args", multiple=True, metavar="KEY=VALUE",
@@ -69,8 +66,8 @@ def run_options(command: Any) -> Any:
     return command
 
 
-def means_options(command: Any) -> Any:
-    """The options that decide what executes a run, and change nothing of it."""
+def worker_options(command: Any) -> Any:
+    """Add the options that decide what executes a run; they change no answer."""
     for option in (
         click.option("--grace", "grace_s", type=float, default=stopping.GRACE_S, show_default=True,
                      help="Seconds to finish current batches after a stop signal."),
@@ -82,7 +79,7 @@ def means_options(command: Any) -> Any:
 
 
 def options_from(given: dict[str, Any]) -> Any:
-    """The library's Options from the command line's words."""
+    """Return the library's Options for the options of the command line."""
     from evalkit.run.preparing.prepare import Options
 
     if not given["model"]:
@@ -98,7 +95,7 @@ def options_from(given: dict[str, Any]) -> Any:
 
 
 def _seeds(_: Any, __: Any, value: str | None) -> tuple[int, ...]:
-    """The seeds in a list of them; none where none is given."""
+    """Parse a list of seeds; an empty one without a value."""
     words = [word.strip() for word in (value or "").split(",")] if value else []
     if not all(word.isdigit() for word in words) or len(set(words)) < len(words):
         raise EvalkitError(f"--seeds is '{value}', no list of seeds", fix="e.g. --seeds 1,2,3")
@@ -107,8 +104,8 @@ def _seeds(_: Any, __: Any, value: str | None) -> tuple[int, ...]:
 
 @click.command("eval")
 @run_options
-@means_options
-@click.option("--seal", "key", metavar="KEY", type=click.Path(path_type=Path),
+@worker_options
+@click.option("--seal", "key", metavar="KEY", type=PATH,
               help="Seal the plan with this key before the first answer.")  # fmt: skip
 @timestamp_option
 @group_option
@@ -116,7 +113,7 @@ def _seeds(_: Any, __: Any, value: str | None) -> tuple[int, ...]:
     "--seeds",
     callback=_seeds,
     metavar="N,N,...",
-    help="A run with each of these seeds, and how far their scores lie apart.",
+    help="Run once with each seed, and show how far the scores lie apart.",
 )
 @json_option
 def eval_command(
@@ -131,14 +128,15 @@ def eval_command(
     options = options_from(given)
     if seeds and options.seed is not None:
         raise EvalkitError("--seed and --seeds are both given", fix="give one of them")
-    from evalkit.show import evaluated
+    from evalkit.show import seeds as runs
 
-    seal = in_passing(key, timestamp)
-    shown = evaluated.each(options, seeds, sys.argv, workers=workers, grace_s=grace_s, seal=seal)
-    told = "\n".join(map(str, shown.folders))
-    more = {"folders": [str(folder) for folder in shown.folders]} if seeds else {}
-    tell(as_json, told, folder=str(shown.folders[-1]), exit_code=shown.code, **more)
-    sys.exit(shown.code)
+    evaluated = runs.evaluate_all(
+        options, seeds, sys.argv, workers=workers, grace_s=grace_s, seal=sealer(key, timestamp)
+    )
+    folders = list(map(str, evaluated.folders))
+    more = {"folders": folders} if seeds else {}
+    tell(as_json, "\n".join(folders), folder=folders[-1], exit_code=evaluated.code, **more)
+    sys.exit(evaluated.code)
 
 
 @click.command("plan")
@@ -154,22 +152,22 @@ def plan_command(as_json: bool, **given: Any) -> None:
     options = options_from(given)
     from evalkit.base.events import Events
     from evalkit.run import evaluate as run
-    from evalkit.show import summary
+    from evalkit.show import progress
 
     events = Events()
     folder = run.plan_only(options, events)
-    summary.show_plan(folder, events.console)
+    progress.show_plan(folder, events.console)
     tell(as_json, folder, folder=str(folder))
 
 
 @click.command("execute")
-@click.argument("folder", metavar="RUN", type=click.Path(path_type=Path))
+@click.argument("folder", metavar="RUN", type=PATH)
 @click.option("--model", help="The model, if the run was not planned here.")
-@click.option("--adapter", type=click.Path(path_type=Path), help="The adapter's folder, likewise.")
+@click.option("--adapter", type=PATH, help="The adapter, if it has moved.")
 @click.option("--device", help=DEVICES)
 @click.option("--offline", is_flag=True, help="Use no network.")
 @click.option("--shard", metavar="K/N", help="Part K of N (default: from the Slurm array).")
-@means_options
+@worker_options
 @json_option
 def execute_command(folder: Path, shard: str | None, as_json: bool, **given: Any) -> None:
     """Compute the answers of a planned run.
@@ -191,23 +189,23 @@ def execute_command(folder: Path, shard: str | None, as_json: bool, **given: Any
 
 @click.command("worker", hidden=True)
 def worker_command() -> None:
-    """What `eval` and `execute` start: answers batches as its parent says on stdin."""
+    """Answer batches that a parent process names on stdin."""
     from evalkit.run.processes import serving
 
     serving.serve()
 
 
 @click.command("finish")
-@click.argument("folder", metavar="RUN", type=click.Path(path_type=Path))
+@click.argument("folder", metavar="RUN", type=PATH)
 @click.option("--suite", help="The suite's file, if the run was not planned here.")
-@click.option("--model", help="The model, likewise.")
+@click.option("--model", help="The model, if the run was not planned here.")
 @click.option("--offline", is_flag=True, help="Use no network.")
 @click.option(
     "--prefer", metavar="SEGMENT", help="The segment whose answers count where two differ."
 )
 @json_option
 def finish_command(folder: Path, as_json: bool, **given: Any) -> None:
-    """Score a run whose answers are complete; write its record.
+    """Score a completely answered run and write its record.
 
     \b
     evalkit finish results/demo/demo-0123456789ab
@@ -224,7 +222,7 @@ def finish_command(folder: Path, as_json: bool, **given: Any) -> None:
 
 
 @click.command("status")
-@click.argument("folder", metavar="RUN", type=click.Path(path_type=Path))
+@click.argument("folder", metavar="RUN", type=PATH)
 @click.option("--watch", "watched", is_flag=True, help="Repeat while Slurm runs it.")
 @click.option("--logs", is_flag=True, help="Add the last lines of each job's log.")
 @json_option
@@ -242,8 +240,8 @@ def status_command(folder: Path, watched: bool, logs: bool, as_json: bool) -> No
     if watched:
         watch.follow(folder, say, time.sleep)
     else:
-        told = watch.report(folder) + (watch.logs(folder) if logs else "")
-        tell(as_json, told, lines=told.splitlines(), **watch.fields(folder))
+        text = watch.report(folder) + (watch.logs(folder) if logs else "")
+        tell(as_json, text, lines=text.splitlines(), **watch.fields(folder))
 
 
 @click.command("lock")

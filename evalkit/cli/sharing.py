@@ -1,35 +1,12 @@
-"""The commands that share a record: signing it, sealing its plan before, packing it."""
+"""The commands that share a record: sign it, seal its plan beforehand, pack it."""
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import click
 
 from evalkit.base.errors import EvalkitError
-from evalkit.cli.telling import json_option, say, tell
-
-FILE = click.Path(path_type=Path, readable=False)  # what can't be read is told by evalkit
-timestamp_option = click.option(
-    "--timestamp", metavar="URL", help="Timestamp the signature at this authority (RFC 3161)."
-)
-
-
-def stamp(folder: Path, key: Any, authority: str | None) -> None:
-    """A timestamp on what a key has signed in a folder."""
-    if authority and key is not None and folder.is_dir():
-        from evalkit.record.signing import sealing
-
-        sealing.stamp(folder, key.public, authority)
-
-
-def private_key(path: Path | None) -> Any:
-    """A private key, its passphrase asked for; None without a path."""
-    if path is None:
-        return None
-    from evalkit.record.signing import keys
-
-    return keys.private(path, lambda: click.prompt("Passphrase", hide_input=True, err=True))
+from evalkit.cli.common import FILE, json_option, private_key, say, stamp, tell, timestamp_option
 
 
 @click.command("sign")
@@ -68,12 +45,10 @@ def sign_command(
 
 @click.command("pack")
 @click.argument("folder", metavar="RUN", type=FILE)
-@click.option(
-    "--public", is_flag=True, help="Leave out all texts, such as for data with a licence."
-)
+@click.option("--public", is_flag=True, help="Leave out all texts, such as those under a licence.")
 @click.option("--key", metavar="FILE", type=FILE, help="With --public: sign the pack's own files.")
 @click.option(
-    "--reveal", metavar="TASK/DOC", help="Write what opens one document of the public pack."
+    "--reveal", metavar="TASK/DOC", help="Write a file that opens one document of a public pack."
 )
 @json_option
 def pack_command(
@@ -90,7 +65,7 @@ def pack_command(
     if reveal:
         path = pack.reveal(folder, reveal)
     else:
-        path = pack.pack(folder, public=public, key=private_key(key))
+        path = pack.pack(folder, public=public, key=private_key(key) if key else None)
     tell(as_json, path, file=str(path))
 
 
@@ -98,7 +73,7 @@ def pack_command(
 @click.argument("folder", metavar="RUN", type=FILE)
 @click.option("--key", metavar="FILE", type=FILE, required=True, help="Your private ed25519 key.")
 @click.option("--metric", "metrics", metavar="TASK:METRIC", multiple=True,
-              help="What is meant to count (default: all).")  # fmt: skip
+              help="A metric that will count (default: all).")  # fmt: skip
 @timestamp_option
 @json_option
 def seal_command(
@@ -115,14 +90,14 @@ def seal_command(
     tell(as_json, path, file=str(path))
 
 
-def in_passing(key: Path | None, timestamp: str | None) -> Callable[[Path], None] | None:
-    """What seals a run between its plan and its first answer, where a key is given; a run that is
-    sealed stays as it is."""
+def sealer(key: Path | None, timestamp: str | None) -> Callable[[Path], None] | None:
+    """Return a function that seals a run before its first answer, unless it is sealed already; None
+    without a key."""
     if key is None:
         return None
     from evalkit.record.signing import sealing
 
-    private: Any = private_key(key)
+    private = private_key(key)
 
     def seal(run: Path) -> None:
         if not (run / sealing.NAME).exists():

@@ -1,42 +1,41 @@
-"""The commands that let people and other tools look at results."""
+"""The commands that show results to people and other tools."""
 
 import sys
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from evalkit.base.errors import EvalkitError
-from evalkit.cli.telling import json_option, say, tell
+from evalkit.cli.common import PATH, json_option, out_option, say, tell
+
+if TYPE_CHECKING:
+    from evalkit.show.report import Options
 
 FORMATS = ("csv", "markdown", "latex", "every-eval-ever", "model-index", "eval-results", "parquet",
            "lm-eval", "mlflow", "wandb")  # fmt: skip
 unverified_option = click.option(
-    "--unverified", is_flag=True, help="Also what contradicts itself, marked."
+    "--unverified", is_flag=True, help="Also a record that contradicts itself; it is marked."
 )
 pack_option = click.option("--pack", metavar="URL", default="", help="Where the public pack is.")
-runs_argument = click.argument(
-    "folders", metavar="RUN...", nargs=-1, required=True, type=click.Path(path_type=Path)
-)
+runs_argument = click.argument("folders", metavar="RUN...", nargs=-1, required=True, type=PATH)
 
 
 @click.command("report")
-@click.argument("folders", metavar="RUN...", nargs=-1, type=click.Path(path_type=Path))
-@click.option("--site", type=click.Path(path_type=Path), metavar="RESULTS",
+@click.argument("folders", metavar="RUN...", nargs=-1, type=PATH)
+@click.option("--site", type=PATH, metavar="RESULTS",
               help="Pages for all records in a folder, with an index.")  # fmt: skip
-@click.option(
-    "--out", type=click.Path(path_type=Path), help="The file (default: in the run's folder)."
-)
+@click.option("--out", type=PATH, help="The file (default: in the run's folder).")
 @click.option("--samples", type=click.Choice(["some", "all"]), default="some", show_default=True,
               help="Which texts to include: at most 5 MB, or all.")  # fmt: skip
-@click.option("--allowed-signers", "allowed", metavar="FILE", type=click.Path(path_type=Path),
-              help="Whose signatures count: ssh-keygen's list of names and keys.")  # fmt: skip
-@click.option("--policy", metavar="FILE", type=click.Path(path_type=Path),
-              help="What else a record must hold.")  # fmt: skip
-@click.option("--badge", metavar="FILE", type=click.Path(path_type=Path),
-              help="Write the verdict as a small SVG, too.")  # fmt: skip
-@click.option("--watch", "watched", is_flag=True, help="Write it again and again while RUN runs.")
+@click.option("--allowed-signers", "allowed", metavar="FILE", type=PATH,
+              help="Signers that count: names and keys, in ssh-keygen's format.")  # fmt: skip
+@click.option("--policy", metavar="FILE", type=PATH,
+              help="Further conditions that a record must meet.")  # fmt: skip
+@click.option("--badge", metavar="FILE", type=PATH,
+              help="Also write the verdict as a small SVG.")  # fmt: skip
+@click.option("--watch", "watched", is_flag=True, help="Repeat while RUN runs.")
 @pack_option
 @json_option
 def report_command(
@@ -56,30 +55,30 @@ def report_command(
 
     if len(folders) == 1 and out is None and archive.is_pack(folders[0]):
         out = folders[0].with_name(folders[0].name.removesuffix(archive.SUFFIX) + ".html")
-    asked = report.asked(**how)
+    options = report.options(**how)
     if watched:
-        return _watch(folders, out, asked)
+        return _watch(folders, out, options)
     with archive.opened(folders) as runs:
-        work = partial(report.make, runs, site, out, asked, badge)
+        work = partial(report.make, runs, site, out, options, badge)
         path = bounded.run(work, [*runs, *([site] if site else [])])
     tell(as_json, path, file=str(path), bytes=path.stat().st_size)
 
 
-def _watch(folders: tuple[Path, ...], out: Path | None, asked: Any) -> None:
+def _watch(folders: tuple[Path, ...], out: Path | None, options: "Options") -> None:
     import time
 
     from evalkit.show import report
 
     if len(folders) != 1:
         raise EvalkitError("--watch is for one run")
-    for path in report.watch(folders[0], out, asked, time.sleep):
+    for path in report.watch(folders[0], out, options, time.sleep):
         say(str(path))
 
 
 @click.command("export")
 @runs_argument
 @click.option("--to", required=True, type=click.Choice(FORMATS), help="The format.")
-@click.option("--out", type=click.Path(path_type=Path), help="The file (for lm-eval a folder).")
+@click.option("--out", type=PATH, help="The file (for lm-eval a folder).")
 @unverified_option
 @pack_option
 @json_option
@@ -97,16 +96,14 @@ def export_command(
     from evalkit.show import export
 
     with archive.opened(folders) as runs:
-        made = bounded.run(partial(export.write, runs, to, out, **how), runs)
-    tell(as_json, made, format=to, **{"path" if out else "text": made})
+        written = bounded.run(partial(export.write, runs, to, out, **how), runs)
+    tell(as_json, written, format=to, **{"path" if out else "text": written})
 
 
 @click.command("check-table")
-@click.argument("paper", metavar="PAPER", type=click.Path(path_type=Path))
-@click.argument("folders", metavar="[RUN]...", nargs=-1, type=click.Path(path_type=Path))
-@click.option(
-    "--exempt", multiple=True, metavar="COLUMN", help="A column to leave out: its heading."
-)
+@click.argument("paper", metavar="PAPER", type=PATH)
+@click.argument("folders", metavar="[RUN]...", nargs=-1, type=PATH)
+@click.option("--exempt", multiple=True, metavar="COLUMN", help="A column to leave out, by head.")
 @json_option
 def check_table_command(
     paper: Path, folders: tuple[Path, ...], exempt: tuple[str, ...], as_json: bool
@@ -117,8 +114,8 @@ def check_table_command(
     evalkit check-table paper.tex results/demo/demo-0123456789ab
     evalkit check-table README.md
 
-    PAPER is a LaTeX or Markdown file. Without RUN, evalkit checks whether the task's number of
-    documents can give such a score at all.
+    PAPER is a LaTeX or Markdown file. Without RUN, evalkit checks whether each score is possible
+    with the task's number of documents.
     """
     from evalkit.base import bounded
     from evalkit.record.packs import archive
@@ -126,15 +123,14 @@ def check_table_command(
 
     with archive.opened(folders) as runs:
         work = partial(table_check.check, paper, runs, exempt)
-        found = bounded.run(work, [paper, *runs])
-    tell(as_json, "\n".join(found.lines()), **found.to_json())
-    sys.exit(found.exit_code)
+        outcome = bounded.run(work, [paper, *runs])
+    tell(as_json, "\n".join(outcome.lines()), **outcome.to_json())
+    sys.exit(outcome.exit_code)
 
 
 @click.command("import")
-@click.argument("source", metavar="DIR", type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path), default=Path("results"), show_default=True,
-              help="Folder for the results.")  # fmt: skip
+@click.argument("source", metavar="DIR", type=PATH)
+@out_option
 @json_option
 def import_command(source: Path, out: Path, as_json: bool) -> None:
     """Import results that lm-eval wrote.

@@ -1,15 +1,17 @@
 """The commands for clusters: send runs to Slurm, cancel them, write a Job for Kubernetes."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from evalkit.base.errors import EvalkitError
-from evalkit.cli.completing import SUITE
-from evalkit.cli.telling import group_option, json_option, say, tell
+from evalkit.cli.common import PATH, SUITE, group_option, json_option, out_option, say, tell
 
-# Options that are `evalkit plan`'s, and are passed on to it.
+if TYPE_CHECKING:
+    from evalkit.host.cluster.checks import Wanted
+
+# Options of `evalkit plan`, passed on to it.
 PLAN = {
     "revision": "A Hub model's branch, tag or commit.",
     "limit": "Only the first N documents of each task.",
@@ -29,18 +31,18 @@ FLAGS = {
 
 
 def plan_options(command: Any) -> Any:
-    """The options that are passed on to `evalkit plan`."""
+    """Add the options that are passed on to `evalkit plan`."""
     for name, text in reversed(FLAGS.items()):
         command = click.option(_option(name), is_flag=True, help=text)(command)
     command = click.option("--engine-arg", "engine_args", multiple=True, metavar="KEY=VALUE",
-                           help="An argument of that class.")(command)  # fmt: skip
+                           help="An argument of that model class.")(command)  # fmt: skip
     for name, text in reversed(PLAN.items()):
         command = click.option(_option(name), help=text)(command)
     return command
 
 
 def site_options(command: Any) -> Any:
-    """The settings of a site, which a site file has as well."""
+    """Add an option for each setting of a site, which a site file may have as well."""
     from evalkit.host.cluster.site import SETTINGS
 
     for name, text in reversed(SETTINGS.items()):
@@ -59,11 +61,8 @@ def _option(name: str) -> str:
 @click.option(
     "--suite", type=SUITE, default="core", show_default=True, help="A suite's name or file."
 )
-@click.option("--out", type=click.Path(path_type=Path), default=Path("results"),
-              show_default=True, help="Folder for the results.")  # fmt: skip
-@click.option(
-    "--stage", type=click.Path(path_type=Path), help="The folder that `evalkit stage` filled."
-)
+@out_option
+@click.option("--stage", type=PATH, help="The folder that `evalkit stage` filled.")
 @click.option(
     "--shards", type=click.IntRange(min=1), help="Number of shards (default: from the plan)."
 )
@@ -105,10 +104,10 @@ def submit_command(as_json: bool, **given: Any) -> None:
     tell(as_json, sent.folder, folder=str(sent.folder))
 
 
-def _wanted(given: dict[str, Any]) -> Any:
-    """The library's words for the command line's."""
+def _wanted(given: dict[str, Any]) -> "Wanted":
+    """Return the request that the options of the command line describe."""
+    from evalkit.host.cluster.checks import Wanted
     from evalkit.host.cluster.site import SETTINGS
-    from evalkit.host.cluster.wanted import Wanted
 
     if not given["models"]:
         raise EvalkitError("no model given", fix="evalkit submit --model MODEL --suite SUITE")
@@ -126,7 +125,7 @@ def _wanted(given: dict[str, Any]) -> Any:
 
 
 @click.command("cancel")
-@click.argument("folder", metavar="RUN", type=click.Path(path_type=Path))
+@click.argument("folder", metavar="RUN", type=PATH)
 @json_option
 def cancel_command(folder: Path, as_json: bool) -> None:
     """Cancel the Slurm jobs of a submission.
@@ -141,7 +140,7 @@ def cancel_command(folder: Path, as_json: bool) -> None:
 
 
 @click.command("manifest")
-@click.argument("run", metavar="RUN", type=click.Path(path_type=Path))
+@click.argument("run", metavar="RUN", type=PATH)
 @click.option("--image", required=True, help="The image, by its digest.")
 @click.option("--claim", required=True, help="The claim of the volume with run and stage.")
 @click.option("--mount", required=True, help="Where pods see the volume.")

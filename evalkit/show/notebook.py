@@ -1,14 +1,14 @@
 """A record in a notebook: its scores and its samples as pandas frames.
 
-Takes a run or what lm-eval wrote, and refuses what contradicts itself. pandas is imported when a
-frame is asked for, so that nobody else pays for it.
+It takes a run or lm-eval's own results, and refuses a record that contradicts itself. pandas is
+imported when the first frame is made, so that nothing else waits for it.
 """
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evalkit.base.errors import EvalkitError, Exit
-from evalkit.show.scores.rows import rows
+from evalkit.show.rows import rows
 from evalkit.show.source import source
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 class Loaded:
     """A finished run: `record` is record.json's content, or lm-eval's results in its form; `mark`
-    is BROKEN where it contradicts itself and was wanted all the same."""
+    is BROKEN where it contradicts itself and `unverified` let it through."""
 
     def __init__(self, path: Path, *, unverified: bool = False) -> None:
         self.path = path
@@ -31,14 +31,13 @@ class Loaded:
         return f"<{mark}{model} on {suite}, {len(self.record['tasks'])} leaf tasks, {self.path}>"
 
     def scores(self) -> "pandas.DataFrame":
-        """A row for each task or group, metric and filter: value, standard error, documents, and
-        where it comes from."""
-        verdict = self.mark
-        return _pandas().DataFrame([row.to_json() for row in rows(self.record, verdict)])
+        """Return a row for each task or group, metric and filter: value, standard error, documents,
+        and the record's ids."""
+        return _pandas().DataFrame([row.to_json() for row in rows(self.record, self.mark)])
 
     def samples(self, task: str | None = None, limit: int | None = None) -> "pandas.DataFrame":
-        """A row for each document and filter, as lm-eval has them, of all leaf tasks or of one, at
-        most `limit`. EvalkitError (2) where there is no such leaf task."""
+        """Return a row for each document and filter, of all leaf tasks or of one, at most `limit`.
+        EvalkitError (2) where there is no such leaf task."""
         tasks = self.record["tasks"]
         if task is not None and task not in tasks:
             raise EvalkitError(f"no leaf task '{task}'", fix="one of " + ", ".join(sorted(tasks)))

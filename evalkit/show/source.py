@@ -1,8 +1,8 @@
 """What is shown or exported: a run's record, or lm-eval's own results in a record's form, verified
-first.
+first; and the facts that a reader of its scores wants first.
 
-What contradicts itself is refused. With `unverified` it is let through, and everything that is made
-of it carries the mark.
+A record that contradicts itself is refused. With `unverified` it is let through, and everything
+that is made of it carries the mark.
 """
 
 from collections.abc import Iterator
@@ -16,6 +16,8 @@ from evalkit.judge.verify import Report, Wanted, plain, verify
 from evalkit.record.reading import read
 from evalkit.record.reading.lm_eval import results
 from evalkit.record.reading.lm_eval.as_record import as_record
+
+Fact = tuple[str, str]  # name, value
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +37,13 @@ class Source:
     def samples(
         self, task: str | None = None, limit: int | None = None
     ) -> Iterator[dict[str, Any]]:
-        """Its samples with their leaf task's name, of one leaf task or of all, at most `limit`."""
-        found = read.samples(self.path) if self.whole else _samples(self.path)
-        return islice((s for s in found if task is None or s["task"] == task), limit)
+        """Yield its samples, of one leaf task or of all, at most `limit`."""
+        if self.whole:
+            samples = read.samples(self.path)
+        else:
+            documents = results.find(self.path).documents()
+            samples = (sample for document in documents for sample in document.samples)
+        return islice((s for s in samples if task is None or s["task"] == task), limit)
 
 
 def source(run: Path, *, unverified: bool = False, wanted: Wanted | None = None) -> Source:
@@ -46,14 +52,14 @@ def source(run: Path, *, unverified: bool = False, wanted: Wanted | None = None)
     EvalkitError (3) where there is neither, (1) where it can't be read, or contradicts itself and
     `unverified` does not let it through.
     """
-    asked = wanted or Wanted()
+    wanted = wanted or Wanted()
     if (run / "record.json").is_file() or not plain.results_in(run):
         record = read.record(run)
-        made = Source(run, record, verify(run, asked), whole=True)
+        made = Source(run, record, verify(run, wanted), whole=True)
     else:
-        found = results.find(run)
-        report = plain.verify(found.folder, f"results_{found.time}.json", asked=asked.asked)
-        made = Source(run, as_record(found), report, whole=False)
+        written = results.find(run)
+        report = plain.verify(written.folder, f"results_{written.time}.json", asked=wanted.asked)
+        made = Source(run, as_record(written), report, whole=False)
     if made.mark and not unverified:
         raise EvalkitError(
             made.report.verdict, where=str(run), code=Exit.FAILED,
@@ -62,6 +68,46 @@ def source(run: Path, *, unverified: bool = False, wanted: Wanted | None = None)
     return made
 
 
-def _samples(path: Path) -> Iterator[dict[str, Any]]:
-    for document in results.find(path).documents():
-        yield from document.samples
+def facts(record: dict[str, Any]) -> list[Fact]:
+    """Return what a reader of the scores wants first: revision, size, hardware, date. What is
+    unknown is left out."""
+    model, environment = record["model"], record.get("environment", {})
+    parameters, image = model.get("parameters"), environment.get("image")
+    named = [
+        ("revision", _short(model.get("revision"))),
+        ("parameters", _count(parameters) if isinstance(parameters, int) else ""),
+        ("dtype", _text(record.get("numerics", {}).get("dtype"))),
+        ("hardware", _hardware(environment)),
+        ("image", _short(image.get("digest") if isinstance(image, dict) else image)),
+        ("evalkit", _text(environment.get("versions", {}).get("evalkit"))),
+        ("commit", _short(record.get("code", {}).get("commit"))),
+        ("date", str(record["created"] or "")[:10]),
+    ]
+    return [(name, value) for name, value in named if value]
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _short(value: object) -> str:
+    """Return the first 12 digits of a digest or a commit; another text as it is."""
+    text = _text(value).removeprefix("sha256:")
+    is_hex = len(text) >= 40 and all(char in "0123456789abcdef" for char in text)
+    return text[:12] if is_hex else text
+
+
+def _count(value: int) -> str:
+    for size, letter in ((10**9, "B"), (10**6, "M"), (10**3, "k")):
+        if value >= size:
+            return f"{value / size:.3g}{letter}"
+    return str(value)
+
+
+def _hardware(environment: dict[str, Any]) -> str:
+    gpus = environment.get("gpu")
+    if isinstance(gpus, list) and gpus:
+        names = [str(gpu.get("name", gpu) if isinstance(gpu, dict) else gpu) for gpu in gpus]
+        counts = {name: names.count(name) for name in names}
+        return ", ".join(f"{n} {name}" if n > 1 else name for name, n in counts.items())
+    return _text(environment.get("cpu"))

@@ -1,8 +1,11 @@
-"""What is looked at before jobs are sent: paths, the stage, the partition, and what Slurm says of
-the options, before planning costs time; whether the longest batch fits, once there is a plan.
+"""What a user wants submitted, and the checks before jobs are sent: paths, the stage, the partition
+and the options for Slurm, before planning costs time; whether the longest batch fits, once there is
+a plan.
 """
 
+import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from evalkit.base.errors import EvalkitError, Exit, one_of
@@ -11,16 +14,59 @@ from evalkit.host.cluster import script, slurm
 from evalkit.host.cluster import site as sites
 from evalkit.host.cluster.site import Site
 from evalkit.host.cluster.slurm import Partition
-from evalkit.host.cluster.wanted import Wanted
 from evalkit.inputs import suite as suites
 from evalkit.inputs.models import model as models
 from evalkit.plan import shards
 
 Say = Callable[[str], None]
+PACKED = (".sqsh", ".squashfs", ".sqfs")  # a stage in one file, which only an image can read
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a user wants submitted. `plan`: options of `evalkit plan`; `words`: settings of the site
+    from the command line; `site`: a site file, or a site's name."""
+
+    models: tuple[str, ...]
+    suite: str
+    out: Path
+    plan: tuple[str, ...] = ()
+    adapter: Path | None = None
+    shards: int | None = None
+    max_running: int | None = None
+    words: tuple[tuple[str, str | None], ...] = ()
+    site: str | None = None
+    stage: Path | None = None
+    sif: Path | None = None
+    gpus_per_shard: int | None = None
+    grace_s: int = 120
+    tokens_per_second: float | None = None
+    workers: int | None = None
+    dry_run: bool = False
+
+    @property
+    def packed(self) -> bool:
+        """Whether the stage is one file."""
+        return self.stage is not None and self.stage.suffix in PACKED
+
+    @property
+    def mount(self) -> Path | None:
+        """The stage's folder on a node: a packed one is mounted in the image beside its file."""
+        stage = self.stage.absolute() if self.stage else None
+        return stage.with_suffix("") if stage and self.packed else stage
+
+    @property
+    def array_name(self) -> str:
+        """The array's name in the queue: model and suite, the model first, since the queue shows
+        eight characters."""
+        named = Path(self.models[0]).name if self.models else "none"
+        more = f"+{len(self.models) - 1}" if len(self.models) > 1 else ""
+        text = f"{named}{more}.{Path(self.suite).stem}"
+        return re.sub(r"[^\w.+-]", "_", text, flags=re.ASCII)
 
 
 def before(wanted: Wanted, site: Site, say: Say) -> None:
-    """EvalkitError for what can't work, whatever the plan is."""
+    """Raise EvalkitError for what can't work, whatever the plan is."""
     for bind in site.binds:
         if not Path(bind).exists():
             raise EvalkitError(
@@ -38,19 +84,19 @@ def before(wanted: Wanted, site: Site, say: Say) -> None:
 
 
 def lacks(wanted: Wanted) -> bool:
-    """Whether something has to be staged yet: a stage's folder that lacks a model or the suite."""
+    """Return whether a stage's folder still lacks a model or the suite."""
     if wanted.stage is None or wanted.packed:
         return False
     if not (wanted.stage / stage_manifest.NAME).is_file():
         return True
-    there = stage_manifest.read(wanted.stage)
+    staged = stage_manifest.read(wanted.stage)
     suite = suites.load(wanted.suite).name
     on_hub = [model for model in wanted.models if models.is_on_hub(model)]
-    return suite not in there["suites"] or any(model not in there["models"] for model in on_hub)
+    return suite not in staged["suites"] or any(m not in staged["models"] for m in on_hub)
 
 
 def stage(wanted: Wanted) -> None:
-    """EvalkitError unless the stage is whole, as far as it can be seen from here."""
+    """Raise EvalkitError unless the stage is whole, as far as this machine can see it."""
     if wanted.stage is None:
         return
     if not wanted.packed:
@@ -66,7 +112,8 @@ def stage(wanted: Wanted) -> None:
 
 
 def _times(wanted: Wanted, site: Site) -> None:
-    """EvalkitError where a time limit is none, or leaves no time between start and warning."""
+    """Raise EvalkitError where a time limit is no time, or leaves none between start and
+    warning."""
     for name in ("time", "max_walltime", "finish_time"):
         value = getattr(site, name)
         if value and value.lower() not in ("unlimited", "infinite") and not sites.seconds(value):
@@ -84,24 +131,24 @@ def _times(wanted: Wanted, site: Site) -> None:
 
 
 def _partition(site: Site) -> None:
-    """EvalkitError for a partition that is not there or is down, whose limit is shorter, or whose
-    GPUs are not asked for."""
-    there = {each.name: each for each in slurm.partitions()}
-    default = next((each.name for each in there.values() if each.is_default), "")
-    asked = [*(site.partition or default).split(","), *filter(None, [site.finish_partition])]
-    for name in filter(None, asked):
-        if name not in there:
-            raise EvalkitError(f"there is no partition '{name}'", fix=one_of(name, [*there]))
-        if not there[name].is_up:
-            raise EvalkitError(f"partition {name} is down", fix=f"another of {', '.join(there)}")
-    mine = [there[name] for name in (site.partition or default).split(",") if name in there]
-    for each in mine:
-        _gpu(each, site)
-        limit, most = sites.seconds(site.time), sites.seconds(each.limit)
-        if limit is not None and most is not None and limit > most:
+    """Raise EvalkitError for a partition that does not exist or is down, whose time limit is
+    shorter, or whose GPUs are not requested."""
+    known = {partition.name: partition for partition in slurm.partitions()}
+    default = next((p.name for p in known.values() if p.is_default), "")
+    names = [name for name in (site.partition or default).split(",") if name]
+    for name in [*names, *filter(None, [site.finish_partition])]:
+        if name not in known:
+            raise EvalkitError(f"there is no partition '{name}'", fix=one_of(name, [*known]))
+        if not known[name].is_up:
+            raise EvalkitError(f"partition {name} is down", fix=f"another of {', '.join(known)}")
+    for partition in (known[name] for name in names):
+        _gpu(partition, site)
+        limit, longest = sites.seconds(site.time), sites.seconds(partition.limit)
+        if limit is not None and longest is not None and limit > longest:
             raise EvalkitError(
-                f"partition {each.name} ends jobs after {each.limit}, --time is {site.time}",
-                fix=f"--time {each.limit}: shards that are cut off go on by themselves",
+                f"partition {partition.name} ends jobs after {partition.limit}, --time is"
+                f" {site.time}",
+                fix=f"--time {partition.limit}: shards that are cut off go on by themselves",
             )
 
 
@@ -116,15 +163,14 @@ def _gpu(partition: Partition, site: Site) -> None:
     )
 
 
-def limits(count: int, models: int, asked: bool, site: Site, say: Say) -> int:
-    """How many shards a run may have of `count`, by the size of arrays and the number of jobs that
-    Slurm lets this user send; EvalkitError where so many were `asked` for, or not even one a run
-    fits."""
+def allowed_shards(count: int, models: int, requested: bool, site: Site, say: Say) -> int:
+    """Return how many of `count` shards a run may have by Slurm's limits on arrays and jobs.
+    EvalkitError where the user `requested` that count, or not even one shard a run is allowed."""
     room, why = slurm.room(site.account, site.qos)
     if room is None or count * models <= room:
         return count
     most = room // models
-    if asked or not most:
+    if requested or not most:
         raise EvalkitError(
             f"{models} runs of {count} shards are {models * count:,} tasks, and {why}",
             fix=f"--shards {most}" if most else "submit fewer models at once, or wait",
@@ -134,8 +180,8 @@ def limits(count: int, models: int, asked: bool, site: Site, say: Say) -> int:
 
 
 def fits(longest: int, speed: float | None, wanted: Wanted, site: Site, say: Say) -> None:
-    """EvalkitError where the longest batch, of so many tokens, takes longer than there is time for
-    it. `speed`: tokens a second, None where it is not known."""
+    """Raise EvalkitError where there is no time for the longest batch, of `longest` tokens.
+    `speed`: tokens a second, None where it is not known."""
     if speed is None:
         say(f"the longest batch is of {longest:,} tokens; how long that takes is not known yet"
             " (--tokens-per-second states it)")  # fmt: skip

@@ -20,12 +20,11 @@ from evalkit.base.errors import EvalkitError, Exit
 from evalkit.host import stage_manifest
 from evalkit.host.cluster import checks, script, slurm, submission
 from evalkit.host.cluster import site as sites
-from evalkit.host.cluster.checks import Say
+from evalkit.host.cluster.checks import Say, Wanted
 from evalkit.host.cluster.script import Recipe
 from evalkit.host.cluster.site import Site
 from evalkit.host.cluster.submission import Member, Submission
-from evalkit.host.cluster.wanted import Wanted
-from evalkit.host.launch import links, runtimes, start
+from evalkit.host.launch import runtimes, start
 from evalkit.host.launch import work as works
 from evalkit.host.launch.command import EMPTY, OF_SIFS, Work, command_line
 from evalkit.host.launch.runtimes import Place
@@ -62,7 +61,7 @@ def submit(wanted: Wanted, say: Say) -> Submission:
     before = submission.read(where) if (where / submission.NAME).is_file() else None
     count = wanted.shards or (before.shards if before else _default_shards(members[0], wanted))
     if slurm.is_here():
-        count = checks.limits(count, len(members), bool(wanted.shards), site, say)
+        count = checks.allowed_shards(count, len(members), bool(wanted.shards), site, say)
     longest = max((entry["cost"] for entry in Plan(members[0].run).body["batches"]), default=0)
     speed = wanted.tokens_per_second or _speed(members[0].run)
     checks.fits(longest, speed, wanted, site, say)
@@ -149,7 +148,7 @@ def recipe(wanted: Wanted, site: Site, sent: Submission, place: Place) -> Recipe
     environment = _environment(wanted)
     words = ["--device", "auto"] if (wanted.gpus_per_shard or 1) > 1 else []
     words += ["--workers", str(wanted.workers)] if wanted.workers is not None else []
-    words += ["--adapter", str(links.real(wanted.adapter))] if wanted.adapter else []
+    words += ["--adapter", str(works.real(wanted.adapter))] if wanted.adapter else []
     return Recipe(
         submission=sent,
         name=wanted.array_name,
@@ -171,8 +170,8 @@ def _seen(wanted: Wanted, suite: Path | None) -> list[Path]:
     """What a node must see besides the results: models with all that their links lead to, an
     adapter, the suite's files, and the stage or the Hub's caches."""
     named = [_local(model) for model in wanted.models]
-    named += [links.real(wanted.adapter)] if wanted.adapter else []
-    seen = {path for model in filter(None, named) for path in (model, *links.behind(model))}
+    named += [works.real(wanted.adapter)] if wanted.adapter else []
+    seen = {path for model in filter(None, named) for path in (model, *works.linked_from(model))}
     seen |= works.suite_files(suite) if suite else set()
     if wanted.stage is not None:
         return [*sorted(seen), *([] if wanted.packed else [wanted.stage.absolute()])]
@@ -247,7 +246,7 @@ def _planned(wanted: Wanted, site: Site, place: Place, model: str, say: Say) -> 
     if place.runtime and place.image:
         place = replace(place, runtime=runtimes.isolated(place.runtime, place.image))
     made = recipe(wanted, Site(binds=site.binds), Submission(Path(), (member,), 1), place)
-    adapter = ["--adapter", str(links.real(wanted.adapter))] if wanted.adapter else []
+    adapter = ["--adapter", str(works.real(wanted.adapter))] if wanted.adapter else []
     canon.make_folder(wanted.out / submission.FOLDER / "cache")
     with tempfile.TemporaryDirectory(prefix="evalkit-scratch-") as scratch:
         canon.make_folder(Path(scratch) / EMPTY)
@@ -273,7 +272,7 @@ def _local(model: str) -> Path | None:
     if model == smollm2.NAME:
         return smollm2.file(offline=False).absolute()
     is_elsewhere = model == models.DEMO or models.is_on_hub(model)
-    return None if is_elsewhere else links.real(Path(model))
+    return None if is_elsewhere else works.real(Path(model))
 
 
 def _default_shards(member: Member, wanted: Wanted) -> int:

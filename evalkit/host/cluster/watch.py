@@ -12,7 +12,7 @@ from evalkit.base.errors import EvalkitError
 from evalkit.host.cluster import slurm, submission
 from evalkit.host.cluster.submission import Member, Progress, Submission
 from evalkit.run import folder, pace
-from evalkit.show import summary
+from evalkit.show import progress
 
 POLL_S = 15.0
 TAIL = 2000  # bytes of a log that are looked at for its last lines
@@ -24,7 +24,7 @@ def report(where: Path) -> str:
     if (where / submission.NAME).is_file():
         return "\n".join(_submission(submission.read(where)))
     found = submission.of_run(where)
-    told = [str(summary.status(where))]
+    told = [str(progress.status(where))]
     if found is not None and not folder.read(where).finished:
         member = next(each for each in found.members if each.run == where.absolute())
         told += _shards(found, member, _queue(found))
@@ -34,9 +34,9 @@ def report(where: Path) -> str:
 def fields(where: Path) -> dict[str, Any]:
     """The same for programs: a run's standing, or that of each of a submission's runs."""
     if not (where / submission.NAME).is_file():
-        return summary.status(where).to_json()
+        return progress.status(where).to_json()
     members = submission.read(where).members
-    return {"runs": {str(m.run): summary.status(m.run).to_json() for m in members}}
+    return {"runs": {str(m.run): progress.status(m.run).to_json() for m in members}}
 
 
 def follow(where: Path, show: Callable[[str], None], wait: Callable[[float], None]) -> None:
@@ -84,21 +84,21 @@ def _submission(found: Submission) -> Iterator[str]:
     queue = _queue(found)
     for member in found.members:
         name = submission.described(folder.read(member.run).body)
-        yield f"{name}: {summary.status(member.run)}"
+        yield f"{name}: {progress.status(member.run)}"
         if not folder.read(member.run).finished:
             yield from _shards(found, member, queue)
 
 
 def _shards(found: Submission, member: Member, queue: dict[int, slurm.Queued]) -> Iterator[str]:
     """A line a shard, and how long the rest takes."""
-    progress = submission.progress(member.run, found.shards)
+    shards = submission.progress(member.run, found.shards)
     yield f"{'shard':<9}{'batches':>11}  {'slurm':<11}"
     for task in found.tasks(member):
-        yield _shard(found, task, progress, queue.get(task)).rstrip()
+        yield _shard(found, task, shards, queue.get(task)).rstrip()
     running = sum(queue[task].state == "running" for task in found.tasks(member) if task in queue)
     speeds = pace.speeds(member.run)
     if running and speeds:
-        seconds = sum(progress.left) / (running * sum(speeds) / len(speeds))
+        seconds = sum(shards.left) / (running * sum(speeds) / len(speeds))
         yield f"about {_time(seconds)} left with {running} running"
 
 

@@ -1,8 +1,8 @@
-"""What a command line of evalkit's needs of this host: the folders that it names, and little else.
+"""Finds what a command line of evalkit needs of this host: the folders that it names, what links in
+them lead to, and the Hub's caches.
 
-A folder or file that is named is given read-only; results, and the run that a command works on, can
-be written to. The Hub's cache is read-only where nothing is to be downloaded, and never comes with
-the token that may lie in it.
+A folder or file that it names is read-only; results, and the run that a command works on, can be
+written. The Hub's cache is read-only unless something may be downloaded; the token in it stays out.
 """
 
 import os
@@ -15,7 +15,6 @@ from pathlib import Path
 
 from evalkit.base import canon
 from evalkit.base.errors import EvalkitError
-from evalkit.host.launch import links
 from evalkit.host.launch.command import SCRATCH, Work
 from evalkit.inputs import hub, rows
 from evalkit.inputs import suite as suites
@@ -24,21 +23,21 @@ from evalkit.inputs.models.builtin import smollm2
 OUT, SUITE, TO = "--out", "--suite", "--to"
 MODELS = ("--model", "--adapter")  # options whose folders may be full of links
 MAKING = ("eval", "plan")  # they make runs in a results folder
-JUDGING = ("verify", "status", "compare", "report", "doctor")  # they ask no network for anything
-# What is handed on under its own name where it is set. No value of these is a secret.
+JUDGING = ("verify", "status", "compare", "report", "doctor")  # they use no network
+# Variables that are passed on. None of them holds a secret.
 PASSED = ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "NO_COLOR", "COLUMNS", "TERM", "TZ",
           "SLURM_JOB_ID", "SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_MIN",
           "SLURM_ARRAY_TASK_MAX", "SLURM_ARRAY_TASK_STEP", "SLURM_ARRAY_TASK_COUNT",
           "SLURM_RESTART_COUNT", "SLURM_JOB_PARTITION")  # fmt: skip
-# What the image has for its own: a folder of the host's that covers it would change the image.
+# Folders of the image: a folder of the host that covers one would change the image.
 TAKEN = ("bin", "boot", "dev", "etc", "lib", "lib64", "opt/evalkit", "proc", "run", "sbin", "sys",
          "usr", SCRATCH[1:])  # fmt: skip
 
 
 def of(arguments: Sequence[str], environment: Mapping[str, str], scratch: Path) -> Work:
-    """What `arguments` (evalkit's, without the word evalkit) need; makes the results folder.
+    """Return what `arguments` (evalkit's, without the word evalkit) need; make the results folder.
 
-    EvalkitError where a folder lies at a place that the image has for its own, and in the folder /.
+    EvalkitError where a folder would cover one of the image's, and in the folder /.
     """
     _check_here()
     if arguments[0] == "lock":
@@ -54,9 +53,9 @@ def of(arguments: Sequence[str], environment: Mapping[str, str], scratch: Path) 
         variables.append((smollm2.PLACE, os.fspath(file)))
     if not online:
         variables += hub.OFFLINE.items()
-    there = _there(environment, online=online)
-    variables += [(name, os.fspath(folder)) for name, folder in there.items()]
-    (writable if online else readable).update(there.values())
+    folders = _hub_folders(environment, online=online)
+    variables += [(name, os.fspath(folder)) for name, folder in folders.items()]
+    (writable if online else readable).update(folders.values())
     readable |= elsewhere(_options(arguments).get("--model", ""), environment)
     for path in sorted(readable | writable):
         _check(path)
@@ -77,17 +76,16 @@ def of(arguments: Sequence[str], environment: Mapping[str, str], scratch: Path) 
     )
 
 
-def _there(environment: Mapping[str, str], *, online: bool) -> dict[str, Path]:
-    """Those of the Hub's caches that are there, by the variables that name them; all of them where
-    something may be fetched."""
-    found = caches(environment)
-    for folder in found.values() if online else ():
+def _hub_folders(environment: Mapping[str, str], *, online: bool) -> dict[str, Path]:
+    """Return the Hub's caches that exist, by variable; make them where something may be fetched."""
+    folders = caches(environment)
+    for folder in folders.values() if online else ():
         canon.make_folder(folder)
-    return {name: folder for name, folder in found.items() if folder.is_dir()}
+    return {name: folder for name, folder in folders.items() if folder.is_dir()}
 
 
 def _name(arguments: Sequence[str]) -> str:
-    """What the container is called: the command and the run, or the model and the suite."""
+    """Return the container's name: the command and the run, or the model and the suite."""
     options = _options(arguments)
     run = next((word for word in arguments[1:] if (Path(word) / "run.json").is_file()), "")
     model = options.get("--model", "")
@@ -100,8 +98,8 @@ def _name(arguments: Sequence[str]) -> str:
 
 
 def _shared(arguments: list[str]) -> list[str]:
-    """The command line without its group, whose name the image does not know: what is made here is
-    shared from now on, and the image is told the group's number."""
+    """Return the command line without its group, whose name the image does not know. From now on
+    new files here belong to that group; the image gets its number."""
     group = _options(arguments).get("--group")
     if not group:
         return arguments
@@ -112,39 +110,40 @@ def _shared(arguments: list[str]) -> list[str]:
 
 
 def _as_they_lie(arguments: Sequence[str]) -> list[str]:
-    """The command line with a model's folder named by where it lies on the disk: relative links in
-    it lead nowhere from the place of a link to it, which is no link in the image."""
-    found, before = [], ""
+    """Return the command line with a model's folder named by where it lies on the disk: a link to
+    it is no link in the image, and relative links in it would lead nowhere."""
+    words, before = [], ""
     for word in arguments:
         option, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
         is_named = (before in MODELS or option in MODELS) and value and Path(value).exists()
         before = word
-        if is_named and links.real(Path(value)) != _absolute(value):
-            word = option + equals + os.fspath(links.real(Path(value)))
-        found.append(word)
-    return found
+        if is_named and real(Path(value)) != _absolute(value):
+            word = option + equals + os.fspath(real(Path(value)))
+        words.append(word)
+    return words
 
 
 def elsewhere(model: str, environment: Mapping[str, str]) -> set[Path]:
-    """What the Hub's cache has of a model that lies elsewhere: a cache may be made of links."""
+    """Return what the Hub's cache has of a model outside of itself: a cache may consist of
+    links."""
     cache = caches(environment)["HF_HUB_CACHE"]
     kept = cache / f"models--{model.replace('/', '--')}"
     if model.count("/") != 1 or not kept.is_dir():
         return set()
-    found = links.behind(kept) | {*links.steps(kept)}
-    return {path for path in found if not path.resolve().is_relative_to(cache.resolve())}
+    linked = linked_from(kept) | {*_steps(kept)}
+    return {path for path in linked if not path.resolve().is_relative_to(cache.resolve())}
 
 
 def is_online(arguments: Sequence[str], environment: Mapping[str, str]) -> bool:
-    """Whether a command line may have to download something."""
-    said = any(
+    """Return whether a command line may have to download something."""
+    is_offline = any(
         environment.get(name, "0").lower() in ("1", "true", "yes", "on") for name in hub.OFFLINE
     )
-    return not (said or "--offline" in arguments or arguments[0] in JUDGING)
+    return not (is_offline or "--offline" in arguments or arguments[0] in JUDGING)
 
 
 def caches(environment: Mapping[str, str]) -> dict[str, Path]:
-    """The Hub's caches on this host, by the variables that name them."""
+    """Return the Hub's caches on this host, by the variables that name them."""
     home = hub.home(environment)
     return {
         name: _absolute(environment.get(name) or home / folder)
@@ -153,7 +152,7 @@ def caches(environment: Mapping[str, str]) -> dict[str, Path]:
 
 
 def _named(arguments: Sequence[str]) -> tuple[set[Path], set[Path]]:
-    """What a command line names of this host: what it may read, and what it may write to."""
+    """Return the files and folders that a command line may read, and those that it may write."""
     command, options = arguments[0], _options(arguments)
     out = options.get(OUT) or ("results" if command in MAKING else "")
     out = options.get(TO, "") if command == "stage" else out
@@ -172,34 +171,77 @@ def _named(arguments: Sequence[str]) -> tuple[set[Path], set[Path]]:
             writable.add(path.parent)  # the lock goes beside the suite
         else:
             readable |= suite_files(path) if word == options.get(SUITE) else {path}
-            readable |= links.behind(path) if word in map(options.get, MODELS) else set()
+            readable |= linked_from(path) if word in map(options.get, MODELS) else set()
     return readable, writable
 
 
 def _shipped(word: str) -> str:
-    """A shipped suite's name as its file in this checkout: the image's own copy stays as it is."""
+    """Return a shipped suite's file in this checkout: a command must not write the image's copy."""
     path = suites.FOLDER / f"{word}.yaml"
     return os.fspath(path) if path.is_file() else word
 
 
 def _absolute(path: str | Path) -> Path:
-    """A path as the image is to know it: links in it are kept, so that it stays the user's."""
+    """Return an absolute path with its links kept, so that it is the path that the user knows."""
     return Path(os.path.normpath(Path.cwd() / path))
 
 
 def _options(arguments: Sequence[str]) -> dict[str, str]:
-    """The values of a command line's options, both ways of writing them."""
-    found = dict(pair for pair in pairwise(arguments) if pair[0].startswith("--"))
-    written = [word.partition("=") for word in arguments if word.startswith("--") and "=" in word]
-    return found | {name: value for name, _, value in written}
+    """Return the values of a command line's options, written in either way."""
+    pairs = {name: value for name, value in pairwise(arguments) if name.startswith("--")}
+    words = [word.partition("=") for word in arguments if word.startswith("--") and "=" in word]
+    return pairs | {name: value for name, _, value in words}
 
 
 def suite_files(path: Path) -> set[Path]:
-    """A suite's file, its lock with its single rows, and its folder of tasks."""
+    """Return a suite's file, its lock with its single rows, and its folder of tasks."""
     suite = suites.load(os.fspath(path))
     files = [path, suite.lock_path, rows.beside(suite.lock_path)]
     files += [suite.include_path] if suite.include_path else []
     return {file for file in files if file.exists()}
+
+
+def real(path: Path) -> Path:
+    """Return where a folder lies on the disk; a file keeps its own name, which may say what it
+    is."""
+    return path.resolve() if path.is_dir() else path.parent.resolve() / path.name
+
+
+def linked_from(path: Path) -> set[Path]:
+    """Return the folders and files outside of a folder that links in it lead to, each step by the
+    name in the link and by its own. A file has none: a mount follows its links.
+
+    A snapshot in the Hub's cache is a folder of links to files beside it. On clusters the cache
+    itself, a folder above it or a file is often a link as well, and one link leads to another. The
+    kernel follows a link step by step, so every step has to be in the image.
+    """
+    if not path.is_dir():
+        return set()
+    linked: set[Path] = set()
+    inside = path.resolve()
+    pending = [inside]
+    while pending:
+        for folder, folders, files in os.walk(pending.pop()):
+            for entry in (Path(folder, name) for name in (*folders, *files)):
+                outside = [s for s in _steps(entry) if not s.resolve().is_relative_to(inside)]
+                if outside and entry.is_dir() and outside[-1] not in linked:
+                    pending.append(outside[-1])
+                linked |= {*outside}
+    return {path for path in linked if not any(parent in linked for parent in path.parents)}
+
+
+def _steps(path: Path) -> list[Path]:
+    """Return where a link leads, step by step: a folder, or the folder of a file, under each of its
+    names."""
+    steps: list[Path] = []
+    seen: set[Path] = set()
+    while path.is_symlink() and path not in seen and path.exists():
+        seen.add(path)
+        path = Path(os.path.normpath(path.parent / path.readlink()))
+        shown = path if path.is_dir() else path.parent
+        steps += [shown, shown.resolve()]
+        path = path.parent.resolve() / path.name
+    return steps
 
 
 def _check_here() -> None:

@@ -2,8 +2,8 @@
 read.
 
 Each is made from the record alone and checked by the format's own schema or parser (in a test where
-that parser is no dependency of ours). What is exported is verified first; what contradicts itself
-is refused, or marked in all that is made of it.
+that parser is no dependency of ours). What is exported is verified first; a record that contradicts
+itself is refused, or marked in all that is made of it.
 """
 
 from collections.abc import Sequence
@@ -12,51 +12,48 @@ from pathlib import Path
 from evalkit.base import canon
 from evalkit.base.errors import EvalkitError
 from evalkit.record.reading.folder import foreign
-from evalkit.show.export import every_eval_ever, hub, native, parquet, tables, trackers
-from evalkit.show.scores.rows import Row, headline, rows
+from evalkit.show.export import every_eval_ever, hub, samples, tables, trackers
+from evalkit.show.rows import headline, rows
 from evalkit.show.source import Source, source
 
-__all__ = ["FORMATS", "Row", "headline", "rows", "text", "write"]
-
-FORMATS = ("csv", "markdown", "latex", "every-eval-ever", "model-index", "eval-results", "parquet",
-           "lm-eval", "mlflow", "wandb")  # fmt: skip
-ONE = {"lm-eval", "parquet", "every-eval-ever", "mlflow", "wandb"}  # hold a single run
+# Formats that hold a single run.
+ONE_RUN = {"lm-eval", "parquet", "every-eval-ever", "mlflow", "wandb"}
 
 
 def write(
     runs: Sequence[Path], to: str, out: Path | None, *, unverified: bool = False, pack: str = ""
 ) -> str:
-    """Write the runs' scores to `out`, a folder for lm-eval's format; what is to be printed: the
-    path, or without `out` the text itself. `pack`: the public pack's address, for the Hub."""
+    """Write the runs' scores to `out`, a folder for lm-eval's format; return what is to be printed:
+    the path, or without `out` the text itself. `pack`: the public pack's address, for the Hub."""
     if to in ("lm-eval", "parquet") and out is None:
         what = "a folder" if to == "lm-eval" else "a file"
         raise EvalkitError(f"{to} is {what} for one run", fix="give --out")
     with foreign(runs[0]):
         sources = [source(run, unverified=unverified) for run in runs]
-        if to in ONE and len(sources) > 1:
+        if to in ONE_RUN and len(sources) > 1:
             raise EvalkitError(f"{to} holds one run", fix="export them one by one")
         if to == "lm-eval" and out is not None:
-            return str(native.write(sources[0], out))
+            return str(samples.to_lm_eval(sources[0], out))
         if to == "parquet" and out is not None:
-            return str(parquet.write(sources[0], out))
+            return str(samples.to_parquet(sources[0], out))
         if to == "mlflow":
             return trackers.to_mlflow(sources[0])
         if to == "wandb":
             return trackers.to_wandb(sources[0], out or Path())
-        made = text(sources, to, pack=pack)
+        text = _text(sources, to, pack)
     if out is None:
-        return made.removesuffix("\n")
-    canon.write_atomic(out, made)
+        return text.removesuffix("\n")
+    canon.write_atomic(out, text)
     return str(out)
 
 
-def text(sources: Sequence[Source], to: str, *, pack: str = "") -> str:
-    """The runs' scores in a format that is one text."""
+def _text(sources: Sequence[Source], to: str, pack: str) -> str:
+    """Return the runs' scores in a format that is one text."""
     if to == "csv":
-        return tables.to_csv([row for each in sources for row in rows(each.record, each.mark)])
+        return tables.to_csv([row for s in sources for row in rows(s.record, s.mark)])
     if to in ("markdown", "latex"):
-        made = tables.to_markdown if to == "markdown" else tables.to_latex
-        return made([headline(each.record, each.mark) for each in sources])
+        to_text = tables.to_markdown if to == "markdown" else tables.to_latex
+        return to_text([headline(s.record, s.mark) for s in sources])
     if to == "model-index":
         return hub.model_index(sources)
     if to == "eval-results":

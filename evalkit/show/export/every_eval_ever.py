@@ -1,12 +1,13 @@
 """Scores for a shared collection: Every Eval Ever 0.3.0.
 
 Its schema is shipped beside this file, under its own licence, and what is made here is checked
-against it before it is given out. What it has no field for (a dataset's revision, how a standard
-error was made, that a record is BROKEN) goes where it allows further details, never left out.
+against it before it is written. What it has no field for (a dataset's revision, how a standard
+error was computed, that a record is BROKEN) goes into its further details.
 """
 
 import json
 import math
+from collections.abc import Mapping
 from datetime import datetime
 from functools import cache
 from pathlib import Path
@@ -16,8 +17,8 @@ from evalkit.base import canon, schema
 from evalkit.base.errors import EvalkitError, Exit
 from evalkit.inputs.suite import OWN_FILES
 from evalkit.record.methods import BOOTSTRAP
-from evalkit.record.reading.scores.score_table import model_name
-from evalkit.show.scores.rows import Row, rows
+from evalkit.record.reading.scores.score_table import Score, model_name
+from evalkit.show.rows import rows
 from evalkit.show.source import Source
 
 VERSION = "0.3.0"
@@ -26,20 +27,21 @@ SCHEMA = Path(__file__).parent / "schemas" / f"every_eval_ever-{VERSION}.json"
 
 @cache
 def eee_schema() -> dict[str, Any]:
-    """Every Eval Ever's schema."""
-    found: dict[str, Any] = json.loads(SCHEMA.read_text("utf-8"))
-    return found
+    """Return Every Eval Ever's schema."""
+    body: dict[str, Any] = json.loads(SCHEMA.read_text("utf-8"))
+    return body
 
 
 def every_eval_ever(source: Source) -> str:
-    """A record as an Every Eval Ever file; scores that are not finite numbers are named in the
-    source's details, as the format has no place for them."""
+    """Return a record as an Every Eval Ever file. The format has no place for scores that are not
+    finite; the source's details name them."""
     record = source.record
     created = record["created"]  # lm-eval's own results may not say when
     stamp = str(int(datetime.fromisoformat(created).timestamp())) if created else "0"
-    found = [row for row in rows(record) if math.isfinite(row.value)]
-    left_out = sorted(f"{row.task} {row.name}" for row in rows(record) if row not in found)
-    if not found:
+    scores = [row.score for row in rows(record)]
+    finite = [score for score in scores if math.isfinite(score.value)]
+    left_out = sorted(f"{s.task} {s.name}" for s in scores if not math.isfinite(s.value))
+    if not finite:
         raise EvalkitError("no score is a finite number", code=Exit.FAILED)
     body = {
         "schema_version": VERSION,
@@ -55,14 +57,14 @@ def every_eval_ever(source: Source) -> str:
             ),
         },
         "model_info": _model(record),
-        "evaluation_results": [_result(record, row) for row in found],
+        "evaluation_results": [_result(record, score) for score in finite],
     }
     problems = schema.problems(eee_schema(), body)
     assert not problems, f"not as Every Eval Ever {VERSION} says: {problems[:3]}"
     return json.dumps(body, indent=2, ensure_ascii=False) + "\n"
 
 
-def _provenance(source: Source, left_out: list[str]) -> dict[str, Any]:
+def _provenance(source: Source, left_out: list[str]) -> dict[str, object]:
     record = source.record
     details = {
         **{f"{name}_id": digest for name, digest in record["ids"].items()},
@@ -81,7 +83,7 @@ def _provenance(source: Source, left_out: list[str]) -> dict[str, Any]:
     }
 
 
-def _model(record: dict[str, Any]) -> dict[str, Any]:
+def _model(record: dict[str, Any]) -> dict[str, object]:
     model, engine = record["model"], record["engine"]["name"]
     return {
         "name": model_name(record),
@@ -102,12 +104,12 @@ def _model(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def _package(record: dict[str, Any], name: str) -> str:
-    found = record["environment"]["packages"]
-    return str(found.get(name) or found.get(name.replace("_", "-")) or "unknown")
+    packages = record["environment"]["packages"]
+    return str(packages.get(name) or packages.get(name.replace("_", "-")) or "unknown")
 
 
-def _strings(values: dict[str, Any]) -> dict[str, str]:
-    """Details, all of them text, as the format wants; what is None is left out."""
+def _strings(values: Mapping[str, object]) -> dict[str, str]:
+    """Return details as texts, which the format wants; None is left out."""
     return {
         key: value if isinstance(value, str) else canon.dumps(value)
         for key, value in values.items()
@@ -115,54 +117,55 @@ def _strings(values: dict[str, Any]) -> dict[str, str]:
     }
 
 
-def _result(record: dict[str, Any], row: Row) -> dict[str, Any]:
-    task = record["tasks"].get(row.task)
-    uncertainty: dict[str, Any] = {"num_samples": row.documents}
-    if row.stderr is not None:
-        method = "bootstrap" if row.stderr_method == BOOTSTRAP else "analytic"
-        uncertainty["standard_error"] = {"value": row.stderr, "method": method}
+def _result(record: dict[str, Any], score: Score) -> dict[str, object]:
+    uncertainty: dict[str, object] = {"num_samples": score.count}
+    if score.stderr is not None:
+        method = "bootstrap" if score.stderr_method == BOOTSTRAP else "analytic"
+        uncertainty["standard_error"] = {"value": score.stderr, "method": method}
     return {
-        "evaluation_result_id": f"{row.task}/{row.metric},{row.filter}",
-        "evaluation_name": row.task,
-        "source_data": _source(record, row, task),
+        "evaluation_result_id": f"{score.task}/{score.metric}",
+        "evaluation_name": score.task,
+        "source_data": _source(record, score.task),
         "metric_config": {
-            "metric_id": row.metric,
-            "metric_name": row.name,
-            "lower_is_better": row.higher_is_better is False,
+            "metric_id": score.metric_name,
+            "metric_name": score.name,
+            "lower_is_better": score.higher_is_better is False,
             "score_type": "continuous",
-            **_bounds(row),
-            "additional_details": _strings({"filter": row.filter, "num_fewshot": row.shots}),
+            **_bounds(score),
+            "additional_details": _strings({"filter": score.filter, "num_fewshot": score.shots}),
         },
         "score_details": {
-            "score": row.value,
-            "details": _strings({"stderr_method": row.stderr_method}),
+            "score": score.value,
+            "details": _strings({"stderr_method": score.stderr_method}),
             "uncertainty": uncertainty,
         },
     }
 
 
-def _bounds(row: Row) -> dict[str, Any]:
-    """The least and the greatest possible score; None where the metric's name alone doesn't say."""
-    if row.share:
+def _bounds(score: Score) -> dict[str, int | str | None]:
+    """Return the least and greatest possible score; None where the metric's name doesn't say."""
+    if score.share:
         return {"min_score": 0, "max_score": 1}
-    if row.higher_is_better is False:  # perplexities, bits and error rates
-        return {"min_score": 0 if row.value >= 0 else None, "max_score": "Infinity"}
+    if score.higher_is_better is False:  # perplexities, bits and error rates
+        return {"min_score": 0 if score.value >= 0 else None, "max_score": "Infinity"}
     return {"min_score": None, "max_score": None}
 
 
-def _source(record: dict[str, Any], row: Row, task: dict[str, Any] | None) -> dict[str, Any]:
+def _source(record: dict[str, Any], name: str) -> dict[str, object]:
+    """Return where a task's documents come from; of a group, what it is made of."""
+    task = record["tasks"].get(name)
     if task is None:
-        below = record["groups"][row.task]["subtasks"]
-        return {"dataset_name": row.task, "source_type": "other",
+        below = record["groups"][name]["subtasks"]
+        return {"dataset_name": name, "source_type": "other",
                 "additional_details": _strings({"made_of": below})}  # fmt: skip
     dataset = task["dataset"]
     details = _strings(
         {"revision": dataset["revision"], "config": dataset["config"], "rows": dataset["rows"],
          "task_version": task["version"], "licence": dataset["licence"]}
     )  # fmt: skip
-    name, split = dataset["repo"], dataset["split"] or "unknown"
-    if name.startswith(OWN_FILES):
-        return {"dataset_name": name, "source_type": "other",
+    repo, split = dataset["repo"], dataset["split"] or "unknown"
+    if repo.startswith(OWN_FILES):
+        return {"dataset_name": repo, "source_type": "other",
                 "additional_details": details | {"split": split}}  # fmt: skip
-    return {"dataset_name": name, "source_type": "hf_dataset", "hf_repo": name, "hf_split": split,
+    return {"dataset_name": repo, "source_type": "hf_dataset", "hf_repo": repo, "hf_split": split,
             "samples_number": task["documents"], "additional_details": details}  # fmt: skip

@@ -12,32 +12,39 @@ from typing import Any
 
 from evalkit.base.errors import EvalkitError, Exit
 from evalkit.record.reading.scores import score_table
-from evalkit.show.facts import line
-from evalkit.show.scores.rows import rows
-from evalkit.show.source import Source
+from evalkit.show.rows import rows
+from evalkit.show.source import Source, facts
 
 PROJECT = "evalkit"
 
 
 def _metrics(source: Source) -> Iterator[tuple[str, float]]:
-    """Each score as `task/metric`, and its standard error beside it."""
+    """Yield each score as `task/metric`, and its standard error beside it."""
     for row in rows(source.record, source.mark):
-        name = f"{row.task}/{row.name}".replace(",", "_")
-        if math.isfinite(row.value):
-            yield name, row.value
-        if row.stderr is not None:
-            yield f"{name}_stderr", row.stderr
+        score = row.score
+        name = f"{score.task}/{score.name}".replace(",", "_")
+        if math.isfinite(score.value):
+            yield name, score.value
+        if score.stderr is not None:
+            yield f"{name}_stderr", score.stderr
 
 
 def _settings(source: Source) -> dict[str, str]:
     record = source.record
-    found = {f"{name}_id": digest for name, digest in record["ids"].items()}
-    found |= {"model": score_table.model_name(record), "suite": record["suite"]["name"]}
-    found |= {"verdict": source.report.verdict, "partial": str(record["suite"]["partial"])}
-    return {**dict(line(record)), **found}
+    ids = {f"{name}_id": str(digest) for name, digest in record["ids"].items()}
+    return (
+        dict(facts(record))
+        | ids
+        | {
+            "model": score_table.model_name(record),
+            "suite": record["suite"]["name"],
+            "verdict": source.report.verdict,
+            "partial": str(record["suite"]["partial"]),
+        }
+    )
 
 
-def _named(source: Source) -> str:
+def _run_name(source: Source) -> str:
     name = f"{score_table.model_name(source.record)} on {source.record['suite']['name']}"
     return f"{source.mark}: {name}" if source.mark else name
 
@@ -48,7 +55,7 @@ def _missing(package: str) -> EvalkitError:
 
 
 def to_mlflow(source: Source) -> str:
-    """Log a run to the reader's MLflow store, in the experiment `evalkit`; its run id."""
+    """Log a run to the reader's MLflow store, in the experiment `evalkit`; return its run id."""
     try:
         from mlflow.exceptions import MlflowException
         from mlflow.tracking import MlflowClient
@@ -58,7 +65,7 @@ def to_mlflow(source: Source) -> str:
         client = MlflowClient()
         known = client.get_experiment_by_name(PROJECT)
         experiment = known.experiment_id if known else client.create_experiment(PROJECT)
-        run = client.create_run(experiment, run_name=_named(source)).info.run_id
+        run = client.create_run(experiment, run_name=_run_name(source)).info.run_id
         for name, value in _settings(source).items():
             client.set_tag(run, f"evalkit.{name}", value)
         for metric, score in _metrics(source):
@@ -70,8 +77,8 @@ def to_mlflow(source: Source) -> str:
 
 
 def to_wandb(source: Source, folder: Path) -> str:
-    """Log a run to Weights & Biases as the reader has set it up, in the project `evalkit`; `folder`
-    holds its files. Its folder there."""
+    """Log a run to Weights & Biases as the reader has set it up, in the project `evalkit`; return
+    its folder in `folder`, which holds its files."""
     try:
         import wandb
     except ImportError:
@@ -79,7 +86,7 @@ def to_wandb(source: Source, folder: Path) -> str:
     settings: Any = wandb.Settings(silent=True, console="off")
     try:
         run = wandb.init(
-            project=PROJECT, name=_named(source), dir=str(folder), config=_settings(source),
+            project=PROJECT, name=_run_name(source), dir=str(folder), config=_settings(source),
             settings=settings,
         )  # fmt: skip
         run.summary.update(dict(_metrics(source)))

@@ -1,13 +1,12 @@
-"""What the report of two or more runs shows: the first held against each of the others, as
-`compare` does it, and every document whose score changed, with both answers.
+"""What the report of two or more runs shows: the first compared with each of the others, and every
+document whose score changed, with both answers.
 
-`compare` decides what is paired and what a difference is worth; here it is only drawn.
+`compare` decides what is paired and how large a difference must be; this module only shows it.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from evalkit.judge import compare
 from evalkit.judge.compare import Flip, Pair, Row, Side
@@ -15,9 +14,10 @@ from evalkit.judge.verify import Wanted
 from evalkit.record.reading.evidence import samples
 from evalkit.record.reading.folder import BROKEN, Folder
 from evalkit.record.reading.lm_eval import results
-from evalkit.show.report import single
-from evalkit.show.report.parts import head, leaves, matrix, statements, texts
+from evalkit.show.report.parts import leaves, matrix, scores, texts, verdict
 from evalkit.show.report.parts.matrix import Entry
+from evalkit.show.report.parts.verdict import Statement
+from evalkit.show.report.single import Columns
 from evalkit.show.source import source
 
 FLIPS = {"lost": "right before, wrong after", "gained": "wrong before, right after",
@@ -41,44 +41,43 @@ class Change:
 @dataclass(frozen=True, slots=True)
 class Drawn:
     """A pair as the template shows it: its headline and group rows, then its leaf tasks from most
-    lost to most gained; `said`: what was signed on the first run about the other as its
-    reproduction."""
+    lost to most gained; the signed statements that the second run reproduces the first."""
 
     pair: Pair
     rows: list[Change]
     leaves: list[Change]
-    said: list[dict[str, Any]]
+    statements: list[Statement]
 
 
 def context(
     runs: Sequence[Path], *, everything: bool = False, wanted: Wanted | None = None
-) -> dict[str, Any]:
-    """What the template `compare.html.j2` shows; each side is verified, by what the reader asks."""
-    found = compare.compare(runs, teacher=True)
-    entries = _entries(found.sides, runs, wanted)
-    folders = {side.label: run for side, run in zip(found.sides, runs, strict=True)}
+) -> dict[str, object]:
+    """Return what the template `compare.html.j2` shows; each side is verified first."""
+    compared = compare.compare(runs, teacher=True)
+    entries = _entries(compared.sides, runs, wanted)
+    folders = {side.label: run for side, run in zip(compared.sides, runs, strict=True)}
     by_leaf = [
         (pair, task, [flip for flip in pair.flips if flip.task == task])
-        for pair in found.pairs
+        for pair in compared.pairs
         for task in dict.fromkeys(flip.task for flip in pair.flips)
     ]
     kept = texts.Texts(len(by_leaf), everything=everything)
-    flipped = {(flip.task, flip.doc_id) for pair in found.pairs for flip in pair.flips}
-    told = {label: dict(_told(run, flipped)) for label, run in folders.items()}
+    flipped = {(flip.task, flip.doc_id) for pair in compared.pairs for flip in pair.flips}
+    shown = {label: dict(_documents(run, flipped)) for label, run in folders.items()}
     columns, packed = [], []
     for pair, task, flips in by_leaf:
-        sides = [(side.label, told[side.label]) for side in (pair.before, pair.after)]
+        sides = [(side.label, shown[side.label]) for side in (pair.before, pair.after)]
         text, count = _texts(sides, flips, kept)
         packed.append(text)
-        columns.append(_columns(pair, task, flips, count, several=len(found.pairs) > 1))
-    names = " and ".join(side.model for side in found.sides)
+        columns.append(_columns(pair, task, flips, count, several=len(compared.pairs) > 1))
+    names = " and ".join(side.model for side in compared.sides)
     return {
         "title": f"{names} compared",
-        "comparison": found,
+        "comparison": compared,
         "judged": entries,
         "matrix": matrix.build("", entries) if len(entries) > 2 else None,
-        "glossary": head.TERMS,
-        "pairs": [_drawn(pair, folders) for pair in found.pairs],
+        "glossary": scores.TERMS,
+        "pairs": [_drawn(pair, folders) for pair in compared.pairs],
         "index": {"flags": {}, "flips": FLIPS, "leaves": columns},
         "packed": packed,
         "documents": sum(leaf["count"] for leaf in columns),
@@ -89,25 +88,24 @@ def context(
 
 
 def _entries(sides: Sequence[Side], runs: Sequence[Path], wanted: Wanted | None) -> list[Entry]:
-    """The sides with what verify says of each."""
+    """Return the sides with verify's report of each."""
     judged = [source(run, unverified=True, wanted=wanted) for run in runs]
     return [
-        Entry(side.label, "", Path(side.path).name, each.record, each.report,
-              single.verdict_word(each.report), single.tone(each.report))
-        for side, each in zip(sides, judged, strict=True)
-    ]  # fmt: skip
+        Entry(side.label, "", Path(side.path).name, run.record, run.report)
+        for side, run in zip(sides, judged, strict=True)
+    ]
 
 
 def _drawn(pair: Pair, folders: dict[str, Path]) -> Drawn:
     tops = [row for row in pair.rows if row.top or row.is_group]
     rest = [row for row in pair.rows if not row.is_group and row.headline and not row.nats]
     rest.sort(key=lambda row: row.difference.value)
-    said = statements.reproductions(folders[pair.before.label], folders[pair.after.label])
-    return Drawn(pair, _changes(tops), _changes(rest) if len(rest) > 1 else [], said)
+    signed = verdict.reproductions(folders[pair.before.label], folders[pair.after.label])
+    return Drawn(pair, _changes(tops), _changes(rest) if len(rest) > 1 else [], signed)
 
 
 def _changes(rows: list[Row]) -> list[Change]:
-    # an error of 0 says that nothing moved, not how far off the difference may be
+    # an error of 0 says that no score changed, not how far off the difference may be
     intervals = [
         (row.difference.interval() if row.difference.error else None) or (None, None)
         for row in rows
@@ -128,9 +126,7 @@ def _changes(rows: list[Row]) -> list[Change]:
     ]  # fmt: skip
 
 
-def _columns(
-    pair: Pair, task: str, flips: list[Flip], count: int, *, several: bool
-) -> dict[str, Any]:
+def _columns(pair: Pair, task: str, flips: list[Flip], count: int, *, several: bool) -> Columns:
     name = f"{pair.before.label} and {pair.after.label}"
     return {
         "name": f"{task} ({name})" if several else task,
@@ -153,37 +149,39 @@ def _kind(flip: Flip) -> str:
 
 
 Key = tuple[str, int]  # leaf task, doc_id
-Told = dict[Key, dict[str, Any]]
+Documents = dict[Key, leaves.Shown]
 
 
-def _texts(sides: list[tuple[str, Told]], flips: list[Flip], kept: texts.Texts) -> tuple[str, int]:
-    """The flipped documents of a leaf task, with both sides' answers, compressed."""
+def _texts(
+    sides: list[tuple[str, Documents]], flips: list[Flip], kept: texts.Texts
+) -> tuple[str, int]:
+    """Return the flipped documents of a leaf task with both sides' answers, compressed, and how
+    many there are."""
     kept.begin(len(flips))
     for flip in flips:
-        bodies = [told.get((flip.task, flip.doc_id), {}) for _, told in sides]
-        if not all(bodies):
+        key = (flip.task, flip.doc_id)
+        if not all(key in documents for _, documents in sides):
             continue
-        answers = [
-            {"label": label, "score": score} | {k: body[k] for k in ANSWER if k in body}
-            for (label, _), score, body in zip(
-                sides, (flip.before, flip.after), bodies, strict=True
-            )
-        ]
-        shared = {key: bodies[0][key] for key in ("id", "prompt", "target")}
+        answers = []
+        for (label, documents), score in zip(sides, (flip.before, flip.after), strict=True):
+            answer = {name: value for name, value in documents[key].items() if name in ANSWER}
+            answers.append({"label": label, "score": score} | answer)
+        document = sides[0][1][key]
+        shared = {"id": document["id"], "prompt": document["prompt"], "target": document["target"]}
         kept.offer(None, False, shared | {"sides": answers})
     return kept.end()
 
 
-def _told(run: Path, wanted: set[Key]) -> Iterator[tuple[Key, dict[str, Any]]]:
-    """The texts of the wanted documents, from one pass over a run's samples."""
+def _documents(run: Path, wanted: set[Key]) -> Iterator[tuple[Key, leaves.Shown]]:
+    """Yield the texts of the wanted documents, from one pass over a run's samples."""
     if (run / "record.json").is_file():
-        found = samples.documents(Folder(run), samples.Samples())
+        documents = samples.documents(Folder(run), samples.Samples())
     else:
-        found = results.find(run).documents()
-    for document in found:
+        documents = results.find(run).documents()
+    for document in documents:
         key = (document.leaf, document.doc_id)
         if key in wanted:
             try:
-                yield key, leaves.told(document, leaves.likelihoods(document.first["resps"]))
+                yield key, leaves.shown(document, leaves.likelihoods(document.first["resps"]))
             except BROKEN:
                 continue

@@ -1,16 +1,15 @@
-"""From a context to one HTML file that needs nothing else and may fetch nothing.
+"""Makes one HTML file that needs no other file and may fetch nothing.
 
-Style and script stand in the page and are allowed by their digests; the page's own policy forbids
-every request. Jinja escapes whatever a record brings; control and direction characters, which
-escaping leaves alone, are spelled out, so that a model's output can't reorder or hide what stands
-around it.
+Style and script are in the page and allowed by their digests; the page's own policy forbids every
+request. Jinja escapes every text of a record. Escaping leaves control and direction characters
+alone, so they are spelled out: a model's output can't reorder or hide the text around it.
 """
 
 import base64
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import cache
 from pathlib import Path
@@ -30,20 +29,20 @@ LONGEST = 2_000  # characters of one value of a record
 
 
 def visible(value: object) -> Markup:
-    """A value as HTML whose hidden characters are spelled out as U+XXXX."""
+    """Return a value as HTML whose hidden characters are spelled out as U+XXXX."""
     text = str(value)
     if len(text) > LONGEST:
         text = f"{text[:LONGEST]}... ({len(text) - LONGEST:,} more characters)"
     parts, start = [], 0
-    for found in HIDDEN.finditer(text):
-        parts.append(escape(text[start : found.start()]))
-        parts.append(Markup('<span class="hidden">U+{:04X}</span>').format(ord(found[0])))
-        start = found.end()
+    for match in HIDDEN.finditer(text):
+        parts.append(escape(text[start : match.start()]))
+        parts.append(Markup('<span class="hidden">U+{:04X}</span>').format(ord(match[0])))
+        start = match.end()
     return Markup("").join([*parts, escape(text[start:])])
 
 
 def known(value: Any) -> Markup:
-    """A value of a record, which may be unknown for a reason."""
+    """Return a value of a record as HTML; it may be unknown for a reason."""
     if isinstance(value, dict) and set(value) == {"unknown"}:
         return Markup('<span class="unknown">unknown: {}</span>').format(visible(value["unknown"]))
     if isinstance(value, bool):
@@ -56,24 +55,24 @@ def known(value: Any) -> Markup:
 
 
 def safe_url(text: str) -> str:
-    """An address that a link may lead to: http or https, else none."""
+    """Return an address that a link may have: http or https, else none."""
     return text if re.match(r"https?://[^\s\"'<>]+$", text) else ""
 
 
 def percent(value: float) -> str:
-    """A share as per cent with one decimal."""
+    """Return a share in per cent with one decimal."""
     return f"{100 * value:.1f}"
 
 
 def moment(text: str) -> Markup:
-    """A record's time to the minute, UTC."""
+    """Return a record's time to the minute, UTC."""
     when = datetime.fromisoformat(text)
     shown = f"{when:%Y-%m-%d %H:%M} UTC"
     return Markup('<time datetime="{}">{}</time>').format(text, shown)
 
 
 def seconds(value: float) -> str:
-    """A duration that a person reads: 4.1 s, 12 min 5 s, 3 h 20 min."""
+    """Return a duration for people: 4.1 s, 12 min 5 s, 3 h 20 min."""
     if value < 60:
         return f"{value:.1f} s"
     minutes, rest = divmod(round(value), 60)
@@ -83,7 +82,7 @@ def seconds(value: float) -> str:
 
 
 def size(value: float) -> str:
-    """Bytes in binary units."""
+    """Return a number of bytes in binary units."""
     for unit in ("B", "KiB", "MiB"):
         if value < 1024:
             return f"{value:,.0f} {unit}" if unit == "B" else f"{value:,.1f} {unit}"
@@ -92,7 +91,7 @@ def size(value: float) -> str:
 
 
 def data(value: Any) -> Markup:
-    """A value as JSON that may stand in a script element: nothing in it can end the element."""
+    """Return a value as JSON for a script element: nothing in it can end the element."""
     text = json.dumps(value, ensure_ascii=True, separators=(",", ":"))
     return Markup(text.replace("<", "\\u003c"))
 
@@ -116,8 +115,8 @@ def _digest(text: str) -> str:
     return "'sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() + "'"
 
 
-def render(template: str, scripts: Sequence[str], context: dict[str, Any]) -> str:
-    """A page from its template, with the scripts of these files in one element."""
+def render(template: str, scripts: Sequence[str], context: Mapping[str, object]) -> str:
+    """Return a page from its template, with the scripts of these files in one element."""
     style = (TEMPLATES / "report.css").read_text("utf-8")
     code = "\n".join((TEMPLATES / script).read_text("utf-8") for script in scripts)
     policy = (

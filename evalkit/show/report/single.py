@@ -1,23 +1,26 @@
-"""What the report of one finished run shows, from its folder alone.
+"""What the report of one finished run shows, from its folder alone: a run's own record, or the
+results that lm-eval wrote.
 
 `verify` judges the folder first, and its verdict stands at the top of the page, so that a report
-never looks better than its record. A record that can't be read leaves a page with the verdict and
-the reasons.
+never looks better than its record. A record that can't be read gives a page with the verdict and
+the reasons. lm-eval's own results have scores and samples only, and the page says so.
 """
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 from evalkit.base import canon
-from evalkit.judge.verify import Report, Status, Wanted, verify
+from evalkit.judge.verify import Report, Status, Wanted, plain, verify
 from evalkit.record.reading import identity
 from evalkit.record.reading.evidence.plan import MAX_PLAN
 from evalkit.record.reading.folder import BROKEN, Folder
+from evalkit.record.reading.lm_eval import results
+from evalkit.record.reading.lm_eval.as_record import as_record
 from evalkit.record.reading.scores import score_table
-from evalkit.show import facts, summary
-from evalkit.show.report.parts import badge, head, leaves, plots, scores, statements, texts
-from evalkit.show.scores import published
+from evalkit.show import published, summary
+from evalkit.show.report.parts import leaves, plots, scores, texts, verdict
+from evalkit.show.source import facts
 
 HEALTH = {
     "nan_answers": "documents with a NaN answer, scored 0",
@@ -38,8 +41,19 @@ HEALTH = {
 
 
 @dataclass(frozen=True, slots=True)
+class RunPage:
+    """The page of a run: its folder's name, its record (None where it can't be read), what verify
+    says, and everything that the template `run.html.j2` shows."""
+
+    folder: str
+    record: dict[str, Any] | None
+    report: Report
+    context: dict[str, object]
+
+
+@dataclass(frozen=True, slots=True)
 class Confidence:
-    """A family's two plots."""
+    """The two plots of a family, and how many of its documents with choices are close calls."""
 
     name: str
     calibration: plots.Calibration
@@ -48,138 +62,157 @@ class Confidence:
     close: int
 
 
-def context(
+class Columns(TypedDict):
+    """The documents of a leaf task as the page's script reads them: a column for each property."""
+
+    name: str
+    family: str
+    metric: str
+    count: int
+    ids: list[int] | None
+    scores: list[float | None] | str
+    margins: list[float | None] | None
+    flags: dict[str, int]
+    texts: int
+    flips: NotRequired[list[str]]
+
+
+def run_page(
     run: Path, *, everything: bool = False, wanted: Wanted | None = None, pack: str = ""
-) -> dict[str, Any]:
-    """What the template `run.html.j2` shows; the verdict is by what the reader asks (`wanted`).
-    `pack`: the address of the public pack, for whoever wants to check it."""
-    judged = verify(run, wanted or Wanted())
-    folder = Folder(run)
+) -> RunPage:
+    """Return the page of a run, or of lm-eval's own results, judged by what the reader wants.
+    `everything`: with the texts of all samples; `pack`: the address of the public pack."""
+    wanted = wanted or Wanted()
+    if not (run / "record.json").is_file():
+        return _plain_page(run, wanted, everything=everything, pack=pack)
+    report, folder = verify(run, wanted), Folder(run)
     read = identity.record(folder)
-    record = read.record
-    base = {"folder": run.name, "report": judged, "tone": tone(judged), "record": record,
-            "pack": pack}  # fmt: skip
-    if record is None:
-        return base | {"title": run.name}
+    if (record := read.record) is None:
+        context = {"folder": run.name, "report": report, "tone": verdict.tone(report),
+                   "record": None, "title": run.name, "pack": pack}  # fmt: skip
+        return RunPage(run.name, None, report, context)
     kept = texts.Texts(len(record["tasks"]), everything=everything)
     found, unread = leaves.read(folder, record, _cut(folder), kept)
-    whole = shown(run.name, judged, record, found, everything=everything)
-    more = {"notes": summary.notes(record), "work": _work(folder, whole["families"])}
+    context = _context(run.name, report, record, found)
     matches = published.matches(record)
-    same = [match for match in matches if not match.differs]
-    marks = {(match.row.task, match.row.metric): match.row.value for match in same}
-    more |= {"published": matches, "marks": marks, "said": statements.said(folder, read.sha256)}
-    return whole | more | {"unread": unread, "whole": True, "pack": pack}
+    context |= {
+        "everything": everything,
+        "whole": True,
+        "pack": pack,
+        "unread": unread,
+        "notes": summary.notes(record),
+        "work": _work(folder, scores.families(record, {leaf.name: leaf for leaf in found})),
+        "published": matches,
+        "marks": {(m.row.task, m.row.metric): m.row.value for m in matches if not m.differs},
+        "statements": verdict.statements(folder, read.sha256),
+    }
+    return RunPage(run.name, record, report, context)
 
 
-def shown(
-    name: str,
-    judged: Report,
-    record: dict[str, Any],
-    found: list[leaves.Leaf],
-    *,
-    everything: bool,
-) -> dict[str, Any]:
-    """What follows from scores and samples alone."""
+def _plain_page(run: Path, wanted: Wanted, *, everything: bool, pack: str) -> RunPage:
+    """Return the page of lm-eval's own results; EvalkitError where they have no samples."""
+    written = results.find(run)
+    report = plain.verify(written.folder, f"results_{written.time}.json", asked=wanted.asked)
+    record = as_record(written)
+    kept = texts.Texts(len(record["tasks"]), everything=everything)
+    found, unread = leaves.of_documents(written.documents(), record, {}, kept)
+    imported = (written.folder / "imported.json").is_file()
+    origin = "imported from lm-eval's results" if imported else "lm-eval's own results"
+    context = _context(run.name, report, record, found) | {
+        "everything": everything,
+        "whole": False,
+        "pack": pack,
+        "unread": unread,
+        "notes": [f"{origin}: which model answered, and whether it did, can't be known"],
+        "published": [],
+        "marks": {},
+        "statements": [],
+    }
+    return RunPage(run.name, record, report, context)
+
+
+def _context(
+    name: str, report: Report, record: dict[str, Any], found: list[leaves.Leaf]
+) -> dict[str, object]:
+    """Return what the template shows of the verdict, the scores and the samples."""
     by_name = {leaf.name: leaf for leaf in found}
-    groups = scores.families(record, by_name)
+    families = scores.families(record, by_name)
+    model = score_table.model_name(record)
     return {
         "folder": name,
-        "report": judged,
-        "tone": tone(judged),
+        "report": report,
+        "tone": verdict.tone(report),
         "record": record,
-        "model": score_table.model_name(record),
-        "title": f"{score_table.model_name(record)} on {record['suite']['name']}",
-        "badge": badge.words(judged),
-        "facts": facts.line(record),
-        "copies": head.copies(record, "" if judged.consistent else verdict_word(judged)),
-        "warnings": [c for c in judged.checks if c.status in (Status.WARN, Status.FAIL)],
-        "glossary": head.TERMS,
-        "pack": "",
+        "model": model,
+        "title": f"{model} on {record['suite']['name']}",
+        "badge": verdict.words(report),
+        "facts": facts(record),
+        "copies": scores.copies(record, "" if report.consistent else verdict.word(report)),
+        "warnings": [c for c in report.checks if c.status in (Status.WARN, Status.FAIL)],
+        "glossary": scores.TERMS,
         "headline": scores.headline(record, by_name),
-        "families": groups,
-        "confidence": [seen for family in groups if (seen := _confidence(family))],
+        "families": families,
+        "confidence": [plot for family in families if (plot := _confidence(family))],
         "health": {name: HEALTH[name] for name in HEALTH if name in record.get("health", {})},
         "documents": sum(task["n"] for task in record["tasks"].values()),
         "expected": sum(task["documents"] for task in record["tasks"].values()),
-        "index": index(groups),
-        "leaves": [leaf for family in groups for leaf in family.leaves],
+        "index": {
+            "flags": {str(bit): words for bit, words in leaves.FLAGS.items()},
+            "close": leaves.CLOSE_CALL,
+            "leaves": [
+                _columns(family.name, leaf) for family in families for leaf in family.leaves
+            ],
+        },
+        "leaves": [leaf for family in families for leaf in family.leaves],
         "num_texts": sum(leaf.num_texts for leaf in found),
         "rule": texts.RULE,
-        "everything": everything,
     }
 
 
-def verdict_word(judged: Report) -> str:
-    """BROKEN, CONSISTENT and so on."""
-    return judged.verdict.partition(":")[0].partition(" ")[0]
-
-
-def tone(judged: Report) -> str:
-    """How the verdict is coloured: broken, warn or fine."""
-    if not judged.readable or not judged.consistent:
-        return "broken"
-    warned = any(check.status is Status.WARN for check in judged.checks)
-    return "warn" if warned else "fine"
-
-
 def _cut(folder: Folder) -> dict[str, set[int]]:
-    """The documents of each leaf task whose text was cut at the length limit, from the journal."""
-    found: dict[str, set[int]] = {}
+    """Return the documents of each leaf task whose text was cut at the length limit, by the
+    journal; none where it can't be read, since verify says what is wrong with it."""
+    cut: dict[str, set[int]] = {}
     try:
-        names = sorted(name for name in folder.walk()[0] if name.startswith("journal/"))
-        for name in names:
+        for name in sorted(name for name in folder.walk()[0] if name.startswith("journal/")):
             for _, raw in folder.lines(name):
                 if b'"stop":"length"' in raw:
-                    _note_cut(canon.loads(raw), found)
+                    for part, answer in canon.loads(raw)["answers"].items():
+                        if answer.get("stop") == "length":
+                            leaf, doc_id, *_ = part.rsplit("/", 3)
+                            cut.setdefault(leaf, set()).add(int(doc_id))
     except BROKEN:
-        pass  # verify says what is wrong with the journal
-    return found
-
-
-def _note_cut(line: dict[str, Any], found: dict[str, set[int]]) -> None:
-    for part, answer in line["answers"].items():
-        if answer.get("stop") == "length":
-            leaf, doc_id, *_ = part.rsplit("/", 3)
-            found.setdefault(leaf, set()).add(int(doc_id))
+        pass
+    return cut
 
 
 def _confidence(family: scores.Family) -> Confidence | None:
-    sure, margins, rights = scores.chosen(family)
-    if not sure:
+    confidences, margins, rights = scores.chosen(family)
+    if not confidences:
         return None
     return Confidence(
         family.name,
-        plots.calibration(sure, rights),
+        plots.calibration(confidences, rights),
         plots.histogram(margins, rights),
-        len(sure),
+        len(confidences),
         sum(margin < leaves.CLOSE for margin in margins),
     )
 
 
-def _work(folder: Folder, groups: list[scores.Family]) -> list[tuple[str, int]]:
-    """Tokens computed for each member of the suite, from the plan; nothing where it can't be
-    read."""
+def _work(folder: Folder, families: list[scores.Family]) -> list[tuple[str, int]]:
+    """Return the tokens computed for each member of the suite, most first; nothing where the plan
+    can't be read."""
     costs: dict[str, int] = {}
     try:
         for batch in folder.json("plan.json", MAX_PLAN)["batches"]:
             costs[batch["task"]] = costs.get(batch["task"], 0) + int(batch["cost"])
     except BROKEN:
         return []
-    found = [(f.name, sum(costs.get(leaf.name, 0) for leaf in f.leaves)) for f in groups]
-    return sorted(found, key=lambda item: -item[1])
+    work = [(f.name, sum(costs.get(leaf.name, 0) for leaf in f.leaves)) for f in families]
+    return sorted(work, key=lambda item: -item[1])
 
 
-def index(groups: list[scores.Family]) -> dict[str, Any]:
-    """Every document's line for the browser, as columns."""
-    return {
-        "flags": {str(bit): name for bit, name in leaves.FLAGS.items()},
-        "close": leaves.CLOSE_CALL,
-        "leaves": [_columns(family.name, leaf) for family in groups for leaf in family.leaves],
-    }
-
-
-def _columns(family: str, leaf: leaves.Leaf) -> dict[str, Any]:
+def _columns(family: str, leaf: leaves.Leaf) -> Columns:
     in_order = leaf.ids == list(range(len(leaf.ids)))
     binary = "".join(str(int(score or 0)) for score in leaf.scores) if leaf.binary else None
     margins = [None if m is None else round(m, 2) for m in leaf.margins]

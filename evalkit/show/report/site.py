@@ -5,37 +5,34 @@ A record that is broken is listed as broken; one that can't be read has no score
 """
 
 from pathlib import Path
-from typing import Any
 
 from evalkit.base import canon
 from evalkit.base.errors import EvalkitError, Exit
 from evalkit.judge.verify import Wanted
-from evalkit.show.report import page, plain, single
-from evalkit.show.report.parts import badge, matrix
+from evalkit.show.report import page, single
+from evalkit.show.report.parts import matrix, verdict
 from evalkit.show.report.parts.matrix import Entry
 
 
 def write(
     results: Path, out: Path, *, everything: bool = False, wanted: Wanted | None = None
 ) -> Path:
-    """Write the index, every report and every badge below `out`; the index's path. EvalkitError (3)
-    where there is no record below `results`."""
-    records = {path.parent for path in results.glob("**/record.json")}
-    plain_ones = {path.parent for path in results.glob("**/results_*.json")} - records
-    runs = sorted(records | plain_ones)
+    """Write the index, every report and every badge below `out`; return the index's path.
+    EvalkitError (3) where there is no record below `results`."""
+    pages = (*results.glob("**/record.json"), *results.glob("**/results_*.json"))
+    runs = sorted({path.parent for path in pages})
     if not runs:
         raise EvalkitError("no record is below it", where=str(results), code=Exit.MISSING)
     entries = []
     for run in runs:
-        made = single.context if run in records else plain.context
-        context = made(run, everything=everything, wanted=wanted)
+        made = single.run_page(run, everything=everything, wanted=wanted)
         place = run.relative_to(results)
-        folder = out / place
-        canon.make_folder(folder)
-        text = page.render("run.html.j2", ["report.js"], context)
-        canon.write_atomic(folder / "report.html", text)
-        badge.write(folder / "badge.svg", context["report"], context["tone"])
-        entries.append(_entry(context, (place / "report.html").as_posix()))
+        canon.make_folder(out / place)
+        text = page.render("run.html.j2", ["report.js"], made.context)
+        canon.write_atomic(out / place / "report.html", text)
+        verdict.write_badge(out / place / "badge.svg", made.report)
+        link = (place / "report.html").as_posix()
+        entries.append(Entry("", link, made.folder, made.record, made.report))
     entries.sort(key=lambda e: str(e.record["created"] or "") if e.record else "", reverse=True)
     path = out / "index.html"
     canon.write_atomic(path, page.render("site.html.j2", ["matrix.js", "site.js"], _index(entries)))
@@ -50,25 +47,16 @@ def _let_all_read(folder: Path) -> None:
             path.chmod(0o755 if path.is_dir() else 0o644)
 
 
-def _entry(context: dict[str, Any], link: str) -> Entry:
-    report, folder = context["report"], context["folder"]
-    return Entry(
-        "", link, folder, context["record"], report, single.verdict_word(report), context["tone"]
-    )
-
-
-def _index(entries: list[Entry]) -> dict[str, Any]:
-    suites = sorted({entry.record["suite"]["name"] for entry in entries if entry.record})
-    matrices = [
-        matrix.build(suite, [e for e in entries if e.record and e.record["suite"]["name"] == suite])
-        for suite in suites
-    ]
-    unread = [entry for entry in entries if entry.record is None]
-    if unread:
-        matrices.append(matrix.build("", unread))
+def _index(entries: list[Entry]) -> dict[str, object]:
+    """Return what the template `site.html.j2` shows."""
+    by_suite: dict[str, list[Entry]] = {}
+    for entry in entries:
+        by_suite.setdefault(entry.record["suite"]["name"] if entry.record else "", []).append(entry)
+    suites = sorted(name for name in by_suite if name)
+    last = [""] if "" in by_suite else []  # those that can't be read
     return {
         "title": "Evaluations",
-        "matrices": matrices,
+        "matrices": [matrix.build(suite, by_suite[suite]) for suite in [*suites, *last]],
         "count": len(entries),
         "suites": suites,
         "verdicts": sorted({entry.verdict for entry in entries}),

@@ -1,5 +1,5 @@
-"""What the report of a run without a record shows: what was asked of which model, and how much of
-it is answered. It has no scores, as lm-eval gives them only for all answers, and says so.
+"""What the report of a run without a record shows: the model, the suite, and how many requests are
+answered. It has no scores, since lm-eval needs all answers for them, and says so.
 """
 
 from dataclasses import dataclass
@@ -19,16 +19,17 @@ class Progress:
 
     name: str
     answered: int
-    asked: int
+    requests: int
 
     @property
     def share(self) -> float:
         """The answered part."""
-        return self.answered / max(self.asked, 1)
+        return self.answered / max(self.requests, 1)
 
 
-def context(run: Path) -> dict[str, Any]:
-    """What the template `unfinished.html.j2` shows; EvalkitError (3) where there is no run."""
+def context(run: Path) -> dict[str, object]:
+    """Return what the template `unfinished.html.j2` shows; EvalkitError (3) where there is no
+    run."""
     folder = Folder(run)
     try:
         body = folder.json("run.json", MiB)
@@ -42,16 +43,14 @@ def context(run: Path) -> dict[str, Any]:
         ) from error
     done = journal.done(run / "journal", facts["run"], batches)
     progress = _progress(batches, done.batches)
-    answered, asked = (sum(getattr(each, name) for each in progress) for name in
-                       ("answered", "asked"))  # fmt: skip
     return {
         "title": f"{facts['model']} on {facts['suite']}, unfinished",
         "facts": facts,
         "tasks": tasks,
         "running": lease.is_held(run),
         "progress": progress,
-        "answered": answered,
-        "asked": asked,
+        "answered": sum(task.answered for task in progress),
+        "requests": sum(task.requests for task in progress),
         "set_aside": len(done.set_aside),
         "share": sum(int(batches[name]["cost"]) for name in done.batches if name in batches)
         / max(sum(int(batch["cost"]) for batch in batches.values()), 1),

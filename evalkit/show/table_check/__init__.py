@@ -1,28 +1,24 @@
-"""`check-table`: holds the numbers of a paper's tables against the records that they name, or,
-where there are no records, against what so many documents can give.
+"""`check-table`: checks the numbers of a paper's tables against the records that they name, or,
+without records, against what is possible with that number of documents.
 
-LaTeX and Markdown are read by parsers (`latex`, `markdown`) into one form (`grid`); a cell's text
-becomes numbers (`numbers`); `records` judges them by records, `counts` without. A table is checked
-by records where a comment names them, as `evalkit export` writes it: `% evalkit: sha256:...`, any
-of a record's ids or 12 or more of its hex digits, at the end of a row for that row, on a line of
-its own for the table.
+Parsers (`latex`, `markdown`) read a file into one form (`table`); a cell's text becomes numbers
+(`numbers`); `records` judges them by records, `counts` without. A table is checked by records where
+a comment names them, as `evalkit export` writes it: `% evalkit: sha256:...`, any of a record's ids
+or 12 or more of its hex digits, at the end of a row for that row, on a line of its own for the
+table.
 """
 
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from evalkit.base import canon
 from evalkit.base.errors import EvalkitError, Exit
-from evalkit.show.scores.rows import rows
+from evalkit.show.rows import rows
 from evalkit.show.source import source
 from evalkit.show.table_check import counts, records
-from evalkit.show.table_check.entries import Finding
-from evalkit.show.table_check.grid import Table
-
-__all__ = ["Finding", "Found", "check"]
+from evalkit.show.table_check.table import Finding, Table
 
 MAX_BYTES = 4 << 20
 MAX_BEGINS = 2_000  # a thesis has some hundred
@@ -31,8 +27,8 @@ _FINE = {"ok", "unchecked"}
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """What was found of every number of the checked tables. `by_records`: held against records."""
+class Outcome:
+    """The findings about every number of the checked tables. `by_records`: against records."""
 
     tables: int
     cells: list[Finding]
@@ -40,7 +36,7 @@ class Found:
 
     @property
     def bad(self) -> list[Finding]:
-        """What isn't right, or can't be read."""
+        """The numbers that are not right, and the cells that can't be read."""
         return [cell for cell in self.cells if cell.outcome not in _FINE]
 
     @property
@@ -49,8 +45,7 @@ class Found:
         return Exit.FAILED if self.bad else Exit.OK
 
     def lines(self) -> list[str]:
-        """A line a wrong number, then how many are right."""
-        told = [str(cell) for cell in self.bad]
+        """Return a line for each wrong number, then how many are right."""
         where = f"{self.tables} table" + ("s" if self.tables != 1 else "")
         count = Counter(cell.outcome for cell in self.cells)
         if self.by_records:
@@ -60,17 +55,17 @@ class Found:
                 f"without records: {len(self.cells):,} numbers in {where}: {len(self.bad):,} to ask"
                 f" about, {count['ok']:,} possible, {count['unchecked']:,} that can't be checked"
             )
-        return [*told, right]
+        return [*map(str, self.bad), right]
 
-    def to_json(self) -> dict[str, Any]:
-        """Its fields by name."""
+    def to_json(self) -> dict[str, object]:
+        """Return its fields by name."""
         cells = [asdict(cell) for cell in self.cells]
         return {"tables": self.tables, "by_records": self.by_records, "cells": cells}
 
 
-def check(paper: Path, runs: Sequence[Path], exempt: Collection[str] = ()) -> Found:
-    """Hold the tables of a LaTeX or Markdown file against some runs, each verified first, or
-    without runs against the counts of documents; `exempt`: columns to leave out, by name or number.
+def check(paper: Path, runs: Sequence[Path], exempt: Collection[str] = ()) -> Outcome:
+    """Check the tables of a LaTeX or Markdown file against runs, each verified first, or without
+    runs against the counts of documents. `exempt`: columns to leave out, by name or number.
 
     Raises EvalkitError (3) where the file is missing, (1) where a run is BROKEN, and (2) where
     there is no table, or none names a record.
@@ -80,7 +75,7 @@ def check(paper: Path, runs: Sequence[Path], exempt: Collection[str] = ()) -> Fo
         raise EvalkitError("there is no table in it", where=str(paper))
     if not runs:
         cells = [cell for table in tables for cell in counts.judge(table, exempt)]
-        return Found(len(tables), cells, by_records=False)
+        return Outcome(len(tables), cells, by_records=False)
     known = [_known(run) for run in runs]
     tables = [table for table in tables if table.shared or any(row.ids for row in table.rows)]
     if not tables:
@@ -90,11 +85,11 @@ def check(paper: Path, runs: Sequence[Path], exempt: Collection[str] = ()) -> Fo
             " (`evalkit export --to latex` does)",
         )  # fmt: skip
     cells = [cell for table in tables for cell in records.judge(table, known, exempt)]
-    return Found(len(tables), cells, by_records=True)
+    return Outcome(len(tables), cells, by_records=True)
 
 
 def read(paper: Path) -> list[Table]:
-    """The tables of a file, by its name's ending: Markdown's, else LaTeX."""
+    """Return the tables of a file: Markdown by its name's ending, else LaTeX."""
     try:
         data = canon.read_bytes(paper, MAX_BYTES)
     except OSError as error:
@@ -124,5 +119,6 @@ def _tables(paper: Path, text: str) -> list[Table]:
 def _known(run: Path) -> records.Known:
     record = source(run).record
     ids = [*record["ids"].values(), record["execution"]]
-    names = tuple(each.removeprefix("sha256:") for each in ids)
-    return records.Known(names, record["model"]["reference"], rows(record))
+    scores = [row.score for row in rows(record)]
+    digits = tuple(id.removeprefix("sha256:") for id in ids)
+    return records.Known(digits, record["model"]["reference"], scores)

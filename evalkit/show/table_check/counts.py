@@ -1,6 +1,5 @@
-"""What can be said of a table's numbers without any record: which proportions so many documents
-can't give at so many decimals, which errors don't belong to their scores, which means aren't their
-parts'.
+"""Checks of a table's numbers without any record: which proportions are impossible for the number
+of documents, which errors don't belong to their scores, which means aren't those of their parts.
 
 The test of proportions is the GRIM test (Brown and Heathers 2017): of n documents k are right, so
 only n + 1 scores exist. It says nothing where n is large for the decimals shown. A score that is a
@@ -15,10 +14,9 @@ from decimal import ROUND_DOWN, ROUND_HALF_EVEN, ROUND_HALF_UP, Decimal
 from functools import cache
 
 from evalkit.inputs import suite as suites
-from evalkit.show.table_check import entries, means, names
-from evalkit.show.table_check.entries import Entry, Finding
-from evalkit.show.table_check.grid import Table
+from evalkit.show.table_check import means, names
 from evalkit.show.table_check.numbers import Number
+from evalkit.show.table_check.table import Entry, Finding, Table, entries, left
 
 # Documents of other benchmarks' test sets, as lm-eval 0.4.13's tasks ask them, where each scores 0
 # or 1.
@@ -36,28 +34,29 @@ TOLERANCE = 0.03  # of an error: n or n - 1, pooled or not
 
 @cache
 def documents() -> dict[str, int]:
-    """How many documents a leaf task has by its plain name: those of the shipped suites' locks, and
-    those of DOCUMENTS. Groups have none: their score may be the mean over tasks, which is any."""
-    found = dict(DOCUMENTS)
+    """Return the number of documents of leaf tasks by plain name: from the shipped suites' locks
+    and DOCUMENTS. Groups have none: their score may be a mean over tasks, which can be any
+    number."""
+    counts = dict(DOCUMENTS)
     for path in sorted(suites.FOLDER.glob("*.lock.yaml")):
         lock = suites.read_lock(path)
         for name, task in lock.tasks.items():
-            found[names.plain(name)] = task.documents
-    return found
+            counts[names.plain(name)] = task.documents
+    return counts
 
 
 def judge(table: Table, exempt: Collection[str]) -> Iterator[Finding]:
-    """Every number of a table that is a proportion of known documents, has an error or is a mean;
-    what can't be checked is `unchecked`."""
-    found = entries.of(table, exempt)
-    judged = [each for entry in found for each in _each(entry, found)]
-    tested = [each for each in judged if each.outcome == "impossible" or "documents" in each.hint]
-    impossible = [each for each in tested if each.outcome == "impossible"]
+    """Judge every number of a table: proportions of known documents, errors and means; any other
+    is `unchecked`."""
+    cells = entries(table, exempt)
+    judged = [finding for entry in cells for finding in _findings(entry, cells)]
+    tested = [f for f in judged if f.outcome == "impossible" or "documents" in f.hint]
+    impossible = [f for f in tested if f.outcome == "impossible"]
     if len(impossible) > max(FEW, len(tested) / 2):
-        told = f"{len(impossible)} of this table's {len(tested)} proportions are none of so many"
-        told += " documents: are they means of several runs?"
+        question = f"{len(impossible)} of this table's {len(tested)} proportions are none of so"
+        question += " many documents: are they means of several runs?"
         first = impossible[0]
-        yield Finding(first.line, first.column, first.text, "impossible", f"{first.hint}; {told}")
+        yield replace(first, hint=f"{first.hint}; {question}")
         left_out = set(impossible)
         judged = [
             replace(e, outcome="unchecked") if e in left_out else e for e in judged if e != first
@@ -65,7 +64,7 @@ def judge(table: Table, exempt: Collection[str]) -> Iterator[Finding]:
     yield from judged
 
 
-def _each(entry: Entry, others: Sequence[Entry]) -> Iterator[Finding]:
+def _findings(entry: Entry, others: Sequence[Entry]) -> Iterator[Finding]:
     if not entry.numbers:
         if _count(entry):
             yield entry.finding(entry.text, "unreadable", "write one score, and its error")
@@ -77,26 +76,28 @@ def _each(entry: Entry, others: Sequence[Entry]) -> Iterator[Finding]:
 
 def _judged(number: Number, entry: Entry, others: Sequence[Entry], scale: int) -> Finding:
     if number.kind == "difference":
-        found = means.difference(entry.finding(number.text, "difference"), entry, others)
-        return found if found.outcome == "ok" else entry.finding(number.text, "unchecked")
+        finding = means.difference(entry.finding(number.text, "difference"), entry, others)
+        return finding if finding.outcome == "ok" else entry.finding(number.text, "unchecked")
     count = _count(entry)
     if number.kind == "error":
-        score = entry.score or entries.left(entry, others)
+        score = entry.score or left(entry, others)
         return _error(number, entry, score, count)
     if means.is_mean(entry.heads) or means.is_mean(entry.labels):
-        told_mean = means.mean(entry, others)
-        if told_mean is not None:
-            return entry.finding(number.text, *told_mean)
+        outcome = means.mean(entry, others)
+        if outcome is not None:
+            return entry.finding(number.text, *outcome)
     if count is None or not 0 <= number.value <= scale:
         return entry.finding(number.text, "unchecked")
     if Decimal(1).scaleb(-number.digits) * count > scale:
-        return entry.finding(number.text, "unchecked")  # so few decimals that any may be
+        return entry.finding(
+            number.text, "unchecked"
+        )  # so few decimals that any number is possible
     if _is_possible(number, count, scale):
         return entry.finding(number.text, "ok", f"of {count:,} documents")
     near = [Decimal(scale * k) / count for k in _near(number, count, scale)]
     digits = Decimal(1).scaleb(-number.digits)
-    told = " or ".join(str(value.quantize(digits, ROUND_HALF_EVEN)) for value in near)
-    hint = f"{count:,} documents give {told}, and nothing between"
+    possible = " or ".join(str(value.quantize(digits, ROUND_HALF_EVEN)) for value in near)
+    hint = f"{count:,} documents give {possible}, and nothing between"
     return entry.finding(number.text, "impossible", hint)
 
 
@@ -106,7 +107,7 @@ def _near(number: Number, count: int, scale: int) -> list[int]:
 
 
 def _is_possible(number: Number, count: int, scale: int) -> bool:
-    """Whether some k of `count` gives the number, rounded in any of the usual ways or cut."""
+    """Return whether some k of `count` gives the number, rounded in a usual way or cut."""
     step = Decimal(1).scaleb(-number.digits)
     hows = (ROUND_HALF_EVEN, ROUND_HALF_UP, ROUND_DOWN)
     return any(
@@ -131,21 +132,22 @@ def _error(number: Number, entry: Entry, score: Number | None, count: int | None
 
 
 def _count(entry: Entry) -> int | None:
-    """The documents of the task that a cell's column, else its row, names; None where none is known
-    or its metric is no proportion."""
+    """Return the number of documents of the task that a cell's column, else its row, names; None
+    where it isn't known or the metric is no proportion."""
     known = documents()
     for words in (entry.heads, entry.labels):
-        said = [form for text in words for form in names.forms(text)]
-        if any(form in METRICS for form in said):
+        forms = [form for text in words for form in names.forms(text)]
+        if any(form in METRICS for form in forms):
             return None
-        found = {known[form] for form in said if form in known}
-        if len(found) == 1:
-            return found.pop()
+        counts = {known[form] for form in forms if form in known}
+        if len(counts) == 1:
+            return counts.pop()
     return None
 
 
 def _scale(entry: Entry, others: Sequence[Entry]) -> int:
-    """1 for a share with three or more decimals, and where no score of the column is above 1."""
+    """Return 1 for a share with three or more decimals and in a column without scores above 1, else
+    100."""
     own = entry.score
     if own is not None and own.value <= 1 and own.digits >= 3:
         return 1

@@ -10,7 +10,7 @@ from typing import Any
 from pylatexenc import latexwalker
 from pylatexenc.macrospec import EnvironmentSpec, MacroSpec
 
-from evalkit.show.table_check.grid import Cell, Row, Table, build, named
+from evalkit.show.table_check.table import Cell, Row, Table, build, named
 
 TABULARS = {
     "tabular": "[{", "tabular*": "{[{", "tabularx": "{[{", "tabulary": "{[{", "longtable": "[{",

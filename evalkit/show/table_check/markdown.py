@@ -12,7 +12,7 @@ from typing import Any
 from markdown_it import MarkdownIt
 
 from evalkit.show.table_check import latex
-from evalkit.show.table_check.grid import IDS, Cell, Row, Table, build, named
+from evalkit.show.table_check.table import IDS, Cell, Row, Table, build, named
 
 _FORMULA = re.compile(r"(?<!\\)\$([^$]+)\$")
 _COMMENT = re.compile(r"<!--(.*?)-->", re.S)

@@ -1,5 +1,5 @@
-"""What the cells of a table say of each other: a mean of its row's scores, a difference between two
-scores of its column.
+"""What the cells of a table say about each other: that one is the mean of others of its row, or the
+difference of two scores of its column.
 """
 
 import re
@@ -8,8 +8,8 @@ from dataclasses import replace
 from decimal import Decimal
 
 from evalkit.show.table_check import names
-from evalkit.show.table_check.entries import Entry, Finding
 from evalkit.show.table_check.numbers import Number
+from evalkit.show.table_check.table import Entry, Finding
 
 _MEANS = {"avg", "average", "mean", "averages", "avgacc", "meanacc", "overallavg", "macroavg",
           "avgscore", "averagescore", "avgaccuracy", "meanscore"}  # fmt: skip
@@ -21,26 +21,26 @@ FEWEST = 2  # parts of a mean
 
 
 def is_mean(heads: Sequence[str]) -> bool:
-    """Whether a column is said to be a mean."""
+    """Return whether a head says that its column holds means."""
     return any(names.plain(names.bare(head)) in _MEANS for head in heads)
 
 
 def mean(entry: Entry, others: Sequence[Entry]) -> tuple[str, str] | None:
-    """Whether a row's mean is the mean of its parts: (outcome, hint); None where it has no parts.
+    """Return (outcome, hint): whether a mean is that of its parts; None where it has no parts.
 
-    Its parts may be all of its row's scores, those beside it up to the next mean, or those below
-    the same head; it is ok where it is the plain mean of any of these, as far as rounding lets one
-    see. Where it lies between them, a weighted mean may be meant: then it is unlike.
+    The parts may be all scores of its row, those beside it up to the next mean, or those below the
+    same head. It is ok where it is the plain mean of any of these, as far as rounding shows; it is
+    unlike where it lies between them, since a weighted mean may be meant.
     """
     shown = entry.score
-    scored = [each for each in others if each.score is not None and each is not entry]
+    scored = [e for e in others if e.score is not None and e is not entry]
     if is_mean(entry.labels):  # a row of means, below their parts
-        sets = list(_above(entry, [each for each in scored if each.column == entry.column]))
+        sets = list(_above(entry, [e for e in scored if e.column == entry.column]))
     else:
-        sets = list(_parts(entry, [each for each in scored if each.row == entry.row]))
+        sets = list(_parts(entry, [e for e in scored if e.row == entry.row]))
     sets = [part for part in sets if len(part) >= FEWEST]
     if any(not e.numbers and (e.row == entry.row or e.column == entry.column) for e in others):
-        return None  # of a part nothing is known
+        return None  # a part can't be read
     if shown is None or not sets:
         return None
     for parts in sets:
@@ -86,7 +86,7 @@ def _is_mean(shown: Number, parts: Sequence[Number]) -> bool:
 
 
 def difference(finding: Finding, entry: Entry, others: Sequence[Entry]) -> Finding:
-    """A difference is that of its cell's score and another score of its column or of its row."""
+    """Judge a difference: its cell's score less another score of its column or its row."""
     number = next(n for n in entry.numbers if n.text == finding.text and n.kind == "difference")
     near = [e.score for e in others if e.score and e is not entry
             and (e.column == entry.column or e.row == entry.row)]  # fmt: skip

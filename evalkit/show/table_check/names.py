@@ -1,9 +1,9 @@
-"""What a table calls a task, a metric or a model, and what records and suites call it."""
+"""The names that tables give to tasks, metrics and models, and those of records and suites."""
 
 import re
 from collections.abc import Iterable, Sequence
 
-from evalkit.show.scores.rows import Row as Score
+from evalkit.record.reading.scores.score_table import Score
 
 # As papers write them: without case, spaces and signs.
 ALIASES = {
@@ -25,40 +25,40 @@ _SPLIT = re.compile(r"[\s/|,:;()\[\]]+")
 
 
 def plain(text: str) -> str:
-    """A name without case, spaces and signs."""
+    """Return a name in lower case without spaces and signs."""
     return re.sub(r"[\W_]", "", text.lower())
 
 
 def bare(text: str) -> str:
-    """A head without its shots, arrows and signs."""
+    """Return a head without shots, arrows and signs."""
     return _SHOTS.sub(" ", text)
 
 
 def forms(text: str) -> list[str]:
-    """What a head may be saying: all of it without its shots and marks, and each of its words."""
-    found = [plain(bare(text)), *(plain(word) for word in _SPLIT.split(bare(text)))]
-    return [ALIASES.get(each, each) for each in found if each]
+    """Return the names that a head may mean: the whole of it, and each of its words."""
+    words = [plain(bare(text)), *(plain(word) for word in _SPLIT.split(bare(text)))]
+    return [ALIASES.get(word, word) for word in words if word]
 
 
-def speaking_of(words: Sequence[str], scores: Iterable[Score]) -> list[Score]:
-    """The scores whose task some words name, of the metric that they name where they name one."""
-    said = {form for text in words for form in forms(text)}
-    of_task = [score for score in scores if plain(score.task) in said]
-    of_metric = [s for s in of_task if plain(s.metric) in said or plain(s.name) in said]
+def scores_named(words: Sequence[str], scores: Iterable[Score]) -> list[Score]:
+    """Return the scores whose task these words name, and whose metric, if they name one."""
+    named = {form for text in words for form in forms(text)}
+    of_task = [score for score in scores if plain(score.task) in named]
+    of_metric = [s for s in of_task if {plain(s.metric_name), plain(s.name)} & named]
     return of_metric or of_task
 
 
 def is_model(words: Sequence[str], model: str) -> bool:
-    """Whether a row or a column is called as a model is, with its owner or without."""
-    called = {plain(model), plain(model.rpartition("/")[2])}
-    return any(plain(text) in called for text in words)
+    """Return whether some word is a model's name, with its owner or without."""
+    model_names = {plain(model), plain(model.rpartition("/")[2])}
+    return any(plain(text) in model_names for text in words)
 
 
 def is_no_score(heads: Sequence[str]) -> bool:
-    """Whether a column is said to hold something else than scores: versions, shots, sizes."""
+    """Return whether a column holds something else than scores: versions, shots, sizes."""
     return bool(heads) and plain(re.sub(r"[(\[].*?[)\]]", "", heads[-1])) in NO_SCORES
 
 
 def is_error(heads: Sequence[str]) -> bool:
-    """Whether a column holds the errors of the scores to its left."""
+    """Return whether a column holds the errors of the scores to its left."""
     return bool(heads) and plain(heads[-1]) in ERRORS

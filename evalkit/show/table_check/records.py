@@ -1,20 +1,19 @@
-"""A table's numbers held against the records that it names: each must be the value that its row and
-its column say, correctly rounded, with the error that belongs to it.
+"""Checks a table's numbers against the records that it names: each must be the value that its row
+and column name, correctly rounded, with the error that belongs to it.
 
-Which record a cell is of follows from the ids at its row's end, or from the ids for the whole table
-and the model that its row or column names; which task from its column's heads, or in a table of
-tasks by models from its row. Where that is left open a number is unknown: a table in which two
-rows, columns or errors are swapped is not right.
+The record of a cell follows from the ids at the end of its row, or from the ids for the whole table
+and the model that its row or column names. The task follows from its column's heads, or in a table
+of tasks by models from its row. Where either is not certain, the number is unknown: a table with
+two rows, columns or errors swapped must not pass.
 """
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from evalkit.show.scores.rows import Row as Score
-from evalkit.show.table_check import entries, means, names
-from evalkit.show.table_check.entries import Entry, Finding
-from evalkit.show.table_check.grid import Table
+from evalkit.record.reading.scores.score_table import Score
+from evalkit.show.table_check import means, names
 from evalkit.show.table_check.numbers import Number
+from evalkit.show.table_check.table import Entry, Finding, Table, entries, left
 
 HALF_WIDTH = 1.96  # standard errors: what many papers put behind ±
 
@@ -27,23 +26,22 @@ class Known:
     model: str
     scores: Sequence[Score]
 
-    def has(self, each: str) -> bool:
-        """Whether an id, or its beginning, is this run's."""
-        return any(known.startswith(each) for known in self.ids)
+    def has(self, id: str) -> bool:
+        """Return whether an id, or its beginning, is this run's."""
+        return any(known.startswith(id) for known in self.ids)
 
 
 def judge(table: Table, runs: Sequence[Known], exempt: Collection[str]) -> Iterator[Finding]:
-    """Every number of a table, and every cell that can't be read."""
-    every = entries.of(table, exempt)
-    found = [_entry(entry, entries.left(entry, every), table, runs) for entry in every]
-    for entry, findings in found:
-        for finding in findings:
-            yield _of_others(finding, entry, [e for e, _ in found], table)
+    """Judge every number of a table, and every cell that can't be read."""
+    cells = entries(table, exempt)
+    for entry in cells:
+        for finding in _findings(entry, left(entry, cells), table, runs):
+            yield _by_other_cells(finding, entry, cells)
 
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """What a cell is of: the run, and the scores that its row or column names; or why not."""
+    """The run and the scores that the row and column of a cell name; or why there are none."""
 
     run: Known | None = None
     scores: Sequence[Score] = ()
@@ -51,47 +49,44 @@ class _Place:
     hint: str = ""
 
 
-def _entry(
-    entry: Entry, left: Number | None, table: Table, runs: Sequence[Known]
-) -> tuple[Entry, list[Finding]]:  # fmt: skip
+def _findings(
+    entry: Entry, score_left: Number | None, table: Table, runs: Sequence[Known]
+) -> Iterator[Finding]:
     place = _place(entry, table, runs)
-    if not entry.numbers:  # a cell that holds digits and is no score: is it of a task?
-        if not place.scores:
-            return entry, []
-        return entry, [entry.finding(entry.text, "unreadable", "write one score, and its error")]
-    found, score, shift = [], None, 0
-    if left is not None and names.is_error(entry.heads):
-        _, score, shift = _score(left, entry, place, runs)
+    if not entry.numbers and place.scores:
+        yield entry.finding(entry.text, "unreadable", "write one score, and its error")
+    score, shift = None, 0
+    if score_left is not None and names.is_error(entry.heads):
+        _, score, shift = _score(score_left, entry, place, runs)
     for number in entry.numbers:
         if number.kind == "score":
             finding, score, shift = _score(number, entry, place, runs)
+            yield finding
         elif number.kind == "error":
-            finding = _error(number, entry, place, score, shift)
+            yield _error(number, entry, score, shift)
         else:
-            finding = entry.finding(number.text, "difference")
-        found.append(finding)
-    return entry, found
+            yield entry.finding(number.text, "difference")
 
 
 def _place(entry: Entry, table: Table, runs: Sequence[Known]) -> _Place:
     ids = entry.ids or table.shared
     if not ids:
         return _Place(outcome="unknown", hint="its row names no record")
-    told = [run for run in runs if any(run.has(each) for each in ids)]
-    if not told:
+    by_id = [run for run in runs if any(run.has(id) for id in ids)]
+    if not by_id:
         hint = f"it names {ids[0][:12]}, which is none of the given runs"
         return _Place(outcome="stale", hint=hint)
-    named = [run for run in runs if names.is_model(entry.words, run.model)]
-    both = [run for run in told if run in named]
-    if len({run.model for run in told}) > 1 and not both:
-        hint = f"nothing says which of its {len(told)} records it is of"
+    by_name = [run for run in runs if names.is_model(entry.words, run.model)]
+    by_both = [run for run in by_id if run in by_name]
+    if len({run.model for run in by_id}) > 1 and not by_both:
+        hint = f"nothing says which of its {len(by_id)} records it is of"
         return _Place(outcome="unknown", hint=hint)
-    if named and not both:
-        hint = f"its row says {named[0].model}, and names a record of {told[0].model}"
+    if by_name and not by_both:
+        hint = f"its row says {by_name[0].model}, and names a record of {by_id[0].model}"
         return _Place(outcome="wrong", hint=hint)
-    run = (both or told)[0]
+    run = (by_both or by_id)[0]
     for words in (entry.heads, entry.labels):
-        scores = names.speaking_of(words, run.scores)
+        scores = names.scores_named(words, run.scores)
         if scores:
             return _Place(run, scores)
     return _Place(run, hint="its column names no task of the record", outcome="unknown")
@@ -119,16 +114,14 @@ def _score(
 
 
 def _shift(number: Number, value: float) -> int | None:
-    """The power of ten, 0 or 2, by which a number is a value; None where it is neither."""
+    """Return the power of ten (0 or 2) that makes the value this number, rounded; else None."""
     if not number.digits and abs(number.value) < 2 and float(number.value) != value:
-        return None  # 0 and 1 would be nearly anything, rounded
+        return None  # rounded, nearly any value is 0 or 1
     return next((shift for shift in (0, 2) if number.is_rounded(value, shift)), None)
 
 
-def _error(
-    number: Number, entry: Entry, place: _Place, score: Score | None, shift: int
-) -> Finding:  # fmt: skip
-    """An error belongs to the score before it, on its scale."""
+def _error(number: Number, entry: Entry, score: Score | None, shift: int) -> Finding:
+    """Judge the error of the score before it, on that score's scale."""
     if score is None:
         return entry.finding(number.text, "unknown", "the score before it is not the record's")
     if score.stderr is None:
@@ -141,21 +134,20 @@ def _error(
 
 
 def _should(number: Number, scores: Sequence[Score]) -> str:
-    """The task's values with the number's digits, on its scale."""
+    """Return the task's values with the number's digits, on its scale."""
     shift = 2 if abs(number.value) > 1 else 0
-    found = [number.rounded(score.value, shift) for score in scores]
-    errors = [number.rounded(s.stderr, shift) for s in scores if s.stderr is not None]
-    told = " or ".join(dict.fromkeys(found))
-    return told + (f" (± {' or '.join(dict.fromkeys(errors))})" if errors else "")
+    values = dict.fromkeys(number.rounded(score.value, shift) for score in scores)
+    errors = dict.fromkeys(
+        number.rounded(score.stderr, shift) for score in scores if score.stderr is not None
+    )
+    return " or ".join(values) + (f" (± {' or '.join(errors)})" if errors else "")
 
 
-def _of_others(
-    finding: Finding, entry: Entry, all_entries: Sequence[Entry], table: Table
-) -> Finding:
-    """What follows from other cells: a mean of its row, a difference in its column."""
+def _by_other_cells(finding: Finding, entry: Entry, cells: Sequence[Entry]) -> Finding:
+    """Judge what follows from other cells: a mean of its row, a difference in its column."""
     if finding.outcome == "difference":
-        return means.difference(finding, entry, all_entries)
+        return means.difference(finding, entry, cells)
     if finding.outcome == "unknown" and (means.is_mean(entry.heads) or means.is_mean(entry.labels)):
-        told = means.mean(entry, all_entries)
-        return finding if told is None else replace(finding, outcome=told[0], hint=told[1])
+        outcome = means.mean(entry, cells)
+        return replace(finding, outcome=outcome[0], hint=outcome[1]) if outcome else finding
     return finding

@@ -55,6 +55,16 @@ class Score:
         """The metric as lm-eval's table names it: with its filter only where there is one."""
         return self.metric.removesuffix(",none")
 
+    @property
+    def metric_name(self) -> str:
+        """The metric without its filter, `acc`."""
+        return self.metric.partition(",")[0]
+
+    @property
+    def filter(self) -> str:
+        """The name of its filter, `none` where there is none."""
+        return self.metric.partition(",")[2]
+
 
 def model_name(record: dict[str, Any]) -> str:
     """What the model is called: a local folder by its own name, whatever path led to it."""

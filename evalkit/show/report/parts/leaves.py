@@ -1,15 +1,15 @@
-"""One pass over a record's samples: of each leaf task its scores, margins and flags for every
-document, and the texts of some.
+"""One pass over a record's samples: the scores, margins and flags of every document of each leaf
+task, and the texts of some.
 
-What a document's line in the report needs is kept as columns, a few bytes a document. Texts are
-kept for candidates only and leave this module compressed. The samples are read as a stranger's:
-bounded, shape-checked, nothing in them followed or run.
+A document's line in the report takes a few bytes in columns. Texts are kept for candidates only and
+leave this module compressed. The samples are not trusted: sizes and shapes are checked, and nothing
+in them is opened or run.
 """
 
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 from evalkit.record.reading.evidence import samples
 from evalkit.record.reading.folder import BROKEN, Folder
@@ -27,6 +27,19 @@ FLAGS = {
     UNCLOSED: "thinking not closed",
 }
 CLOSE = 0.1  # nats between the two likeliest choices: below it, other numerics may choose otherwise
+
+
+class Shown(TypedDict):
+    """What the report shows of a document: `texts` and, by filter, the answers `found` in them, or
+    `choices`: (text, log-likelihood, and its own prompt where they differ)."""
+
+    id: int
+    prompt: Any
+    target: Any
+    metrics: dict[str, Any]
+    texts: NotRequired[list[str]]
+    found: NotRequired[dict[str, list[Any]]]
+    choices: NotRequired[list[list[Any]]]
 
 
 @dataclass(slots=True)
@@ -64,8 +77,8 @@ class Leaf:
         """Whether every score is 0 or 1."""
         return all(score in (0.0, 1.0) for score in self.scores)
 
-    def add(self, document: samples.Document, flags: int) -> dict[str, Any]:
-        """Take in a document; its text for the report."""
+    def add(self, document: samples.Document, flags: int) -> Shown:
+        """Add a document; return its text for the report."""
         sample = _of_filter(document, self.metric)
         position = len(self.ids)
         self.ids.append(document.doc_id)
@@ -81,7 +94,7 @@ class Leaf:
         self._guesses.append(document.chance)
         if flags:
             self.flags[position] = flags
-        return told(document, values)
+        return shown(document, values)
 
     def _note_choices(self, likelihoods: list[float]) -> tuple[float | None, int]:
         if any(map(math.isnan, likelihoods)):
@@ -101,7 +114,7 @@ class Leaf:
 def read(
     folder: Folder, record: dict[str, Any], cut: dict[str, set[int]], texts: Texts
 ) -> tuple[list[Leaf], int]:
-    """Every leaf task of a valid record, and how many documents could not be read."""
+    """Return every leaf task of a valid record, and how many documents could not be read."""
     seen = samples.Samples()
     found, bad = of_documents(samples.documents(folder, seen), record, cut, texts)
     return found, bad + seen.shape.count + seen.order.count
@@ -113,7 +126,7 @@ def of_documents(
     cut: dict[str, set[int]],
     texts: Texts,
 ) -> tuple[list[Leaf], int]:
-    """The same of documents that come one leaf task after another."""
+    """Do as `read` for documents that come one leaf task after another."""
     found: dict[str, Leaf] = {}
     bad = 0
     for document in documents:
@@ -141,7 +154,7 @@ def of_documents(
 
 
 def _close(found: dict[str, Leaf], texts: Texts) -> None:
-    """Let the last leaf task have its texts."""
+    """Give the last leaf task its texts."""
     if found:
         last = list(found.values())[-1]
         last.texts, last.num_texts = texts.end()
@@ -159,7 +172,7 @@ def _number(value: Any) -> float | None:
 
 
 def likelihoods(responses: list[Any]) -> list[float] | None:
-    """Each choice's log-likelihood, or None for texts."""
+    """Return each choice's log-likelihood, or None for texts."""
     firsts = [repeats[0] for repeats in responses]
     if not all(isinstance(first, list) and len(first) == 2 for first in firsts):
         return None
@@ -167,15 +180,15 @@ def likelihoods(responses: list[Any]) -> list[float] | None:
 
 
 def _flags(document: samples.Document) -> int:
-    found = 0
+    flags = 0
     if any("[invalid]" in _flat(sample["filtered_resps"]) for sample in document.samples):
-        found |= NOT_FOUND
+        flags |= NOT_FOUND
     texts = list(_flat(document.first["resps"]))
     if any(isinstance(t, str) and not t.strip() for t in texts):
-        found |= EMPTY
+        flags |= EMPTY
     if any(isinstance(t, str) and "<think>" in t and "</think>" not in t for t in texts):
-        found |= UNCLOSED
-    return found
+        flags |= UNCLOSED
+    return flags
 
 
 def _flat(value: Any) -> Iterator[Any]:
@@ -186,12 +199,12 @@ def _flat(value: Any) -> Iterator[Any]:
         yield value
 
 
-def told(document: samples.Document, values: list[float] | None) -> dict[str, Any]:
-    """What the report shows of a document."""
+def shown(document: samples.Document, values: list[float] | None) -> Shown:
+    """Return what the report shows of a document; `values`: its choices' log-likelihoods."""
     sample = document.first
     arguments = list(sample["arguments"].values())
     prompts = [argument["arg_0"] for argument in arguments]
-    body: dict[str, Any] = {
+    body: Shown = {
         "id": document.doc_id,
         "prompt": prompts[0],
         "target": sample["target"],

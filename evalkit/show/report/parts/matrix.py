@@ -1,8 +1,8 @@
-"""Models by tasks: the headline score of each run on each member of a suite, the best of a task,
-and which are not told apart from it.
+"""Models by tasks: the headline score of each run on each member of a suite, the best of each task,
+and which scores are within noise of it.
 
-Runs are held against the best by their standard errors alone, as if they had answered different
-documents: `compare` pairs documents and sees smaller differences.
+Scores are compared by their standard errors alone, as if the runs had answered different documents:
+`compare` pairs documents and sees smaller differences.
 """
 
 import math
@@ -14,11 +14,12 @@ from evalkit.base import statistics
 from evalkit.judge.verify import Report
 from evalkit.record.reading.scores import score_table
 from evalkit.record.reading.scores.score_table import Score
+from evalkit.show.report.parts import verdict
 
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One score. `best`: of its task; `close`: within noise of the best."""
+    """A score. `best`: of its task; `close`: within noise of the best."""
 
     score: Score
     best: bool
@@ -27,7 +28,7 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One run: what it is called, where its page is, what verify says, its cells by task."""
+    """A run: its label and model, the address of its page, its verdict, its cells by task."""
 
     label: str
     model: str
@@ -52,23 +53,32 @@ class Matrix:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A run to be put into a matrix; `record` is None where it can't be read."""
+    """A run for a matrix. `link`: the address of its page; `record` is None where it can't be
+    read."""
 
     label: str
     link: str
     name: str
     record: dict[str, Any] | None
     report: Report
-    verdict: str
-    tone: str
+
+    @property
+    def verdict(self) -> str:
+        """The verdict in one word."""
+        return verdict.word(self.report)
+
+    @property
+    def tone(self) -> str:
+        """The verdict's colour."""
+        return verdict.tone(self.report)
 
 
 def build(suite: str, entries: Sequence[Entry]) -> Matrix:
-    """The matrix of some runs, in their order."""
-    found = [_headlines(entry) for entry in entries]
-    tasks = list(dict.fromkeys(task for scores in found for task in scores))
-    best = {task: _best([s[task] for s in found if task in s]) for task in tasks}
-    shares = {task for task in tasks if all(s[task].share for s in found if task in s)}
+    """Return the matrix of some runs, in their order."""
+    headlines = [_headlines(entry) for entry in entries]
+    tasks = list(dict.fromkeys(task for scores in headlines for task in scores))
+    best = {task: _best([s[task] for s in headlines if task in s]) for task in tasks}
+    shares = {task for task in tasks if all(s[task].share for s in headlines if task in s)}
     lines = [
         Line(
             entry.label,
@@ -78,19 +88,16 @@ def build(suite: str, entries: Sequence[Entry]) -> Matrix:
             bool(entry.record and entry.record["suite"]["partial"]),
             {task: _cell(score, best[task]) for task, score in scores.items()},
         )
-        for entry, scores in zip(entries, found, strict=True)
+        for entry, scores in zip(entries, headlines, strict=True)
     ]  # fmt: skip
     return Matrix(suite, tasks, frozenset(shares), lines)
 
 
 def _headlines(entry: Entry) -> dict[str, Score]:
-    if entry.record is None:
+    if entry.record is None or entry.tone == "broken":  # a broken record is never the best
         return {}
     scores = score_table.scores(entry.record)
-    found = {s.task: s for s in scores if s.depth == 0 and s.headline and math.isfinite(s.value)}
-    if entry.tone == "broken":  # nothing it says is the best of anything
-        return {}
-    return found
+    return {s.task: s for s in scores if s.depth == 0 and s.headline and math.isfinite(s.value)}
 
 
 def _best(scores: Sequence[Score]) -> Score:

@@ -1,5 +1,5 @@
-"""The numbers behind a report's plots: how sure the model was against how often it was right, and
-by how much it chose.
+"""The numbers behind a report's plots: how sure the model was and how often it was right, and by
+what margin it chose.
 
 Pure functions from numbers to points in a plot's own coordinates; the templates draw them.
 """
@@ -30,25 +30,25 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """Bins of confidence, and the expected calibration error: the mean distance between how sure
-    and how right, weighted by documents."""
+    """Bins of confidence, and the expected calibration error: the mean distance of confidence and
+    accuracy, weighted by documents."""
 
     points: list[Point]
     error: float
 
 
 def calibration(confidences: Sequence[float], rights: Sequence[float]) -> Calibration:
-    """Documents in ten equal bins of confidence."""
+    """Sort documents into ten equal bins of confidence."""
     assert len(confidences) == len(rights), "a score for every confidence"
     bins: list[list[tuple[float, float]]] = [[] for _ in range(BINS)]
     for sure, right in zip(confidences, rights, strict=True):
         bins[min(int(sure * BINS), BINS - 1)].append((sure, right))
     largest = max(map(len, bins), default=1)
     points, error = [], 0.0
-    for found in filter(None, bins):
-        count = len(found)
-        sure = math.fsum(pair[0] for pair in found) / count
-        right = math.fsum(pair[1] for pair in found) / count
+    for pairs in filter(None, bins):
+        count = len(pairs)
+        sure = math.fsum(pair[0] for pair in pairs) / count
+        right = math.fsum(pair[1] for pair in pairs) / count
         low, high = statistics.wilson(right, count)
         error += count * abs(sure - right)
         points.append(
@@ -78,7 +78,7 @@ class Bar:
 
 @dataclass(frozen=True, slots=True)
 class Histogram:
-    """Margins in equal bins up to `top` nats; the last bin holds what lies above as well."""
+    """Margins in equal bins up to `top` nats; the last bin holds larger ones, too."""
 
     bars: list[Bar]
     top: float
@@ -86,7 +86,7 @@ class Histogram:
 
 
 def histogram(margins: Sequence[float], rights: Sequence[float], bins: int = 24) -> Histogram:
-    """How many documents were chosen by how many nats, right and wrong apart."""
+    """Count documents by margin in nats, right and wrong ones apart."""
     assert len(margins) == len(rights), "a score for every margin"
     ordered = sorted(margins)
     top = ordered[int(0.98 * (len(ordered) - 1))] if ordered else 1.0

@@ -1,20 +1,21 @@
 """Which samples' texts go into a report, and in which form.
 
-A report states every sample's score, but holds the texts of a selection, so that a file of a full
-suite stays small enough to mail: each leaf task gets an equal part of the room, and fills it in
-turn with its closest calls, with what is flagged (cut, without an answer) and with documents spread
-evenly over the task. Texts are compressed a leaf task at a time; the browser unpacks a task when
-it is looked at.
+A report has every sample's score but the texts of a selection only, so that the file of a full
+suite is small enough to mail. Each leaf task gets an equal part of the room and fills it in turn
+with its closest calls, with flagged documents (cut, without an answer) and with documents spread
+evenly over the task. Texts are compressed one leaf task at a time; the browser unpacks a task when
+the reader opens it.
 """
 
 import base64
 import gzip
 import heapq
 import json
+from collections.abc import Mapping
 from typing import Any
 
 ROOM = 3_300_000  # bytes of base64 for all texts, of the 5 MB that a report may have
-CANDIDATES = 500  # documents of each kind that a leaf task keeps in hand
+CANDIDATES = 500  # documents of each kind that are kept for a leaf task
 LONGEST = 20_000  # characters of one text in a selection; the rest is counted
 
 RULE = (
@@ -41,7 +42,7 @@ class Texts:
         self._close: list[tuple[float, int, bytes]] = []
         self._flagged: list[tuple[int, bytes]] = []
 
-    def offer(self, margin: float | None, flagged: bool, text: dict[str, Any]) -> None:
+    def offer(self, margin: float | None, flagged: bool, text: Mapping[str, object]) -> None:
         """Consider the next document of the task."""
         position, self._seen = self._seen, self._seen + 1
         if self.everything:
@@ -62,7 +63,7 @@ class Texts:
             self._flagged.append((position, packed))
 
     def end(self) -> tuple[str, int]:
-        """The finished task's texts, compressed, and how many there are."""
+        """Return the finished task's texts, compressed, and how many there are."""
         if self.everything:
             return _zipped(self._kept), len(self._kept)
         chosen = self._in_turn()
@@ -82,25 +83,25 @@ class Texts:
     def _in_turn(self) -> list[tuple[int, bytes]]:
         close = [(position, packed) for _, position, packed in sorted(self._close, reverse=True)]
         lists = [close, self._flagged, _spread_evenly(self._spread)]
-        found: dict[int, bytes] = {}
+        chosen: dict[int, bytes] = {}
         for index in range(max(map(len, lists))):
-            for each in lists:
-                if index < len(each):
-                    found.setdefault(*each[index])
-        return list(found.items())
+            for items in lists:
+                if index < len(items):
+                    chosen.setdefault(*items[index])
+        return list(chosen.items())
 
 
 def _spread_evenly(items: list[tuple[int, bytes]]) -> list[tuple[int, bytes]]:
-    """The items in an order whose every beginning is spread over all of them: bit reversal."""
+    """Return the items in an order whose every beginning is spread over all: bit reversal."""
     width = max(len(items) - 1, 1).bit_length()
     order = (int(f"{index:0{width}b}"[::-1], 2) for index in range(1 << width))
     return [items[index] for index in order if index < len(items)]
 
 
-def _packed(text: dict[str, Any], longest: int | None) -> bytes:
-    """JSON bytes; lone surrogates stay escapes, as UTF-8 has none."""
-    text = text if longest is None else _shortened(text, longest)
-    dumped = json.dumps(text, ensure_ascii=False, separators=(",", ":"))
+def _packed(text: Mapping[str, object], longest: int | None) -> bytes:
+    """Return JSON bytes; lone surrogates stay escaped, since UTF-8 has none."""
+    body = text if longest is None else _shortened(text, longest)
+    dumped = json.dumps(body, ensure_ascii=False, separators=(",", ":"))
     return dumped.encode("utf-8", "backslashreplace")
 
 

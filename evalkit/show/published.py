@@ -1,8 +1,8 @@
 """Scores that others published: suites/published.yaml, each row with its protocol and source.
 
-A row is shown beside a run's own score of the same model, task and metric, with what is done
-otherwise; two numbers of one name are no comparison by themselves. `check` holds a run against
-the rows whose protocol is its own, within their standard errors. Nothing is fetched.
+A row is shown beside a run's own score of the same model, task and metric, with every difference of
+protocol: two numbers of one name are no comparison by themselves. `check` compares a run with the
+rows of its own protocol, within their standard errors. Nothing is fetched.
 """
 
 from dataclasses import asdict, dataclass
@@ -20,8 +20,8 @@ ERRORS = 2  # standard errors of the difference that a reproduced figure may be 
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """One figure. `differs`: what its protocol does otherwise than lm-eval's task; None: nothing
-    known."""
+    """A published figure. `differs`: how its protocol differs from lm-eval's task, where it
+    does."""
 
     model: str
     task: str
@@ -36,7 +36,7 @@ class Published:
 
 @cache
 def rows() -> tuple[Published, ...]:
-    """Every shipped row."""
+    """Return every shipped row."""
     body = suites.read_yaml(suites.FOLDER / suites.PUBLISHED, "table of published figures")
     problems = schema.check("published", body)
     assert not problems, f"{suites.PUBLISHED} does not fit its schema: {problems[0]}"
@@ -61,15 +61,15 @@ class Match:
 
     def __str__(self) -> str:
         row = self.row
-        told = f"{row.task} {row.metric} {row.value:.4f} ({row.harness}, {row.shots} shots)"
+        figure = f"{row.task} {row.metric} {row.value:.4f} ({row.harness}, {row.shots} shots)"
         if not self.differs:
-            return f"{told}, by the same protocol; {row.source}"
-        return f"{told}: another protocol: {'; '.join(self.differs)}; {row.source}"
+            return f"{figure}, by the same protocol; {row.source}"
+        return f"{figure}: another protocol: {'; '.join(self.differs)}; {row.source}"
 
 
 def matches(record: dict[str, Any]) -> list[Match]:
-    """The rows of a record's model, task and metric: those of its own shots, else all."""
-    found = []
+    """Return the rows of a record's model, tasks and metrics: those with its shots, else all."""
+    matched = []
     for name, entry in {**record["groups"], **record["tasks"]}.items():
         shots = _shots(record, name)
         for key, metric in sorted(entry["metrics"].items()):
@@ -81,37 +81,37 @@ def matches(record: dict[str, Any]) -> list[Match]:
             ]
             for row in [row for row in same if {row.shots} == shots] or same:
                 error = metric["stderr"]
-                found.append(
+                matched.append(
                     Match(
                         row, canon.number(metric["value"]),
                         None if error is None else canon.number(error),
                         tuple(_differences(record, row, shots)),
                     )
                 )  # fmt: skip
-    return found
+    return matched
 
 
 def _differences(record: dict[str, Any], row: Published, shots: set[int]) -> list[str]:
-    found = [row.differs] if row.differs else []
+    differences = [row.differs] if row.differs else []
     if shots != {row.shots}:
         here = ", ".join(map(str, sorted(shots)))
-        found.append(f"{row.shots} shots, here {here}")
+        differences.append(f"{row.shots} shots, here {here}")
     if record["suite"]["partial"]:
-        found.append("here only a part of the documents")
+        differences.append("here only a part of the documents")
     if record["suite"]["apply_chat_template"]:
-        found.append("here with a chat template")
-    return found
+        differences.append("here with a chat template")
+    return differences
 
 
 def _shots(record: dict[str, Any], name: str) -> set[int]:
-    """The few-shot examples of a task, or all that a group's leaf tasks have."""
+    """Return the numbers of few-shot examples that the leaf tasks of a task or group have."""
     leaves = nesting.of_record(record).below(name)
     return {int(record["tasks"][leaf]["num_fewshot"]) for leaf in leaves}
 
 
 @dataclass(frozen=True, slots=True)
 class Validation:
-    """A run's scores beside the published ones of its protocol, at least one, and of others."""
+    """A run's scores beside published ones: of the same protocol (at least one), and of others."""
 
     same: tuple[Match, ...]
     others: tuple[Match, ...]
@@ -122,15 +122,15 @@ class Validation:
         return Exit.OK if all(match.within for match in self.same) else Exit.FAILED
 
     def lines(self) -> list[str]:
-        """A line for each."""
-        found = [
+        """Return a line for each match."""
+        same = [
             f"{'PASS' if match.within else 'FAIL'}  {match.score:.4f} here, published {match}"
             for match in self.same
         ]
-        return found + [f"NOTE  published {match}" for match in self.others]
+        return same + [f"NOTE  published {match}" for match in self.others]
 
-    def to_json(self) -> list[dict[str, Any]]:
-        """The same for programs."""
+    def to_json(self) -> list[dict[str, object]]:
+        """Return the matches for programs."""
         return [
             {**asdict(match), "within": match.within if not match.differs else None}
             for match in (*self.same, *self.others)
@@ -138,7 +138,7 @@ class Validation:
 
 
 def check(folder: Path) -> Validation:
-    """Hold a finished run against every published figure of its model.
+    """Compare a finished run with every published figure of its model.
 
     Raises EvalkitError (2) where there is none of the same protocol.
     """
@@ -146,14 +146,14 @@ def check(folder: Path) -> Validation:
     if problems := schema.check("record", record):
         raise EvalkitError(f"record.json is not a record: {problems[0]}", where=str(folder))
     try:
-        found = matches(record)
+        matched = matches(record)
     except ArithmeticError as error:  # a number that no float holds
         raise EvalkitError(f"record.json holds {error}", where=str(folder)) from None
-    same = tuple(match for match in found if not match.differs)
+    same = tuple(match for match in matched if not match.differs)
     if not same:
         raise EvalkitError(
             f"no published figure of '{record['model']['reference']}' has this run's protocol",
             where=suites.PUBLISHED,
-            fix="add one with its source" + (f"; there is {found[0]}" if found else ""),
+            fix="add one with its source" + (f"; there is {matched[0]}" if matched else ""),
         )
-    return Validation(same, tuple(match for match in found if match.differs))
+    return Validation(same, tuple(match for match in matched if match.differs))

@@ -1,1 +1,0 @@
-"""The rows of a score table, with published figures and the spread over seeds."""
