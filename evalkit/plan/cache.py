@@ -10,11 +10,11 @@ import shutil
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from evalkit.base import canon
 from evalkit.base.caches import kept
 from evalkit.base.errors import EvalkitError
+from evalkit.plan.types import PlanBody
 
 KEPT = 8  # plans; the largest shipped suite's takes 60 MB
 FILES = ("plan.json", "plan.tokens")
@@ -25,7 +25,7 @@ class Planned:
     """A plan before it has a folder: plan.json's content, plan.tokens, and how many tokens its
     prompts are when each shared one counts once."""
 
-    body: dict[str, Any]
+    body: PlanBody
     tokens: bytes
     unique_tokens: int
 
@@ -35,7 +35,7 @@ def folder() -> Path:
     return kept.folder() / "plans"
 
 
-def key(inputs: dict[str, Any]) -> str:
+def key(inputs: dict[str, object]) -> str:
     """The name (64 hex) of the plan that follows from `inputs` and from this evalkit's code."""
     return canon.digest(inputs | {"code": kept.code()})[7:]
 
@@ -44,12 +44,12 @@ def read(name: str) -> Planned | None:
     """The plan of that key; None where there is none that is whole."""
     place = folder() / name
     try:
-        told = canon.read_json(place / "digests.json")
+        notes = canon.read_json(place / "digests.json")
         data = {file: (place / file).read_bytes() for file in FILES}
-        if any(canon.digest_bytes(data[file]) != told[file] for file in FILES):
+        if any(canon.digest_bytes(data[file]) != notes[file] for file in FILES):
             return None
         body = canon.loads(data["plan.json"])
-        return Planned(body, data["plan.tokens"], int(told["unique_tokens"]))
+        return Planned(body, data["plan.tokens"], int(notes["unique_tokens"]))
     except (EvalkitError, OSError, ValueError, LookupError, TypeError):
         return None
 
@@ -60,13 +60,13 @@ def write(name: str, planned: Planned) -> None:
     making = place.with_name(f".{name}.{os.getpid()}")
     body = canon.dumps(planned.body).encode() + b"\n"
     data = dict(zip(FILES, (body, planned.tokens), strict=True))
-    told: dict[str, Any] = {file: canon.digest_bytes(data[file]) for file in FILES}
+    notes: dict[str, str | int] = {file: canon.digest_bytes(data[file]) for file in FILES}
     with suppress(EvalkitError, OSError):
         shutil.rmtree(making, ignore_errors=True)
         canon.make_folder(making)
         for file in FILES:
             canon.write_atomic(making / file, data[file])
-        canon.write_json(making / "digests.json", told | {"unique_tokens": planned.unique_tokens})
+        canon.write_json(making / "digests.json", notes | {"unique_tokens": planned.unique_tokens})
         shutil.rmtree(place, ignore_errors=True)  # a damaged one, else it would have been read
         making.rename(place)
     shutil.rmtree(making, ignore_errors=True)

@@ -8,11 +8,11 @@ that hold it, so that more of them change no batch. Estimates err upwards.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from evalkit.base.errors import EvalkitError, Exit
 from evalkit.inputs.models.checkpoint.shape import Shape
 from evalkit.plan.batch import Policy
+from evalkit.plan.types import BatchEntry, PlanBody, SettingsEntry
 
 CLASSES = (8, 12, 16, 24, 32, 40, 48, 80, 96, 141, 180)  # GB that GPUs are sold with
 MOST_GPUS = 8
@@ -150,7 +150,7 @@ def require(needs: Needs, memory: int, gpus: int | None, reference: str) -> Room
     )
 
 
-def check(body: dict[str, Any], room: Room) -> None:
+def check(body: PlanBody, room: Room) -> None:
     """Hold a plan's batches against the class that it is for, before weights are loaded.
 
     Raises EvalkitError that names the first batch which can't fit, and what its task has too much.
@@ -158,9 +158,9 @@ def check(body: dict[str, Any], room: Room) -> None:
     needs, policy, gpus = room.needs, room.policy, room.gpus
     free = needs.free(policy.memory, gpus)
     lengths: list[int] = []  # of each trunk's whole chain
-    for entry in body["trunks"]:
-        above = entry["parent"]
-        lengths.append(entry["length"] + (lengths[above] if above is not None else 0))
+    for chained in body["trunks"]:
+        above = chained["parent"]
+        lengths.append(chained["length"] + (lengths[above] if above is not None else 0))
     for entry in body["batches"]:
         trunk = lengths[entry["trunk"]] if entry["trunk"] is not None else 0
         found = _batch_bytes(entry, body["settings"], trunk, needs, policy)
@@ -176,16 +176,16 @@ def check(body: dict[str, Any], room: Room) -> None:
 
 
 def _batch_bytes(
-    entry: dict[str, Any], settings: list[dict[str, Any]], trunk: int, needs: Needs, policy: Policy
+    entry: BatchEntry, settings: list[SettingsEntry], trunk: int, needs: Needs, policy: Policy
 ) -> float:
     """Bytes that a batch takes beside the weights, at most. `trunk`: its tokens."""
-    width = int(entry["width"])
-    tokens = int(entry["rows"]) * width
+    width = entry["width"]
+    tokens = entry["rows"] * width
     if entry["settings"] is None:
         scored = needs.passes(tokens, policy.max_scored, policy.memory)
         return scored + 2 * trunk * needs.cache
-    longest = max(int(target[2]) for target in entry["targets"]) - trunk
-    grown = longest + int(settings[entry["settings"]]["max_gen_toks"])
+    longest = max(target[2] for target in entry["targets"]) - trunk
+    grown = longest + settings[entry["settings"]]["max_gen_toks"]
     tokens = max(width, min(policy.prefill, tokens))
     kept = policy.slots(grown) * grown + 2 * trunk + tokens
     return needs.passes(tokens, 0, policy.memory) + kept * needs.cache

@@ -9,9 +9,9 @@ import heapq
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from evalkit.base.errors import EvalkitError
+from evalkit.plan.types import PlanBody
 
 PARTS = 4  # of a shard, at least, so that shards of whole pieces come out about equal
 START_S = 60.0  # until a shard answers its first batch: the node, the image, the weights
@@ -71,7 +71,7 @@ def available_cores() -> int:
 class Costs:
     """What batches cost, in tokens, trunks included. `body`: plan.json's content."""
 
-    def __init__(self, body: dict[str, Any]) -> None:
+    def __init__(self, body: PlanBody) -> None:
         self._batches, self._trunks = body["batches"], body["trunks"]
 
     def chain(self, batch: int) -> list[int]:
@@ -105,20 +105,20 @@ class Costs:
         return sum(self.each(piece))
 
     def halved(self, piece: Piece) -> tuple[Piece, Piece]:
-        """Two parts of a piece of more than one batch, cut where the dearer one is cheapest: the
+        """Two parts of a piece of more than one batch, cut where the more expensive one costs least: the
         second pays for the trunks that it computes again."""
         each = self.each(piece)
         total, first = sum(each), 0
         best, at = total + 1, 1
         for index in range(1, len(piece)):
             first += each[index - 1]
-            dearer = max(first, total - first + self.shared(piece[index - 1], piece[index]))
-            if dearer < best:
-                best, at = dearer, index
+            most = max(first, total - first + self.shared(piece[index - 1], piece[index]))
+            if most < best:
+                best, at = most, index
         return piece[:at], piece[at:]
 
     def cut(self, piece: Piece, limit: float) -> Iterator[Piece]:
-        """Parts of a piece of at most `limit` each, as far as batches are not dearer."""
+        """Parts of a piece of at most `limit` each, unless a single batch costs more."""
         if len(piece) == 1 or self.of(piece) <= limit:
             yield piece
             return
@@ -126,7 +126,7 @@ class Costs:
             yield from self.cut(half, limit)
 
     def pieces(self, batches: Sequence[int]) -> list[Piece]:
-        """Batches by the outermost trunk that they share with the one before, dearest first."""
+        """Batches by the outermost trunk that they share with the one before, most expensive first."""
         found: list[Piece] = []
         last: int | None = None
         for batch in sorted(batches):
@@ -142,7 +142,7 @@ class Prompts:
     """How many texts batches generate, where batches may share slots. `body`: plan.json's
     content."""
 
-    def __init__(self, body: dict[str, Any]) -> None:
+    def __init__(self, body: PlanBody) -> None:
         self._slots = body["policy"]["max_slots"]
         is_shared = body["level"] == "tree"
         self._of = [
@@ -159,7 +159,7 @@ class Prompts:
         return all(known) and sum(known) < min(share, WAVES * self._slots)
 
 
-def deal(body: dict[str, Any], count: int) -> list[Piece]:
+def deal(body: PlanBody, count: int) -> list[Piece]:
     """The batches of each of `count` shards, all of the plan's together.
 
     Generations are dealt first and evenly: they may end long before they have cost what the plan
@@ -180,9 +180,9 @@ def deal(body: dict[str, Any], count: int) -> list[Piece]:
     return [sorted(shard) for shard in shards]
 
 
-def default_count(body: dict[str, Any], tokens_per_second: float) -> int:
+def default_count(body: PlanBody, tokens_per_second: float) -> int:
     """The most shards that still spend `WORTH` of their time on batches: each pays for its start,
-    and all wait for the dearest (bench/scale.py shows what that comes to)."""
+    and all wait for the most expensive one (bench/scale.py shows what that comes to)."""
     best, count = 1, 2
     while count <= min(MOST, len(body["batches"])):
         costs = Costs(body)

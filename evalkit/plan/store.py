@@ -1,4 +1,4 @@
-"""A run's batches, fixed from the whole request list before anything runs, and on the disk.
+"""The plan on disk: a run's batches, fixed from the whole request list before anything runs.
 
 The plan is two files: `plan.json` (layout, digests, costs, request ids) and `plan.tokens` (token
 ids, compressed: every trunk's, then every batch's); a worker needs only these and the model.
@@ -9,10 +9,11 @@ import zlib
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 from evalkit.base import canon
 from evalkit.base.errors import EvalkitError, Exit
+from evalkit.inputs.types import FileEntry
 from evalkit.plan.batch import (
     Batch,
     BatchTarget,
@@ -32,6 +33,7 @@ from evalkit.plan.batch import (
 from evalkit.plan.grouping import LEVELS, group_batches, groups, make_batches
 from evalkit.plan.requests.request import Settings
 from evalkit.plan.tokenise import Tokenised
+from evalkit.plan.types import BatchEntry, Block, PlanBody, PolicyEntry, TargetEntry, TrunkEntry
 
 # Who reads a plan need not know which module a part of it comes from.
 __all__ = [
@@ -43,8 +45,8 @@ SCHEMA = "evalkit/plan/2"
 _KEPT_TRUNKS = 16  # a chain of nested ones is seldom longer
 
 
-def plan_id(body: dict[str, Any]) -> str:
-    """The plan's identity from plan.json's own fields; a batch's id covers its trunk."""
+def plan_id(body: PlanBody) -> str:
+    """Return the plan's identity, from plan.json's own fields. A batch's id covers its trunk."""
     return canon.digest(
         {
             "suite": body["ids"]["suite"],
@@ -60,39 +62,42 @@ def plan_id(body: dict[str, Any]) -> str:
 def build(
     tokenised: Tokenised, policy: Policy, *, suite_id: str, tokenizer: dict[str, str],
     max_length: int, level: str, rope_limit: int | None = None,
-) -> tuple[dict[str, Any], list[bytes]]:  # fmt: skip
-    """plan.json's content and plan.tokens' blocks. `tokenizer`: its files' sha256 by name; `level`
-    is one of `LEVELS`; `rope_limit`: see `make_batches`."""
-    made = Builder(policy, level=level, rope_limit=rope_limit)
-    made.add(tokenised)
-    return made.body(suite_id=suite_id, tokenizer=tokenizer, max_length=max_length), made.blocks
+) -> tuple[PlanBody, list[bytes]]:  # fmt: skip
+    """Return plan.json's content and plan.tokens' blocks. `tokenizer`: its files' sha256 by name;
+    `level`: one of `LEVELS`; `rope_limit`: see `make_batches`."""
+    builder = Builder(policy, level=level, rope_limit=rope_limit)
+    builder.add(tokenised)
+    body = builder.body(suite_id=suite_id, tokenizer=tokenizer, max_length=max_length)
+    return body, builder.blocks
 
 
 class Builder:
-    """Makes a plan a leaf task at a time, so that the rows of one are gone before the next one's
-    come; `unique_tokens` counts those of all prompts, each shared one once."""
+    """Builds a plan one leaf task at a time, so that only one task's rows are in memory.
+
+    `unique_tokens` counts the tokens of all prompts, each shared one once.
+    """
 
     def __init__(self, policy: Policy, *, level: str, rope_limit: int | None = None) -> None:
         self.unique_tokens = 0
         self._policy, self._level, self._rope_limit = policy, level, rope_limit
         self._settings: list[Settings] = []
-        self._trunks: list[dict[str, Any]] = []
-        self._batches: list[dict[str, Any]] = []
-        self._index: dict[str, int] = {}  # of each trunk's id
+        self._trunks: list[TrunkEntry] = []
+        self._batches: list[BatchEntry] = []
+        self._index: dict[str, int] = {}  # of each trunk, by its id
         self._trunk_blocks: list[bytes] = []
         self._batch_blocks: list[bytes] = []
         self._truncated: Counter[str] = Counter()
         self._missing_bos = self._double_bos = self._appended_eos = 0
         self._leaking: Counter[str] = Counter()
         self._empty: dict[str, list[str]] = {}
-        self._last = ""  # leaf task
+        self._last_task = ""
 
     def add(self, tokenised: Tokenised) -> None:
-        """Plan the rows of leaf tasks that come behind all those so far by name, which is the
+        """Add the batches of leaf tasks. Tasks must come in the order of their names, which is the
         order of a plan's batches."""
         for group in groups(tokenised, self._rope_limit):
-            assert group.task >= self._last, f"{group.task} comes after {self._last}"
-            self._last = group.task
+            assert group.task >= self._last_task, f"{group.task} comes after {self._last_task}"
+            self._last_task = group.task
             trie = group.trie()
             self.unique_tokens += trie.unique(trie.whole)
             for batch in group_batches(group, trie, self._policy, self._level):
@@ -106,19 +111,19 @@ class Builder:
 
     @property
     def blocks(self) -> list[bytes]:
-        """plan.tokens' blocks: trunks first."""
+        """The blocks of plan.tokens: those of trunks first."""
         return self._trunk_blocks + self._batch_blocks
 
     def body(
         self, *, suite_id: str, tokenizer: dict[str, str], max_length: int,
         dropped_system_turns: int = 0,
-    ) -> dict[str, Any]:  # fmt: skip
-        """plan.json's content."""
-        body = {
+    ) -> PlanBody:  # fmt: skip
+        """Return plan.json's content."""
+        body: PlanBody = {
             "schema": SCHEMA,
-            "ids": {"suite": suite_id},
+            "ids": {"suite": suite_id, "plan": ""},
             "level": self._level,
-            "policy": self._policy.to_json(),
+            "policy": cast(PolicyEntry, self._policy.to_json()),
             "tokenizer": tokenizer,
             "max_length": max_length,
             "settings": [item.to_json() for item in self._settings],
@@ -133,15 +138,17 @@ class Builder:
             "empty_texts": self._empty,
             "tokens": self._place(),
         }
-        body["ids"] = {"suite": suite_id, "plan": plan_id(body)}
+        body["ids"]["plan"] = plan_id(body)
         return body
 
     def _write(self, batch: Batch) -> None:
         if batch.settings is not None and batch.settings not in self._settings:
             self._settings.append(batch.settings)
-        self._batch_blocks.append(zlib.compress(batch_block(batch.rows), 6))
+        block = zlib.compress(batch_block(batch.rows), 6)
+        self._batch_blocks.append(block)
         prefix = len(batch.task) + 1
-        entry = {
+        targets = [[t.row, t.end, t.start, t.last, t.id[prefix:]] for t in batch.targets]
+        entry: BatchEntry = {
             "id": batch.id,
             "task": batch.task,
             "kind": batch.kind,
@@ -151,26 +158,33 @@ class Builder:
             "width": batch.width,
             "cost": batch.cost,
             "tokens": batch.num_tokens,
-            "targets": [[t.row, t.end, t.start, t.last, t.id[prefix:]] for t in batch.targets],
+            "targets": cast(list[TargetEntry], targets),
+            "offset": 0,  # until all trunks are known
+            "size": len(block),
         }
         self._batches.append(entry)
 
     def _trunk(self, trunk: Trunk | None) -> int | None:
-        """The index of a trunk, written with those above it where they are new."""
+        """Return a trunk's index; add the trunk and those before it where they are new."""
         index = None
         for link in trunk.chain() if trunk else []:
             if link.id not in self._index:
                 self._index[link.id] = len(self._trunks)
-                self._trunk_blocks.append(zlib.compress(trunk_block(link.tokens), 6))
-                self._trunks.append({"id": link.id, "parent": index, "length": len(link.tokens)})
+                block = zlib.compress(trunk_block(link.tokens), 6)
+                self._trunk_blocks.append(block)
+                self._trunks.append(
+                    {"id": link.id, "parent": index, "length": len(link.tokens), "offset": 0,
+                     "size": len(block)}
+                )  # fmt: skip
             index = self._index[link.id]
         return index
 
-    def _place(self) -> dict[str, Any]:
-        """Say in each entry where its block stands; the size and the digest of all of them."""
+    def _place(self) -> FileEntry:
+        """Set each entry's offset in plan.tokens; return that file's size and digest."""
         offset, whole = 0, hashlib.sha256()
-        for entry, block in zip(self._trunks + self._batches, self.blocks, strict=True):
-            entry |= {"offset": offset, "size": len(block)}
+        entries: list[Block] = [*self._trunks, *self._batches]
+        for entry, block in zip(entries, self.blocks, strict=True):
+            entry["offset"] = offset
             offset += len(block)
             whole.update(block)
         return {"size": offset, "sha256": whole.hexdigest()}
@@ -178,8 +192,8 @@ class Builder:
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """What a plan makes one uninterrupted worker compute of the prompts, in tokens: each trunk
-    once, `tokens` of rows and their padding. `longest` is the greatest cost of a batch, with all
+    """What one uninterrupted worker computes of a plan's prompts, in tokens: each trunk once, the
+    `tokens` of rows, and their padding. `longest` is the highest cost of a batch, including all
     that it may generate."""
 
     batches: int
@@ -191,12 +205,12 @@ class Figures:
 
     @property
     def computed(self) -> int:
-        """All of it."""
+        """All tokens that are computed."""
         return self.trunk_tokens + self.tokens + self.padding
 
 
-def figures(body: dict[str, Any]) -> Figures:
-    """A plan's figures from plan.json."""
+def figures(body: PlanBody) -> Figures:
+    """Return a plan's figures, from plan.json's content."""
     trunks, batches = body["trunks"], body["batches"]
     return Figures(
         len(batches),
@@ -209,21 +223,19 @@ def figures(body: dict[str, Any]) -> Figures:
 
 
 class Plan:
-    """A plan on disk. Reads one batch at a time; each is checked against its digest."""
+    """A plan on disk. It reads one batch at a time and checks each against its digest."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.body: dict[str, Any] = canon.read_json(folder / "plan.json")
-        named = self.body.get("schema") if isinstance(self.body, dict) else None
+        self.body: PlanBody = canon.read_json(folder / "plan.json")
+        schema = self.body.get("schema") if isinstance(self.body, dict) else None
         needed = {"batches", "settings", "trunks", "policy"}
-        if named != SCHEMA or not needed <= self.body.keys():
+        if schema != SCHEMA or not needed <= self.body.keys():
             raise EvalkitError(
-                f"plan.json is {named}, this evalkit reads a whole {SCHEMA}", where=str(folder)
+                f"plan.json is {schema}, this evalkit reads a whole {SCHEMA}", where=str(folder)
             )
-        self.entries: dict[str, dict[str, Any]] = {e["id"]: e for e in self.body["batches"]}
-        self._settings = [
-            Settings(**item | {"until": tuple(item["until"])}) for item in self.body["settings"]
-        ]
+        self.entries: dict[str, BatchEntry] = {e["id"]: e for e in self.body["batches"]}
+        self._settings = [Settings.from_json(entry) for entry in self.body["settings"]]
         self._policy = Policy(**self.body["policy"])
         self._trunks: dict[int, Trunk] = {}  # the last ones read
 
@@ -231,8 +243,10 @@ class Plan:
         return len(self.entries)
 
     def batch(self, batch: str) -> Batch:
-        """Read one batch; EvalkitError when plan.tokens is not what the plan says. Consecutive
-        batches of one trunk share the object."""
+        """Read one batch by its id. Consecutive batches of one trunk share the trunk's object.
+
+        Raises EvalkitError where plan.tokens is not what the plan says.
+        """
         entry = self.entries[batch]
         kind, task, policy = entry["kind"], entry["task"], self._policy
         index, width = entry["settings"], entry["width"]
@@ -245,8 +259,7 @@ class Plan:
         above, length = (trunk.id, trunk.length) if trunk else (None, 0)
         slots = slots_of(self._policy, settings, length, targets)
         block = self._block(entry)
-        found = batch_id(kind, settings, above, block, targets, slots, policy)
-        if found != batch:
+        if batch_id(kind, settings, above, block, targets, slots, policy) != batch:
             raise self._torn(f"batch {batch[:19]} has another digest")
         rows = batch_rows(block)
         if width != max(len(row.tokens) for row in rows):
@@ -257,24 +270,24 @@ class Plan:
         )  # fmt: skip
 
     def _trunk(self, index: int | None) -> Trunk | None:
-        """A trunk, made of those above it as far as they are not at hand any more."""
+        """Return a trunk; read it and those before it unless they are still in memory."""
         missing: list[int] = []
         while index is not None and index not in self._trunks:
             missing.append(index)
             index = self.body["trunks"][index]["parent"]
-        found = None if index is None else self._trunks[index]
+        trunk = None if index is None else self._trunks[index]
         for number in reversed(missing):
             entry = self.body["trunks"][number]
             block = self._block(entry)
-            if trunk_id(found.id if found else None, block) != entry["id"]:
+            if trunk_id(trunk.id if trunk else None, block) != entry["id"]:
                 raise self._torn(f"trunk {entry['id'][:19]} has another digest")
-            found = self._trunks[number] = make_trunk(found, trunk_tokens(block))
+            trunk = self._trunks[number] = make_trunk(trunk, trunk_tokens(block))
             if len(self._trunks) > _KEPT_TRUNKS:
                 del self._trunks[next(iter(self._trunks))]
-        return found
+        return trunk
 
-    def _block(self, entry: dict[str, Any]) -> bytes:
-        """The unpacked token ids of a trunk or a batch."""
+    def _block(self, entry: Block) -> bytes:
+        """Return the decompressed token ids of a trunk or a batch."""
         try:
             with (self.folder / "plan.tokens").open("rb") as handle:
                 handle.seek(entry["offset"])

@@ -7,8 +7,9 @@ from typing import Literal, NotRequired, TypedDict
 from evalkit.inputs.types import FileEntry
 
 Kind = Literal["loglikelihood", "loglikelihood_rolling", "generate_until"]  # of a request
-# A target in JSON: row, index in the row of its path's last token, position of the first scored
-# output, the token scored behind the path's end (-1: none), and the request's id within its task.
+# A target, a JSON array (in Python a list): row, index in the row of its path's last token,
+# position of the first scored output, the token scored behind the path's end (-1: none), and the
+# request's id within its task.
 TargetEntry = tuple[int, int, int, int, str]
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from evalkit.base import canon, schema
 from evalkit.inputs.suite import Lock
+from evalkit.plan.types import PlanBody
 from evalkit.record.answers import Answers
 from evalkit.record.methods import BOOTSTRAP, MEAN, POOLED, UNWEIGHTED
 
@@ -82,7 +83,7 @@ def _flat(value: Any) -> Iterator[Any]:
 
 
 def health(
-    plan: dict[str, Any], answers: Answers, facts: SampleFacts, multiple_choice: set[str],
+    plan: PlanBody, answers: Answers, facts: SampleFacts, multiple_choice: set[str],
     split_batches: int,
 ) -> dict[str, Any]:  # fmt: skip
     """Counts of what should be zero. Exact ties are looked for in multiple-choice tasks only; which

@@ -149,12 +149,12 @@ def described(suite: Suite, identity: dict[str, Any]) -> dict[str, Any]:
 def create(job: Job, planned: Planned, tokenizer: Tokenizer) -> Run:
     """Write a planned run's folder; it appears under its name when it is complete."""
     plan = planned.body
-    ids = {**plan["ids"], "run": run_id(plan["ids"]["plan"], job.inputs)}
+    run = run_id(plan["ids"]["plan"], job.inputs)
     suite, root = job.suite, job.folder
-    name = name_of(suite, ids["run"])
+    name = name_of(suite, run)
     body = {
         "schema": SCHEMA,
-        "ids": ids,
+        "ids": {**plan["ids"], "run": run},
         "execution": secrets.token_hex(16),
         "created": now(),
         "suite": described(suite, job.inputs["suite"]),

@@ -3,12 +3,12 @@
 Text ends at the plan: a `Request` still holds strings, a planned row holds token ids only.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from evalkit.base.errors import EvalkitError
-from evalkit.plan.types import Kind
+from evalkit.plan.types import Kind, SettingsEntry
 
 DEFAULT_MAX_GEN_TOKS = 256  # lm-eval's for a task that gives none
 TOP_K = 50  # transformers' where neither a task that samples nor the model gives one
@@ -45,10 +45,18 @@ class Settings:
     think_end: str = ""
     max_think_toks: int = 0
 
-    def to_json(self) -> dict[str, Any]:
-        """The settings as the plan holds them: those from `min_p` on where they are set."""
-        found = {name: getattr(self, name) for name in self.__slots__} | {"until": list(self.until)}
-        return {name: value for name, value in found.items() if value or name not in OPTIONAL}
+    def to_json(self) -> SettingsEntry:
+        """Return the settings as the plan holds them: those from `min_p` on only where set."""
+        values = {name: getattr(self, name) for name in self.__slots__}
+        values |= {"until": list(self.until)}
+        stated = {name: value for name, value in values.items() if value or name not in OPTIONAL}
+        return cast(SettingsEntry, stated)
+
+    @classmethod
+    def from_json(cls, entry: SettingsEntry) -> "Settings":
+        """Return the settings that a plan's entry holds."""
+        values: Any = {**entry, "until": tuple(entry["until"])}
+        return cls(**values)
 
 
 OPTIONAL = Settings.__slots__[Settings.__slots__.index("min_p") :]
@@ -70,7 +78,7 @@ class Terms:
     settings of the model's own generation config (`generation.own`), and how texts think."""
 
     seed: int = 0
-    own: dict[str, Any] = field(default_factory=dict)
+    own: Mapping[str, Any] = field(default_factory=dict)
     thinking: Thinking | None = None
 
 
@@ -106,29 +114,29 @@ class Request:
         return f"{self.task}/{self.local_id}"
 
 
-def recorded_terms(record: dict[str, Any], settings: Sequence[dict[str, Any]]) -> Terms:
-    """On which terms a record's texts were generated, as it and its plan's settings say."""
+def recorded_terms(record: Mapping[str, Any], settings: Sequence[SettingsEntry]) -> Terms:
+    """Return the terms on which a record's texts were generated, from the record and the settings
+    in its plan."""
     own = record["model"].get("generation") or {}
-    thinks = [each for each in settings if each.get("think_end")]
-    thought = None
-    if thinks and record["suite"].get("think_end"):
-        said = thinks[0]
-        start, most = said.get("think_start", ""), said.get("max_think_toks", 0)
-        thought = Thinking(start, said["think_end"], most)
-    return Terms(record["suite"]["seeds"]["torch"], own, thought)
+    thinking = None
+    for entry in settings if record["suite"].get("think_end") else ():
+        if end := entry.get("think_end"):
+            thinking = Thinking(entry.get("think_start", ""), end, entry.get("max_think_toks", 0))
+            break
+    return Terms(record["suite"]["seeds"]["torch"], own, thinking)
 
 
-def new_tokens(gen_kwargs: dict[str, Any]) -> int:
-    """How many new tokens a task asks for; ValueError or TypeError where that is no number."""
+def new_tokens(gen_kwargs: Mapping[str, Any]) -> int:
+    """Return how many new tokens a task asks for; ValueError or TypeError for no number."""
     stated = (gen_kwargs.get(name) for name in _LENGTHS)
     return next((int(n) for n in stated if n is not None), DEFAULT_MAX_GEN_TOKS)
 
 
-def settings_from(gen_kwargs: dict[str, Any], *, task: str, terms: Terms) -> Settings:
-    """Normalise a task's generation_kwargs as lm-eval 0.4.13's `normalize_gen_kwargs` does, and
-    let the model's own settings stand for what a task that samples does not give.
+def settings_from(gen_kwargs: Mapping[str, Any], *, task: str, terms: Terms) -> Settings:
+    """Normalise a task's generation_kwargs as lm-eval 0.4.13's `normalize_gen_kwargs` does. Where
+    a task samples, the model's own settings fill in what it does not give.
 
-    Raises EvalkitError for a setting that evalkit can't honour: ignoring one would change a score.
+    Raises EvalkitError for a setting that evalkit can't apply: ignoring one would change a score.
     """
     given = dict(gen_kwargs)
     until = given.pop("until", None) or []
@@ -146,7 +154,7 @@ def settings_from(gen_kwargs: dict[str, Any], *, task: str, terms: Terms) -> Set
         )
     try:
         max_gen_toks = int(terms.own.get("max_new_tokens", new_tokens(gen_kwargs)))
-        asked = {name: float(value) for name, value in numbers.items() if value is not None}
+        given_numbers = {n: float(value) for n, value in numbers.items() if value is not None}
     except (TypeError, ValueError) as error:
         raise EvalkitError(
             f"task '{task}' has generation_kwargs that are no numbers: {error}"
@@ -156,28 +164,28 @@ def settings_from(gen_kwargs: dict[str, Any], *, task: str, terms: Terms) -> Set
             f"task '{task}' asks for {max_gen_toks} new tokens; at least 1 is needed"
         )
     until = (until,) if isinstance(until, str) else tuple(until)
-    more: dict[str, Any] = {name: asked[name] for name in _PENALTIES if name in asked}
+    more: Any = {name: given_numbers[name] for name in _PENALTIES if name in given_numbers}
     if thinking := terms.thinking:
         more |= {"think_start": thinking.start, "think_end": thinking.end}
         more |= {"max_think_toks": thinking.most}
         max_gen_toks += thinking.most
-    if asked.get("temperature", 0.0) > 0.0 if do_sample is None else do_sample:
-        more |= {"do_sample": True, "seed": terms.seed, **_sampling(asked, task, terms.own)}
+    if given_numbers.get("temperature", 0.0) > 0.0 if do_sample is None else do_sample:
+        more |= {"do_sample": True, "seed": terms.seed, **_sampling(given_numbers, task, terms.own)}
     return Settings(until, max_gen_toks, **more)
 
 
-def _sampling(asked: dict[str, float], task: str, own: dict[str, Any]) -> dict[str, Any]:
-    """How a task that samples does so: as it says, else as the model does, else as transformers."""
-    found = {"temperature": 1.0, "top_p": 1.0, "top_k": TOP_K, "min_p": 0.0}
-    for name in found:
-        value = asked.get(name, own.get(name))
-        found[name] = found[name] if value is None else float(value)
-    if found["temperature"] <= 0.0:
-        whose = f"task '{task}'" if "temperature" in asked else "the model's generation config"
+def _sampling(given: dict[str, float], task: str, own: Mapping[str, Any]) -> dict[str, float]:
+    """Return how a task samples: what it gives, else the model's values, else transformers'."""
+    values = {"temperature": 1.0, "top_p": 1.0, "top_k": TOP_K, "min_p": 0.0}
+    for name in values:
+        value = given.get(name, own.get(name))
+        values[name] = values[name] if value is None else float(value)
+    if values["temperature"] <= 0.0:
+        whose = f"task '{task}'" if "temperature" in given else "the model's generation config"
         raise EvalkitError(
-            f"{whose} gives temperature {found['temperature']:g} to sample with",
+            f"{whose} gives temperature {values['temperature']:g} to sample with",
             where=task,
             fix="set do_sample: false for the most probable text (in the task, or in the suite's"
             " gen_kwargs), or a temperature above 0",
         )
-    return found | {"top_k": int(found["top_k"])}
+    return values | {"top_k": int(values["top_k"])}

@@ -18,6 +18,7 @@ from evalkit.base.errors import EvalkitError
 from evalkit.base.events import now
 from evalkit.inputs.suite import Lock, Suite
 from evalkit.plan.cache import Planned
+from evalkit.plan.types import PlanBody
 from evalkit.record import journal
 from evalkit.run import folder
 from evalkit.run.folder import Run
@@ -64,7 +65,7 @@ def over(run: Run, suite: Suite, lock: Lock, inputs: dict[str, Any], planned: Pl
     return Run(place, body)
 
 
-def _check_same(old: dict[str, Any], new: dict[str, Any]) -> None:
+def _check_same(old: PlanBody, new: PlanBody) -> None:
     asked = [[(b["id"], b["task"]) for b in body["batches"]] for body in (old, new)]
     if asked[0] == asked[1] and old["empty_texts"] == new["empty_texts"]:
         return

@@ -7,6 +7,7 @@ imported when a model's settings are read, not before.
 """
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
 from evalkit.base.errors import EvalkitError
@@ -81,13 +82,13 @@ def _broken(model: Model, reason: str) -> EvalkitError:
     )
 
 
-def check(found: dict[str, Any]) -> None:
-    """EvalkitError for a setting that evalkit can't obey, by its name."""
+def check(settings: Mapping[str, Any]) -> None:
+    """Raise EvalkitError for a setting that evalkit can't obey, by its name."""
     for name in REFUSED:
-        if name in found:
+        if name in settings:
             raise EvalkitError(
-                f"the model's generation config sets {name} to {found[name]}, which evalkit can't"
-                " do",
+                f"the model's generation config sets {name} to {settings[name]}, which"
+                " evalkit can't do",
                 where=FILE,
                 fix=f"take {name} out of it in a copy of the model",
             )
