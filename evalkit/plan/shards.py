@@ -105,8 +105,8 @@ class Costs:
         return sum(self.each(piece))
 
     def halved(self, piece: Piece) -> tuple[Piece, Piece]:
-        """Two parts of a piece of more than one batch, cut where the more expensive one costs least: the
-        second pays for the trunks that it computes again."""
+        """Return two parts of a piece of several batches, cut where the more expensive part costs
+        least. The second part pays for the trunks that it computes again."""
         each = self.each(piece)
         total, first = sum(each), 0
         best, at = total + 1, 1
@@ -126,7 +126,8 @@ class Costs:
             yield from self.cut(half, limit)
 
     def pieces(self, batches: Sequence[int]) -> list[Piece]:
-        """Batches by the outermost trunk that they share with the one before, most expensive first."""
+        """Return the batches by the outermost trunk that they share with the one before, the most
+        expensive piece first."""
         found: list[Piece] = []
         last: int | None = None
         for batch in sorted(batches):
