@@ -108,6 +108,7 @@ def test_a_talker_is_the_same_whatever_the_threads(tmp_path: Path) -> None:
     assert weights[0] == weights[1]
 
 
+@pytest.mark.oracle  # whose talker it is
 def test_a_talker_answers_and_stops_after_any_prompt(tmp_path: Path) -> None:
     """A smaller one taught for less time: the figures of the real one are the oracle tests'."""
     import torch

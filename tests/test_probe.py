@@ -344,7 +344,7 @@ def test_a_planted_fault_is_not_planned_with(
 @pytest.mark.parametrize(
     ("module", "function", "fault", "dtype"),
     [(*fault[:3], "float32") for fault in FAULTS if fault[3] == "llama"]
-    + [(*fault[:3], "bfloat16") for fault in FAULTS[:2]],
+    + [(*fault[:3], "bfloat16") for fault in FAULTS[:1]],
     ids=lambda value: getattr(value, "__name__", value),
 )
 def test_a_worker_does_not_start_with_a_planted_fault(

@@ -153,12 +153,18 @@ def _lock() -> str | Unknown:
         return unknown("this environment was not installed by evalkit's set-up")
 
 
+@cache
+def _packages() -> dict[str, str]:
+    """Return the version of every installed distribution, by name."""
+    installed = {found.name: found.version for found in metadata.distributions()}
+    return dict(sorted(installed.items()))
+
+
 def environment(hardware: dict[str, Any]) -> dict[str, Any]:
     """The software and hardware that this process runs on. `hardware`: `engine.hardware`."""
-    installed = {found.name: found.version for found in metadata.distributions()}
     return {
         "versions": versions(),
-        "packages": dict(sorted(installed.items())),
+        "packages": _packages(),
         "image": image(),
         "lock": _lock(),
         "harness_intact": harness_intact(),
