@@ -55,6 +55,7 @@ def hf(tiny: Path) -> Any:
     return HFLM(pretrained=str(tiny), device="cpu", dtype="float32", softmax_dtype="float32")
 
 
+@pytest.mark.oracle
 def test_both_sides_of_make_bench_give_the_same_answers(tiny: Path) -> None:
     threads = torch.get_num_threads()
     theirs = sides.LmEval(str(tiny), threads).answer(requests(), 4)

@@ -116,6 +116,12 @@ def generated(found: Any, prompt: list[int], **settings: Any) -> list[int]:
     return text
 
 
+@pytest.fixture(scope="module")
+def plain(loaded: Any) -> list[list[int]]:
+    """What the model writes behind each prompt without settings of its own."""
+    return [generated(loaded, prompt) for prompt in PROMPTS]
+
+
 def own_settings(found: Any, **given: Any) -> Settings:
     """A task's settings with what the model's own add to them."""
     config = found.model.generation_config
@@ -128,9 +134,8 @@ def own_settings(found: Any, **given: Any) -> Settings:
     [(name, "tree") for name in OWN] + [(n, lvl) for n in ("min_length", *SEVERAL) for lvl in "BC"],
 )
 def test_a_models_own_settings_are_obeyed_as_transformers_obeys_them(
-    name: str, level: str, with_config: Callable[..., Any]
+    name: str, level: str, plain: list[list[int]], with_config: Callable[..., Any]
 ) -> None:
-    plain = [generated(with_config(), prompt) for prompt in PROMPTS]
     more: dict[str, Any] = {}
     if name.startswith("min"):
         more["eos_token_id"] = sorted({tokens[n] for tokens in plain for n in (0, 2, 4)})

@@ -41,6 +41,7 @@ def kept(out: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (out / "results.jsonl").read_text("utf-8").splitlines()]
 
 
+@pytest.mark.oracle
 def test_all_of_it_runs_without_what_a_gpu_machine_need_not_have(smoke: tuple[str, Path]) -> None:
     shown, out = smoke
     results = kept(out)
@@ -51,6 +52,7 @@ def test_all_of_it_runs_without_what_a_gpu_machine_need_not_have(smoke: tuple[st
     assert "**all three**" in (out / "results.md").read_text("utf-8")
 
 
+@pytest.mark.oracle
 def test_the_first_minute_tells_what_the_device_is_and_does(smoke: tuple[str, Path]) -> None:
     names = [one["name"] for one in kept(smoke[1])]
     first = names[: names.index("part")]

@@ -159,8 +159,11 @@ def test_another_version_of_evalkits_code_is_another_key(monkeypatch: pytest.Mon
     assert cache.key({"suite": "x"}) != before
 
 
-@pytest.mark.parametrize("name", ["plan.json", "plan.tokens", "digests.json"])
-@pytest.mark.parametrize("damage", ["changed", "cut", "gone"])
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [("plan.json", "changed"), ("plan.json", "cut"), ("plan.tokens", "changed"),
+     ("plan.tokens", "gone"), ("digests.json", "changed"), ("digests.json", "gone")],
+)  # fmt: skip
 def test_a_damaged_plan_is_made_again(plan: Plan, own_cache: Path, name: str, damage: str) -> None:
     first = plan()
     (folder,) = kept(own_cache)

@@ -38,7 +38,7 @@ from evalkit.plan.requests.request import Settings  # noqa: E402
 
 SOURCE = Path(__file__).with_name("guard.cpp")
 LEVEL_A = [name for name, wanted in ARCHITECTURES.items() if wanted.level == "tree"]
-FEW = {"llama", "gpt-oss", "deepseek-v3"}  # the others are oracle's
+FEW = {"llama", "deepseek-v3"}  # the others are oracle's
 ASKS = {"llama-dynamic"}  # for the largest position, in every forward pass
 STEPS, NUM_SLOTS = 3, 12
 KERNELS = 52  # a layer and step of a llama's in bfloat16 whose texts stand on one trunk

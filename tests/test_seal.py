@@ -2,11 +2,9 @@
 
 import base64
 import json
-import re
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +15,6 @@ import support
 from support import call
 
 from bench.authority import Authority, certificates, served
-from evalkit.base.events import now
 from evalkit.harness.scoring import rescore
 from evalkit.judge.verify import Report, Status, Trust, Wanted, judge, verify
 from evalkit.record.signing import attest, keys, sealing, timestamps
@@ -60,15 +57,9 @@ def check(report: Report, name: str) -> tuple[Status, str]:
 
 
 def finished(run: Path, key: Path) -> Path:
-    """The run finished and signed, with the answers of another of the same plan, given now."""
-    with tempfile.TemporaryDirectory() as place:
-        other = support.executed(Path(place))
-        for name in ("journal", "events"):
-            shutil.copytree(other / name, run / name, dirs_exist_ok=True)
+    """The run executed, finished and signed, some time after its seal."""
     time.sleep(2.1)  # the authority is right to a second
-    for path in (run / "events").glob("*.jsonl"):
-        text = re.sub(r'"time":"[^"]*"', f'"time":"{now()}"', path.read_text())
-        path.write_text(text)
+    call("execute", run).done()
     call("finish", run)
     attest.sign(run, keys.private(key))
     return run
