@@ -45,7 +45,10 @@ def planned(name: str, model: str, folder: Path) -> Path:
     """The folder of a planned run of a shipped suite, without what its lock leaves out."""
     lock = suites.read_lock(suites.FOLDER / f"{name}.lock.yaml")
     body: dict[str, Any] = yaml.safe_load((suites.FOLDER / f"{name}.yaml").read_text("utf-8"))
-    body["tasks"] = [task for task in body["tasks"] if task not in lock.unlocked]
+    body["tasks"] = [
+        item for item in body["tasks"]
+        if (item["task"] if isinstance(item, dict) else item) not in lock.unlocked
+    ]  # fmt: skip
     canon.write_atomic(folder / f"{name}.yaml", yaml.safe_dump(body))
     replace(lock, unlocked={}).write(folder / f"{name}.lock.yaml")
     options = Options(model=model, suite=str(folder / f"{name}.yaml"), out=folder, level="tree")

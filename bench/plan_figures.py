@@ -24,7 +24,7 @@ def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("suite", nargs="?", default="core")
-    parser.add_argument("--level", choices=store.LEVELS, default="A")
+    parser.add_argument("--level", choices=store.LEVELS, default="tree")
     parser.add_argument("--limit", type=int)
     chosen = parser.parse_args()
     with data.served():
