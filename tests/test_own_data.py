@@ -215,6 +215,54 @@ def test_changed_code_is_seen_at_once(folder: Path) -> None:
     assert not (folder / "__pycache__").exists()
 
 
+@pytest.mark.parametrize(
+    ("code", "reason", "fix"),
+    [
+        ("raise RuntimeError('no licence')", "RuntimeError: no licence", "mend its YAML"),
+        ("raise Exception('what for?')", "Exception: what for?", "mend its YAML"),
+        ("raise SystemExit('no swipl')", "SystemExit: no swipl", "mend its YAML"),
+        ("def (", "SyntaxError: invalid syntax", "mend its YAML"),
+        ("import nowhere_at_all", "ModuleNotFoundError: No module", "install nowhere_at_all"),
+        ("import json.nowhere", "ModuleNotFoundError: No module", "for another version of json"),
+        ("raise ImportError('get a, b')", "ImportError: get a, b", "install what it names"),
+    ],
+)
+def test_whatever_a_tasks_code_raises_is_one_line_with_the_tasks_name(
+    code: str, reason: str, fix: str, folder: Path
+) -> None:
+    """A crash with a traceback, until `make census` tried all of lm-eval's own tasks."""
+    (folder / "code.py").write_text(code + "\n")
+    path = suite_of(folder, {"one": FORMS["one"]}, "process_docs: !function code.rows\n")
+    with pytest.raises(EvalkitError, match=f"^task 'l_one' can't be built: {reason}") as caught:
+        loaded(path)
+    assert fix in str(caught.value)
+    assert caught.value.code == (Exit.MISSING if "mport" in code else Exit.USAGE)
+
+
+def test_choices_that_are_no_list_are_one_line_with_the_tasks_name(folder: Path) -> None:
+    form = FORMS["one"] | {"output_type": "multiple_choice", "doc_to_choice": "{{q}}",
+                           "metric_list": [{"metric": "acc"}]}  # fmt: skip
+    with pytest.raises(EvalkitError, match=r"^task 'l_one' can't be built: SyntaxError"):
+        loaded(suite_of(folder, {"one": form}))
+
+
+def test_a_metric_that_cannot_be_had_is_refused_before_anything_is_computed(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """lm-eval logs it, asks the model everything, and fails then."""
+    import evaluate
+
+    def missing(name: str) -> None:
+        raise FileNotFoundError(name)
+
+    monkeypatch.setattr(evaluate, "load", missing)
+    metric = {"metric": "own_f1", "aggregation": "mean", "higher_is_better": True}
+    path = suite_of(folder, {"one": FORMS["one"] | {"metric_list": [metric]}})
+    with pytest.raises(EvalkitError, match="task 'l_one' is scored with own_f1, which") as caught:
+        loaded(path)
+    assert caught.value.code == Exit.MISSING
+
+
 def test_a_yaml_included_from_elsewhere_is_refused(folder: Path) -> None:
     """Nothing that is pinned would tell that it was changed."""
     (folder.parent / "common.yaml").write_text("num_fewshot: 0\n")

@@ -14,7 +14,7 @@ NAMES = {
     "lm_eval.api.registry:get_model": "(model_name)",
     "lm_eval.api.registry:metric_registry": "",
     "lm_eval.api.task:Task": "attributes _instances",
-    "lm_eval.api.task:ConfigurableTask": "attributes _filters",
+    "lm_eval.api.task:ConfigurableTask": "attributes _filters _metric_fn_list",
     "lm_eval.api.task:ConfigurableTask.fewshot_docs": "(self)",
     "lm_eval.api.task:ConfigurableTask.process_results": "(self, doc, results)",
     "lm_eval.evaluator:evaluate": "",

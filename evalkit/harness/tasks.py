@@ -8,13 +8,17 @@ is an error here, with the name of the task.
 import errno
 import logging
 import random
+import sys
+import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from pathlib import Path
+from types import TracebackType
 from typing import Any
 
-from evalkit.base.errors import EvalkitError, one_of
+from evalkit.base.errors import EvalkitError, Exit, one_of
 from evalkit.harness import index
 from evalkit.harness.data import cache, code, loading, pinning
 from evalkit.harness.programs import programs
@@ -194,35 +198,83 @@ def _configure(tasks: dict[str, Any], member: suites.SuiteTask, suite: Suite) ->
                 f"task '{name}' runs code that a model wrote, in a way that evalkit can't take out"
                 " of this process"
             )
+        if lost := programs.lost_metrics(task):
+            raise EvalkitError(
+                f"task '{name}' is scored with {', '.join(lost)}, which lm-eval lacks and could not"
+                " get from the Hub, where it is a program",
+                fix="load it once online with the same HF_HOME, or name a metric of lm-eval's",
+                code=Exit.MISSING,
+            )
         if getattr(task, "MULTIMODAL", False):
             raise EvalkitError(f"task '{name}' needs images or sound; evalkit measures text models")
 
 
-@contextmanager
-def named(task: str) -> Iterator[None]:
-    """What goes wrong in a task's own YAML, templates or data is its mistake: one line with its
-    name."""
-    from datasets.exceptions import DatasetsError
-    from jinja2.exceptions import TemplateError
+# What a task's own YAML, templates or data lead to, whoever raises it.
+_MISTAKES = (
+    KeyError, IndexError, ValueError, TypeError, AttributeError, AssertionError, OSError,
+    ImportError, NotImplementedError, SyntaxError, SystemExit,
+)  # fmt: skip
 
-    wrong = (KeyError, IndexError, ValueError, TypeError, AttributeError, AssertionError, OSError)
-    try:
-        yield
-    except (*wrong, ImportError, NotImplementedError, DatasetsError, TemplateError) as error:
-        inner: Exception = error
+
+class _Named:
+    """What `named` returns. Its exit is a method so that errors of other kinds, which a task's code
+    or lm-eval raises, count as well, and our own bugs go on as they are."""
+
+    def __init__(self, task: str) -> None:
+        self._task = task
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:  # fmt: skip
+        from datasets.exceptions import DatasetsError
+        from jinja2.exceptions import TemplateError
+
+        if not isinstance(error, (Exception, SystemExit)) or isinstance(error, EvalkitError):
+            return
+        if not isinstance(error, (*_MISTAKES, DatasetsError, TemplateError)) and _is_ours(trace):
+            return
+        inner: BaseException = error
         while isinstance(inner, DatasetsError) and isinstance(inner.__cause__, Exception):
             inner = inner.__cause__  # the outer one says that something went wrong
-        reason = str(inner).strip().split("\n")[0]
-        where = str(getattr(inner, "filename", None) or "")
+        reason = (str(inner).strip().splitlines() or [""])[0]
         raise EvalkitError(
-            f"task '{task}' can't be built: {type(inner).__name__}: {reason}",
-            fix=_fix(inner, where),
+            f"task '{self._task}' can't be built: {type(inner).__name__}: {reason}",
+            fix=_fix(inner, str(getattr(inner, "filename", None) or "")),
+            code=Exit.MISSING if isinstance(inner, ImportError) else Exit.USAGE,
         ) from None
 
 
-def _fix(error: Exception, where: str) -> str:
+def named(task: str) -> AbstractContextManager[None]:
+    """Within the block, what goes wrong in a task's own YAML, templates, code or data is its
+    mistake: one line with its name."""
+    return _Named(task)
+
+
+def _is_ours(trace: TracebackType | None) -> bool:
+    """Whether evalkit raised an error, or what it called: no line of lm-eval's lies behind its
+    last."""
+    package, harness = Path(__file__).resolve().parents[1], index.task_folder().resolve().parent
+    for frame in reversed(traceback.extract_tb(trace)):
+        file = Path(frame.filename).resolve()
+        if file.is_relative_to(package):
+            return True
+        if file.is_relative_to(harness):
+            return False
+    return True
+
+
+def _fix(error: BaseException, where: str) -> str:
     """What to do about what kept a task from being built."""
-    if isinstance(error, ModuleNotFoundError):
+    if isinstance(error, ImportError):
+        top = (error.name or "").partition(".")[0]
+        if not top:
+            return "install what it names"
+        if top in sys.modules:
+            return f"its code was written for another version of {top}"
         return f"install {error.name}, which its code imports"
     if isinstance(error, OSError) and error.errno in _NO_PLACE:
         return f"see that {where or 'HF_HOME'} can be written to and has room, or set HF_HOME"

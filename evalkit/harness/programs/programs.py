@@ -79,6 +79,15 @@ def _late(name: str) -> Any:
     return sys.modules[name]
 
 
+def lost_metrics(task: Any) -> list[str]:
+    """The metrics that lm-eval lacks and could not get from the Hub: it only logs that, and fails
+    when all is answered."""
+    if task.get_config("process_results") is not None:
+        return []
+    functions: dict[str, Any] = getattr(task, "_metric_fn_list", {})
+    return sorted(name for name, function in functions.items() if function is None)
+
+
 def is_graded(task: Any) -> bool:
     """Whether a task's answers are programs that are graded by verdicts."""
     if not getattr(task, "UNSAFE_CODE", False):
