@@ -103,7 +103,7 @@ def endpoint(
     tmp_path_factory: pytest.TempPathFactory, tiny_model: Callable[..., Path]
 ) -> Iterator[tuple[Path, str]]:
     """A served model's folder and its address. vLLM's attention wants heads of 32 or more."""
-    model = tiny_model(head_dim=64, max_length=1024)
+    model = tiny_model(head_dim=64, max_length=2048, chat_template=True)
     with served.serve(model, "tiny", tmp_path_factory.mktemp("server") / "log.txt") as url:
         yield model, url
 
@@ -124,9 +124,40 @@ def test_a_served_model_answers_as_evalkits_own(
     compare(theirs, run(model, suite, tmp_path / "ours", "--device", "cpu"))
     record = support.read(theirs)
     assert record["engine"]["level"] == "none" and record["engine"]["args"]["base_url"] == url
-    assert support.read(theirs, "plan.json")["max_length"] == 1022
+    assert support.read(theirs, "plan.json")["max_length"] == 2046
     assert "unknown" in record["segments"][0]["hardware"]
     assert "unknown" in record["environment"]["gpu"]
+
+
+@pytest.mark.shared
+@pytest.mark.usefixtures("hub")
+@pytest.mark.timeout(900)
+def test_a_served_model_answers_gsm8k_through_its_chat_template_as_evalkits_own(
+    endpoint: tuple[Path, str], tmp_path: Path
+) -> None:
+    """The server is sent the rendered prompt, with its worked examples as turns of their own."""
+    model, url = endpoint
+    suite = tmp_path / "chatted.yaml"
+    body = {
+        "name": "chatted",
+        "tasks": [{"task": "gsm8k", "num_fewshot": 2}],
+        "limit": 6,
+        "gen_kwargs": {"max_gen_toks": 24},
+        "apply_chat_template": True,
+        "fewshot_as_multiturn": True,
+    }
+    suite.write_text(yaml.safe_dump(body))
+    locking.write_lock(str(suite))
+    theirs = run(model, suite, tmp_path / "theirs", *to(url))
+    ours = run(model, suite, tmp_path / "ours", "--device", "cpu")
+    texts = [
+        {name: answer["text"] for name, answer in support.read_journal(folder).answers().items()}
+        for folder in (theirs, ours)
+    ]
+    assert texts[0] == texts[1] and len(texts[0]) == 6 and any(texts[0].values())
+    samples = [support.contents(folder)["samples.jsonl.gz"] for folder in (theirs, ours)]
+    assert samples[0] == samples[1] and b"<|start_header_id|>assistant" in samples[0]
+    assert verify(theirs).consistent
 
 
 @pytest.mark.timeout(900)
