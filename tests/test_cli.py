@@ -38,6 +38,7 @@ def test_help_lists_every_command_once_in_its_group_with_a_whole_line() -> None:
         for command in commands:
             line = command.get_short_help_str(limit=1000)
             assert len(line) < 60 and not line.endswith("..."), (title, line)
+            assert (command.help or "").splitlines()[0] == line, "the first line is a sentence"
             assert f"  {command.name} " in shown.split(f"\n{title}:\n")[1].split("\n\n")[0]
     assert "evalkit eval --model demo --suite demo" in shown
     listed = [command.name for group in cli.COMMANDS.values() for command in group]

@@ -1,5 +1,6 @@
 """What the README and the docs show is true: the record, the targets, the files, the links."""
 
+import ast
 import re
 from fnmatch import fnmatch
 from pathlib import Path
@@ -69,6 +70,46 @@ def test_every_file_named_in_the_docs_exists() -> None:
         for name in re.findall(r"`((?:tests|evalkit|schemas|bench|suites|docs)/[\w./-]+)`",
                                doc.read_text("utf-8")):  # fmt: skip
             assert (ROOT / name).exists(), f"{doc.name} names {name}"
+
+
+RECIPES = ("A level", "A request type", "A field of the record", "An export", "A launcher",
+           "A Slurm option", "A verdict", "A signer")  # fmt: skip
+MOST_FILES = 4  # of evalkit/ that a recipe may touch
+
+
+def _recipes() -> dict[str, list[str]]:
+    """The numbered steps of each recipe in docs/changing.md."""
+    text = (ROOT / "docs/changing.md").read_text("utf-8")
+    part = text.split("\n## Recipes\n")[1].split("\n## ")[0]
+    recipes = [recipe.split("\n", 1) for recipe in part.split("\n### ")[1:]]
+    return {name: re.findall(r"^\d\. (.*(?:\n   .*)*)", body, re.M) for name, body in recipes}
+
+
+def _names(path: Path) -> set[str]:
+    """What a module defines at its top."""
+    tree = ast.parse(path.read_text("utf-8"))
+    assigned = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    kinds = ast.FunctionDef | ast.ClassDef
+    return assigned | {node.name for node in tree.body if isinstance(node, kinds)}
+
+
+def test_there_is_a_recipe_for_each_change_that_is_promised() -> None:
+    assert tuple(_recipes()) == RECIPES
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_names_few_files_that_are_there_and_a_test(name: str) -> None:
+    *steps, last = _recipes()[name]
+    assert last.startswith("Test: ") and re.search(r"`tests/test_\w+\.py`", last)
+    files = {file for step in steps for file in re.findall(r"`(evalkit/[\w/]+\.py)`", step)}
+    assert 1 <= len(files) <= MOST_FILES, sorted(files)
+    for step in steps:
+        file = step.partition(":")[0]
+        path = re.match(r"`([\w/.]+)`", file)
+        assert path and (ROOT / path[1]).is_file(), step
+        if path[1].endswith(".py"):
+            named = set(re.findall(r"`(\w+)`", file))
+            assert named <= _names(ROOT / path[1]), f"{path[1]} has no {named}"
 
 
 def test_every_evalkit_command_in_the_docs_is_one_and_takes_what_it_is_given() -> None:

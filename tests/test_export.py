@@ -16,9 +16,8 @@ from evalkit.base import schema
 from evalkit.base.errors import EvalkitError
 from evalkit.record.reading.findings import Report
 from evalkit.record.reading.scores import score_table
-from evalkit.show import rows
 from evalkit.show.export import every_eval_ever, hub, tables
-from evalkit.show.source import Source
+from evalkit.show.source import Source, headline_rows, rows
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +71,7 @@ def test_model_index_is_read_by_the_hubs_own_library(run: Path) -> None:
     assert name == "demo"
     wanted = {
         (row.score.task, row.score.name): row.score.value
-        for row in rows.headline(support.read(run))
+        for row in headline_rows(support.read(run))
     }
     assert {(r.dataset_name, r.metric_name): r.metric_value for r in results} == wanted
 
@@ -108,7 +107,7 @@ def test_latex_and_markdown_name_the_records_and_round_the_scores(run: Path) -> 
 def test_what_a_record_brings_becomes_no_formula_and_no_command(run: Path) -> None:
     record = support.read(run)
     record["model"]["reference"] = name = "=1+1|\\input{x}\n<b>"
-    scores = rows.headline(record)
+    scores = headline_rows(record)
     assert "'=1+1|" in tables.to_csv(scores)
     assert r"\input" not in tables.to_latex([scores])
     row = next(line for line in tables.to_markdown([scores]).splitlines())
@@ -135,7 +134,7 @@ def test_a_group_that_is_inside_itself_is_exported_all_the_same(run: Path) -> No
     record["groups"]["demo_cot"]["subtasks"] += ["demo_letters"]
     record["groups"]["demo_letters"]["subtasks"] += ["demo_letters", "demo_cot"]
     record["groups"]["all"] = record["groups"]["demo_cot"] | {"subtasks": ["demo_cot"]}
-    shots = {row.score.task: row.score.shots for row in rows.rows(record)}
+    shots = {row.score.task: row.score.shots for row in rows(record)}
     assert shots["all"] == "mixed" and shots["demo_cot_calendar"] == "3"
 
 

@@ -319,7 +319,7 @@ def test_what_a_killed_launcher_started_is_told_to_stop(tmp_path: Path) -> None:
     """A kill that can't be caught used to leave the container working."""
     mark = tmp_path / "stopped"
     inner = f"trap 'touch {mark}; exit' TERM; touch {tmp_path}/ready; while :; do sleep 0.05; done"
-    outer = f"from evalkit.host.launch import start; start._attend(['bash', '-c', {inner!r}])"
+    outer = f"from evalkit.host.launch import start; start._wait(['bash', '-c', {inner!r}])"
     with subprocess.Popen([sys.executable, "-c", outer], cwd=ROOT) as launcher:
         wait_for(tmp_path / "ready")
         launcher.kill()

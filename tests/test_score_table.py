@@ -15,9 +15,8 @@ from evalkit.base import schema, statistics
 from evalkit.record.reading.evidence.samples import Document
 from evalkit.record.reading.findings import Report
 from evalkit.record.reading.scores import score_table
-from evalkit.show import rows
 from evalkit.show.export import every_eval_ever, tables
-from evalkit.show.source import Source
+from evalkit.show.source import Source, headline_rows, rows
 
 EXAMPLE = next((support.ROOT / "results/example").glob("*/record.json"))
 
@@ -71,7 +70,7 @@ def test_a_group_of_groups_has_the_direction_and_scale_of_its_leaf_tasks() -> No
     (mmlu, stem, other) = score_table.scores(NESTED)
     assert [each.task for each in (mmlu, stem, other)] == ["mmlu", "stem", "other"]
     assert mmlu.higher_is_better and mmlu.share and mmlu.low is not None
-    assert r"25.3 $\pm$ 4.0" in tables.to_latex([rows.headline(NESTED)])
+    assert r"25.3 $\pm$ 4.0" in tables.to_latex([headline_rows(NESTED)])
     mixed = record({"g": ["a", "b"]}, {"a": {"m,none": metric(0.1)},
                                        "b": {"m,none": metric(0.1, False)}})  # fmt: skip
     mixed["groups"]["g"]["metrics"]["m,none"]["higher_is_better"] = None
@@ -79,7 +78,7 @@ def test_a_group_of_groups_has_the_direction_and_scale_of_its_leaf_tasks() -> No
 
 
 def test_every_view_lists_subgroups_and_leaf_tasks_below_their_group() -> None:
-    found = [(row.score.depth, row.score.task) for row in rows.rows(NESTED)]
+    found = [(row.score.depth, row.score.task) for row in rows(NESTED)]
     assert found == [(0, "mmlu"), (1, "stem"), (2, "a"), (2, "b"), (1, "other"), (2, "c")]
 
 
@@ -89,13 +88,13 @@ def test_a_group_without_a_score_gives_its_place_to_what_it_holds() -> None:
     made["groups"]["g"]["metrics"] = {}
     made["suite"]["tasks"] = [{"task": "g"}, {"task": "z"}]
     assert score_table.rows(made) == [(0, "a"), (0, "b"), (0, "z")]
-    assert {row.score.task for row in rows.headline(made)} == {"a", "b", "z"}
-    assert "exact" in tables.to_latex([rows.headline(made)])
+    assert {row.score.task for row in headline_rows(made)} == {"a", "b", "z"}
+    assert "exact" in tables.to_latex([headline_rows(made)])
 
 
 def test_one_column_has_one_scale() -> None:
     low, high = (record({}, {"t": {"bleu,none": metric(value)}}) for value in (0.8, 25.3))
-    made = tables.to_latex([rows.headline(low), rows.headline(high)])
+    made = tables.to_latex([headline_rows(low), headline_rows(high)])
     assert "0.800" in made and "25.300" in made and "80.0" not in made
 
 
@@ -162,7 +161,7 @@ def test_every_eval_ever_holds_groups_and_perplexities(made: Any) -> None:
     """It ended in an assertion: a continuous score needs a least and a greatest one."""
     body = json.loads(every_eval_ever.every_eval_ever(source_of(made)))
     assert schema.problems(every_eval_ever.eee_schema(), body) == []
-    assert len(body["evaluation_results"]) == len(rows.rows(made))
+    assert len(body["evaluation_results"]) == len(rows(made))
 
 
 def test_the_console_shows_intervals_and_no_error_of_nothing(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import is_typeddict as is_typed
 import pytest
 
 from evalkit.base import schema
+from evalkit.host import stage_manifest
 from evalkit.inputs import types as inputs
 from evalkit.plan import types as plan
 
@@ -23,6 +24,7 @@ MIRRORED = [
     (inputs.EngineEntry, "record", "properties/engine"),
     (inputs.Versions, "record", "$defs/environment/properties/versions"),
     (plan.PlanBody, "plan", ""),
+    (stage_manifest.Manifest, "stage", ""),
 ]
 
 

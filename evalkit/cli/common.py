@@ -57,6 +57,12 @@ PATH = click.Path(path_type=Path)
 FILE = click.Path(path_type=Path, readable=False)  # evalkit itself says when it can't be read
 out_option = click.option("--out", type=PATH, default=Path("results"), show_default=True,
                           help="Folder for the results.")  # fmt: skip
+models_option = click.option(
+    "--model", "models", multiple=True, help="A Hub id or a folder; may be given more than once."
+)
+suite_option = click.option(
+    "--suite", type=SUITE, default="core", show_default=True, help="A suite's name or file."
+)
 group_option = click.option("--group", metavar="NAME", callback=_share, expose_value=False,
                             is_eager=True, help="A Unix group that may read it.")  # fmt: skip
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")

@@ -10,19 +10,24 @@ from typing import Any
 import click
 
 from evalkit.base.errors import EvalkitError
-from evalkit.cli.common import PATH, SUITE, group_option, json_option, out_option, say, tell
+from evalkit.cli.common import (
+    PATH,
+    group_option,
+    json_option,
+    models_option,
+    out_option,
+    say,
+    suite_option,
+    tell,
+)
 
 IN = "docker, podman, apptainer or none (default: the first that works and has the image)."
 
 
 @click.command("stage")
-@click.option(
-    "--model", "models", multiple=True, help="A Hub id or a folder; may be given more than once."
-)
+@models_option
 @click.option("--revision", help="A Hub model's branch, tag or commit.")
-@click.option(
-    "--suite", type=SUITE, default="core", show_default=True, help="A suite's name or file."
-)
+@suite_option
 @click.option("--to", type=PATH, required=True, help="The folder to fill.")
 @click.option("--squashfs", type=PATH, metavar="FILE",
               help="Also make one read-only SquashFS file.")  # fmt: skip

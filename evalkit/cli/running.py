@@ -3,7 +3,7 @@
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,16 +12,19 @@ from evalkit.base.errors import EvalkitError
 from evalkit.cli.common import (
     PATH,
     PROFILE,
-    SUITE,
     group_option,
     json_option,
     out_option,
     say,
+    suite_option,
     tell,
     timestamp_option,
 )
 from evalkit.cli.sharing import sealer
 from evalkit.inputs import hub
+
+if TYPE_CHECKING:
+    from evalkit.run.preparing.prepare import Options
 
 DEVICES = "cpu, cuda (a worker on each GPU), cuda:N, or auto (one model over all GPUs)."
 # GB; as `plan.memory.CLASSES`, without the imports of that module
@@ -35,8 +38,7 @@ def run_options(command: Any) -> Any:
         [
             click.option("--model", help="A Hub id, a folder, a GGUF file, smollm2 or demo."),
             click.option("--revision", help="A Hub model's branch, tag or commit."),
-            click.option("--suite", type=SUITE, default="core", show_default=True,
-                         help="A suite's name or file."),
+            suite_option,
             click.option("--limit", type=int, help="Only the first N documents of each task."),
             out_option,
             click.option("--offline", is_flag=True, help="Use no network."),
@@ -78,20 +80,21 @@ def worker_options(command: Any) -> Any:
     return command
 
 
-def options_from(given: dict[str, Any]) -> Any:
+def options_from(
+    *, model: str | None, offline: bool, memory: str | None, **given: Any
+) -> "Options":
     """Return the library's Options for the options of the command line."""
     from evalkit.run.preparing.prepare import Options
 
-    if not given["model"]:
+    if not model:
         raise EvalkitError(
             "no model given",
             fix="usage: make eval MODEL=<hub id, folder, GGUF file or smollm2>, e.g."
             f" {MODEL_EXAMPLE}",
         )
-    if given["offline"]:
+    if offline:
         hub.go_offline()
-    given["memory"] = given["memory"] and int(given["memory"])
-    return Options(**given)
+    return Options(model=model, offline=offline, memory=int(memory) if memory else None, **given)
 
 
 def _seeds(_: Any, __: Any, value: str | None) -> tuple[int, ...]:
@@ -125,7 +128,7 @@ def eval_command(
     \b
     evalkit eval --model meta-llama/Llama-3.1-8B --suite core
     """
-    options = options_from(given)
+    options = options_from(**given)
     if seeds and options.seed is not None:
         raise EvalkitError("--seed and --seeds are both given", fix="give one of them")
     from evalkit.show import seeds as runs
@@ -149,7 +152,7 @@ def plan_command(as_json: bool, **given: Any) -> None:
     \b
     evalkit plan --model meta-llama/Llama-3.1-8B --suite core
     """
-    options = options_from(given)
+    options = options_from(**given)
     from evalkit.base.events import Events
     from evalkit.run import evaluate as run
     from evalkit.show import progress

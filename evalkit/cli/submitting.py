@@ -6,7 +6,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from evalkit.base.errors import EvalkitError
-from evalkit.cli.common import PATH, SUITE, group_option, json_option, out_option, say, tell
+from evalkit.cli.common import (
+    PATH,
+    group_option,
+    json_option,
+    models_option,
+    out_option,
+    say,
+    suite_option,
+    tell,
+)
 
 if TYPE_CHECKING:
     from evalkit.host.cluster.checks import Wanted
@@ -55,12 +64,8 @@ def _option(name: str) -> str:
 
 
 @click.command("submit")
-@click.option(
-    "--model", "models", multiple=True, help="A Hub id or a folder; may be given more than once."
-)
-@click.option(
-    "--suite", type=SUITE, default="core", show_default=True, help="A suite's name or file."
-)
+@models_option
+@suite_option
 @out_option
 @click.option("--stage", type=PATH, help="The folder that `evalkit stage` filled.")
 @click.option(
@@ -97,31 +102,34 @@ def submit_command(as_json: bool, **given: Any) -> None:
     """
     from evalkit.host.cluster import submit
 
-    sent = submit.submit(_wanted(given), lambda line: say(line, err=True))
+    sent = submit.submit(_wanted(**given), lambda line: say(line, err=True))
     if given["dry_run"] and not as_json:
         say((sent.folder / "array.sbatch").read_text())
         say((sent.folder / "finish.sbatch").read_text())
     tell(as_json, sent.folder, folder=str(sent.folder))
 
 
-def _wanted(given: dict[str, Any]) -> "Wanted":
+def _wanted(
+    *, models: tuple[str, ...], sif: Path | None, inside: str | None, engine_args: tuple[str, ...],
+    **given: Any,
+) -> "Wanted":  # fmt: skip
     """Return the request that the options of the command line describe."""
     from evalkit.host.cluster.checks import Wanted
     from evalkit.host.cluster.site import SETTINGS
 
-    if not given["models"]:
+    if not models:
         raise EvalkitError("no model given", fix="evalkit submit --model MODEL --suite SUITE")
-    if (given["sif"] is None) == (given.pop("inside") is None):
+    if (sif is None) == (inside is None):
         raise EvalkitError("where is evalkit to run", fix="give --sif IMAGE, or --in none")
     words = tuple((name, given.pop(name)) for name in SETTINGS)
     plan: list[str] = []
     for name in PLAN:
         value = given.pop(name)
         plan += [_option(name), value] if value is not None else []
-    for word in given.pop("engine_args"):
+    for word in engine_args:
         plan += ["--engine-arg", word]
     plan += [_option(name) for name in FLAGS if given.pop(name)]
-    return Wanted(**given, words=words, plan=tuple(plan))
+    return Wanted(models=models, sif=sif, words=words, plan=tuple(plan), **given)
 
 
 @click.command("cancel")

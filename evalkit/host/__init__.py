@@ -1,1 +1,5 @@
-"""Where evalkit runs: containers, Slurm, staged files, this machine's drivers and limits."""
+"""Where evalkit runs: containers, Slurm clusters, staged files, the drivers and limits of a
+machine.
+
+It computes no answer and judges no record.
+"""

@@ -1,8 +1,8 @@
-"""`evalkit grade RUN`: runs the programs that a run's answers are, each in a container of its own,
-and writes the record; or, for a graded run, runs them again and holds the verdicts against its own.
+"""`evalkit grade RUN`: runs the programs in a run's answers, each in a container of its own, and
+writes the record. For a graded run it runs them again and compares the verdicts.
 
-No program ever runs on the host. Verdicts are on the disk as they come, so a stopped grading goes
-on where it was.
+No program ever runs on the host. Each verdict is written at once, so a stopped grading continues
+where it was.
 """
 
 from collections.abc import Iterable
@@ -10,7 +10,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from evalkit.base import canon
 from evalkit.base.errors import EvalkitError, Exit
@@ -32,10 +31,10 @@ def grade(
     where: Path, events: Events, argv: list[str], *,
     wanted: str, image: str, limits: Limits, suite: str | None, model: str | None, offline: bool,
 ) -> Path:  # fmt: skip
-    """Grade a run whose batches are all answered and write its record; the run's folder.
+    """Grade a completely answered run, write its record and return the run's folder.
 
-    EvalkitError (3) where there is no image to run programs in; (1) where a graded run's programs
-    have other verdicts now.
+    EvalkitError (3) where there is no image to run programs in; (1) where the programs of a graded
+    run have other verdicts now.
     """
     place = runtimes.choose(wanted, image)
     if place.runtime is None or place.image is None:
@@ -44,22 +43,28 @@ def grade(
             fix="make the image (`make image`, `make sif`), or grade where there is one",
             code=Exit.MISSING,
         )
-    run = folder.read(where)
-    if run.finished:
+    if folder.read(where).finished:
         _repeat(where, place, limits, events)
         return where
 
-    def see_to(at: Path, programs: dict[str, str]) -> None:
+    def run_programs(at: Path, programs: dict[str, str]) -> None:
         _run_all(at, place, limits, programs, verdicts.read(at), events)
         canon.write_json(at / graded.GRADING, _described(place, limits))
 
     return evaluate.finish_only(
-        where, events, argv, suite=suite, model=model, offline=offline, prefer=None, grade=see_to
+        where,
+        events,
+        argv,
+        suite=suite,
+        model=model,
+        offline=offline,
+        prefer=None,
+        grade=run_programs,
     )
 
 
-def _described(place: Place, limits: Limits) -> dict[str, Any]:
-    """What the record says of how programs were run."""
+def _described(place: Place, limits: Limits) -> dict[str, object]:
+    """Return what the record says about how programs were run."""
     assert place.runtime is not None and place.image is not None, "it was chosen"
     return {
         "image": place.image.digest,
@@ -72,7 +77,7 @@ def _run_all(
     where: Path, place: Place, limits: Limits, programs: dict[str, str],
     known: verdicts.Verdicts, events: Events,
 ) -> None:  # fmt: skip
-    """Run the programs that have no verdict yet; each verdict is on the disk before the next."""
+    """Run the programs that have no verdict yet; write each verdict before the next."""
     todo = sorted(programs.keys() - known.keys())
     lines = canon.Appender(where / verdicts.NAME)
     try:
@@ -94,31 +99,33 @@ def _outcomes(
 
 
 def _repeat(where: Path, place: Place, limits: Limits, events: Events) -> None:
-    """Run a graded record's programs again; EvalkitError (1) that names what comes out otherwise.
+    """Run a graded record's programs again; EvalkitError (1) that names changed verdicts.
 
-    They are made from the samples alone, so nothing of the suite or the model is needed.
+    The programs come from the samples, so neither suite nor model is needed.
     """
-    said = verdicts.read(where)
-    if not said:
+    recorded = verdicts.read(where)
+    if not recorded:
         raise EvalkitError("no answer of this run is a program", where=str(where))
     programs: dict[str, str] = {}
     for _, raw in Folder(where).gzip_lines(SAMPLES):
         for text in verdicts.of_sample(canon.loads(raw)):
             name = verdicts.name_of(text)
-            programs |= {name: text} if name in said else {}
-    with events.phase("grade", len(said), "programs") as phase:
+            programs |= {name: text} if name in recorded else {}
+    with events.phase("grade", len(recorded), "programs") as phase:
         unlike = []
         for name, outcome in _outcomes(place, limits, programs, sorted(programs)):
-            unlike += [] if outcome == said[name] else [f"{name[:12]} {said[name]} -> {outcome}"]
+            if outcome != recorded[name]:
+                unlike.append(f"{name[:12]} {recorded[name]} -> {outcome}")
             phase.advance(1)
-    missing = len(said) - len(programs)
+    missing = len(recorded) - len(programs)
     if unlike or missing:
         raise EvalkitError(
-            f"{len(unlike)} of {len(said)} verdicts come out otherwise, {missing} are of no sample:"
-            f" {', '.join(unlike[:3])}",
+            f"{len(unlike)} of {len(recorded)} verdicts come out otherwise, {missing} are of no"
+            f" sample: {', '.join(unlike[:3])}",
             where=str(where), code=Exit.FAILED,
         )  # fmt: skip
     assert place.image is not None, "it was chosen"
     events.say(
-        f"{len(said):,} programs run again in image {place.image.digest[:19]}: no verdict differs"
+        f"{len(recorded):,} programs run again in image {place.image.digest[:19]}: no verdict"
+        " differs"
     )

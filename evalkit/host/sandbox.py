@@ -1,10 +1,10 @@
 """Runs one program that a model wrote, in a container of its own: no network, no capabilities, no
-file that can be written, nothing of the host's, and limits of time and memory.
+writable file, nothing of the host, and limits of time and memory.
 
-The program comes in by standard input, and what it prints is thrown away. It has passed if it came
-to its end: then, and only then, the code around it prints a word that it was not told. A program
-that sets out to find that word in its own process could: like every harness that runs a test and
-what it tests in one process, this tells working programs from others, not honest ones from cheats.
+The program comes by standard input, and its output is thrown away. It passed if it reached its end:
+only then the code around it prints a word that the program does not know. A program could search
+its own process for that word: like every harness that runs a test and the tested code in one
+process, this tells working programs from others, not honest ones from cheats.
 """
 
 import secrets
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from evalkit.base.errors import EvalkitError, Exit
 from evalkit.host.launch.command import Image, Runtime
 
-# Limits hold in every runtime, also where it has none of its own. The word is the first line.
+# The limits hold in every runtime, even in one without limits. The word is the first line of stdin.
 _INSIDE = """
 import os, resource, signal, sys, time
 seconds, memory = int(sys.argv[1]), int(sys.argv[2])
@@ -40,9 +40,9 @@ if not ended:
     os._exit(142)
 os._exit(os.waitstatus_to_exitcode(status) & 255)
 """
-_STARTING_S = 60  # that a runtime may take besides the program's own time
-_OUT_OF_TIME = (142, 256 - 24, 256 - 9)  # by the clock; by SIGXCPU or SIGKILL, for CPU time
-_STARTED = {"docker": (125, 126, 127), "podman": (125, 126, 127), "apptainer": (255,)}
+_STARTING_S = 60  # for the runtime, besides the program's own time
+_OUT_OF_TIME = (142, 256 - 24, 256 - 9)  # exit codes: by the clock; SIGXCPU, SIGKILL: CPU time
+_NOT_STARTED = {"docker": (125, 126, 127), "podman": (125, 126, 127), "apptainer": (255,)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ class Limits:
 
 
 def command_line(runtime: Runtime, image: Image, name: str, limits: Limits) -> list[str]:
-    """The words that run one program; `name` is the container's. A pure function."""
+    """Return the command line that runs one program. `name`: the container's. A pure function."""
     python = ["-I", "-c", _INSIDE, str(limits.seconds), str(limits.memory_bytes)]
     if runtime.name == "apptainer":
         return [
@@ -72,7 +72,7 @@ def command_line(runtime: Runtime, image: Image, name: str, limits: Limits) -> l
 
 
 def run(runtime: Runtime, image: Image, program: str, limits: Limits) -> str:
-    """A program's outcome: `passed`, `failed` or `timed out`. EvalkitError (3) where the runtime
+    """Run a program; return `passed`, `failed` or `timed out`. EvalkitError (3) where the runtime
     could not start it."""
     name, word = f"evalkit-grade-{secrets.token_hex(8)}", secrets.token_hex(16)
     command = command_line(runtime, image, name, limits)
@@ -86,7 +86,7 @@ def run(runtime: Runtime, image: Image, program: str, limits: Limits) -> str:
         if runtime.name != "apptainer":
             subprocess.run([runtime.name, "rm", "--force", name], capture_output=True, check=False)
         return "timed out"
-    if done.returncode in _STARTED[runtime.name]:
+    if done.returncode in _NOT_STARTED[runtime.name]:
         reason = (done.stderr.decode(errors="replace").strip().splitlines() or [""])[-1]
         raise EvalkitError(
             f"{runtime.name} can't run a program in the image: {reason[:200]}",

@@ -1,9 +1,9 @@
-"""Fetches everything that a run without network needs, once, at pinned revisions.
+"""Downloads everything that a run without network needs, once, at pinned revisions.
 
-Into one folder come the models and the datasets as a run itself would fetch them, with the same
-checks; at last the manifest (`staged`). What was fetched is kept whatever happens, and the same
-command goes on from there; another model or suite is added to what is there. A model in a folder of
-its own stays where it is: its digests stand in the manifest. A token is read and never written.
+Models and datasets go into one folder, as a run itself would download them, with the same checks;
+the manifest (`stage_manifest`) is written last. After a failure the same command continues; another
+model or suite is added to the folder. A model in a folder of its own stays there: the manifest has
+its digests. A token is read and never written.
 """
 
 import os
@@ -14,26 +14,26 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from evalkit.base import canon
 from evalkit.base.errors import EvalkitError, Exit
 from evalkit.base.events import Events
 from evalkit.host import stage_manifest
+from evalkit.host.stage_manifest import StagedDataset, StagedModel
 from evalkit.inputs import hub
 from evalkit.inputs import suite as suites
 from evalkit.inputs.models import model as models
-from evalkit.inputs.models.model import Model
 from evalkit.inputs.suite import Lock
+from evalkit.inputs.types import FileEntry
 from evalkit.run import loading
 
-POLL_S = 0.5  # how often it is looked how much has come
-MADE = 1.5  # bytes that `datasets` makes of one that it fetches, the fetched one aside
+POLL_S = 0.5  # between two looks at the progress
+MADE = 1.5  # bytes that `datasets` writes for each byte that it downloads, besides that byte
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What is to be staged."""
+    """What a user wants staged."""
 
     models: tuple[str, ...]
     suite: str
@@ -44,31 +44,31 @@ class Wanted:
 
 
 def stage(wanted: Wanted, events: Events) -> Path:
-    """Fetch what is wanted into a folder and write its manifest, whose path is returned.
+    """Download what is wanted, write the manifest and return its path.
 
-    The process's environment must be `staged.fetching`'s. Raises EvalkitError; what was fetched
-    before is kept.
+    The process's environment must be that of `stage_manifest.fetching`. Raises EvalkitError; what
+    was downloaded before is kept.
     """
     suite = suites.load(wanted.suite)
     lock = suites.lock_of(suite)
     canon.make_folder(wanted.to / stage_manifest.HOME)
     _announce(wanted, lock, events)
-    found = {reference: _model(reference, wanted, events) for reference in wanted.models}
+    staged = {reference: _model(reference, wanted, events) for reference in wanted.models}
     loading.load_suite(suite, lock, events, offline=False)
-    datasets = {
+    datasets: dict[str, StagedDataset] = {
         name: {"revision": dataset.pinned or "unknown", "licence": dataset.licence}
         for name, dataset in lock.datasets.items()
     }
     events.say("writing the manifest")
-    body = stage_manifest.write(wanted.to, found, {suite.name: {"datasets": datasets}})
+    body = stage_manifest.write(wanted.to, staged, {suite.name: {"datasets": datasets}})
     size = sum(entry["size"] for entry in body["files"].values())
     events.say(f"staged: {len(body['files']):,} files, {_bytes(size)}")
     return wanted.to / stage_manifest.NAME
 
 
 def _announce(wanted: Wanted, lock: Lock, events: Events) -> None:
-    """Say what will be fetched, how large and under which licence; EvalkitError (3) where the disk
-    has no room for it."""
+    """Say what will be downloaded, its size and licence; EvalkitError (3) where the disk has no
+    room for it."""
     total = 0.0
     for reference in wanted.models:
         if models.is_on_hub(reference):
@@ -81,11 +81,11 @@ def _announce(wanted: Wanted, lock: Lock, events: Events) -> None:
             total += size * (1 + MADE)
             at = f"at {dataset.pinned[:12]}" if dataset.pinned else "as it is now"
             events.say(f"dataset  {name} {at}: at most {_bytes(size)}, licence {dataset.licence}")
-    there = _size(wanted.to / stage_manifest.HOME)
+    present = _size(wanted.to / stage_manifest.HOME)
     free = shutil.disk_usage(wanted.to).free
-    if total - there > free:
+    if total - present > free:
         raise EvalkitError(
-            f"{_bytes(total - there)} are to come and {_bytes(free)} are free",
+            f"{_bytes(total - present)} are to come and {_bytes(free)} are free",
             where=str(wanted.to),
             fix="free space or stage elsewhere (--to)",
             code=Exit.MISSING,
@@ -93,8 +93,8 @@ def _announce(wanted: Wanted, lock: Lock, events: Events) -> None:
 
 
 def _dataset_size(name: str, lock: Lock) -> int:
-    """The bytes of a dataset's files in folders that bear a wanted configuration's name, or of all
-    where there is no such folder for one of them."""
+    """Return the bytes of a dataset's files in the folders named after the wanted configurations,
+    or of all files where a configuration has no such folder."""
     sizes = hub.sizes(name, "dataset", lock.datasets[name].pinned)
     configs = {task.config for task in lock.tasks.values() if task.dataset == name}
     folders = {part for path in sizes for part in Path(path).parent.parts}
@@ -103,8 +103,8 @@ def _dataset_size(name: str, lock: Lock) -> int:
     return sum(size for path, size in sizes.items() if configs & {*Path(path).parent.parts})
 
 
-def _model(reference: str, wanted: Wanted, events: Events) -> dict[str, Any]:
-    """Fetch a model, or only digest one in a folder; its part of the manifest."""
+def _model(reference: str, wanted: Wanted, events: Events) -> StagedModel:
+    """Download a model, or only digest one in a folder; return its part of the manifest."""
     on_hub = models.is_on_hub(reference)
     with _progress(wanted.to, events):
         model = models.resolve(
@@ -113,26 +113,26 @@ def _model(reference: str, wanted: Wanted, events: Events) -> dict[str, Any]:
             allow_pickle=wanted.allow_pickle,
             trust_remote_code=wanted.trust_remote_code,
         )
-        licence = hub.licence(reference, model.revision) if on_hub else _own_licence(model)
-    size = sum(entry["size"] for entry in model.own_files().values())
+        card = model.folder / "README.md"
+        licence = hub.licence(reference, model.revision) if on_hub else hub.licence_in(card)
+    files: dict[str, FileEntry] = {
+        name: {"size": entry["size"], "sha256": entry["sha256"]}
+        for name, entry in model.own_files().items()
+    }
+    size = sum(entry["size"] for entry in files.values())
     at = f" at {model.revision[:12]}" if model.revision else ""
     events.say(f"model    {reference}{at}: {_bytes(size)} are there, licence {licence}")
     return {
         "revision": model.revision,
         "folder": None if on_hub else os.fspath(Path(model.source or model.folder).resolve()),
         "licence": licence,
-        "files": model.own_files(),
+        "files": files,
     }
-
-
-def _own_licence(model: Model) -> str:
-    """What the card in a model's folder says, as far as it is one."""
-    return hub.licence_in(model.folder / "README.md")
 
 
 @contextmanager
 def _progress(folder: Path, events: Events) -> Iterator[None]:
-    """Within the block, show how many bytes come into a stage."""
+    """Within the block, show how many bytes arrive in a stage."""
     before, over = _size(folder / stage_manifest.HOME), threading.Event()
     with events.phase("fetch", 0, "bytes") as phase:
 
@@ -150,20 +150,21 @@ def _progress(folder: Path, events: Events) -> Iterator[None]:
 
 
 def _size(folder: Path) -> int:
-    """Bytes in a folder that is being written to; what is linked counts once."""
+    """Return the bytes in a folder that is being written; a linked file counts once."""
     total = 0
     for path in folder.rglob("*"):
         try:
             total += path.lstat().st_size
-        except OSError:  # a part that has got its name meanwhile
+        except OSError:  # a part that was renamed meanwhile
             continue
     return total
 
 
 def pack(folder: Path, file: Path, events: Events) -> None:
-    """Make one read-only file of a whole stage: cluster file systems count files, and this is one.
+    """Make one read-only file of a whole stage, since cluster file systems limit the number of
+    files.
 
-    Raises EvalkitError where mksquashfs is not there or fails.
+    Raises EvalkitError where mksquashfs is missing or fails.
     """
     stage_manifest.read(folder)
     part = file.with_name(f".{file.name}.{os.getpid()}.part")
@@ -189,7 +190,7 @@ def pack(folder: Path, file: Path, events: Events) -> None:
 
 
 def _bytes(size: float) -> str:
-    """A number of bytes as people read it."""
+    """Return a number of bytes for people."""
     for unit in ("B", "kB", "MB"):
         if size < 1000:
             return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"

@@ -1,9 +1,9 @@
-"""A stage: a folder with everything that a run without network needs, and its manifest.
+"""The manifest of a stage, a folder with everything that a run without network needs.
 
-It holds a Hugging Face home (models and datasets at their pinned revisions) and, written last,
-`stage.json` with the size and sha256 of every file in it, and of those of models that lie elsewhere
-on the same file system. Here it is written and held against the files; nothing is fetched, and
-nothing heavy is imported: compute nodes do this before a GPU's time is spent.
+A stage holds a Hugging Face home (models and datasets at their pinned revisions) and `stage.json`,
+written last, with the size and sha256 of every file in it, and of models elsewhere on the same file
+system. This module writes the manifest and checks files against it. It downloads nothing and
+imports nothing heavy: compute nodes do this before they use a GPU's time.
 """
 
 import os
@@ -11,24 +11,58 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import evalkit
 from evalkit.base import canon, schema
 from evalkit.base.errors import EvalkitError, Exit
 from evalkit.base.events import now
 from evalkit.inputs import hub
+from evalkit.inputs.types import FileEntry
 
 NAME = "stage.json"
 SCHEMA = "evalkit/stage/1"
 HOME = "hf"  # the Hugging Face home in it
-SMALL = 1 << 20  # bytes of a file that a quick check reads as well
+SMALL = 1 << 20  # bytes: a quick check reads files up to this size, too
 READERS = 8  # files that are read at once
+
+
+class StagedModel(TypedDict):
+    """A staged model. `revision` is None for a folder; `folder` is None for one in the stage."""
+
+    revision: str | None
+    folder: str | None
+    licence: str
+    files: dict[str, FileEntry]
+
+
+class StagedDataset(TypedDict):
+    """A staged dataset."""
+
+    revision: str
+    licence: str
+
+
+class StagedSuite(TypedDict):
+    """A staged suite."""
+
+    datasets: dict[str, StagedDataset]
+
+
+class Manifest(TypedDict):
+    """The content of stage.json; see schemas/stage.schema.json."""
+
+    schema: str
+    created: str
+    evalkit: str
+    models: dict[str, StagedModel]
+    suites: dict[str, StagedSuite]
+    files: dict[str, FileEntry]
 
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """What a check looked at: how many files of how many bytes, and how many bytes it read."""
+    """The number of checked files, their bytes, and how many bytes were read."""
 
     files: int
     size: int
@@ -36,15 +70,15 @@ class Checked:
 
 
 def home(folder: Path) -> Path:
-    """The Hugging Face home in a stage."""
+    """Return the Hugging Face home in a stage."""
     return folder.absolute() / HOME
 
 
 def fetching(folder: Path) -> dict[str, str | None]:
-    """What the environment must say before anything of the Hub's is imported, so that what is
-    fetched comes into the stage; None is for what must not be set.
+    """Return the variables that make the Hub's client download into the stage; None: unset it. They
+    must be set before the client is imported.
 
-    The token stays where it is, and so does what the client keeps for itself.
+    The token and the client's own cache stay where they are.
     """
     others = ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_DATASETS_CACHE", "TRANSFORMERS_CACHE")
     return {
@@ -52,26 +86,26 @@ def fetching(folder: Path) -> dict[str, str | None]:
         "HF_HOME": os.fspath(home(folder)),
         "HF_TOKEN_PATH": os.fspath(hub.token_path(os.environ)),
         "HF_XET_CACHE": os.environ.get("HF_XET_CACHE") or os.fspath(hub.home(os.environ) / "xet"),
-        "TQDM_DISABLE": "1",  # what comes is shown otherwise
+        "TQDM_DISABLE": "1",  # evalkit shows the progress itself
     }
 
 
-def write(folder: Path, models: dict[str, Any], suites: dict[str, Any]) -> dict[str, Any]:
-    """Digest what lies in a stage and write its manifest, which is returned.
+def write(folder: Path, models: dict[str, StagedModel], suites: dict[str, StagedSuite]) -> Manifest:
+    """Digest the files of a stage, write its manifest and return it.
 
-    `models` and `suites` come beside those of a manifest that is there.
+    `models` and `suites` are added to those of an earlier manifest.
     """
-    known = read(folder) if (folder / NAME).is_file() else {"models": {}, "suites": {}}
+    known = read(folder) if (folder / NAME).is_file() else None
     names = sorted(_names(folder))
     with ThreadPoolExecutor(READERS) as pool:
         digests = list(pool.map(lambda name: canon.sha256_file(folder / name), names))
     sizes = [(folder / name).stat().st_size for name in names]
-    body = {
+    body: Manifest = {
         "schema": SCHEMA,
         "created": now(),
         "evalkit": evalkit.__version__,
-        "models": known["models"] | models,
-        "suites": known["suites"] | suites,
+        "models": (known["models"] if known else {}) | models,
+        "suites": (known["suites"] if known else {}) | suites,
         "files": {
             name: {"size": size, "sha256": digest}
             for name, size, digest in zip(names, sizes, digests, strict=True)
@@ -84,7 +118,7 @@ def write(folder: Path, models: dict[str, Any], suites: dict[str, Any]) -> dict[
 
 
 def _names(folder: Path) -> Iterator[str]:
-    """What a run reads of a stage: a blob by the names that lead to it, no lock, nothing torn."""
+    """Yield the files that a run reads: blobs by the names that link to them, no lock, no part."""
     for path in (folder / HOME).rglob("*"):
         inside = path.relative_to(folder)
         other = path.suffix in (".lock", ".incomplete") or {".locks", "blobs"} & {*inside.parts}
@@ -92,8 +126,8 @@ def _names(folder: Path) -> Iterator[str]:
             yield inside.as_posix()
 
 
-def read(folder: Path) -> dict[str, Any]:
-    """A stage's manifest; EvalkitError where there is none that is whole."""
+def read(folder: Path) -> Manifest:
+    """Read a stage's manifest; EvalkitError where there is none or it is not valid."""
     path = folder / NAME
     if not path.is_file():
         raise EvalkitError(
@@ -103,16 +137,16 @@ def read(folder: Path) -> dict[str, Any]:
             " bound?",
             code=Exit.MISSING,
         )
-    body = canon.read_json(path)
+    body: Manifest = canon.read_json(path)
     problems = schema.check("stage", body)
     if problems:
         raise EvalkitError(f"{NAME} is not a manifest: {problems[0]}", where=str(folder))
-    return dict(body)
+    return body
 
 
 def check(folder: Path, *, full: bool = False) -> Checked:
-    """Hold a stage against its manifest: every file's size, and the sha256 of the small ones, or
-    of all where it is `full`. EvalkitError names the first that is gone (3) or altered (1)."""
+    """Check a stage against its manifest: the size of every file, and the sha256 of small ones, or
+    of all with `full`. EvalkitError names the first that is missing (3) or altered (1)."""
     body = read(folder)
     wanted = {folder / name: entry for name, entry in body["files"].items()}
     for model in body["models"].values():
@@ -120,31 +154,30 @@ def check(folder: Path, *, full: bool = False) -> Checked:
             place = Path(model["folder"])
             wanted |= {place / name: entry for name, entry in model["files"].items()}
     small = [path for path, entry in wanted.items() if full or entry["size"] <= SMALL]
-    gone = [path for path in wanted if not path.is_file()]
-    if gone:
-        raise _gone(folder, gone)
+    if missing := [path for path in wanted if not path.is_file()]:
+        raise _missing(missing)
     altered = {path for path, entry in wanted.items() if path.stat().st_size != entry["size"]}
     with ThreadPoolExecutor(READERS) as pool:
-        for path, found in zip(small, pool.map(canon.sha256_file, small), strict=True):
-            if found != wanted[path]["sha256"]:
+        for path, digest in zip(small, pool.map(canon.sha256_file, small), strict=True):
+            if digest != wanted[path]["sha256"]:
                 altered.add(path)
     if altered:
-        raise _altered(folder, sorted(altered))
+        raise _altered(sorted(altered))
     total = sum(entry["size"] for entry in wanted.values())
     return Checked(len(wanted), total, sum(wanted[path]["size"] for path in small))
 
 
-def _gone(folder: Path, gone: list[Path]) -> EvalkitError:
-    more = f" and {len(gone) - 1} more files" if len(gone) > 1 else ""
+def _missing(missing: list[Path]) -> EvalkitError:
+    more = f" and {len(missing) - 1} more files" if len(missing) > 1 else ""
     return EvalkitError(
-        f"the stage lacks {gone[0].name}{more}",
-        where=os.fspath(gone[0].parent),
+        f"the stage lacks {missing[0].name}{more}",
+        where=os.fspath(missing[0].parent),
         fix="stage again; in a container, is everything bound?",
         code=Exit.MISSING,
     )
 
 
-def _altered(folder: Path, altered: list[Path]) -> EvalkitError:
+def _altered(altered: list[Path]) -> EvalkitError:
     more = f" and {len(altered) - 1} more files" if len(altered) > 1 else ""
     return EvalkitError(
         f"{altered[0].name}{more} in the stage is not what was staged",

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evalkit.base.errors import EvalkitError, Exit
-from evalkit.show.rows import rows
-from evalkit.show.source import source
+from evalkit.show.source import rows, source
 
 if TYPE_CHECKING:
     import pandas

@@ -1,12 +1,13 @@
-"""How far a run is: what `plan` prints of it, and what `status` answers.
+"""How far a run is: what `plan` prints, what `status` answers, and the report of a run without a
+record.
 
-Read from the run's folder alone: its plan, its journal, its events.
+It reads the run's folder alone: its plan, its journal, its events.
 """
 
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -16,6 +17,10 @@ from evalkit.base import canon, lease
 from evalkit.base.errors import EvalkitError, Exit
 from evalkit.judge.verify.plain import results_in
 from evalkit.plan import store
+from evalkit.plan.types import BatchEntry
+from evalkit.record import journal
+from evalkit.record.reading.evidence.plan import MAX_PLAN
+from evalkit.record.reading.folder import BROKEN, Folder, MiB
 from evalkit.run import execute
 
 
@@ -27,7 +32,7 @@ def show_plan(folder: Path, console: Console) -> None:
     requests = {(b["task"], t[-1].partition("#")[0]) for b in batches for t in b["targets"]}
     longest = max(batches, key=lambda batch: batch["cost"])
     padding = 100 * figures.padding / max(figures.computed, 1)
-    rows = {
+    rows: dict[str, str] = {
         "level": body["level"],
         "requests": f"{len(requests):,}",
         "batches": f"{figures.batches:,}, and {figures.trunks:,} shared prefixes",
@@ -97,6 +102,61 @@ def _devices(folder: Path) -> list[str]:
         for raw in path.read_bytes().splitlines():
             if b'"event":"device"' in raw.replace(b" ", b""):
                 with suppress(ValueError):  # a torn line
-                    event: dict[str, Any] = canon.loads(raw)
-                    lines[str(event["line"])] = None
+                    lines[str(canon.loads(raw)["line"])] = None
     return list(lines)
+
+
+@dataclass(frozen=True, slots=True)
+class TaskProgress:
+    """How many of a leaf task's requests are answered."""
+
+    name: str
+    answered: int
+    requests: int
+
+    @property
+    def share(self) -> float:
+        """The answered part."""
+        return self.answered / max(self.requests, 1)
+
+
+def unfinished_page(run: Path) -> dict[str, object]:
+    """Return what the template `unfinished.html.j2` shows: the model, the suite, and how many
+    requests are answered. There are no scores, since lm-eval needs all answers for them.
+
+    EvalkitError (3) where there is no planned run.
+    """
+    folder = Folder(run)
+    try:
+        body = folder.json("run.json", MiB)
+        batches = {batch["id"]: batch for batch in folder.json("plan.json", MAX_PLAN)["batches"]}
+        tasks = [item["task"] for item in body["suite"]["tasks"]]
+        facts = {"model": body["model"]["reference"], "suite": body["suite"]["name"],
+                 "run": body["ids"]["run"], "created": body["created"]}  # fmt: skip
+    except BROKEN as error:
+        raise EvalkitError(
+            "there is neither a record nor a planned run", where=str(run), code=Exit.MISSING
+        ) from error
+    done = journal.done(run / "journal", facts["run"], batches)
+    tasks_done = _by_task(batches, done.batches)
+    return {
+        "title": f"{facts['model']} on {facts['suite']}, unfinished",
+        "facts": facts,
+        "tasks": tasks,
+        "running": lease.is_held(run),
+        "progress": tasks_done,
+        "answered": sum(task.answered for task in tasks_done),
+        "requests": sum(task.requests for task in tasks_done),
+        "set_aside": len(done.set_aside),
+        "share": sum(int(batches[name]["cost"]) for name in done.batches if name in batches)
+        / max(sum(int(batch["cost"]) for batch in batches.values()), 1),
+    }
+
+
+def _by_task(batches: Mapping[str, BatchEntry], done: set[str]) -> list[TaskProgress]:
+    counts: dict[str, list[int]] = {}
+    for name, batch in batches.items():
+        count = counts.setdefault(str(batch["task"]), [0, 0])
+        count[0] += len(batch["targets"]) if name in done else 0
+        count[1] += len(batch["targets"])
+    return [TaskProgress(name, *count) for name, count in sorted(counts.items())]

@@ -1,24 +1,23 @@
-"""A planned run as a Kubernetes Job: its shards as the completions of an indexed Job. Text only.
+"""Makes a Kubernetes Job of a planned run: its shards are the completions of an indexed Job.
 
-Nothing here speaks to a cluster. The results and the stage lie on a volume that all pods see, at
-the paths that they have where the run was planned, so that names mean the same. The pods may do no
-more than the launcher's containers may; that they have no network is the cluster's matter.
+A pure function: nothing here calls a cluster. Results and stage are on a volume that all pods
+mount at the paths that they have where the run was planned. The pods have no more rights than the
+launcher's containers; the cluster has to deny them a network.
 """
 
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Any
 
 from evalkit.host.launch.command import SCRATCH
 from evalkit.inputs import hub
 
-LATE_S = 30  # from the last batch's end to the pod's
-USER = 10001  # the image's
+LATE_S = 30  # from the end of the last batch to the end of the pod
+USER = 10001  # of the image
 
 
 @dataclass(frozen=True, slots=True)
 class Pods:
-    """How the pods are made. `image`: by its digest; `claim`: of the volume, seen at `mount`;
+    """The settings of the pods. `image`: by its digest; `claim`: of the volume, mounted at `mount`;
     `home`: the Hugging Face home on it; `gpus`: of each pod."""
 
     image: str
@@ -31,8 +30,8 @@ class Pods:
     grace_s: int = 120
 
 
-def manifest(run: str, pods: Pods) -> dict[str, Any]:
-    """The Job that answers a run's shards. `run`: its folder, as the pods see it."""
+def manifest(run: str, pods: Pods) -> dict[str, object]:
+    """Return the Job that answers a run's shards. `run`: its folder, as the pods see it."""
     name = "".join(c if c.isalnum() else "-" for c in PurePosixPath(run).name.lower()).strip("-")
     grace = pods.grace_s + LATE_S
     return {
@@ -67,7 +66,7 @@ def manifest(run: str, pods: Pods) -> dict[str, Any]:
     }
 
 
-def _container(run: str, pods: Pods) -> dict[str, Any]:
+def _container(run: str, pods: Pods) -> dict[str, object]:
     # completions count from 0, shards from 1
     shard = f"$((JOB_COMPLETION_INDEX + 1))/{pods.shards}"
     program = f'exec evalkit execute "$0" --offline --grace {pods.grace_s} --shard "{shard}"'

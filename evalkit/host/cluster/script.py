@@ -1,10 +1,10 @@
-"""The two batch scripts of a submission: text, and nothing but text.
+"""Fills in the two batch scripts of a submission. A pure function of a recipe; `template` has the
+text.
 
-Each is whole in itself and made to be read: a user can look at it, change it and send it by hand.
-The array's script answers one shard; the finishing one scores what is answered, sends again what
-failed, or says what is missing. Slurm's warning before the time limit, a preemption and a dead node
-all end in the same: the batch in hand is kept if there is time, and the task starts again. The
-text itself stands in `template`.
+Each script needs no other file of evalkit: a user can read it, change it and send it by hand. The
+array's script answers one shard. The finishing script scores finished runs, sends failed shards
+again, or says what is missing. After Slurm's warning before the time limit, a preemption or a dead
+node, the current batch is kept if there is time, and the task starts again.
 """
 
 import re
@@ -20,16 +20,16 @@ from evalkit.host.cluster.submission import Submission
 from evalkit.host.launch.command import NO_NETWORK, SHARED_NETWORK
 
 SCRATCH = "$scratch"  # the scripts' variable, as it stands in a command
-MARGIN_S = 60  # that Slurm's warning may come early, and for what follows the last batch
-MAX_RESTARTS = 50  # by preemption, time limit or dead nodes, of one task
-MAX_ROUNDS = 2  # in which shards that failed for another reason are sent again, elsewhere
+MARGIN_S = 60  # for a warning that comes early, and for the end of the last batch
+MAX_RESTARTS = 50  # of one task: by preemption, time limit or dead nodes
+MAX_ROUNDS = 2  # in which shards that failed otherwise are sent to other nodes
 SCRATCH_MB = 64  # that must be free
 PATH = "/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin"
-# Variables that a node has of Slurm and of itself: which GPUs, whose job, where it is.
+# Variables of Slurm and of the node that a task keeps.
 KEPT = ("SLURM*", "CUDA_VISIBLE_DEVICES", "GPU_DEVICE_ORDINAL", "ROCR_VISIBLE_DEVICES",
         "ZE_AFFINITY_MASK", "HOME", "USER", "LOGNAME", "HOSTNAME", "PWD", "TMPDIR")  # fmt: skip
 MODULES = ("MODULEPATH", "MODULESHOME", "LMOD_CMD", "LMOD_DIR", "LMOD_PKG", "LMOD_ROOT")
-# Where the command `module` comes from where no variable says it.
+# Files that define the command `module`, if no variable names one.
 INITS = ("/etc/profile.d/modules.sh", "/etc/profile.d/lmod.sh", "/etc/profile.d/z00_lmod.sh",
          "/usr/share/lmod/lmod/init/bash", "/usr/share/modules/init/bash")  # fmt: skip
 TOLD = ("SLURM_JOB_ID", "SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID", "SLURM_RESTART_COUNT",
@@ -38,11 +38,11 @@ TOLD = ("SLURM_JOB_ID", "SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID", "SLURM_REST
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """Everything that the scripts of a submission follow from. `evalkit`: the command, in or out of
-    a container, `$scratch` being the task's temporary folder; `needed`: paths that a node must see;
-    `environment`: variables for evalkit, where its command does not say them; `image`: the SIF, and
-    `program`: what starts it; `path`: where a node's programs are; `words`: further ones for
-    `evalkit execute`."""
+    """Everything that the scripts of a submission depend on. `evalkit`: its command, in a container
+    or not, with `$scratch` for the task's temporary folder; `needed`: paths that must exist on a
+    node; `environment`: variables for evalkit, unless its command sets them; `image`: the SIF;
+    `program`: what starts it; `path`: PATH on a node; `words`: further options of `evalkit
+    execute`."""
 
     submission: Submission
     name: str
@@ -60,7 +60,7 @@ class Recipe:
 
 
 def array(recipe: Recipe) -> str:
-    """The script of the array's tasks."""
+    """Return the script of the array's tasks."""
     submission, site = recipe.submission, recipe.site
     options = [
         f"--job-name={recipe.name}",
@@ -96,7 +96,7 @@ def array(recipe: Recipe) -> str:
 
 
 def finish(recipe: Recipe) -> str:
-    """The script of the job that comes after the array."""
+    """Return the script of the job that runs after the array."""
     folder = recipe.submission.folder
     options = [
         f"--job-name={recipe.name}-finish",
@@ -127,7 +127,7 @@ def _head(options: Sequence[str], what: str) -> str:
 
 
 def _directive(option: str) -> str:
-    """An option as a line of #SBATCH has it, where only what stands in quotes may have spaces."""
+    """Return an option for a line of #SBATCH: a value with spaces needs double quotes."""
     name, equals, value = option.partition("=")
     if not re.search(r"[\s'\"\\#]", option):
         return option
@@ -135,12 +135,12 @@ def _directive(option: str) -> str:
 
 
 def _escaped(path: Path) -> str:
-    """A path in the name of a log, where % stands for what Slurm knows."""
+    """Escape a path for the name of a log, where Slurm replaces %."""
     return str(path).replace("%", "%%")
 
 
 def _runs(recipe: Recipe) -> str:
-    """Whom the array's tasks work for."""
+    """Return the part that lists the runs of the array's tasks."""
     submission = recipe.submission
     return template.RUNS.format(
         submission=shlex.quote(str(submission.folder)),
@@ -150,7 +150,7 @@ def _runs(recipe: Recipe) -> str:
 
 
 def _clean(recipe: Recipe) -> str:
-    """The environment, without what a login shell brings."""
+    """Return the part that removes the variables of the login shell."""
     site = recipe.site
     exports = "".join(
         f"export {name}={shlex.quote(value)}\n" for name, value in recipe.environment.items()
@@ -163,7 +163,7 @@ def _clean(recipe: Recipe) -> str:
 
 
 def _room(recipe: Recipe) -> str:
-    """The scratch folder, the modules and the command."""
+    """Return the part that sets the scratch folder, the modules and the command."""
     site = recipe.site
     load = template.LOAD.format(modules=shlex.join(site.modules), inits=" ".join(INITS))
     command = " ".join(map(_quoted, recipe.evalkit))
@@ -178,7 +178,7 @@ def _room(recipe: Recipe) -> str:
 
 
 def _into(recipe: Recipe) -> str:
-    """What the image is told of Slurm, and whether it has a network on this node."""
+    """Return the part that passes Slurm's variables to the image and decides on its network."""
     start = f"{recipe.program} --quiet exec"
     image = f"{shlex.quote(recipe.image)} /bin/true"
     return template.INTO.format(
@@ -192,8 +192,8 @@ def _into(recipe: Recipe) -> str:
 
 
 def _quoted(word: str) -> str:
-    """A word for bash; one with a comma in quotes, where shellcheck sees a mistyped list else, and
-    one with the scratch folder in such that let it through."""
+    """Quote a word for bash: double quotes for one with the scratch variable, single ones for one
+    with a comma, which shellcheck takes for a mistyped list."""
     if SCRATCH in word:
         return '"' + re.sub(r'(["`\\])', r"\\\1", word) + '"'
     return f"'{word}'" if "," in word and shlex.quote(word) == word else shlex.quote(word)

@@ -1,16 +1,15 @@
-"""What was sent to Slurm for some runs: which task of a job array is which shard of which run.
+"""A submission: which task of a job array is which shard of which run, and the jobs that were sent.
 
-A folder beside the runs, `<out>/submissions/<suite>-<12 hex>`, named after the runs, so that the
-same command finds it again: the two scripts, the logs of every task, `submission.json`, and a line
-in `jobs.jsonl` whenever jobs were sent. It is the cluster's matter: no record depends on it, and it
-may be deleted.
+It is a folder beside the runs, `<out>/submissions/<suite>-<12 hex>`, named after the runs, so that
+the same command finds it again. It holds the two scripts, the log of every task, `submission.json`,
+and a line in `jobs.jsonl` for each time that jobs were sent. No record depends on it; it may be
+deleted.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from evalkit.base import canon
 from evalkit.base.errors import EvalkitError, Exit
@@ -26,7 +25,7 @@ FOLDER = "submissions"
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A planned run, and its model's folder where it is none of the Hub's."""
+    """A planned run, and its model's folder unless the model is on the Hub."""
 
     run: Path
     model: str | None
@@ -34,8 +33,8 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """Some runs of one suite, each in as many shards, and the jobs that were sent for them: the
-    array's and the finishing one's numbers, oldest first."""
+    """Runs of one suite, each in `shards` shards, and the jobs that were sent for them: the numbers
+    of the array and of the finishing job, oldest first."""
 
     folder: Path
     members: tuple[Member, ...]
@@ -43,21 +42,21 @@ class Submission:
     jobs: tuple[tuple[str, str], ...] = ()
 
     def shard(self, task: int) -> tuple[Member, Shard]:
-        """What an array's task does."""
+        """Return the run and the shard of an array's task."""
         member, index = divmod(task, self.shards)
         return self.members[member], Shard(index + 1, self.shards)
 
     def tasks(self, member: Member) -> range:
-        """The array's tasks for a run."""
+        """Return the array's tasks for a run."""
         first = self.members.index(member) * self.shards
         return range(first, first + self.shards)
 
     def log(self, task: int) -> Path:
-        """Where a task writes what it says."""
+        """Return the path of a task's log."""
         return self.folder / "logs" / f"{task}.log"
 
     def cause(self, task: int) -> str:
-        """Why a task failed and on which node, as it noted itself; empty where it did not."""
+        """Return why a task failed and on which node, as it noted; empty where it did not fail."""
         for kind in ("failures", "before"):
             path = self.folder / kind / str(task)
             if path.is_file():
@@ -66,7 +65,7 @@ class Submission:
         return ""
 
     def write(self) -> None:
-        """Put it on the disk."""
+        """Write submission.json."""
         canon.write_json(
             self.folder / NAME,
             {
@@ -78,23 +77,23 @@ class Submission:
         )
 
     def note(self, array: str, last: str) -> None:
-        """Note that an array and its finishing job were sent, as the finishing job does itself."""
+        """Add the numbers of an array and its finishing job to the jobs that were sent."""
         lines = canon.Appender(self.folder / JOBS)
         lines.append([array, last])
         lines.close()
 
 
 def place(out: Path, suite: str, runs: Iterable[Path]) -> Path:
-    """Where the submission of these runs lies."""
+    """Return the folder of the submission of these runs."""
     key = canon.digest([path.name for path in runs])[7:19]
     return out.absolute() / FOLDER / f"{suite}-{key}"
 
 
 def read(where: Path) -> Submission:
-    """The submission in a folder; EvalkitError where it is none."""
+    """Read the submission in a folder; EvalkitError where it is none."""
     body = canon.read_json(where / NAME)
     try:
-        members = tuple(_member(each, where) for each in body["members"])
+        members = tuple(_member(entry, where) for entry in body["members"])
         lines = (where / JOBS).read_bytes().splitlines() if (where / JOBS).is_file() else []
         jobs = tuple((_number(array), _number(last)) for array, last in map(canon.loads, lines))
         return Submission(where, members, int(body["shards"]), jobs)
@@ -102,8 +101,8 @@ def read(where: Path) -> Submission:
         raise EvalkitError(f"{NAME} is not of this evalkit", where=str(where)) from None
 
 
-def _member(entry: dict[str, Any], where: Path) -> Member:
-    """A member whose run lies in the results folder that the submission does, and nowhere else."""
+def _member(entry: Mapping[str, str], where: Path) -> Member:
+    """Return a member; its run must lie in the same results folder as the submission."""
     run, results = Path(entry["run"]), where.absolute().parent.parent
     if ".." in run.parts or not run.is_relative_to(results):
         raise ValueError("a run that lies elsewhere")
@@ -111,16 +110,16 @@ def _member(entry: dict[str, Any], where: Path) -> Member:
 
 
 def _number(job: object) -> str:
-    """A job's number, as Slurm is asked for it; empty where none was sent."""
+    """Return a checked job number; empty where no job was sent."""
     if not re.fullmatch(r"[0-9_]*", str(job), re.ASCII):
         raise ValueError("no job's number")
     return str(job)
 
 
 def of_run(run: Path) -> Submission | None:
-    """The newest submission that a run is part of, or None."""
-    found = (run.absolute().parent.parent / FOLDER).glob(f"*/{NAME}")
-    for path in sorted(found, key=lambda path: path.stat().st_mtime_ns, reverse=True):
+    """Return the newest submission that a run is part of, or None."""
+    paths = (run.absolute().parent.parent / FOLDER).glob(f"*/{NAME}")
+    for path in sorted(paths, key=lambda path: path.stat().st_mtime_ns, reverse=True):
         submission = read(path.parent)
         if any(member.run == run.absolute() for member in submission.members):
             return submission
@@ -129,8 +128,8 @@ def of_run(run: Path) -> Submission | None:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a run is. `costs` and `left`: each shard's cost in all and what of it has no answer,
-    in tokens; `batches` and `done` likewise, in batches."""
+    """How far a run is, by shard: its cost and the cost `left` in tokens, its batches and those
+    `done`."""
 
     finished: bool
     costs: list[int]
@@ -140,58 +139,49 @@ class Progress:
 
 
 def progress(run: Path, count: int) -> Progress:
-    """How far a run in `count` shards is; EvalkitError where there is none."""
+    """Return how far a run in `count` shards is; EvalkitError where there is none."""
     if not (run / "run.json").is_file():
         raise EvalkitError("there is no run here", where=str(run), code=Exit.MISSING)
-    found, plan = folder.read(run), Plan(run)
-    answered = journal.done(run / "journal", _id(found), plan.entries).batches
+    planned, plan = folder.read(run), Plan(run)
+    answered = journal.done(run / "journal", planned.body["ids"]["run"], plan.entries).batches
     names, costs = list(plan.entries), shards.Costs(plan.body)
     dealt = shards.deal(plan.body, count)
-    todo = [[index for index in mine if names[index] not in answered] for mine in dealt]
+    todo = [[index for index in shard if names[index] not in answered] for shard in dealt]
     return Progress(
-        found.finished,
-        [costs.of(mine) for mine in dealt],
-        [costs.of(mine) for mine in todo],
-        [len(mine) for mine in dealt],
-        [len(mine) - len(left) for mine, left in zip(dealt, todo, strict=True)],
+        planned.finished,
+        [costs.of(shard) for shard in dealt],
+        [costs.of(shard) for shard in todo],
+        [len(shard) for shard in dealt],
+        [len(shard) - len(left) for shard, left in zip(dealt, todo, strict=True)],
     )
 
 
-def _id(run: folder.Run) -> str:
-    return str(run.body["ids"]["run"])
-
-
 def missing(submission: Submission) -> list[int]:
-    """The array's tasks that still have batches to answer."""
-    found: list[int] = []
+    """Return the array's tasks that still have batches to answer."""
+    missing: list[int] = []
     for member in submission.members:
         left = progress(member.run, submission.shards).left
         tasks = submission.tasks(member)
-        found += [task for task, cost in zip(tasks, left, strict=True) if cost]
-    return found
+        missing += [task for task, cost in zip(tasks, left, strict=True) if cost]
+    return missing
 
 
 def ranges(tasks: Iterable[int]) -> str:
-    """Numbers as sbatch's --array has them: 0-3,7."""
-    found: list[list[int]] = []
+    """Return numbers in the form of sbatch's --array: 0-3,7."""
+    spans: list[list[int]] = []
     for task in sorted(tasks):
-        if found and task == found[-1][1] + 1:
-            found[-1][1] = task
+        if spans and task == spans[-1][1] + 1:
+            spans[-1][1] = task
         else:
-            found.append([task, task])
-    return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in found)
+            spans.append([task, task])
+    return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in spans)
 
 
 def from_ranges(text: str) -> set[int]:
-    """The numbers that Slurm means by 0-3,7 or 0-3,7%2."""
-    found: set[int] = set()
+    """Return the numbers that Slurm means by 0-3,7 or 0-3,7%2."""
+    numbers: set[int] = set()
     for part in text.partition("%")[0].split(","):
         first, _, last = part.partition("-")
         if first.isdecimal():
-            found |= set(range(int(first), int(last or first) + 1))
-    return found
-
-
-def described(body: dict[str, Any]) -> str:
-    """A run's model and suite in words. `body`: run.json's."""
-    return f"{body['model']['reference']} on {body['suite']['name']}"
+            numbers |= set(range(int(first), int(last or first) + 1))
+    return numbers

@@ -1,9 +1,9 @@
-"""Sends runs to Slurm: planned here, answered by a job array of their shards, scored by a job after
-it.
+"""Sends runs to Slurm: plans them here, answers them in a job array of their shards, and scores
+them in a job after it.
 
-Planning is a child process (in the image, where there is one), so that the machine it is sent from
-needs no torch. Several models share the stage and, with one tokenizer, the plan; they fill one
-array. The same command again sends what is missing and not in the queue, and nothing else.
+Planning runs in a child process (in the image, where there is one), so that this machine needs no
+torch. Several models share the stage, the plan if they have one tokenizer, and one array. The same
+command again sends only what is missing and not in the queue.
 """
 
 import os
@@ -36,15 +36,15 @@ from evalkit.plan.store import Plan
 from evalkit.run import folder, pace
 from evalkit.run.processes import child
 
-LONG_S = 10 * shards.START_S  # what worked less than that has mostly been starting up
+LONG_S = 10 * shards.START_S  # a shorter segment has mostly been starting up
 NATIVE = Place(None, None, "in this environment")
 
 
 def submit(wanted: Wanted, say: Say) -> Submission:
     """Plan the runs, write the scripts and send what is missing.
 
-    Raises EvalkitError where what is needed is not there, a run can't be planned, its longest batch
-    can't fit, Slurm refuses, or what is in the queue was cut otherwise.
+    Raises EvalkitError where something needed is missing, a run can't be planned, its longest batch
+    can't fit, Slurm refuses, or the queue holds another number of shards.
     """
     site = sites.read(wanted.site).with_words(dict(wanted.words))
     site = site.with_gpus(wanted.gpus_per_shard) if wanted.gpus_per_shard else site
@@ -57,7 +57,8 @@ def submit(wanted: Wanted, say: Say) -> Submission:
         _stage(wanted, place, say)
     checks.stage(wanted)
     members = tuple(_planned(wanted, site, place, model, say) for model in wanted.models)
-    where = submission.place(wanted.out, Path(wanted.suite).stem, [each.run for each in members])
+    runs = [member.run for member in members]
+    where = submission.place(wanted.out, Path(wanted.suite).stem, runs)
     before = submission.read(where) if (where / submission.NAME).is_file() else None
     count = wanted.shards or (before.shards if before else _default_shards(members[0], wanted))
     if slurm.is_here():
@@ -82,7 +83,7 @@ def submit(wanted: Wanted, say: Say) -> Submission:
 
 
 def _stage(wanted: Wanted, place: Place, say: Say) -> None:
-    """Fetch what the stage lacks, as `evalkit stage` does; EvalkitError where it can't be."""
+    """Fetch what the stage lacks, as `evalkit stage` does; EvalkitError where that fails."""
     say(f"staging into {wanted.stage}, which lacks some of it")
     if any(os.environ.get(name) == "1" for name in hub.OFFLINE):
         what = "the stage lacks a model or the suite, and this host is told to stay offline"
@@ -90,21 +91,21 @@ def _stage(wanted: Wanted, place: Place, say: Say) -> None:
                            fix="`evalkit stage` where there is a network")  # fmt: skip
     words = ["stage", "--to", str(wanted.stage), "--suite", wanted.suite]
     words += [word for model in wanted.models for word in ("--model", model)]
-    taken = [word for word in wanted.plan if word in ("--allow-pickle", "--trust-remote-code")]
+    words += [word for word in wanted.plan if word in ("--allow-pickle", "--trust-remote-code")]
     if "--revision" in wanted.plan:
-        taken += ["--revision", wanted.plan[wanted.plan.index("--revision") + 1]]
-    command = [*child.COMMAND[:-1], *words, *taken]
+        words += ["--revision", wanted.plan[wanted.plan.index("--revision") + 1]]
+    command = [*child.COMMAND[:-1], *words]
     in_image = place.runtime is not None
-    ran = start.start(place, [*words, *taken]) if in_image else subprocess.run(command).returncode
-    if ran:
+    code = start.start(place, words) if in_image else subprocess.run(command).returncode
+    if code:
         raise EvalkitError(
-            f"it can't be staged from here (exit code {ran}; what is wrong stands above)",
+            f"it can't be staged from here (exit code {code}; what is wrong stands above)",
             fix="`evalkit stage` where there is a network", code=Exit.MISSING,
         )  # fmt: skip
 
 
 def _place(wanted: Wanted) -> Place:
-    """Where evalkit runs: in this environment, or in the image by the first program that can."""
+    """Return where evalkit runs: in this environment, or in the image by the first program here."""
     if wanted.sif is None:
         return NATIVE
     here = [name for name in OF_SIFS if shutil.which(name)]
@@ -126,7 +127,7 @@ def _send(sent: Submission, todo: list[int], queued: int, wanted: Wanted, say: S
     if todo:
         array = slurm.send(scripts / "array.sbatch", f"--array={_array(todo, wanted)}")
         after = [f"--dependency=afterany:{array}"]
-    if queued:  # the finishing job that waits already would come too early
+    if queued:  # wait for the earlier finishing job, too
         after[0] += f":{sent.jobs[-1][0]}"
     last = slurm.send(scripts / "finish.sbatch", *after)
     sent.note(array, last)
@@ -137,14 +138,14 @@ def _send(sent: Submission, todo: list[int], queued: int, wanted: Wanted, say: S
 
 
 def recipe(wanted: Wanted, site: Site, sent: Submission, place: Place) -> Recipe:
-    """What the scripts follow from. `place`: where evalkit runs on a node."""
+    """Return everything that the scripts depend on. `place`: where evalkit runs on a node."""
     out = wanted.out.absolute()
     suite = Path(wanted.suite).absolute() if Path(wanted.suite).is_file() else None
-    seen = _seen(wanted, suite)
+    shown = _shown(wanted, suite)
     packed = wanted.stage.absolute() if wanted.stage and wanted.packed else None
     image = place.image.reference if place.image else ""
-    needed = [out, *seen, *([packed] if packed else []), *([Path(image)] if image else [])]
-    seen += [Path(bind) for bind in site.binds]
+    needed = [out, *shown, *([packed] if packed else []), *([Path(image)] if image else [])]
+    shown += [Path(bind) for bind in site.binds]
     environment = _environment(wanted)
     words = ["--device", "auto"] if (wanted.gpus_per_shard or 1) > 1 else []
     words += ["--workers", str(wanted.workers)] if wanted.workers is not None else []
@@ -152,7 +153,7 @@ def recipe(wanted: Wanted, site: Site, sent: Submission, place: Place) -> Recipe
     return Recipe(
         submission=sent,
         name=wanted.array_name,
-        evalkit=_command(place, out, seen, environment, packed, gpus=bool(site.wants_gpu())),
+        evalkit=_command(place, out, shown, environment, packed, gpus=bool(site.wants_gpu())),
         environment={} if image else environment,
         needed=tuple(dict.fromkeys([*needed, *map(Path, site.binds if image else ())])),
         site=site,
@@ -166,45 +167,44 @@ def recipe(wanted: Wanted, site: Site, sent: Submission, place: Place) -> Recipe
     )
 
 
-def _seen(wanted: Wanted, suite: Path | None) -> list[Path]:
-    """What a node must see besides the results: models with all that their links lead to, an
-    adapter, the suite's files, and the stage or the Hub's caches."""
+def _shown(wanted: Wanted, suite: Path | None) -> list[Path]:
+    """Return what must exist on a node besides the results: models with what their links lead to,
+    an adapter, the suite's files, and the stage or the Hub's caches."""
     named = [_local(model) for model in wanted.models]
     named += [works.real(wanted.adapter)] if wanted.adapter else []
-    seen = {path for model in filter(None, named) for path in (model, *works.linked_from(model))}
-    seen |= works.suite_files(suite) if suite else set()
+    shown = {path for model in filter(None, named) for path in (model, *works.linked_from(model))}
+    shown |= works.suite_files(suite) if suite else set()
     if wanted.stage is not None:
-        return [*sorted(seen), *([] if wanted.packed else [wanted.stage.absolute()])]
+        return [*sorted(shown), *([] if wanted.packed else [wanted.stage.absolute()])]
     for model in wanted.models:
-        seen |= works.elsewhere(model, os.environ)
+        shown |= works.elsewhere(model, os.environ)
     caches = works.caches(os.environ).values()
-    return [*sorted(seen), *(folder for folder in caches if folder.is_dir())]
+    return [*sorted(shown), *(folder for folder in caches if folder.is_dir())]
 
 
 def _path(place: Place) -> str:
-    """Where a node finds programs: the usual folders, and those of Slurm and the runtime here."""
+    """Return PATH on a node: the usual folders, and those of Slurm and the runtime here."""
     programs = ["sbatch", *([place.runtime.name] if place.runtime else [])]
-    folders = [str(Path(found).parent) for found in map(shutil.which, programs) if found]
+    folders = [str(Path(path).parent) for path in map(shutil.which, programs) if path]
     return ":".join(dict.fromkeys([*script.PATH.split(":"), *folders]))
 
 
 def _command(
-    place: Place, out: Path, seen: list[Path], environment: dict[str, str], packed: Path | None,
+    place: Place, out: Path, shown: list[Path], environment: dict[str, str], packed: Path | None,
     *, gpus: bool,
 ) -> tuple[str, ...]:  # fmt: skip
-    """evalkit's command line on a node, up to its arguments: this environment's own, or in the
-    image, which sees these folders and no network."""
+    """Return evalkit's command line on a node, up to its arguments: this environment's own, or in
+    the image with these folders and no network."""
     if place.runtime is None or place.image is None:
         beside = Path(sys.executable).with_name("evalkit")
-        own = (os.fspath(beside),) if beside.is_file() else child.COMMAND[:-1]
-        return own
+        return (os.fspath(beside),) if beside.is_file() else child.COMMAND[:-1]
     work = Work(
         arguments=(),
         folder=os.fspath(out),
         scratch=script.SCRATCH,
         user=f"{os.getuid()}:{os.getgid()}",
         hostname="node",
-        readable=tuple(sorted({os.fspath(path) for path in seen})),
+        readable=tuple(sorted({os.fspath(path) for path in shown})),
         writable=(os.fspath(out),),
         environment=tuple(environment.items()),
         gpus=gpus,
@@ -217,7 +217,7 @@ def _command(
 
 
 def _environment(wanted: Wanted) -> dict[str, str]:
-    """The variables that evalkit is told on a compute node, and for planning."""
+    """Return the variables for evalkit on a compute node, and for planning."""
     if wanted.mount is not None:
         home = stage_manifest.home(wanted.mount)
         caches = {"HF_HUB_CACHE": home / "hub", "HF_DATASETS_CACHE": home / "datasets"}
@@ -239,7 +239,7 @@ def _write(made: Recipe, sent: Submission) -> None:
 
 
 def _planned(wanted: Wanted, site: Site, place: Place, model: str, say: Say) -> Member:
-    """Plan a run in a child process; EvalkitError with its exit code where that fails."""
+    """Plan a run in a child process; EvalkitError with its exit code where it fails."""
     say(f"planning {model}")
     local = _local(model)
     member = Member(Path(), str(local) if local else None)
@@ -268,26 +268,26 @@ def _planned(wanted: Wanted, site: Site, place: Place, model: str, say: Say) -> 
 
 
 def _local(model: str) -> Path | None:
-    """Where a model lies that a node must see by its path; None for one of the Hub's."""
+    """Return the path of a model that a node must see; None for one on the Hub."""
     if model == smollm2.NAME:
         return smollm2.file(offline=False).absolute()
-    is_elsewhere = model == models.DEMO or models.is_on_hub(model)
-    return None if is_elsewhere else works.real(Path(model))
+    is_named = model == models.DEMO or models.is_on_hub(model)
+    return None if is_named else works.real(Path(model))
 
 
 def _default_shards(member: Member, wanted: Wanted) -> int:
-    """As many shards as pay for their start-up, by the first run's plan."""
+    """Return as many shards as are worth their start-up, by the first run's plan."""
     speed = wanted.tokens_per_second or _speed(member.run) or _guessed(member.run)
     return shards.default_count(Plan(member.run).body, speed)
 
 
 def _guessed(run: Path) -> float:
-    """Tokens a second by the model's size, as a GPU of today has it."""
+    """Guess the tokens a second of a current GPU from the model's size."""
     parameters = folder.read(run).body["model"]["parameters"]
     return 1e14 / (2 * parameters) if isinstance(parameters, int) else 10_000.0
 
 
 def _speed(run: Path) -> float | None:
-    """Tokens a second of one worker, by what a run's segments have answered; None before that."""
-    found = pace.speeds(run, LONG_S)
-    return sum(found) / len(found) if found else None
+    """Return the mean tokens a second of a run's workers so far; None before they have answered."""
+    speeds = pace.speeds(run, LONG_S)
+    return sum(speeds) / len(speeds) if speeds else None

@@ -1,12 +1,11 @@
-"""How far what was submitted is: shards, and what Slurm says of them.
+"""Shows how far a submission is: its runs, their shards, and what Slurm says of them.
 
-Seen from the journals and the logs; Slurm adds what is still in its queue, and where there is no
-Slurm (a compute node, another machine) nothing else is missing.
+It reads journals and logs; Slurm adds what is still in its queue. Without Slurm (on a compute node,
+on another machine) only that is missing.
 """
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 from evalkit.base.errors import EvalkitError
 from evalkit.host.cluster import slurm, submission
@@ -15,24 +14,24 @@ from evalkit.run import folder, pace
 from evalkit.show import progress
 
 POLL_S = 15.0
-TAIL = 2000  # bytes of a log that are looked at for its last lines
+TAIL = 2000  # bytes of a log that are read for its last lines
 LINES = 10  # of each log that are shown
 
 
 def report(where: Path) -> str:
-    """What there is to say of a run or a submission."""
+    """Return the progress of a run or a submission as text."""
     if (where / submission.NAME).is_file():
         return "\n".join(_submission(submission.read(where)))
-    found = submission.of_run(where)
-    told = [str(progress.status(where))]
-    if found is not None and not folder.read(where).finished:
-        member = next(each for each in found.members if each.run == where.absolute())
-        told += _shards(found, member, _queue(found))
-    return "\n".join(told)
+    sent = submission.of_run(where)
+    lines = [str(progress.status(where))]
+    if sent is not None and not folder.read(where).finished:
+        member = next(member for member in sent.members if member.run == where.absolute())
+        lines += _shards(sent, member, _queue(sent))
+    return "\n".join(lines)
 
 
-def fields(where: Path) -> dict[str, Any]:
-    """The same for programs: a run's standing, or that of each of a submission's runs."""
+def fields(where: Path) -> dict[str, object]:
+    """Return the same for programs: a run's progress, or that of each run of a submission."""
     if not (where / submission.NAME).is_file():
         return progress.status(where).to_json()
     members = submission.read(where).members
@@ -40,72 +39,75 @@ def fields(where: Path) -> dict[str, Any]:
 
 
 def follow(where: Path, show: Callable[[str], None], wait: Callable[[float], None]) -> None:
-    """Show a report again and again, until nothing of it is in the queue any more."""
+    """Show a report again and again, until none of its jobs is in the queue."""
     while True:
         show(report(where))
-        found = submission.read(where) if (where / submission.NAME).is_file() else None
-        found = found or submission.of_run(where)
-        if found is None or not (_queue(found) or any(slurm.waits(last) for _, last in found.jobs)):
+        sent = _of(where)
+        if sent is None or not (_queue(sent) or any(slurm.waits(last) for _, last in sent.jobs)):
             return
         wait(POLL_S)
 
 
 def logs(where: Path) -> str:
-    """The last lines of each log of a submission, or of the one that a run is part of."""
-    found = _found(where)
-    paths = sorted((found.folder / "logs").glob("*.log"), key=lambda path: (len(path.stem), path))
+    """Return the last lines of each log of a submission, or of the one that a run is part of."""
+    logs = _submitted(where).folder / "logs"
+    paths = sorted(logs.glob("*.log"), key=lambda path: (len(path.stem), path))
     return "".join(f"\n\n== {path}\n" + "\n".join(_last_lines(path, LINES)) for path in paths)
 
 
 def cancel(where: Path) -> list[str]:
-    """Take every job of a submission that waits or runs off the queue; their numbers."""
-    found = _found(where)
-    jobs = [job for pair in found.jobs for job in pair if job and slurm.waits(job)]
+    """Cancel every job of a submission that waits or runs; return their numbers."""
+    sent = _submitted(where)
+    jobs = [job for pair in sent.jobs for job in pair if job and slurm.waits(job)]
     slurm.cancel(jobs)
     return jobs
 
 
-def _found(where: Path) -> Submission:
-    """The submission in a folder, or the one that a run is part of; EvalkitError without any."""
+def _of(where: Path) -> Submission | None:
+    """Return the submission in a folder, or the newest that a run is part of, or None."""
     here = (where / submission.NAME).is_file()
-    found = submission.read(where) if here else submission.of_run(where)
-    if found is None:
+    return submission.read(where) if here else submission.of_run(where)
+
+
+def _submitted(where: Path) -> Submission:
+    """Do as `_of`; EvalkitError where there is no submission."""
+    sent = _of(where)
+    if sent is None:
         what = "this was never submitted"
         raise EvalkitError(what, where=str(where), fix="give a run or results/submissions/...")
-    return found
+    return sent
 
 
-def _queue(found: Submission) -> dict[int, slurm.Queued]:
-    """What Slurm has of every job that was sent."""
-    return slurm.tasks(array for array, _ in found.jobs if array)
+def _queue(sent: Submission) -> dict[int, slurm.Queued]:
+    """Return the tasks in the queue, of every array that was sent."""
+    return slurm.tasks(array for array, _ in sent.jobs if array)
 
 
-def _submission(found: Submission) -> Iterator[str]:
-    queue = _queue(found)
-    for member in found.members:
-        name = submission.described(folder.read(member.run).body)
+def _submission(sent: Submission) -> Iterator[str]:
+    queue = _queue(sent)
+    for member in sent.members:
+        run = folder.read(member.run)
+        name = f"{run.body['model']['reference']} on {run.body['suite']['name']}"
         yield f"{name}: {progress.status(member.run)}"
-        if not folder.read(member.run).finished:
-            yield from _shards(found, member, queue)
+        if not run.finished:
+            yield from _shards(sent, member, queue)
 
 
-def _shards(found: Submission, member: Member, queue: dict[int, slurm.Queued]) -> Iterator[str]:
-    """A line a shard, and how long the rest takes."""
-    shards = submission.progress(member.run, found.shards)
+def _shards(sent: Submission, member: Member, queue: dict[int, slurm.Queued]) -> Iterator[str]:
+    """Yield a line for each shard, and how long the rest takes."""
+    shards = submission.progress(member.run, sent.shards)
     yield f"{'shard':<9}{'batches':>11}  {'slurm':<11}"
-    for task in found.tasks(member):
-        yield _shard(found, task, shards, queue.get(task)).rstrip()
-    running = sum(queue[task].state == "running" for task in found.tasks(member) if task in queue)
+    for task in sent.tasks(member):
+        yield _shard(sent, task, shards, queue.get(task)).rstrip()
+    running = sum(queue[task].state == "running" for task in sent.tasks(member) if task in queue)
     speeds = pace.speeds(member.run)
     if running and speeds:
         seconds = sum(shards.left) / (running * sum(speeds) / len(speeds))
         yield f"about {_time(seconds)} left with {running} running"
 
 
-def _shard(
-    found: Submission, task: int, progress: Progress, queued: slurm.Queued | None
-) -> str:  # fmt: skip
-    _, shard = found.shard(task)
+def _shard(sent: Submission, task: int, progress: Progress, queued: slurm.Queued | None) -> str:
+    _, shard = sent.shard(task)
     index = shard.index - 1
     done, batches = progress.done[index], progress.batches[index]
     head = f"{shard!s:<9}{f'{done}/{batches}':>11}  "
@@ -113,12 +115,12 @@ def _shard(
         return f"{head}done"
     if queued is not None:
         return f"{head}{queued.state:<11}{queued.where} {queued.time}"
-    said = found.cause(task) or "".join(_last_lines(found.log(task), 1))
-    return f"{head}{'not queued':<11}{said or 'it has said nothing'}"
+    reason = sent.cause(task) or "".join(_last_lines(sent.log(task), 1))
+    return f"{head}{'not queued':<11}{reason or 'it has said nothing'}"
 
 
 def _last_lines(log: Path, count: int) -> list[str]:
-    """The last lines of a log that say something; none where there is none."""
+    """Return the last lines of a log that aren't blank; none without a log."""
     try:
         with log.open("rb") as handle:
             handle.seek(max(log.stat().st_size - TAIL, 0))

@@ -243,16 +243,18 @@ def namespaces(host: Host) -> Finding:
 
 def environment(host: Host) -> Finding:
     """Look for variables that change what Python loads or how a kernel computes."""
-    found = sorted(name for name in host.environment if name.startswith(STEERING))
     cleared = steering.found(host.environment)
-    found = [name for name in found if name not in HARMLESS and name not in cleared]
-    if cleared and not found:
+    harmless = {*HARMLESS, *cleared}
+    steering_names = sorted(
+        name for name in host.environment if name.startswith(STEERING) and name not in harmless
+    )
+    if cleared and not steering_names:
         names = ", ".join(cleared)
         return warned("environment", f"{names} would choose kernels",
                       "nothing: a run clears it, and its record says so")  # fmt: skip
-    if found:
+    if steering_names:
         return warned(
-            "environment", f"{', '.join(found)} may change what a run does here",
+            "environment", f"{', '.join(steering_names)} may change what a run does here",
             "unset them, or run in the image, which they do not reach",
         )  # fmt: skip
     return passed("environment", "no variable steers Python or its kernels")

@@ -1,4 +1,4 @@
-"""What the doctor asks of this machine. Tests put machines of their own in its place."""
+"""What the doctor asks of this machine. Tests replace it by machines of their own."""
 
 import os
 import platform
@@ -24,8 +24,8 @@ WEIGHTS = "*.safetensors"
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """A Slurm cluster: its version, what there is to say of each partition, and why no more tasks
-    may be sent at once, in words."""
+    """A Slurm cluster: its version, facts about each partition in words, and the limit on tasks
+    that may be sent at once."""
 
     version: str
     partitions: dict[str, list[str]]
@@ -34,7 +34,7 @@ class Cluster:
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """This machine, asked anew by each method."""
+    """This machine. Each method asks it anew."""
 
     environment: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
     machine: str = field(default_factory=platform.machine)
@@ -44,7 +44,7 @@ class Host:
         return gpus.ask_for_lock()
 
     def gpu_signs(self) -> list[str]:
-        """What says that there is an NVIDIA GPU, or that one was meant for this process."""
+        """Signs that there is an NVIDIA GPU, or that this process should have one."""
         return gpus.signs(self.environment)
 
     def gpu_memory(self) -> list[int]:
@@ -57,7 +57,7 @@ class Host:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
     def lock(self) -> str | None:
-        """The lock that this evalkit was installed from; None where set-up did not."""
+        """The lock that set-up installed this evalkit from; None for another installation."""
         with suppress(EvalkitError):
             return str(canon.read_json(Path(sys.prefix) / stamp.SETUP_NOTE)["lock"])
         return None
@@ -71,29 +71,29 @@ class Host:
         return shutil.disk_usage(_existing(folder)).free
 
     def free_inodes(self, folder: Path) -> int | None:
-        """Files that can still be made there; None where the file system does not count them."""
+        """The number of further files allowed there; None where the file system has no limit."""
         status = os.statvfs(_existing(folder))
         return status.f_favail if status.f_files else None
 
     def is_writable(self, folder: Path) -> bool:
-        """Whether a folder, or the nearest one above it that is there, can be written to."""
+        """Whether a folder, or the nearest existing one above it, is writable."""
         return os.access(_existing(folder), os.W_OK | os.X_OK)
 
     def runtime(self, name: str, reference: str) -> str:
         """A runtime and its image in words; raises runtimes.Unusable where it can't be used."""
-        found = runtimes.runtime(name)
+        version = runtimes.runtime(name).version
         image, _ = runtimes.image(name, reference)
-        return f"{found.version} has {Path(image.reference).name} {image.digest[:19]}"
+        return f"{version} has {Path(image.reference).name} {image.digest[:19]}"
 
-    def slurm(self) -> "Cluster | None":
-        """The cluster that this machine belongs to, None where it belongs to none; EvalkitError
-        where Slurm is here and does not answer."""
+    def slurm(self) -> Cluster | None:
+        """The cluster that this machine belongs to, or None; EvalkitError where Slurm is here and
+        does not answer."""
         if not slurm.is_here():
             return None
         partitions: dict[str, list[str]] = {}
-        for each in slurm.partitions():
-            told = [each.gpus or "no GPU", f"{each.nodes} nodes", f"at most {each.limit}"]
-            partitions[each.name] = told if each.is_up else ["down"]
+        for part in slurm.partitions():
+            facts = [part.gpus or "no GPU", f"{part.nodes} nodes", f"at most {part.limit}"]
+            partitions[part.name] = facts if part.is_up else ["down"]
         return Cluster(slurm.version(), partitions, slurm.room()[1])
 
     def namespaces(self) -> tuple[bool, bool]:
@@ -108,14 +108,14 @@ class Host:
         return tried[0], tried[1]
 
     def clock_apart_s(self, folder: Path) -> float:
-        """Seconds that a folder's file server is ahead of this machine."""
+        """By how many seconds a folder's file server is ahead of this machine."""
         with tempfile.TemporaryFile(dir=_existing(folder)) as file:
             file.write(b"x")
             file.flush()
             return os.fstat(file.fileno()).st_mtime - time.time()
 
     def clock_is_kept(self) -> bool | None:
-        """Whether the clock is kept in time by others; None where that can't be told."""
+        """Whether the clock is synchronised; None where that is unknown."""
         if shutil.which("timedatectl") is None:
             return None
         command = ["timedatectl", "show", "--property=NTPSynchronized", "--value"]
@@ -135,7 +135,7 @@ class Host:
         return None if soft == resource.RLIM_INFINITY else soft
 
     def shared_memory(self) -> int | None:
-        """Bytes of shared memory; None where there is no place for it."""
+        """Bytes of shared memory; None where there is none."""
         place = Path("/dev/shm")
         return shutil.disk_usage(place).total if place.is_dir() else None
 

@@ -1,7 +1,6 @@
-"""Runs evalkit's own command lines in its image: what docker, podman or apptainer is told.
+"""Runs evalkit's own command lines in its image, with docker, podman or apptainer.
 
-`command` makes the command line, a pure function; `runtimes` asks this host what it has; `work`
-finds what a command line needs of this host; `start` runs it. The host needs the light install and
-nothing else. It builds no image, fetches none, and never asks for more privileges than a file's
-owner has.
+`command` makes the command line, a pure function; `runtimes` finds what this host has; `work` finds
+what a command line needs of this host; `start` runs it. The host needs the light install only. The
+launcher builds and downloads no image, and needs no more rights than the owner of the files has.
 """

@@ -1,11 +1,10 @@
-"""The command line that runs evalkit in its image. A pure function: nothing is looked at here.
+"""Makes the command line that runs evalkit in its image. A pure function.
 
-What the container gets is all named: the folders in `Work`, each at the path that it has on the
-host, so that a path means the same inside and outside; a scratch folder; environment variables by
-name. Everything else of the image is read-only, there are no capabilities and no way to new ones,
-and no network unless something must be downloaded. No secret may stand in a `Work`: the runtimes
-show what they were told to whoever asks (`docker inspect`), so secrets go through a file in the
-scratch folder (`start`).
+The container gets only what is named: the folders of `Work`, each at its path on the host, so that
+a path means the same inside and outside; a scratch folder; environment variables. The rest of the
+image is read-only; there are no capabilities, no way to get any, and no network unless something
+must be downloaded. `Work` must hold no secret, since runtimes show command lines to other users
+(`docker inspect`): secrets go through a file in the scratch folder (`start`).
 """
 
 from dataclasses import dataclass
@@ -13,21 +12,19 @@ from dataclasses import dataclass
 from evalkit.base.machine import stamp
 
 PLACES = ("docker", "podman", "apptainer", "singularity", "none")
-OF_SIFS = ("apptainer", "singularity")  # the second takes the same words
+OF_SIFS = ("apptainer", "singularity")  # the second takes the same options
 SCRATCH = "/var/cache/evalkit"  # where the image has its HOME, caches and temporary files
-EMPTY = (
-    "empty"  # a folder in the scratch folder: what a working folder holds of which nothing is shown
-)
-# Apptainer's words for no network, and those where the host forbids namespaces of it.
+EMPTY = "empty"  # a folder in the scratch folder, mounted as a working folder without content
+# Apptainer's options for no network, and those where the host forbids network namespaces.
 SHARED_NETWORK = ("--env", f"{stamp.NETWORK}=open")
 NO_NETWORK = ("--net", "--network", "none", "--env", f"{stamp.NETWORK}=none")
 
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
-    """What runs containers: its name, its version, and whether it does so without root's rights, in
-    which case the container's user 0 is the caller. `labels`: SELinux labels files here;
-    `isolates`: a container can be without a network."""
+    """A program that runs containers. `rootless`: it runs without root's rights, and the
+    container's user 0 is the caller; `labels`: SELinux labels files here; `isolates`: a container
+    can be without a network."""
 
     name: str
     version: str
@@ -38,8 +35,8 @@ class Runtime:
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """An image: what a runtime calls it (a SIF's path for apptainer), its digest (`sha256:<hex>`),
-    and what that is the digest of: a registry's `manifest`, a local image's `config`, a `sif`."""
+    """An image: its name for the runtime (a SIF's path for apptainer), its digest (`sha256:<hex>`),
+    and `of`, what the digest is of: a registry's `manifest`, a local image's `config`, a `sif`."""
 
     reference: str
     digest: str
@@ -48,12 +45,12 @@ class Image:
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What to run, and all that it may see of the host.
+    """What to run, and everything of the host that it may see.
 
     `arguments`: evalkit's, without the word evalkit. `folder`: the working folder. `readable` and
-    `writable`: files and folders, absolute. `scratch`: a folder for what need not last.
+    `writable`: absolute paths of files and folders. `scratch`: a folder for temporary files.
     `environment`: variables and their values, none of them secret. `user`: `uid:gid` of the caller.
-    `name`: the container's. `group`: the number of another group of the caller's.
+    `name`: the container's. `group`: the number of a further group of the caller.
     """
 
     arguments: tuple[str, ...]
@@ -72,7 +69,8 @@ class Work:
 
 
 def command_line(runtime: Runtime | None, image: Image | None, work: Work) -> list[str]:
-    """The words that run `work` in `image` with `runtime`; on the host itself without one."""
+    """Return the command line that runs `work` in `image` with `runtime`; without one, on the
+    host."""
     if runtime is None or image is None:
         return ["evalkit", *work.arguments]
     if runtime.name in OF_SIFS:
@@ -81,12 +79,12 @@ def command_line(runtime: Runtime | None, image: Image | None, work: Work) -> li
 
 
 def asserted(runtime: Runtime, image: Image) -> str:
-    """What the record is told of the image, in four words: nothing inside can see it."""
+    """Return what the record says of the image, in four words: evalkit can't see it from inside."""
     return f"{image.of} {image.digest} {runtime.name} {runtime.version}"
 
 
 def _docker(runtime: Runtime, image: Image, work: Work) -> list[str]:
-    """Docker's words; podman takes the same but for GPUs and whose files they are."""
+    """Return docker's command line; podman's differs for GPUs and the owner of files."""
     podman = runtime.name == "podman"
     user = "0:0" if runtime.rootless and not podman else work.user
     gpus = ("--device", "nvidia.com/gpu=all") if podman else ("--gpus", "all")
@@ -94,9 +92,9 @@ def _docker(runtime: Runtime, image: Image, work: Work) -> list[str]:
     command += ["--security-opt", "no-new-privileges", "--user", user]
     command += ["--group-add", work.group] if work.group else []
     command += ["--userns", "keep-id"] if runtime.rootless and podman else []
-    # else podman lets /tmp and other places of the image be written to
+    # without it podman makes /tmp and other folders of the image writable
     command += ["--read-only-tmpfs=false"] if podman else []
-    # Not relabelled, which would be for good, and of folders that are others' as well.
+    # Relabelling would be permanent, and would change folders that others use.
     command += ["--security-opt", "label=disable"] if runtime.labels else []
     command += ["--hostname", work.hostname]
     command += ["--name", work.name] if work.name else []
@@ -111,8 +109,8 @@ def _docker(runtime: Runtime, image: Image, work: Work) -> list[str]:
 
 
 def _apptainer(runtime: Runtime, image: Image, work: Work) -> list[str]:
-    """Apptainer's words: it runs as the caller by itself, and shares the host's places and
-    environment unless told not to."""
+    """Return apptainer's command line: it runs as the caller by itself, and shares folders and
+    environment of the host unless told otherwise."""
     command = [runtime.name, "--quiet", "run", "--containall", "--cleanenv", "--no-home"]
     command += ["--no-privs", "--no-mount", "bind-paths,tmp"]
     command += SHARED_NETWORK if work.online or not runtime.isolates else NO_NETWORK
@@ -120,7 +118,7 @@ def _apptainer(runtime: Runtime, image: Image, work: Work) -> list[str]:
     command += _mounts(work, "ro")
     shown = (*work.readable, *work.writable)
     if not any(_is_within(p, work.folder) or _is_within(work.folder, p) for p in shown):
-        # else it is not there, and nothing starts in it
+        # without a mount the working folder does not exist in the image
         nothing = f"{work.scratch}/{EMPTY}"
         command += ["--mount", _mount(nothing, work.folder, "ro")]
     for name, value in _environment(runtime, image, work):
@@ -129,8 +127,8 @@ def _apptainer(runtime: Runtime, image: Image, work: Work) -> list[str]:
 
 
 def _mounts(work: Work, read_only: str) -> list[str]:
-    """Every folder at its own path, outer ones first; what is writable within what is not stays
-    so."""
+    """Return the options that mount every folder at its own path, outer ones first, so that a
+    writable folder inside a read-only one stays writable."""
     places = {path: path in work.writable for path in (*work.readable, *work.writable)}
     mounts = [(SCRATCH, work.scratch, True)]
     mounts += [(path, path, places[path]) for path in sorted(places)]
@@ -150,7 +148,7 @@ def _is_within(path: str, folder: str) -> bool:
 
 
 def _quoted(field: str) -> str:
-    """A field of a comma-separated line, as the runtimes read one."""
+    """Quote a field of a comma-separated line."""
     return '"' + field.replace('"', '""') + '"' if set(field) & set(',"') else field
 
 

@@ -1,7 +1,8 @@
-"""Starts a command line in its place and stays until it has ended.
+"""Starts a command line in its place, waits for its end, passes signals on and returns its exit
+code.
 
-Secrets go in by a file in the scratch folder, read by the image and deleted at once, only where
-something may be downloaded. Signals are handed on; what the command returns is returned.
+Only where something may be downloaded, secrets are passed: in a file of the scratch folder, which
+the image reads and deletes at once.
 """
 
 import os
@@ -13,7 +14,6 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from evalkit.base import canon, lease, stopping
 from evalkit.base.errors import EvalkitError, Exit
@@ -24,23 +24,24 @@ from evalkit.host.launch.command import EMPTY, SCRATCH, command_line
 from evalkit.host.launch.runtimes import Place
 from evalkit.inputs import hub
 
-# What is only for downloads and servers; proxies' addresses may hold passwords.
-TOLD = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_ENDPOINT", "OPENAI_API_KEY", "http_proxy",
+# Variables for downloads and servers; addresses of proxies may hold passwords.
+SECRET = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_ENDPOINT", "OPENAI_API_KEY", "http_proxy",
         "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")  # fmt: skip
 PR_SET_PDEATHSIG = 1  # of prctl(2)
-RUNTIME_FAILED = (125, 126, 127, 255)  # what no command of evalkit's returns
+RUNTIME_FAILED = (125, 126, 127, 255)  # exit codes that no command of evalkit has
 
 
 def start(place: Place, arguments: Sequence[str]) -> int:
-    """Run evalkit's `arguments` in `place`; the exit code. Does not return on the host itself."""
+    """Run evalkit's `arguments` in `place`; return the exit code. On the host itself, never
+    return."""
     if place.runtime is None or place.image is None:
         os.execv(sys.executable, [sys.executable, "-P", sys.argv[0], *arguments])
     scratch = Path(tempfile.mkdtemp(prefix="evalkit-scratch-"))
     try:
         canon.make_folder(scratch / EMPTY)
         work = works.of(arguments, os.environ, scratch)
-        found = place.runtime if work.online else runtimes.isolated(place.runtime, place.image)
-        if not (work.online or found.isolates):
+        runtime = place.runtime if work.online else runtimes.isolated(place.runtime, place.image)
+        if not (work.online or runtime.isolates):
             print("evalkit: this host forbids network namespaces: the image runs with its network",
                   file=sys.stderr)  # fmt: skip
         launched = (lease.LAUNCHER, lease.launched())
@@ -51,7 +52,7 @@ def start(place: Place, arguments: Sequence[str]) -> int:
             canon.write_json(scratch / "secrets.json", secrets)
             (scratch / "secrets.json").chmod(0o600)
             work = replace(work, environment=(*work.environment, hidden))
-        code = _attend(command_line(found, place.image, work))
+        code = _wait(command_line(runtime, place.image, work))
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     if code in RUNTIME_FAILED:
@@ -63,32 +64,32 @@ def start(place: Place, arguments: Sequence[str]) -> int:
 
 
 def found_secrets(environment: Mapping[str, str]) -> dict[str, str]:
-    """What a download may need that nobody else may see; the Hub's token also from its file."""
-    found = {name: environment[name] for name in TOLD if environment.get(name)}
+    """Return the secrets that a download may need; the Hub's token also from its file."""
+    secrets = {name: environment[name] for name in SECRET if environment.get(name)}
     token = hub.token_path(environment)
-    if "HF_TOKEN" not in found and token.is_file():
-        found["HF_TOKEN"] = token.read_text().strip()
-    return found
+    if "HF_TOKEN" not in secrets and token.is_file():
+        secrets["HF_TOKEN"] = token.read_text().strip()
+    return secrets
 
 
 def _end_with_parent() -> None:
-    """Let this process, which is to become the runtime's, be told to stop when its parent dies: a
-    launcher that is killed leaves no container working."""
+    """Have the kernel stop this process, which becomes the runtime, when its parent dies: a killed
+    launcher leaves no container working."""
     if sys.platform == "linux":
         import ctypes
 
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
-def _attend(command: Sequence[str]) -> int:
-    """Run a command, hand signals on to it, and return its exit code."""
+def _wait(command: Sequence[str]) -> int:
+    """Run a command, pass signals on to it, and return its exit code."""
     process = subprocess.Popen(command, preexec_fn=_end_with_parent)
 
-    def hand_on(number: int, _: Any) -> None:
+    def pass_on(number: int, _: object) -> None:
         if number != signal.SIGINT:  # the terminal sends that one to both
             process.send_signal(number)
 
     for number in stopping.SIGNALS:
         if signal.getsignal(number) != signal.SIG_IGN:
-            signal.signal(number, hand_on)
+            signal.signal(number, pass_on)
     return process.wait()

@@ -13,8 +13,7 @@ from evalkit.base import canon
 from evalkit.base.errors import EvalkitError
 from evalkit.record.reading.folder import foreign
 from evalkit.show.export import every_eval_ever, hub, samples, tables, trackers
-from evalkit.show.rows import headline, rows
-from evalkit.show.source import Source, source
+from evalkit.show.source import Source, headline_rows, rows, source
 
 # Formats that hold a single run.
 ONE_RUN = {"lm-eval", "parquet", "every-eval-ever", "mlflow", "wandb"}
@@ -53,7 +52,7 @@ def _text(sources: Sequence[Source], to: str, pack: str) -> str:
         return tables.to_csv([row for s in sources for row in rows(s.record, s.mark)])
     if to in ("markdown", "latex"):
         to_text = tables.to_markdown if to == "markdown" else tables.to_latex
-        return to_text([headline(s.record, s.mark) for s in sources])
+        return to_text([headline_rows(s.record, s.mark) for s in sources])
     if to == "model-index":
         return hub.model_index(sources)
     if to == "eval-results":

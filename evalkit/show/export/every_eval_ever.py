@@ -18,8 +18,7 @@ from evalkit.base.errors import EvalkitError, Exit
 from evalkit.inputs.suite import OWN_FILES
 from evalkit.record.methods import BOOTSTRAP
 from evalkit.record.reading.scores.score_table import Score, model_name
-from evalkit.show.rows import rows
-from evalkit.show.source import Source
+from evalkit.show.source import Source, rows
 
 VERSION = "0.3.0"
 SCHEMA = Path(__file__).parent / "schemas" / f"every_eval_ever-{VERSION}.json"

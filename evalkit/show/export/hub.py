@@ -17,8 +17,7 @@ from evalkit.base.errors import EvalkitError
 from evalkit.inputs.suite import OWN_FILES
 from evalkit.record.reading.scores import score_table
 from evalkit.record.reading.scores.score_table import Score
-from evalkit.show.rows import headline
-from evalkit.show.source import Source
+from evalkit.show.source import Source, headline_rows
 
 # The task of a dataset, by its id and lm-eval's task, where the Hub calls it otherwise.
 TASKS = {("Idavidrein/gpqa", "gpqa_diamond_zeroshot"): "gpqa_diamond",
@@ -38,7 +37,7 @@ def model_index(sources: Sequence[Source]) -> str:
 
 
 def _finite_scores(source: Source) -> list[Score]:
-    scores = [row.score for row in headline(source.record)]
+    scores = [row.score for row in headline_rows(source.record)]
     return [score for score in scores if math.isfinite(score.value)]
 
 

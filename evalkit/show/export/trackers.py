@@ -12,8 +12,7 @@ from typing import Any
 
 from evalkit.base.errors import EvalkitError, Exit
 from evalkit.record.reading.scores import score_table
-from evalkit.show.rows import rows
-from evalkit.show.source import Source, facts
+from evalkit.show.source import Source, facts, rows
 
 PROJECT = "evalkit"
 

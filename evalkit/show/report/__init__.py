@@ -1,8 +1,8 @@
 """`report`: one self-contained HTML file that people open, from records alone.
 
 Plots are plain SVG in the templates: a few lines each, in the reader's light or dark colours, at a
-hundredth of the size of a plotting library's. It needs no GPU, network or lm-eval, and runs nothing
-that a record brings.
+hundredth of the size of a plotting library's. It needs no GPU, network, server or lm-eval, and runs
+nothing that a record brings.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -14,8 +14,10 @@ from evalkit.base.errors import EvalkitError, Exit
 from evalkit.judge.verify import Wanted, wanted
 from evalkit.judge.verify.plain import results_in
 from evalkit.record.reading.folder import foreign
-from evalkit.show.report import comparison, page, single, site, unfinished
-from evalkit.show.report.parts import verdict
+from evalkit.show import progress
+from evalkit.show.report import comparison, page, single
+from evalkit.show.report.parts import matrix, verdict
+from evalkit.show.report.parts.matrix import Entry
 from evalkit.show.source import source
 
 POLL_S = 15.0
@@ -51,7 +53,7 @@ def make(
         fix = "usage: evalkit report RUN..., or evalkit report --site RESULTS --out FOLDER"
         raise EvalkitError("give either runs or --site with --out", fix=fix)
     if results and out:
-        return site.write(results, out, everything=options.everything, wanted=options.wanted)
+        return _write_site(results, out, options)
     return write(runs, out, options)
 
 
@@ -89,6 +91,54 @@ def _text(runs: Sequence[Path], options: Options) -> str:
         context = comparison.context(runs, everything=everything, wanted=wanted)
         return page.render("compare.html.j2", ["matrix.js", "report.js"], context)
     if not (run / "record.json").is_file() and not results_in(run):
-        return page.render("unfinished.html.j2", ["report.js"], unfinished.context(run))
+        return page.render("unfinished.html.j2", ["report.js"], progress.unfinished_page(run))
     made = single.run_page(run, everything=everything, wanted=wanted, pack=options.pack)
     return page.render("run.html.j2", ["report.js"], made.context)
+
+
+def _write_site(results: Path, out: Path, options: Options) -> Path:
+    """Write a folder to publish as it is: an index of all records below `results`, the report and
+    the badge of each. Return the index's path. EvalkitError (3) where there is no record."""
+    pages = (*results.glob("**/record.json"), *results.glob("**/results_*.json"))
+    runs = sorted({path.parent for path in pages})
+    if not runs:
+        raise EvalkitError("no record is below it", where=str(results), code=Exit.MISSING)
+    entries = []
+    for run in runs:
+        made = single.run_page(run, everything=options.everything, wanted=options.wanted)
+        place = run.relative_to(results)
+        canon.make_folder(out / place)
+        text = page.render("run.html.j2", ["report.js"], made.context)
+        canon.write_atomic(out / place / "report.html", text)
+        verdict.write_badge(out / place / "badge.svg", made.report)
+        link = (place / "report.html").as_posix()
+        entries.append(Entry("", link, made.folder, made.record, made.report))
+    # newest first; one that can't be read has no scores to list
+    entries.sort(key=lambda e: str(e.record["created"] or "") if e.record else "", reverse=True)
+    path = out / "index.html"
+    canon.write_atomic(path, page.render("site.html.j2", ["matrix.js", "site.js"], _index(entries)))
+    _let_all_read(out)
+    return path
+
+
+def _let_all_read(folder: Path) -> None:
+    """Let every user of this host read what is to be published, whatever the umask was."""
+    for path in (folder, *folder.rglob("*")):
+        if not path.is_symlink():
+            path.chmod(0o755 if path.is_dir() else 0o644)
+
+
+def _index(entries: list[Entry]) -> dict[str, object]:
+    """Return what the template `site.html.j2` shows."""
+    by_suite: dict[str, list[Entry]] = {}
+    for entry in entries:
+        by_suite.setdefault(entry.record["suite"]["name"] if entry.record else "", []).append(entry)
+    suites = sorted(name for name in by_suite if name)
+    last = [""] if "" in by_suite else []  # those that can't be read
+    return {
+        "title": "Evaluations",
+        "matrices": [matrix.build(suite, by_suite[suite]) for suite in [*suites, *last]],
+        "count": len(entries),
+        "suites": suites,
+        "verdicts": sorted({entry.verdict for entry in entries}),
+    }

@@ -92,8 +92,8 @@ def run_page(
                    "record": None, "title": run.name, "pack": pack}  # fmt: skip
         return RunPage(run.name, None, report, context)
     kept = texts.Texts(len(record["tasks"]), everything=everything)
-    found, unread = leaves.read(folder, record, _cut(folder), kept)
-    context = _context(run.name, report, record, found)
+    read_leaves, unread = leaves.read(folder, record, _cut(folder), kept)
+    context = _context(run.name, report, record, read_leaves)
     matches = published.matches(record)
     context |= {
         "everything": everything,
@@ -101,7 +101,7 @@ def run_page(
         "pack": pack,
         "unread": unread,
         "notes": summary.notes(record),
-        "work": _work(folder, scores.families(record, {leaf.name: leaf for leaf in found})),
+        "work": _work(folder, scores.families(record, {leaf.name: leaf for leaf in read_leaves})),
         "published": matches,
         "marks": {(m.row.task, m.row.metric): m.row.value for m in matches if not m.differs},
         "statements": verdict.statements(folder, read.sha256),
@@ -115,10 +115,10 @@ def _plain_page(run: Path, wanted: Wanted, *, everything: bool, pack: str) -> Ru
     report = plain.verify(written.folder, f"results_{written.time}.json", asked=wanted.asked)
     record = as_record(written)
     kept = texts.Texts(len(record["tasks"]), everything=everything)
-    found, unread = leaves.of_documents(written.documents(), record, {}, kept)
+    read_leaves, unread = leaves.of_documents(written.documents(), record, {}, kept)
     imported = (written.folder / "imported.json").is_file()
     origin = "imported from lm-eval's results" if imported else "lm-eval's own results"
-    context = _context(run.name, report, record, found) | {
+    context = _context(run.name, report, record, read_leaves) | {
         "everything": everything,
         "whole": False,
         "pack": pack,
@@ -132,10 +132,10 @@ def _plain_page(run: Path, wanted: Wanted, *, everything: bool, pack: str) -> Ru
 
 
 def _context(
-    name: str, report: Report, record: dict[str, Any], found: list[leaves.Leaf]
+    name: str, report: Report, record: dict[str, Any], read_leaves: list[leaves.Leaf]
 ) -> dict[str, object]:
     """Return what the template shows of the verdict, the scores and the samples."""
-    by_name = {leaf.name: leaf for leaf in found}
+    by_name = {leaf.name: leaf for leaf in read_leaves}
     families = scores.families(record, by_name)
     model = score_table.model_name(record)
     return {
@@ -164,7 +164,7 @@ def _context(
             ],
         },
         "leaves": [leaf for family in families for leaf in family.leaves],
-        "num_texts": sum(leaf.num_texts for leaf in found),
+        "num_texts": sum(leaf.num_texts for leaf in read_leaves),
         "rule": texts.RULE,
     }
 

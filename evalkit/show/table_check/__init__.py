@@ -15,8 +15,7 @@ from pathlib import Path
 
 from evalkit.base import canon
 from evalkit.base.errors import EvalkitError, Exit
-from evalkit.show.rows import rows
-from evalkit.show.source import source
+from evalkit.show.source import rows, source
 from evalkit.show.table_check import counts, records
 from evalkit.show.table_check.table import Finding, Table
 

@@ -1,5 +1,5 @@
-"""Tables of a LaTeX file, by pylatexenc's parser. TeX is read, never run: no macro is expanded, no
-file included; an unknown macro stands for what its braces hold.
+"""Reads the tables of a LaTeX file with pylatexenc's parser. TeX is never run: no macro is
+expanded, no file is included; an unknown macro counts as the content of its braces.
 """
 
 from bisect import bisect_left
@@ -59,7 +59,7 @@ _SHIFTS = {"_": "_(", "^": "^("}
 
 
 def tables(text: str) -> list[Table]:
-    """Every table in a TeX file that is not commented out."""
+    """Return every table of a TeX file, without those in comments."""
     walker = latexwalker.LatexWalker(text, latex_context=_context(), tolerant_parsing=True)
     nodes, _, _ = walker.get_latex_nodes()
     lines = _Lines(text)
@@ -67,7 +67,7 @@ def tables(text: str) -> list[Table]:
 
 
 def plain(text: str) -> str:
-    """A piece of TeX as a cell's plain text."""
+    """Return a piece of TeX as a cell's plain text."""
     walker = latexwalker.LatexWalker(text, latex_context=_context(), tolerant_parsing=True)
     nodes, _, _ = walker.get_latex_nodes()
     return _squeezed(_text(nodes))
@@ -91,7 +91,7 @@ class _Lines:
         self._ends = [index for index, char in enumerate(text) if char == "\n"]
 
     def at(self, position: int) -> int:
-        """The line, from 1, that a position is on."""
+        """Return the line, from 1, of a position."""
         return bisect_left(self._ends, position) + 1
 
 
@@ -100,15 +100,15 @@ def _is(node: Any, kind: str) -> bool:
 
 
 def _children(node: Any) -> list[Any]:
-    found = [each for each in getattr(node, "nodelist", None) or [] if each is not None]
     arguments = getattr(node, "nodeargd", None)
-    found += [each for each in getattr(arguments, "argnlist", None) or [] if each is not None]
-    return found
+    nodes = [*(getattr(node, "nodelist", None) or [])]
+    nodes += getattr(arguments, "argnlist", None) or []
+    return [child for child in nodes if child is not None]
 
 
 def _tabulars(nodes: Sequence[Any], around: tuple[str, ...]) -> Iterator[tuple[Any, list[str]]]:
-    """Each tabular with the ids that comments on lines of their own name for it: inside the float
-    around it, or inside itself."""
+    """Yield each tabular with the ids for the whole of it: those in comments on lines of their own,
+    inside the float around it or inside itself."""
     for node in nodes:
         if _is(node, "Environment") and node.environmentname in TABULARS:
             yield node, [*around, *_own_comments(node.nodelist)]
@@ -119,37 +119,41 @@ def _tabulars(nodes: Sequence[Any], around: tuple[str, ...]) -> Iterator[tuple[A
 
 
 def _own_comments(nodes: Sequence[Any]) -> list[str]:
-    """The ids in comments that stand on lines of their own."""
-    found: list[str] = []
-    fresh = True
+    """Return the ids in comments on lines of their own."""
+    ids: list[str] = []
+    is_own_line = True
     for node in nodes:
         if _is(node, "Comment"):
-            found += named(node.comment) if fresh else []
-            fresh = True  # a comment ends its line
+            ids += named(node.comment) if is_own_line else []
+            is_own_line = True  # a comment ends its line
         elif _is(node, "Chars"):
-            tail = node.chars.rpartition("\n")
-            fresh = (not tail[2].strip()) and (bool(tail[1]) or (fresh and not node.chars.strip()))
-        elif _is(node, "Environment") and node.environmentname not in TABULARS:
-            found += _own_comments(node.nodelist)
-            fresh = False
+            is_own_line = _ends_blank(node.chars, is_own_line)
         else:
-            fresh = False
-    return found
+            if _is(node, "Environment") and node.environmentname not in TABULARS:
+                ids += _own_comments(node.nodelist)
+            is_own_line = False
+    return ids
+
+
+def _ends_blank(chars: str, is_own_line: bool) -> bool:
+    """Return whether the last line of a text is blank up to its end, so that a comment behind it
+    has a line of its own. `is_own_line`: whether the line was blank before the text."""
+    _, newline, tail = chars.rpartition("\n")
+    return not tail.strip() and (bool(newline) or is_own_line)
 
 
 @dataclass
 class _Reading:
-    """A tabular's rows as its nodes come."""
+    """The state while a tabular is read: its rows so far, and the cells of the next row."""
 
     lines: _Lines
     rows: list[Row] = field(default_factory=list)
     num_heads: int | None = None
     cells: list[tuple[int, list[Any]]] = field(default_factory=lambda: [(0, [])])
     is_own_line: bool = True
-    hlines: int = 0
 
     def end_row(self) -> None:
-        """Take the cells so far as a row."""
+        """Add the cells so far as a row."""
         made, column = [], 1
         for position, nodes in self.cells:
             span = _span(nodes)
@@ -162,10 +166,10 @@ class _Reading:
 
 
 def _table(node: Any, shared: list[str], lines: _Lines) -> Table:
-    """A tabular's rows: `&` ends a cell, `\\\\` a row; the first rule behind one ends the head."""
+    """Read a tabular: `&` ends a cell, `\\\\` a row; the first rule after a row ends the head."""
     reading = _Reading(lines)
-    for each in node.nodelist:
-        _take(each, reading)
+    for child in node.nodelist:
+        _take(child, reading)
     reading.end_row()
     heads = reading.num_heads
     if heads is None:
@@ -191,9 +195,7 @@ def _take(node: Any, reading: _Reading) -> None:
     else:
         position, nodes = reading.cells[-1]
         if _is(node, "Chars"):
-            newline = "\n" in node.chars
-            blank = not node.chars.rpartition("\n")[2].strip()
-            reading.is_own_line = blank and (newline or reading.is_own_line)
+            reading.is_own_line = _ends_blank(node.chars, reading.is_own_line)
         else:
             reading.is_own_line = False
         starts = position or (0 if _is(node, "Chars") and not node.chars.strip() else node.pos)
@@ -203,7 +205,8 @@ def _take(node: Any, reading: _Reading) -> None:
 
 
 def _plain_heads(rows: list[Row]) -> int:
-    """Without rules: the rows before the first that has a number right of its name."""
+    """Return the number of heads of a table without rules: the rows before the first with a
+    number."""
     for index, row in enumerate(rows):
         if any(cell.text[:1].isdigit() for cell in row.cells[1:]):
             return index
@@ -223,25 +226,25 @@ def _squeezed(text: str) -> str:
 
 
 def _text(nodes: Sequence[Any]) -> str:
-    """What the nodes show, with marks for what is smaller, lower or higher."""
-    found: list[str] = []
+    """Return the nodes' text, with marks for what is smaller, lower or higher."""
+    parts: list[str] = []
     shift, num_small = "", 0
     for part, is_char in _parts(nodes):
         if is_char and part in _SHIFTS:
             shift = _SHIFTS[part]
         elif part == _SMALLER:
-            found.append(" _(")  # until the group's end
+            parts.append(" _(")  # until the group's end
             num_small += 1
         elif shift and part.strip():
-            found.append(f"{shift}{part})")
+            parts.append(f"{shift}{part})")
             shift = ""
         else:
-            found.append(part)
-    return "".join(found) + ")" * num_small
+            parts.append(part)
+    return "".join(parts) + ")" * num_small
 
 
 def _parts(nodes: Sequence[Any]) -> Iterator[tuple[str, bool]]:
-    """What each node shows, characters one by one, and whether it is such a character."""
+    """Yield each node's text, plain characters one by one, and whether it is such a character."""
     before = None
     for node in nodes:
         if _is(node, "Chars"):
@@ -251,11 +254,11 @@ def _parts(nodes: Sequence[Any]) -> Iterator[tuple[str, bool]]:
         elif node is not None:
             if _is(node, "Group") and _is(before, "Group"):
                 yield " ", False  # an unknown macro's arguments
-            yield _one(node), False
+            yield _shown(node), False
         before = node
 
 
-def _one(node: Any) -> str:
+def _shown(node: Any) -> str:
     if _is(node, "Comment"):
         return ""
     if _is(node, "Specials"):

@@ -1,8 +1,8 @@
-"""Tables of a Markdown file, by markdown-it-py's parser, with GitHub's tables. HTML in a cell is
-read for what is set lower or higher, and otherwise left out; formulas between dollars are TeX.
+"""Reads the tables of a Markdown file with markdown-it-py's parser, in GitHub's form. HTML in a
+cell counts only where it sets text lower or higher; formulas between dollars are TeX.
 
-A table's records are named by evalkit's comments before it or by the lines that `evalkit export
---to markdown` writes below it, one a model.
+The records of a table are named in comments for evalkit before it, or in the lines that `evalkit
+export --to markdown` writes below it, one for each model.
 """
 
 import re
@@ -24,9 +24,9 @@ _EXPORTED = re.compile(r"run `sha256:[0-9a-f]{64}`")
 
 @dataclass(slots=True)
 class _Reading:
-    """The tables so far, the one that is being read, and ids that wait for the next one."""
+    """The tables so far, the rows of the current one, and the ids that wait for the next one."""
 
-    found: list[Table] = field(default_factory=list)
+    tables: list[Table] = field(default_factory=list)
     waiting: list[str] = field(default_factory=list)
     rows: list[Row] = field(default_factory=list)
     num_heads: int = 0
@@ -34,14 +34,14 @@ class _Reading:
 
 
 def tables(text: str) -> list[Table]:
-    """Every table in a Markdown file."""
+    """Return every table of a Markdown file."""
     reading = _Reading()
     _read(text, reading, 0)
-    return reading.found
+    return reading.tables
 
 
 def _read(text: str, reading: _Reading, above: int) -> None:
-    """Take in Markdown that starts behind `above` lines of the file."""
+    """Read Markdown that starts after `above` lines of the file."""
     for token in MarkdownIt("commonmark", {"html": True}).enable("table").parse(text):
         if token.map:
             token.map = [token.map[0] + above, token.map[1] + above]
@@ -52,10 +52,9 @@ def _read(text: str, reading: _Reading, above: int) -> None:
 
 
 def _read_fence(token: Any, reading: _Reading) -> None:
-    """A fence may hold a table as lm-eval prints it, or one in LaTeX."""
+    """Read a fence: it may hold a table as lm-eval prints it, or one in LaTeX."""
     if "\\begin{" in token.content:
-        found = latex.tables("\n" * (token.map[0] + 1) + token.content)
-        reading.found += found
+        reading.tables += latex.tables("\n" * (token.map[0] + 1) + token.content)
     elif _RULE.search(token.content):
         _read(token.content, reading, token.map[0] + 1)
 
@@ -69,7 +68,7 @@ def _take(token: Any, reading: _Reading) -> None:
     elif token.type == "thead_close":
         reading.num_heads = len(reading.rows)
     elif token.type == "table_close":
-        reading.found.append(build(reading.line, reading.rows, reading.num_heads, reading.waiting))
+        reading.tables.append(build(reading.line, reading.rows, reading.num_heads, reading.waiting))
         reading.waiting, reading.rows = [], []
     elif token.type == "inline" and reading.rows:
         row = reading.rows[-1]
@@ -82,29 +81,27 @@ def _take(token: Any, reading: _Reading) -> None:
 
 
 def _name(token: Any, reading: _Reading) -> None:
-    """Ids in text: a comment is about the next table, an exported line about the one above."""
-    if _EXPORTED.search(token.content) and reading.found:
-        reading.found[-1].shared += tuple(dict.fromkeys(IDS.findall(token.content)))
+    """Note ids in text: a comment is about the next table, an exported line about the one above."""
+    if _EXPORTED.search(token.content) and reading.tables:
+        reading.tables[-1].shared += tuple(dict.fromkeys(IDS.findall(token.content)))
     for child in token.children or []:
         if child.type == "html_inline":
             reading.waiting += _of_comments(child.content)
 
 
 def _of_comments(html: str) -> list[str]:
-    return [each for comment in _COMMENT.findall(html) for each in named(comment)]
+    return [id for comment in _COMMENT.findall(html) for id in named(comment)]
 
 
 def plain(children: list[Any]) -> str:
-    """A cell's inline tokens as plain text."""
-    found = ""
+    """Return a cell's inline tokens as plain text."""
+    text = ""
     for token in children:
-        if token.type in ("text", "code_inline"):
-            found += token.content
+        if token.type in ("text", "code_inline", "image"):
+            text += token.content
         elif token.type in ("softbreak", "hardbreak"):
-            found += " "
+            text += " "
         elif token.type == "html_inline":
-            found += _TAGS.get(token.content.lower(), "")
-        elif token.type == "image":
-            found += token.content
-    shown = _FORMULA.sub(lambda formula: latex.plain(formula[0]), found)
+            text += _TAGS.get(token.content.lower(), "")
+    shown = _FORMULA.sub(lambda formula: latex.plain(formula[0]), text)
     return " ".join(shown.replace("\u2212", "-").split())

@@ -1,5 +1,5 @@
-"""The numbers of a cell: a score, its error, a difference to another row. What is no such thing is
-either a text or a cell that can't be read.
+"""Reads the numbers of a cell: a score, its error, a difference from another row. Any other cell is
+a text, or can't be read.
 """
 
 import re
@@ -23,14 +23,15 @@ _EMPTY = re.compile(r"[\s\-\u2013—\u2212.?]*|n/?a|none|tbd|oom|x", re.I)
 
 @dataclass(frozen=True, slots=True)
 class Number:
-    """A number as it is shown. `kind`: score, error (of the score before it) or difference."""
+    """A number as the table shows it. `kind`: score, error (of the score before it) or
+    difference."""
 
     text: str
     kind: str
 
     @property
     def value(self) -> Decimal:
-        """What it says."""
+        """Its value."""
         return Decimal(self.text)
 
     @property
@@ -40,27 +41,26 @@ class Number:
 
     @property
     def half(self) -> Decimal:
-        """Half of its last digit: how far rounding may have moved it."""
+        """Half a unit of its last digit: the largest change by rounding."""
         return Decimal(1).scaleb(-self.digits) / 2
 
     def is_rounded(self, value: float, shift: int) -> bool:
-        """Whether it is a value, times 10 to the power of `shift`, correctly rounded to its digits:
-        a half to the even digit or up."""
+        """Return whether it is a value, times 10 to the power of `shift`, correctly rounded to its
+        digits: half to even, or half up."""
         exact = Decimal(repr(value)).scaleb(shift, _CONTEXT)
         step = Decimal(1).scaleb(-self.digits)
         hows = (ROUND_HALF_EVEN, ROUND_HALF_UP)
         return any(self.value == exact.quantize(step, how, _CONTEXT) for how in hows)
 
     def rounded(self, value: float, shift: int) -> str:
-        """A value as this number should show it."""
+        """Return a value, rounded as this number should show it."""
         exact = Decimal(repr(value)).scaleb(shift, _CONTEXT)
         return str(exact.quantize(Decimal(1).scaleb(-self.digits), ROUND_HALF_EVEN, _CONTEXT))
 
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """What a cell holds: its numbers, or that it `is_text`, or neither, which is a cell that can't
-    be read."""
+    """The content of a cell: its numbers, or that it `is_text`; with neither it can't be read."""
 
     numbers: tuple[Number, ...] = ()
     is_text: bool = False
@@ -70,14 +70,14 @@ TEXT, UNREADABLE = Content(is_text=True), Content()
 
 
 def read(text: str) -> Content:
-    """The content of a cell's plain text."""
+    """Return the content of a cell's plain text."""
     if not any(char.isdigit() for char in text) or _EMPTY.fullmatch(text):
         return TEXT
     if any(not _UNITS.fullmatch(word) for word in _WORDS.findall(text)):
         return UNREADABLE if _STARTS_AS_SCORE.match(text) else TEXT
     numbers: list[Number] = []
     depth: list[str] = []
-    before = ""  # what the next number is told by
+    before = ""  # the sign before the next number: error or arrow
     for token in _TOKEN.finditer(text):
         kind = token.lastgroup or ""
         if token["number"]:
@@ -100,7 +100,8 @@ def read(text: str) -> Content:
 def _number(
     token: re.Match[str], numbers: list[Number], depth: list[str], before: str
 ) -> Number | None:
-    """The number of a token; one without text is none (a footnote's mark); None: not readable."""
+    """Return the number of a token: without text for a footnote's mark; None where it can't be
+    read."""
     text = token["number"].replace(",", "").replace("\u2013", "-").replace(" ", "")
     if len(text) > MAX_DIGITS:
         return None
@@ -110,8 +111,8 @@ def _number(
     if before == "error":
         return Number(text.lstrip("+"), "error") if numbers else None
     if before == "arrow" or (unit and unit != "%") or text[0] == "+":
-        told = numbers or before or text[0] in "+-"
-        return Number(text, "difference" if told else "score")
+        is_difference = numbers or before or text[0] in "+-"
+        return Number(text, "difference" if is_difference else "score")
     if not numbers:
         return Number(text, "score")
     if depth:  # in brackets, lower or smaller: an error, or with a sign a difference

@@ -116,8 +116,8 @@ def read(
 ) -> tuple[list[Leaf], int]:
     """Return every leaf task of a valid record, and how many documents could not be read."""
     seen = samples.Samples()
-    found, bad = of_documents(samples.documents(folder, seen), record, cut, texts)
-    return found, bad + seen.shape.count + seen.order.count
+    read, bad = of_documents(samples.documents(folder, seen), record, cut, texts)
+    return read, bad + seen.shape.count + seen.order.count
 
 
 def of_documents(
@@ -127,20 +127,20 @@ def of_documents(
     texts: Texts,
 ) -> tuple[list[Leaf], int]:
     """Do as `read` for documents that come one leaf task after another."""
-    found: dict[str, Leaf] = {}
+    by_name: dict[str, Leaf] = {}
     bad = 0
     for document in documents:
         task = record["tasks"].get(document.leaf)
         if task is None:
             bad += 1
             continue
-        if document.leaf not in found:
-            _close(found, texts)
-            found[document.leaf] = Leaf(
+        if document.leaf not in by_name:
+            _close(by_name, texts)
+            by_name[document.leaf] = Leaf(
                 document.leaf, score_table.headline(task["metrics"]) or ",none"
             )
             texts.begin(task["n"])
-        leaf = found[document.leaf]
+        leaf = by_name[document.leaf]
         was_cut = document.doc_id in cut.get(document.leaf, ())
         try:
             text = leaf.add(document, CUT if was_cut else 0)
@@ -149,14 +149,14 @@ def of_documents(
             continue
         flagged = leaf.flags.get(len(leaf.ids) - 1, 0) & ~CLOSE_CALL
         texts.offer(leaf.margins[-1], bool(flagged), text)
-    _close(found, texts)
-    return list(found.values()), bad
+    _close(by_name, texts)
+    return list(by_name.values()), bad
 
 
-def _close(found: dict[str, Leaf], texts: Texts) -> None:
+def _close(by_name: dict[str, Leaf], texts: Texts) -> None:
     """Give the last leaf task its texts."""
-    if found:
-        last = list(found.values())[-1]
+    if by_name:
+        last = list(by_name.values())[-1]
         last.texts, last.num_texts = texts.end()
 
 

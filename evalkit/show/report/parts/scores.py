@@ -10,10 +10,9 @@ from evalkit.base import statistics
 from evalkit.record.reading import output
 from evalkit.record.reading.scores import score_table
 from evalkit.record.reading.scores.score_table import Score
-from evalkit.show import rows
 from evalkit.show.export import tables
 from evalkit.show.report.parts.leaves import Leaf
-from evalkit.show.source import Fact
+from evalkit.show.source import Fact, headline_rows
 
 # Technical words of the page, each explained in a sentence where it stands.
 TERMS = {
@@ -117,7 +116,7 @@ def chosen(family: Family) -> tuple[list[float], list[float], list[float]]:
 
 def copies(record: dict[str, Any], mark: str) -> list[Fact]:
     """Return the scores as LaTeX and Markdown, and the record as a BibTeX entry."""
-    scores = [rows.headline(record, mark)]
+    scores = [headline_rows(record, mark)]
     return [
         ("LaTeX", tables.to_latex(scores)),
         ("Markdown", tables.to_markdown(scores)),

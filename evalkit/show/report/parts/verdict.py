@@ -76,12 +76,12 @@ def statements(folder: Folder, record: str) -> list[Statement]:
     keys these are is for the reader to know: verify's verdict depends on it, this list does not."""
     try:
         data = folder.read(attest.NAME, attest.MAX_BYTES)
-        found = attest.read(data, record).statements
+        signed = attest.read(data, record).statements
     except BROKEN:
         return []
     return [
         Statement(KINDS.get(s.kind, "author"), [key.fingerprint for key in s.signers], s.claim)
-        for s in found
+        for s in signed
     ]
 
 
