@@ -21,7 +21,7 @@ from evalkit.engine.numerics.numerics import DTYPES
 from evalkit.engine.probe import probe
 from evalkit.engine.tree import attention
 from evalkit.engine.tree.attention import Scores
-from evalkit.inputs.models.checkpoint import shape as shapes_of
+from evalkit.inputs.models import architecture
 from evalkit.plan import store
 from evalkit.plan.batch import Policy
 from evalkit.plan.memory import Needs
@@ -48,7 +48,7 @@ def needs(shape: Shape) -> Needs:
     numbers = passes.parameters(shape.config)
     count = numbers["layer_parameters"] + 2 * numbers["head_parameters"]
     size = DTYPES[shape.dtype].itemsize
-    return Needs(shapes_of.of(LlamaConfig(**shape.config)), count * size, size)
+    return Needs(architecture.shape_of(LlamaConfig(**shape.config)), count * size, size)
 
 
 def run(session: "Session") -> None:

@@ -9,7 +9,7 @@ longest trunk in use. They are computed, not measured.
 from typing import Any
 
 from bench import ROOT, tables
-from evalkit.inputs.models.checkpoint import shape
+from evalkit.inputs.models import architecture
 from evalkit.plan import memory
 from evalkit.plan.memory import Needs
 
@@ -53,7 +53,7 @@ def needs(name: str) -> Needs:
     config, parameters = MODELS[name]
     kind = config["model_type"]
     made = AutoConfig.for_model(kind, **{k: v for k, v in config.items() if k != "model_type"})
-    return Needs(shape.of(made), 2 * parameters, 2)
+    return Needs(architecture.shape_of(made), 2 * parameters, 2)
 
 
 def text() -> str:

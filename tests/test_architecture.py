@@ -36,7 +36,7 @@ DOORS = {
     "huggingface_hub": {
         *(
             "inputs.hub",
-            "inputs.downloads",
+            "inputs.files",
             "inputs.models.architecture",
             "inputs.models.tokenizer",
             "harness",
@@ -48,14 +48,14 @@ DOORS = {
         *("engine", "inputs.models.architecture", "inputs.models.gguf", "inputs.models.tokenizer"),
         *(
             "inputs.models.builtin.demo",
-            "inputs.chat.rendering",
-            "inputs.models.checkpoint.generation",
+            "inputs.chat.templates",
+            "inputs.models.checkpoint",
         ),
     },
     "gguf": {"inputs.models.gguf"},
     "peft": {"engine"},
     "tokenizers": {"inputs.models.builtin.demo", "inputs.models.tokenizer"},
-    "jinja2": {"inputs.chat.rendering", "harness", "show.report"},
+    "jinja2": {"inputs.chat.templates", "harness", "show.report"},
     "markupsafe": {"show.report"},
     "markdown_it": {"show.table_check"},
     "pylatexenc": {"show.table_check"},
@@ -77,7 +77,7 @@ DOORS = {
     "cryptography": {"record.signing.keys", "record.signing.timestamps"},
     "rfc3161_client": {"record.signing.timestamps"},
     "pynvml": {"run.telemetry"},
-    "yaml": {"inputs.untrusted.plain_yaml", "inputs.locked", "harness", "show.export"},
+    "yaml": {"inputs.untrusted", "inputs.locked", "harness", "show.export"},
     "numpy": {
         *("plan.tokenise", "plan.batch", "plan.trie", "engine", "harness"),
         *("judge.compare", "judge.audit"),

@@ -169,11 +169,11 @@ def test_weights_that_transformers_does_not_load_do_not_count(
 ) -> None:
     """Mistral's and Meta's repos hold the same weights twice, once as consolidated.safetensors."""
     from evalkit.inputs.models import model
-    from evalkit.inputs.models.checkpoint import headers
+    from evalkit.inputs.models import checkpoint
 
     shutil.copy(broken / "model.safetensors", broken / "consolidated.safetensors")
-    good = headers.num_parameters(model.resolve(str(tiny_model())))
-    assert headers.num_parameters(model.resolve(str(broken))) == good
+    good = checkpoint.num_parameters(model.resolve(str(tiny_model())))
+    assert checkpoint.num_parameters(model.resolve(str(broken))) == good
 
 
 def test_weights_that_were_not_copied_to_their_end(broken: Path, out: tuple[str, Path]) -> None:

@@ -14,7 +14,7 @@ import pytest
 from evalkit.base.errors import EvalkitError
 from evalkit.harness.models import classes
 from evalkit.inputs import suite as suites
-from evalkit.inputs.chat import keys, thinking
+from evalkit.inputs.chat import templates, texts
 from evalkit.inputs.chat.texts import cut_problem, fits_a_text
 from evalkit.inputs.engine_name import parse
 from evalkit.inputs.models import model as models
@@ -154,7 +154,7 @@ def test_the_clock_of_a_template_stands_still(chat_model: Chat, tmp_path: Path) 
     assert template is not None and "Now: 03 Feb 2026 04:05:06" in template(ASKED)
     untyped: Any = chat_template_utils
     assert untyped.datetime is datetime
-    assert keys.now() > "2026"
+    assert templates.now() > "2026"
 
 
 def test_a_system_turn_that_a_template_refuses_is_no_silent_loss(
@@ -230,7 +230,7 @@ SETTINGS = {"until": ["STOP", "\n\n"], "think_start": "<think>", "think_end": "<
 def test_an_answer_is_what_stands_behind_the_last_thought_up_to_a_stop_string(
     raw: str, thinks: bool, wanted: str
 ) -> None:
-    assert thinking.answer(raw, SETTINGS, thinks=thinks) == wanted
+    assert texts.scored_part(raw, SETTINGS, thinks=thinks) == wanted
 
 
 def test_an_ended_thought_is_cut_as_lm_eval_cuts_it() -> None:
@@ -242,7 +242,7 @@ def test_an_ended_thought_is_cut_as_lm_eval_cuts_it() -> None:
         raw = "".join(source.choices(words, k=source.randint(0, 9))) + "</think>"
         raw += "".join(source.choices(words, k=3))
         wanted = postprocess_generated_text(raw, SETTINGS["until"], "</think>")
-        assert thinking.answer(raw, SETTINGS, thinks=True) == wanted
+        assert texts.scored_part(raw, SETTINGS, thinks=True) == wanted
 
 
 def test_a_budget_for_thoughts_stands_beside_the_answers() -> None:
@@ -286,7 +286,7 @@ def test_stop_strings_act_on_the_answer_only(which: int, tokenizers: Any) -> Non
     tokens = tokenizer.encode([thought + "four\n\nmore"], special_tokens=False)[0][:count]
     raw = thoughts.raw(tokenizer, tokens, settings)
     assert raw.startswith("the first\n\nthe second</think>")
-    assert thinking.answer(raw, settings.to_json(), thinks=True) == "four"
+    assert texts.scored_part(raw, settings.to_json(), thinks=True) == "four"
 
 
 def test_without_a_thought_a_text_is_an_answer_as_it_is(tokenizers: Any) -> None:
@@ -313,7 +313,7 @@ def test_thoughts_and_answers_end_at_their_own_longest(tokenizers: Any) -> None:
 
 def an_answer(raw: str, *, tokens: int, ended: bool, spent: int) -> dict[str, Any]:
     """A journal's answer of a text that thinks."""
-    text = thinking.answer(raw, SETTINGS, thinks=spent > 0)
+    text = texts.scored_part(raw, SETTINGS, thinks=spent > 0)
     return {
         "text": text, "raw": raw, "tokens": [5] * tokens, "logprobs": [], "margins": [],
         "stop": "length", "thought": {"tokens": spent, "ended": ended},

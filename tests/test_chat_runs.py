@@ -12,7 +12,7 @@ import pytest
 import support
 from support import call
 
-from evalkit.inputs.chat import keys
+from evalkit.inputs.chat import templates
 from evalkit.show import seeds
 
 TEMPLATE = (
@@ -61,7 +61,7 @@ def test_a_run_keeps_the_time_that_it_was_planned_at(
     """The prompts of plan and samples differed, and --deep called an honest record BROKEN."""
     first = evaluated(place).done()
     clock = support.read(first.folder)["suite"]["clock"]
-    monkeypatch.setattr(keys, "now", lambda: "2031-01-01T00:00:00Z")
+    monkeypatch.setattr(templates, "now", lambda: "2031-01-01T00:00:00Z")
     again = evaluated(place).done()
     assert again.folder == first.folder and "already finished" in again.err
     deep = call("verify", first.folder, "--deep", "--model", place / "model",

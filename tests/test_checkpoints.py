@@ -11,7 +11,7 @@ import pytest
 
 from evalkit.base.errors import EvalkitError
 from evalkit.inputs.models import model as models
-from evalkit.inputs.models.checkpoint import headers
+from evalkit.inputs.models import checkpoint
 from evalkit.inputs.models.tokenizer import Tokenizer
 from evalkit.inputs.suite import Suite, SuiteTask
 from evalkit.plan.requests import asking
@@ -130,7 +130,7 @@ def test_a_config_without_a_dtype_takes_the_weights_own(copied: Copy) -> None:
     folder = copied(lambda found: {n: w.to(torch.bfloat16) for n, w in found.items()}, dtype=...)
     model = models.resolve(str(folder))
     assert "dtype" not in model.config
-    assert headers.dtype(model) == "bfloat16"
+    assert checkpoint.dtype(model) == "bfloat16"
     assert engine.numerics_for(model, None).dtype == "bfloat16"
 
 

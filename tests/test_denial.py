@@ -25,7 +25,7 @@ from test_judge import plain
 from evalkit.base import bounded, canon, schema
 from evalkit.base.errors import EvalkitError, Exit
 from evalkit.harness.scoring import rescore
-from evalkit.inputs.untrusted import plain_yaml
+from evalkit.inputs import untrusted
 from evalkit.judge.verify import Wanted, judge
 
 PAGE = Path(__file__).parents[1] / "docs" / "limits.md"
@@ -253,15 +253,15 @@ def test_a_key_that_stands_twice_is_found_in_one_pass() -> None:
 def test_yaml_has_no_key_twice_no_dates_and_no_numbers_to_the_base_of_sixty() -> None:
     for text in ("a: 1\na: 2", "x: {b: 1, 'b': 2}", "[{c: 1, c: 1}]"):
         with pytest.raises(ValueError, match="stands twice, line"):
-            plain_yaml.loads(text)
-    value = plain_yaml.loads("a: 1:30\nb: 2026-99-01\nc: 010\nd: 1_000\ne: 1.5\nf: .inf\ng: yes\n"
-                             "h: 0x1F\ni: -3\nj: ~\nk: 1e5\nl: 2024-01-01\n")  # fmt: skip
+            untrusted.load_yaml(text)
+    value = untrusted.load_yaml("a: 1:30\nb: 2026-99-01\nc: 010\nd: 1_000\ne: 1.5\nf: .inf\n"
+                                "g: yes\nh: 0x1F\ni: -3\nj: ~\nk: 1e5\nl: 2024-01-01\n")  # fmt: skip
     assert value == {
         "a": "1:30", "b": "2026-99-01", "c": 8, "d": 1000, "e": 1.5, "f": float("inf"),
         "g": True, "h": 31, "i": -3, "j": None, "k": "1e5", "l": "2024-01-01",
     }  # fmt: skip
     with pytest.raises(ValueError, match="over the limit of 1,000,000 parts"):
-        plain_yaml.foreign(b"- a\n" * 1_000_001)
+        untrusted.load_foreign_yaml(b"- a\n" * 1_000_001)
 
 
 def test_only_plain_files_are_opened(tmp_path: Path) -> None:

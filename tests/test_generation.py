@@ -13,7 +13,7 @@ import pytest
 
 from evalkit.base.errors import EvalkitError
 from evalkit.inputs.models import model as models
-from evalkit.inputs.models.checkpoint import generation
+from evalkit.inputs.models import checkpoint
 from evalkit.inputs.models.tokenizer import Tokenizer
 from evalkit.plan.requests.request import Settings, Terms, settings_from
 from evalkit.plan.store import Batch
@@ -125,7 +125,7 @@ def plain(loaded: Any) -> list[list[int]]:
 def own_settings(found: Any, **given: Any) -> Settings:
     """A task's settings with what the model's own add to them."""
     config = found.model.generation_config
-    own = generation.acting(config, (*generation.OBEYED, *generation.SAMPLING))
+    own = checkpoint.acting_settings(config, (*checkpoint.OBEYED, *checkpoint.SAMPLING))
     return settings_from({"max_gen_toks": NEW} | given, task="own", terms=Terms(own=own))
 
 
@@ -283,10 +283,10 @@ def test_what_can_not_be_obeyed_is_refused_by_its_name(
     model = shutil.copytree(folder, tmp_path / "model")
     stated = json.loads((model / "generation_config.json").read_text())
     (model / "generation_config.json").write_text(json.dumps(stated | {name: value}))
-    found = generation.own(models.resolve(str(model)))
+    found = checkpoint.own_settings(models.resolve(str(model)))
     assert found == {name: value}
     with pytest.raises(EvalkitError, match=f"sets {name} to"):
-        generation.check(found)
+        checkpoint.check_settings(found)
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "3", '{"top_k": "many", "do_sample": true}'])
@@ -295,7 +295,7 @@ def test_a_broken_generation_config_is_said(text: str, folder: Path, tmp_path: P
     model = shutil.copytree(folder, tmp_path / "model")
     (model / "generation_config.json").write_text(text)
     with pytest.raises(EvalkitError, match=r"generation_config\.json"):
-        generation.own(models.resolve(str(model)))
+        checkpoint.own_settings(models.resolve(str(model)))
 
 
 def test_settings_in_an_old_models_config_count_as_well(folder: Path, tmp_path: Path) -> None:
@@ -303,4 +303,4 @@ def test_settings_in_an_old_models_config_count_as_well(folder: Path, tmp_path: 
     (model / "generation_config.json").unlink()
     config = json.loads((model / "config.json").read_text())
     (model / "config.json").write_text(json.dumps(config | {"repetition_penalty": 1.2}))
-    assert generation.own(models.resolve(str(model))) == {"repetition_penalty": 1.2}
+    assert checkpoint.own_settings(models.resolve(str(model))) == {"repetition_penalty": 1.2}

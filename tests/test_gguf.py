@@ -75,11 +75,11 @@ def test_its_weights_are_what_its_blocks_say_in_the_dtype_asked_for(packed: Path
     (tensor,) = [t for t in gguf.GGUFReader(packed).tensors if t.name == "blk.1.ffn_up.weight"]
     wanted = torch.tensor(gguf.quants.dequantize(tensor.data, tensor.tensor_type))
     model = models.resolve(str(packed))
-    from evalkit.inputs.models.checkpoint import headers
+    from evalkit.inputs.models import checkpoint
 
     found = load_file(model.folder / "model.safetensors")["model.layers.1.mlp.up_proj.weight"]
     assert torch.equal(found, wanted)
-    assert headers.num_parameters(model) == sum(
+    assert checkpoint.num_parameters(model) == sum(
         int(t.n_elements) for t in gguf.GGUFReader(packed).tensors
     )
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from evalkit.base.caches import kept
+from evalkit.base import kept
 from evalkit.base.errors import EvalkitError
 from evalkit.inputs.models import model as models
 from evalkit.inputs.models.tokenizer import Tokenizer

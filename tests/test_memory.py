@@ -18,7 +18,7 @@ from evalkit.base.errors import EvalkitError
 from evalkit.engine import Engine, Numerics
 from evalkit.engine.hardware import device as devices
 from evalkit.engine.tree import attention, trunk
-from evalkit.inputs.models.checkpoint import shape
+from evalkit.inputs.models import architecture
 from evalkit.plan import memory, store
 from evalkit.plan.batch import Policy, make_trunk
 from evalkit.plan.memory import Needs
@@ -49,7 +49,9 @@ def test_the_bytes_of_a_tokens_keys_and_values_are_those_that_the_engine_keeps(n
     with torch.inference_mode():
         kept = trunk.prefix(engine, make_trunk(None, tokens), 64)
     held = sum(each.numel() * 4 for pair in kept.layers.values() for each in pair)
-    assert shape.of(model.config.get_text_config()).cache_bytes(4) * len(tokens) == held
+    assert (
+        architecture.shape_of(model.config.get_text_config()).cache_bytes(4) * len(tokens) == held
+    )
 
 
 @pytest.mark.parametrize("size", memory.CLASSES)

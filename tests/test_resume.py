@@ -22,7 +22,6 @@ import support
 from support import DEMO, call
 
 from evalkit.base import canon, lease
-from evalkit.base.caches import digests
 from evalkit.base.errors import EvalkitError
 from evalkit.base.events import Events
 from evalkit.base.machine import stamp
@@ -135,7 +134,7 @@ def test_a_run_that_is_stopped_while_it_is_planned_leaves_no_run(
     command = ("plan", *DEMO, "--out", tmp_path)
     with monkeypatch.context() as patched:
         patched.setattr(canon, "write_json", interrupt)  # run.json, the last of its files
-        patched.setattr(digests, "of", lambda *_: {})
+        patched.setattr(models, "digests", lambda *_: {})
         assert call(*command).code == 75
     assert not list(tmp_path.glob("demo/demo-*"))
     assert len(list(tmp_path.glob("demo/.demo-*"))) <= 1

@@ -119,7 +119,7 @@ def test_the_shipped_files_hold_each_row_that_their_locks_count(name: str) -> No
     for leaf, task in lock.tasks.items():
         assert len(lock.each[leaf].documents) == SIZE * task.documents, leaf
         drawn = lock.each[leaf].shots
-        if task.pins_shots:
+        if task.pinned_shots:
             assert task.shots is not None and drawn is not None
             assert len(drawn) == SIZE * task.shots["rows"], leaf
         else:
@@ -129,7 +129,7 @@ def test_the_shipped_files_hold_each_row_that_their_locks_count(name: str) -> No
 def test_shots_are_pinned_where_they_are_drawn_and_hellaswags_are_unknown() -> None:
     core, board = (suites.lock_of(suites.load(name)) for name in ("core", "leaderboard"))
     assert {n for n, t in core.tasks.items() if t.shots} == {n for n in core.tasks if "bbh" in n}
-    unpinned = {n: t.shots for n, t in board.tasks.items() if not t.pins_shots}
+    unpinned = {n: t.shots for n, t in board.tasks.items() if not t.pinned_shots}
     assert unpinned.keys() == {"hellaswag"} and "unknown" in (unpinned["hellaswag"] or {})
     assert board.tasks["mmlu_anatomy"].shots == {
         "split": "dev", "rows": 5, "digest": board.tasks["mmlu_anatomy"].shots["digest"],  # type: ignore[index]
@@ -287,7 +287,7 @@ def test_unknown_shots_are_written_by_hand_and_stay_until_they_are_updated(shots
     support.call("lock", shots).done()
     kept = suites.read_lock(lock_file(shots))
     assert kept.tasks["own_a"].shots == {"unknown": REASON} and kept.each["own_a"].shots is None
-    assert kept.tasks["own_b"].pins_shots
+    assert kept.tasks["own_b"].pinned_shots
     support.call("lock", shots, "--update").done()
     assert lock_file(shots).read_text() == pinned
 

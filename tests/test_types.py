@@ -11,12 +11,15 @@ import pytest
 from evalkit.base import schema
 from evalkit.host import stage_manifest
 from evalkit.inputs import types as inputs
+from evalkit.inputs.chat.texts import TextsEntry
 from evalkit.plan import types as plan
 
 KINDS = {"string": str, "integer": int, "number": float, "boolean": bool, "null": type(None)}
 # Types by the schema that says the same, and by the path to it.
 MIRRORED = [
     (inputs.LockBody, "lock", ""),
+    (inputs.SuiteFile, "suite", ""),
+    (TextsEntry, "record", "$defs/task/properties/texts"),
     (inputs.FileEntry, "record", "$defs/file"),
     (inputs.Quantization, "record", "$defs/quantization"),
     (inputs.AdapterEntry, "record", "$defs/adapter"),

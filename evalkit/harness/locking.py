@@ -8,6 +8,7 @@ from typing import Any
 
 from evalkit.base import canon, schema
 from evalkit.base.errors import EvalkitError, Exit
+from evalkit.base.machine.stamp import Unknown
 from evalkit.harness import tasks
 from evalkit.harness.asking import asked
 from evalkit.harness.data import commits, loading, pinning
@@ -87,14 +88,14 @@ def _cannot_be_had(suite: Suite, member: str, pins: loading.Pins) -> bool:
     return False
 
 
-def _unknown(dataset: LockedDataset) -> dict[str, str] | None:
+def _unknown(dataset: LockedDataset) -> Unknown | None:
     """Why a dataset's revision is unknown, if it is: a refreshed lock says so as well."""
     return dataset.revision if isinstance(dataset.revision, dict) else None
 
 
 def _kept(
     path: Path, update: bool
-) -> tuple[dict[str, LockedDataset], dict[str, dict[str, str]], dict[str, str]]:
+) -> tuple[dict[str, LockedDataset], dict[str, Unknown], dict[str, str]]:
     """What a lock that is there says and a refreshed one will: its datasets, by leaf task why the
     rows of its shots are unknown, and which members are left out. One of an earlier evalkit has the
     datasets alone."""
@@ -146,7 +147,7 @@ def _with_rest(raw: dict[str, Any]) -> dict[str, Any]:
     return made
 
 
-def _unpinned(leaf: Leaf, unknown: dict[str, str] | None) -> Leaf:
+def _unpinned(leaf: Leaf, unknown: Unknown | None) -> Leaf:
     """A leaf task as a lock is to have it: its shots' rows left out where they are unknown."""
     if unknown is None or leaf.locked.shots is None:
         return leaf

@@ -12,16 +12,18 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 
 from evalkit.base import canon, schema
 from evalkit.base.errors import EvalkitError, Exit
 from evalkit.base.machine import stamp
+from evalkit.base.machine.stamp import Unknown
 from evalkit.inputs import rows
 from evalkit.inputs.rows import Rows
-from evalkit.inputs.untrusted import plain_yaml
+from evalkit.inputs.types import Asked, GroupScore, LockBody, MetricEntry, ShotRows, Version
+from evalkit.inputs import untrusted
 
 PUNKT = "nltk_data/tokenizers/punkt_tab/english"
 LOCK, EARLIER_LOCK = "evalkit/lock/2", "evalkit/lock/1"
@@ -34,9 +36,8 @@ ASKED = (*RENDERING, "gen_kwargs", "seeds")  # a suite's settings that prompts f
 class LockedTask:
     """A leaf task's data: `rows` digests lm-eval's doc_hash of all `documents`, in order.
 
-    `shots`: the rows that worked examples are drawn from, `{"split", "rows", "digest"}`, or
-    `{"unknown": reason}` where they are not pinned; None where none are drawn. How it is scored:
-    `metrics` by name, `{"aggregation", "higher_is_better"}`; `settings` digests lm-eval's config.
+    `shots`: the rows that worked examples are drawn from, unknown where they are not pinned; None
+    where none are drawn. `settings` digests lm-eval's config.
     """
 
     dataset: str
@@ -44,26 +45,28 @@ class LockedTask:
     split: str
     documents: int
     rows: str
-    shots: dict[str, Any] | None
+    shots: ShotRows | Unknown | None
     output_type: str
     num_fewshot: int
-    version: Any
-    metrics: dict[str, dict[str, Any]]
+    version: Version
+    metrics: dict[str, MetricEntry]
     filters: list[str]
     settings: str
 
     @property
-    def pins_shots(self) -> bool:
-        """Whether it draws shots from rows that the lock pins."""
-        return self.shots is not None and "unknown" not in self.shots
+    def pinned_shots(self) -> ShotRows | None:
+        """The rows that its shots are drawn from, where the lock pins them."""
+        if self.shots is None or "unknown" in self.shots:
+            return None
+        return self.shots
 
 
 @dataclass(frozen=True, slots=True)
 class LockedDataset:
-    """A dataset: a Hub repo at a commit, or local data files at a digest of their bytes; or
-    `{"unknown": reason}`: any commit whose rows are the locked ones."""
+    """A dataset: a Hub repo at a commit, or local data files at a digest of their bytes. Where the
+    revision is unknown, any commit will do whose rows are the locked ones."""
 
-    revision: str | dict[str, str]
+    revision: str | Unknown
     licence: str
     redistributable: bool
     unproven: str | None = None  # why nothing shows that its rows are the Hub's, in a shipped lock
@@ -76,26 +79,23 @@ class LockedDataset:
 
 @dataclass(frozen=True, slots=True)
 class Lock:
-    """A suite's lock; `each` has every leaf task's documents and prompts one by one.
-
-    `asked`: the suite's settings that prompts follow from; `group_scores`: each group's alias,
-    version and metrics, these as `{"weight_by_size", "filters"}` by name.
-    """
+    """A suite's lock. `asked`: the suite's settings that prompts follow from; `each`: every leaf
+    task's documents and prompts one by one."""
 
     suite: str
     lm_eval: str
-    asked: dict[str, Any]
+    asked: Asked
     datasets: dict[str, LockedDataset]
     groups: dict[str, list[str]]
-    group_scores: dict[str, dict[str, Any]]
+    group_scores: dict[str, GroupScore]
     tasks: dict[str, LockedTask]
     each: dict[str, Rows]
     scorers: tuple[str, ...] = ()  # packages besides lm-eval that the tasks are scored with
     unlocked: dict[str, str] = field(default_factory=dict)  # members that are left out, and why
 
-    def to_json(self) -> dict[str, Any]:
-        """The lock as its file holds it."""
-        return {
+    def to_json(self) -> LockBody:
+        """Return the lock as its file holds it."""
+        body = {
             "schema": LOCK,
             "suite": self.suite,
             "lm_eval": self.lm_eval,
@@ -108,6 +108,7 @@ class Lock:
             "group_scores": dict(sorted(self.group_scores.items())),
             "tasks": {name: _plain(item) for name, item in sorted(self.tasks.items())},
         }
+        return cast(LockBody, body)
 
     def to_yaml(self) -> str:
         """The lock file's text."""
@@ -130,11 +131,11 @@ class _Plain(yaml.SafeDumper):
         return True
 
 
-def _plain(item: LockedTask | LockedDataset) -> dict[str, Any]:
-    made = {name: getattr(item, name) for name in item.__slots__}
-    if made.get("unproven", "") is None:
-        del made["unproven"]
-    return made
+def _plain(item: LockedTask | LockedDataset) -> dict[str, object]:
+    values = {name: getattr(item, name) for name in item.__slots__}
+    if values.get("unproven", "") is None:
+        del values["unproven"]
+    return values
 
 
 def other_settings(asked: Mapping[str, Any], suite: Mapping[str, Any]) -> list[str]:
@@ -149,10 +150,10 @@ def holds_prompts(unlike: list[str], num_fewshot: int) -> bool:
     return not drawn_otherwise and not {*unlike} & {*RENDERING}
 
 
-def read_yaml(path: Path, kind: str) -> dict[str, Any]:
-    """A YAML file of ours that holds a mapping; EvalkitError where it is none. `kind`: in words."""
+def read_yaml(path: Path, kind: str) -> Any:
+    """Return the mapping in a YAML file; EvalkitError where it holds none. `kind`: in words."""
     try:
-        value = plain_yaml.loads(canon.read_bytes(path, MAX_BYTES))
+        value = untrusted.load_yaml(canon.read_bytes(path, MAX_BYTES))
     except FileNotFoundError:
         raise EvalkitError(f"there is no {kind} file", where=str(path)) from None
     except OSError as error:
@@ -211,9 +212,10 @@ def _read_rows(path: Path, digest: str) -> dict[str, Rows]:
     return rows.parse(data, str(path))
 
 
-def scorers(names: Iterable[str]) -> dict[str, Any]:
-    """What is installed of these packages; None for what is not."""
-    found: dict[str, Any] = {name: stamp.version(name) for name in names}
+def scorers(names: Iterable[str]) -> dict[str, str | None]:
+    """Return the installed versions of these packages, and the digest of nltk's data; None for what
+    is not installed."""
+    found: dict[str, str | None] = {name: stamp.version(name) for name in names}
     if "nltk" in found:
         folder = punkt()
         found[PUNKT] = None if folder is None else _digest(folder)
@@ -221,8 +223,8 @@ def scorers(names: Iterable[str]) -> dict[str, Any]:
 
 
 def scorable(lock: Lock) -> Lock:
-    """The lock; EvalkitError (3) where a package or data that its suite is scored with is not here:
-    better now than when all is answered."""
+    """Return the lock; EvalkitError (3) where a package or data that its suite is scored with is
+    missing, before anything is computed."""
     found = scorers(lock.scorers)
     lacking = sorted(name for name, version in found.items() if version is None)
     if PUNKT in lacking:

@@ -7,13 +7,13 @@ identity. It never loads a task or a dataset.
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 from evalkit.base import canon, schema
 from evalkit.base.errors import EvalkitError, Exit, one_of
 from evalkit.base.machine import shipped as shipped_files
-from evalkit.inputs.chat import keys as chat
-from evalkit.inputs.chat.keys import Chat
+from evalkit.inputs.chat import templates
+from evalkit.inputs.chat.templates import Chat
 from evalkit.inputs.locked import (
     EARLIER_LOCK,
     LOCK,
@@ -24,6 +24,7 @@ from evalkit.inputs.locked import (
     read_yaml,
     scorers,
 )
+from evalkit.inputs.types import Seeds, Setting, SuiteFile, SuiteIdentity
 
 __all__ = [  # who reads a suite need not know which module its lock comes from
     "EARLIER_LOCK",
@@ -45,7 +46,7 @@ __all__ = [  # who reads a suite need not know which module its lock comes from
 FOLDER = shipped_files.folder("suites")
 OWN_FILES = "files:"  # how the name of a dataset begins that is the suite's own files
 PUBLISHED = "published.yaml"  # beside the suites, and none
-SEEDS = {"random": 0, "numpy": 1234, "torch": 1234, "fewshot": 1234}  # lm-eval's defaults
+SEEDS: Seeds = {"random": 0, "numpy": 1234, "torch": 1234, "fewshot": 1234}  # lm-eval's defaults
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +69,8 @@ class Suite:
     apply_chat_template: bool | str = False
     fewshot_as_multiturn: bool = False
     system_instruction: str | None = None
-    gen_kwargs: dict[str, Any] = field(default_factory=dict)
-    seeds: dict[str, int] = field(default_factory=lambda: dict(SEEDS))
+    gen_kwargs: dict[str, Setting] = field(default_factory=dict)
+    seeds: Seeds = field(default_factory=lambda: SEEDS.copy())
     limit: int | None = None
     chat: Chat = field(default_factory=Chat)
 
@@ -79,7 +80,7 @@ class Suite:
         return self.path.with_name(f"{self.path.stem}.lock.yaml")
 
     def task_files(self) -> dict[str, str]:
-        """sha256 (hex) of every file of the suite's own task folder, by relative name."""
+        """Return the sha256 (hex) of every file of the suite's task folder, by relative name."""
         if self.include_path is None:
             return {}
         found = sorted(p for p in self.include_path.rglob("*") if p.is_file())
@@ -91,14 +92,14 @@ class Suite:
 
 
 def shipped() -> list[str]:
-    """The names of the suites that come with evalkit."""
+    """Return the names of the suites that come with evalkit."""
     found = FOLDER.glob("*.yaml")
     others = (".lock.yaml", PUBLISHED)
     return sorted(path.stem for path in found if not path.name.endswith(others))
 
 
 def find(name: str) -> Path:
-    """The file of a suite given by name or path; EvalkitError with the nearest names."""
+    """Return the file of a suite given by name or path; EvalkitError with the nearest names."""
     if name.endswith((".yaml", ".yml")) or "/" in name:
         path = Path(name)
         if not path.is_file():
@@ -115,7 +116,7 @@ def find(name: str) -> Path:
 def load(name: str, *, limit: int | None = None, seed: int | None = None) -> Suite:
     """Read and check a suite; `limit` and `seed` are the command line's and win over the file."""
     path = find(name)
-    raw = read_yaml(path, "suite")
+    raw: SuiteFile = read_yaml(path, "suite")
     known = schema.load("suite")["properties"]
     for key in raw:
         if key not in known:
@@ -124,21 +125,25 @@ def load(name: str, *, limit: int | None = None, seed: int | None = None) -> Sui
     problems = schema.check("suite", raw)
     if problems:
         raise EvalkitError(f"the suite is not valid: {problems[0]}", where=str(path))
-    tasks = [{"task": item} if isinstance(item, str) else item for item in raw["tasks"]]
-    others = ("name", "tasks", "include_path", *chat.KEYS)
-    settings = {key: raw[key] for key in raw if key not in others}
-    settings["apply_chat_template"], settings["chat"] = chat.parse(raw, path)
-    settings["seeds"] = SEEDS | raw.get("seeds", {})
+    chat_template, chat = templates.parse(raw, path)
+    seeds = cast(Seeds, {**SEEDS, **raw.get("seeds", {})})
     if seed is not None:
-        settings["seeds"] = dict.fromkeys(SEEDS, seed)  # as lm-eval's --seed does
-    if limit is not None:
-        settings["limit"] = limit
+        seeds = cast(Seeds, dict.fromkeys(SEEDS, seed))  # as lm-eval's --seed does
     return Suite(
         name=raw["name"],
         path=path,
-        tasks=tuple(SuiteTask(**item) for item in tasks),
+        tasks=tuple(
+            SuiteTask(item) if isinstance(item, str) else SuiteTask(**item) for item in raw["tasks"]
+        ),
+        description=raw.get("description", ""),
         include_path=_include_path(raw.get("include_path"), path),
-        **settings,
+        apply_chat_template=chat_template,
+        fewshot_as_multiturn=raw.get("fewshot_as_multiturn", False),
+        system_instruction=raw.get("system_instruction"),
+        gen_kwargs=raw.get("gen_kwargs", {}),
+        seeds=seeds,
+        limit=raw.get("limit") if limit is None else limit,
+        chat=chat,
     )
 
 
@@ -157,7 +162,7 @@ def _include_path(value: str | None, suite: Path) -> Path | None:
 
 
 def lock_of(suite: Suite) -> Lock:
-    """The suite's lock; EvalkitError (3) when it has none yet."""
+    """Return the suite's lock; EvalkitError (3) when it has none yet."""
     if not suite.lock_path.is_file():
         raise EvalkitError(
             f"suite '{suite.name}' has no lock, so its data is not pinned",
@@ -176,8 +181,8 @@ def lock_of(suite: Suite) -> Lock:
     return lock
 
 
-def identity(suite: Suite, lock: Lock) -> dict[str, Any]:
-    """Everything that the suite id covers, in the form the record keeps."""
+def identity(suite: Suite, lock: Lock) -> SuiteIdentity:
+    """Return everything that the suite id covers, in the record's form."""
     return {
         "tasks": [{"task": t.task, "num_fewshot": t.num_fewshot} for t in suite.tasks],
         "limit": suite.limit,

@@ -103,6 +103,42 @@ class LockBody(TypedDict):
     tasks: dict[str, LockedTaskEntry]
 
 
+class SuiteFileTask(TypedDict):
+    """A member of a suite whose file sets its shots."""
+
+    task: str
+    num_fewshot: NotRequired[int | None]
+
+
+class SuiteFileSeeds(TypedDict, total=False):
+    """The seeds that a suite's file sets."""
+
+    random: int
+    numpy: int
+    torch: int
+    fewshot: int
+
+
+class SuiteFile(TypedDict):
+    """The content of a suite's YAML file."""
+
+    name: str
+    description: NotRequired[str]
+    tasks: list[str | SuiteFileTask]
+    include_path: NotRequired[str]
+    apply_chat_template: NotRequired[bool | str]
+    chat_template: NotRequired[bool | str]
+    chat_template_args: NotRequired[dict[str, object]]
+    think_start: NotRequired[str]
+    think_end: NotRequired[bool | str]
+    max_think_toks: NotRequired[int]
+    fewshot_as_multiturn: NotRequired[bool]
+    system_instruction: NotRequired[str | None]
+    gen_kwargs: NotRequired[dict[str, Setting]]
+    seeds: NotRequired[SuiteFileSeeds]
+    limit: NotRequired[int | None]
+
+
 class TemplateFile(TypedDict):
     """A suite's own chat template: its path relative to the suite's file, and its sha256 (hex)."""
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from evalkit.base import canon
-from evalkit.base.caches import kept
+from evalkit.base import kept
 from evalkit.base.errors import EvalkitError
 from evalkit.plan.types import PlanBody
 

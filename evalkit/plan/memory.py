@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from evalkit.base.errors import EvalkitError, Exit
-from evalkit.inputs.models.checkpoint.shape import Shape
+from evalkit.inputs.models.architecture import Shape
 from evalkit.plan.batch import Policy
 from evalkit.plan.types import BatchEntry, PlanBody, SettingsEntry
 

@@ -14,10 +14,11 @@ from evalkit.base.machine import stamp
 from evalkit.inputs import suite as suites
 from evalkit.inputs.engine_name import OWN
 from evalkit.inputs.models import model as models
-from evalkit.inputs.models.checkpoint import generation, headers
+from evalkit.inputs.models import checkpoint
 from evalkit.inputs.models.model import Model
 from evalkit.inputs.models.tokenizer import Tokenizer
 from evalkit.inputs.suite import Suite
+from evalkit.inputs.types import Quantization
 from evalkit.plan.cache import Planned
 from evalkit.run.preparing import named
 from evalkit.run.preparing.prepare import Job, Options
@@ -187,7 +188,7 @@ def _described(job: Job) -> dict[str, Any] | None:
     return {"reference": job.options.published()["adapter"], "files": job.adapter}
 
 
-def _quantised(model: Model) -> dict[str, Any] | None:
+def _quantised(model: Model) -> Quantization | None:
     """The record's word of how the stored weights are quantised."""
     from evalkit.engine import quantization
 
@@ -195,7 +196,8 @@ def _quantised(model: Model) -> dict[str, Any] | None:
     if model.quantization or found is None:
         return model.quantization
     bits = found["bits"] if found["bits"] is not None else stamp.unknown("config.json does not say")
-    return found | {
+    return {
+        "method": found["method"],
         "bits": bits,
         "dequantized": stamp.unknown("transformers decides when it loads"),
     }
@@ -204,7 +206,7 @@ def _quantised(model: Model) -> dict[str, Any] | None:
 def _describe(job: Job, tokenizer: Tokenizer) -> dict[str, Any]:
     """The record's model section."""
     model = job.model
-    stored = model.config.get("dtype") or model.config.get("torch_dtype") or headers.dtype(model)
+    stored = model.config.get("dtype") or model.config.get("torch_dtype") or checkpoint.dtype(model)
     return {
         "reference": job.options.published()["model"],
         "revision": model.revision or stamp.unknown("a local folder"),
@@ -215,7 +217,7 @@ def _describe(job: Job, tokenizer: Tokenizer) -> dict[str, Any]:
         "special_tokens": tokenizer.unlike,
         "tokenizer_reads_otherwise": tokenizer.unlike_file(),
         "adapter": _described(job),
-        "generation": generation.own(model),
+        "generation": checkpoint.own_settings(model),
         "quantization": _quantised(model),
         "parameters": job.parameters
         if job.parameters is not None

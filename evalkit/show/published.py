@@ -13,7 +13,7 @@ from typing import Any
 from evalkit.base import canon, schema
 from evalkit.base.errors import EvalkitError, Exit
 from evalkit.inputs import suite as suites
-from evalkit.inputs.untrusted import nesting
+from evalkit.inputs import untrusted
 
 ERRORS = 2  # standard errors of the difference that a reproduced figure may be off
 
@@ -105,7 +105,7 @@ def _differences(record: dict[str, Any], row: Published, shots: set[int]) -> lis
 
 def _shots(record: dict[str, Any], name: str) -> set[int]:
     """Return the numbers of few-shot examples that the leaf tasks of a task or group have."""
-    leaves = nesting.of_record(record).below(name)
+    leaves = untrusted.groups_of_record(record).below(name)
     return {int(record["tasks"][leaf]["num_fewshot"]) for leaf in leaves}
 
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from evalkit.inputs.models.checkpoint import shape
+from evalkit.inputs.models import architecture
 
 EFFICIENT, FLASH, PLAIN = "efficient", "flash for CPUs", "plain"
 Capability = tuple[int, int]
@@ -71,7 +71,7 @@ def told(engine: Any) -> str:
     """How the attention of an engine's model is computed, for the record."""
     if engine.level != "tree":
         return f"transformers' {engine.numerics.attention}"
-    found = shape.of(engine.model.config.get_text_config())
+    found = architecture.shape_of(engine.model.config.get_text_config())
     if found.softcap:
         return str(Path(PLAIN, "scores are capped"))
     dtype = torch.float32 if engine.numerics.profile == "precise" else engine.model.dtype

@@ -16,11 +16,11 @@ from typing import Any
 import torch
 
 from evalkit.base import canon
-from evalkit.base.caches import kept
+from evalkit.base import kept
 from evalkit.base.errors import EvalkitError
 from evalkit.base.machine import stamp, steering
 from evalkit.inputs.models import architecture
-from evalkit.inputs.models.checkpoint import headers
+from evalkit.inputs.models import checkpoint
 from evalkit.inputs.models.model import Model
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -60,7 +60,7 @@ def numerics_for(
     config = model.config
     inner = config.get("text_config") or config
     stated = inner.get("dtype") or inner.get("torch_dtype") or config.get("dtype")
-    stated = stated or config.get("torch_dtype") or headers.dtype(model) or "float32"
+    stated = stated or config.get("torch_dtype") or checkpoint.dtype(model) or "float32"
     chosen = (dtype or str(stated)).removeprefix("torch.")
     if chosen not in DTYPES:
         raise EvalkitError(f"unknown dtype '{chosen}'", fix=f"choose from {', '.join(DTYPES)}")

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from evalkit.base.caches import kept
+from evalkit.base import kept
 from evalkit.base.errors import EvalkitError, Exit
 from evalkit.engine.core import Engine
 from evalkit.engine.numerics import numerics

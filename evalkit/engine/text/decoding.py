@@ -18,7 +18,7 @@ from evalkit.engine.text import processors, thoughts
 from evalkit.engine.text.processors import Chooser
 from evalkit.engine.text.thoughts import TAIL_TOKENS, Thought
 from evalkit.engine.tree.tree import path_end
-from evalkit.inputs.chat import thinking
+from evalkit.inputs.chat import texts
 from evalkit.inputs.models.tokenizer import Tokenizer
 from evalkit.plan.batch import Batch
 from evalkit.plan.requests.request import Settings
@@ -197,9 +197,9 @@ def _appending(step: dict[str, Any]) -> bool:
 def answer(engine: "Engine", text: Text, settings: Settings) -> dict[str, Any]:
     """A stopped text as the journal holds it."""
     raw = thoughts.raw(engine.tokenizer, text.tokens, settings)
-    raw = thinking.cut(raw, [engine.eos_text])  # some tokenizers' EOS is not a special token
+    raw = texts.cut(raw, [engine.eos_text])  # some tokenizers' EOS is not a special token
     thinks = text.thought is not None and text.thought.begun
-    answer = thinking.answer(raw, settings.to_json(), thinks=thinks)
+    answer = texts.scored_part(raw, settings.to_json(), thinks=thinks)
     found: dict[str, Any] = {
         "text": answer,
         "tokens": text.tokens,

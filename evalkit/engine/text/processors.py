@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from evalkit.inputs.models.checkpoint import generation
+from evalkit.inputs.models import checkpoint
 from evalkit.plan.requests.request import Settings
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class Chooser:
 def own(config: Any) -> Any:
     """A loaded model's generation config where it does something to what is most probable; None
     where it doesn't."""
-    return config if config is not None and generation.acting(config) else None
+    return config if config is not None and checkpoint.acting_settings(config) else None
 
 
 def chooser(engine: "Engine", settings: Settings, prompt: list[int]) -> Chooser:
@@ -107,7 +107,7 @@ def _warpers(engine: "Engine", settings: Settings) -> Any:
 
     kind: Any = GenerationConfig  # untyped
     stated, plain = getattr(engine.model, "generation_config", None), kind()
-    for name in generation.SAMPLING:
+    for name in checkpoint.SAMPLING:
         setattr(plain, name, getattr(stated, name, None))
     plain.update(do_sample=True, **{name: getattr(settings, name) for name in _GIVEN})
     plain.min_p = settings.min_p or None

@@ -8,7 +8,7 @@ looked for by its token where the tokenizer has one, else in the decoded text.
 from dataclasses import dataclass
 from typing import Any
 
-from evalkit.inputs.chat import thinking
+from evalkit.inputs.chat import texts
 from evalkit.inputs.models.tokenizer import Tokenizer
 from evalkit.plan.requests.request import Settings
 
@@ -34,7 +34,7 @@ def of(tokenizer: Tokenizer, settings: Settings, prompt: list[int]) -> Thought |
     if not settings.think_end:
         return None
     (text,) = tokenizer.decode([prompt], skip_special_tokens=False)
-    return Thought(thinking.is_open(text, settings.think_start, settings.think_end))
+    return Thought(texts.is_open(text, settings.think_start, settings.think_end))
 
 
 def see(tokenizer: Tokenizer, thought: Thought, tokens: list[int], settings: Settings) -> str:

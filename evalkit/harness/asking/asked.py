@@ -7,7 +7,7 @@ that go into it. What differs from the lock stops a run before it costs anything
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import groupby
-from typing import Any
+from typing import Any, cast
 
 from evalkit.base import canon
 from evalkit.base.errors import EvalkitError, Exit
@@ -18,15 +18,16 @@ from evalkit.inputs import rows
 from evalkit.inputs.locked import ASKED, other_settings
 from evalkit.inputs.rows import Rows
 from evalkit.inputs.suite import Suite
+from evalkit.inputs.types import Asked
 from evalkit.plan.requests.asking import PLAIN, Asking
 from evalkit.plan.requests.request import Request
 
 Asked = tuple[bytes, bytes]  # digests of a leaf task's prompts and of its targets
 
 
-def settings(suite: Suite) -> dict[str, Any]:
+def settings(suite: Suite) -> Asked:
     """The suite's settings that prompts follow from."""
-    return {key: getattr(suite, key) for key in ASKED}
+    return cast(Asked, {key: getattr(suite, key) for key in ASKED})
 
 
 class Messages:
@@ -77,7 +78,7 @@ def each(leaf: Leaf, suite: Suite) -> Rows:
         building.build_task(leaf, replace(suite, limit=None), messages)
         prompts, targets = of_built(leaf, messages)
     leaf.task._instances = None
-    pinned = leaf.locked.shots is None or leaf.locked.pins_shots
+    pinned = leaf.locked.shots is None or leaf.locked.pinned_shots is not None
     return replace(leaf.each, prompts=prompts if pinned else b"", targets=targets)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from evalkit.base.errors import EvalkitError
 from evalkit.harness.data import leaks
 from evalkit.harness.tasks import Leaf, Loaded, compiled_once, named
-from evalkit.inputs.models.checkpoint import generation
+from evalkit.inputs.models import checkpoint
 from evalkit.inputs.suite import Suite
 from evalkit.plan.requests.asking import PLAIN, Asking
 from evalkit.plan.requests.request import Request, new_tokens, settings_from
@@ -100,7 +100,7 @@ def _request(name: str, instance: Any, index: int, repeat: int, asking: Asking) 
         return Request(*where, "loglikelihood_rolling", args[0])
     if instance.request_type == "generate_until":
         context, gen_kwargs = args
-        generation.check(asking.terms.own)
+        checkpoint.check_settings(asking.terms.own)
         settings = settings_from(gen_kwargs, task=name, terms=asking.terms)
         reserved = new_tokens(gen_kwargs)
         return Request(*where, "generate_until", context, settings=settings, reserved=reserved)

@@ -19,7 +19,7 @@ from evalkit.base import canon
 from evalkit.base.errors import EvalkitError, Exit
 from evalkit.harness.data import cache, code, commits, local
 from evalkit.harness.data.local import Local
-from evalkit.inputs import downloads, hub
+from evalkit.inputs import files, hub
 
 Loader = Callable[..., Any]
 
@@ -161,7 +161,7 @@ def _download(
 
     named, kept = pins.named(path, name), cache.folder_of(path)
     try:
-        with downloads.checked_downloads():
+        with files.checked_downloads():
             return hub.patiently(named, lambda: cache.loaded(load, kept, named, pins.folders))
     except (GatedRepoError, DatasetNotFoundError) as error:
         raise EvalkitError(

@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from evalkit.base import canon
 from evalkit.base.errors import EvalkitError, Exit
+from evalkit.base.machine.stamp import Unknown
 from evalkit.harness import publish
 from evalkit.harness.data import cache, loading, local, row_digests
 from evalkit.harness.data.row_digests import doc_hash
 from evalkit.inputs import rows as single
 from evalkit.inputs.rows import Rows
+from evalkit.inputs.types import GroupScore, ShotRows
 from evalkit.inputs.suite import OWN_FILES, Lock, LockedTask, Suite
 
 if TYPE_CHECKING:
@@ -64,7 +66,7 @@ def _aggregation(config: dict[str, Any], metric: str, function: Any) -> str:
     return found if isinstance(found, str) else str(getattr(function, "__name__", "code"))
 
 
-def describe_group(name: str, group: Any) -> dict[str, Any]:
+def describe_group(name: str, group: Any) -> GroupScore:
     """How a group is scored, as a lock pins it; a tag, which lm-eval does not score, by nothing."""
     if group is None:
         return {"alias": name, "version": None, "metrics": {}}
@@ -81,11 +83,11 @@ def describe_group(name: str, group: Any) -> dict[str, Any]:
 def single_rows(task: Any, locked: LockedTask) -> Rows:
     """A loaded leaf task's rows one by one; of those that shots are drawn from, if they are pinned.
     Every row is hashed for it."""
-    shots = single.joined(map(doc_hash, task.sampler.df)) if locked.pins_shots else None
+    shots = single.joined(map(doc_hash, task.sampler.df)) if locked.pinned_shots else None
     return Rows(single.joined(map(doc_hash, task.eval_docs)), shots)
 
 
-def describe_shots(task: Any) -> dict[str, Any] | None:
+def describe_shots(task: Any) -> ShotRows | None:
     """The rows that a task's shots are drawn from, all of them, whichever are drawn; None where it
     has no shots."""
     if not task.get_config("num_fewshot"):
@@ -165,7 +167,7 @@ def check(loaded: "Loaded", lock: Lock) -> None:
             fix = _compare(want.dataset, lock, suite)
             raise _off_the_lock(suite, f"task '{name}': {problem}", fix)
         if problem := _other_shots(leaf, want, each):
-            own = want.shots is not None and want.shots["split"] is None
+            own = want.pinned_shots is not None and want.pinned_shots["split"] is None
             fix = _compare(OWN_FILES if own else want.dataset, lock, suite)
             raise _off_the_lock(suite, f"task '{name}': {problem}", fix)
         if problem := _other_scoring(leaf.locked, want):
@@ -183,7 +185,7 @@ def _other_source(have: LockedTask, want: LockedTask) -> str:
         if getattr(have, key) != getattr(want, key):
             return f"{key} is {getattr(have, key)}, locked {getattr(want, key)}"
     ours, theirs = _source(have.shots), _source(want.shots)
-    unknown = have.shots is not None and want.shots is not None and not want.pins_shots
+    unknown = have.shots is not None and want.shots is not None and want.pinned_shots is None
     return "" if unknown or ours == theirs else f"it draws {ours}, the lock says {theirs}"
 
 
@@ -195,7 +197,7 @@ def _other_scoring(have: LockedTask, want: LockedTask) -> str:
     return "" if have.settings == want.settings else "lm-eval's config of it is not the locked one"
 
 
-def _source(shots: dict[str, Any] | None) -> str:
+def _source(shots: ShotRows | Unknown | None) -> str:
     """What shots are drawn from, in words."""
     if shots is None:
         return "no shots"
@@ -219,7 +221,7 @@ def _other_rows(leaf: "Leaf", want: LockedTask, each: Rows) -> str:
 def _other_shots(leaf: "Leaf", want: LockedTask, each: Rows) -> str:
     """How the rows that shots are drawn from are not the locked ones, or nothing."""
     have = leaf.locked.shots
-    if not want.pins_shots or have == want.shots:
+    if want.pinned_shots is None or have == want.shots:
         return ""
     first = single.difference(leaf.each.shots or b"", each.shots or b"", "row")
     return f"{_source(have)}: {first or f'they are {have}, locked {want.shots}'}"

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from evalkit.base import canon
-from evalkit.base.caches import kept
+from evalkit.base import kept
 from evalkit.base.machine import stamp
 
 KIND = "rows"

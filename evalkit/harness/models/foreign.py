@@ -16,7 +16,7 @@ from evalkit.base.errors import EvalkitError, Exit
 from evalkit.base.machine import stamp
 from evalkit.base.machine.stamp import Unknown
 from evalkit.harness.models import classes
-from evalkit.inputs.chat import thinking
+from evalkit.inputs.chat import texts
 from evalkit.inputs.engine_name import Choice
 from evalkit.inputs.models.model import Model
 from evalkit.inputs.models.tokenizer import Tokenizer
@@ -155,11 +155,11 @@ class Foreign:
         if getattr(self._lm, "tokenizer", None) is None:
             return forms[1]  # a server of texts puts the BOS in front, and there is none to ask
         unlike = ""
-        for texts in forms:
-            found = _read_back(self._lm, texts)
+        for form in forms:
+            found = _read_back(self._lm, form)
             unlike = next((i for i, a, b in zip(ids, found, prompts, strict=True) if a != b), "")
             if not unlike:
-                return texts
+                return form
         raise EvalkitError(
             f"request {unlike}: the tokenizer of {self.name} does not turn its prompt into the"
             " planned token ids",
@@ -184,9 +184,9 @@ def _answered(prompt: str, raw: str, settings: Settings, untold: Unknown) -> dic
     if not settings.think_end:
         return {"text": raw}
     ended = settings.think_end in raw
-    thinks = thinking.is_open(prompt, settings.think_start, settings.think_end)
+    thinks = texts.is_open(prompt, settings.think_start, settings.think_end)
     thinks = thinks or settings.think_start in raw
-    answer = thinking.answer(raw, settings.to_json(), thinks=thinks)
+    answer = texts.scored_part(raw, settings.to_json(), thinks=thinks)
     spent: Any = untold if ended or thinks else 0
     thought = {"tokens": spent, "ended": ended}
     return {"text": answer, "thought": thought, **({"raw": raw} if raw != answer else {})}

@@ -1,25 +1,94 @@
-"""What a record says of a leaf task's texts: how many were cut, what they spent on thinking and on
-answering, how those score that ended by themselves; and whether the text that was scored is what is
-left of the text as it was written.
+"""Generated texts: where a thought ends, what is scored of a text, and what a record says of all
+texts of a leaf task.
 
-A text that is cut may have been about to answer, so the score of all texts says less of the model
-than the score of those that ended. Written when a run is finished, and recomputed by `verify`.
+A thinking text is scored as lm-eval's `hf` model does with its `think_end_token`: the answer is
+what follows the last end of a thought, without the blanks before it, up to the first of the task's
+stop strings. A text that begins to think and never ends has an empty answer. A text that is cut may
+have been about to answer, so a record says how many were cut and what those score that ended. These
+are pure functions over text, which the engine, an audit and `verify` all use.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NotRequired, TypedDict, cast
 
 from evalkit.base import canon
-from evalkit.inputs.chat import thinking
+from evalkit.base.machine.stamp import Unknown
 
-Answer = dict[str, Any]  # of a generation, as the journal holds it
+# How the chat templates and vocabularies of thinking models begin and end a thought.
+KNOWN = (
+    ("<think>", "</think>"),
+    ("[THINK]", "[/THINK]"),
+    ("<seed:think>", "</seed:think>"),
+    ("<|START_THINKING|>", "<|END_THINKING|>"),
+    ("<reasoning>", "</reasoning>"),
+    ("<thought>", "</thought>"),
+    ("<|channel|>analysis<|message|>", "<|channel|>final<|message|>"),
+)
+
+
+class Spent(TypedDict):
+    """Tokens that texts spent on thinking and on answering."""
+
+    thinking: int
+    answering: int
+
+
+class EndedEntry(TypedDict):
+    """How many documents' texts all ended, and the means of metrics over these documents."""
+
+    n: int
+    metrics: dict[str, float | str]  # a non-finite number is a string
+
+
+class TextsEntry(TypedDict):
+    """What a record says of a leaf task's texts; see `Texts`."""
+
+    count: int
+    cut: int | Unknown
+    tokens: Spent | Unknown
+    ended: EndedEntry | None
+    endless: NotRequired[int]
+
+
+def thought_words(template: str, tokens: Iterable[str]) -> tuple[str, str] | None:
+    """Return the words around a thought that a chat template names, or that are tokens of their
+    own; None where neither is so."""
+    known = set(tokens)
+    for pair in KNOWN:
+        if any(word in template for word in pair) or all(word in known for word in pair):
+            return pair
+    return None
+
+
+def is_open(text: str, start: str, end: str) -> bool:
+    """Whether a prompt ends within a thought. Without a `start` every text begins in one."""
+    return not start or text.rfind(start) > text.rfind(end)
+
+
+def cut(text: str, until: Iterable[str]) -> str:
+    """Return a text up to the first of the stop strings, as lm-eval cuts it."""
+    for stop in until:
+        if stop:
+            text = text.split(stop)[0]
+    return text
+
+
+def scored_part(raw: str, settings: Mapping[str, Any], *, thinks: bool) -> str:
+    """Return what is scored of a text. `settings`: a generation's, as the plan holds them;
+    `thinks`: whether the text begins within a thought, or begins one."""
+    end = settings.get("think_end", "")
+    if end and end in raw:
+        raw = raw.split(end)[-1].lstrip()
+    elif end and thinks:
+        return ""
+    return cut(raw, settings["until"])
 
 
 @dataclass(slots=True)
 class Texts:
-    """Counts over a leaf task's generated answers; `untold`: why some are not known."""
+    """Counts over a leaf task's generated answers. `untold` says why some counts are unknown."""
 
     count: int = 0
     cut: int = 0
@@ -27,17 +96,17 @@ class Texts:
     thinks: bool = False
     thinking: int = 0  # tokens
     answering: int = 0
-    untold: dict[str, str] | None = None
+    untold: Unknown | None = None
     cut_documents: set[int] = field(default_factory=set)
 
-    def add(self, doc_id: int, answer: Answer) -> None:
-        """Take in one text of a document."""
+    def add(self, doc_id: int, answer: Mapping[str, Any]) -> None:
+        """Count one text of a document."""
         self.count += 1
         self.endless += is_endless(answer)
         thought = answer.get("thought")
         self.thinks = self.thinks or thought is not None
         if isinstance(answer["stop"], dict):
-            self.untold = answer["stop"]
+            self.untold = cast(Unknown, answer["stop"])
             return
         if answer["stop"] == "length":
             self.cut += 1
@@ -48,24 +117,26 @@ class Texts:
 
     def to_json(
         self, values: Mapping[str, Sequence[Any]], reported: Mapping[str, Any]
-    ) -> dict[str, Any]:
-        """The record's words. `values`: of each metric, by its key in the record, a value for each
-        document in order; `reported`: each metric's score of all documents."""
-        tokens = {"thinking": self.thinking, "answering": self.answering}
-        found = {
+    ) -> TextsEntry:
+        """Return what the record says. `values`: of each metric, by its key in the record, a value
+        for each document in order; `reported`: each metric's score of all documents."""
+        tokens: Spent = {"thinking": self.thinking, "answering": self.answering}
+        entry: TextsEntry = {
             "count": self.count,
             "cut": self.untold or self.cut,
             "tokens": self.untold or tokens,
             "ended": self._ended(values, reported) if self.cut_documents else None,
         }
-        return found | ({"endless": self.endless} if self.thinks else {})
+        if self.thinks:
+            entry["endless"] = self.endless
+        return entry
 
     def _ended(
         self, values: Mapping[str, Sequence[Any]], reported: Mapping[str, Any]
-    ) -> dict[str, Any]:
-        """The documents none of whose texts was cut, and the means over them, of metrics that are
-        means."""
-        metrics: dict[str, float] = {}
+    ) -> EndedEntry:
+        """Return how many documents have no text that was cut, and the means over them of those
+        metrics that are means."""
+        metrics: dict[str, float | str] = {}
         longest = max((len(each) for each in values.values()), default=0)
         for key in sorted(values.keys() & reported.keys()):
             whole = _mean(values[key])
@@ -77,8 +148,8 @@ class Texts:
         return {"n": longest - len(self.cut_documents), "metrics": metrics}
 
 
-def is_endless(answer: Answer) -> bool:
-    """Whether a text began to think and never ended."""
+def is_endless(answer: Mapping[str, Any]) -> bool:
+    """Whether a text began a thought that never ended."""
     thought = answer.get("thought")
     return thought is not None and not thought["ended"] and thought["tokens"] != 0
 
@@ -99,9 +170,9 @@ def _is_close(one: float, reported: Any) -> bool:
 
 
 def of_group(leaves: Sequence[Mapping[str, Any]], key: str) -> tuple[float, int, int] | None:
-    """A metric over those of a group's leaf tasks' documents whose texts ended, each document
-    counting alike: (mean, documents, of how many); None where none was cut or a leaf lacks it.
-    `leaves`: the record's entries."""
+    """Return (mean, documents, of how many) of a metric over those documents of a group whose texts
+    ended, each document weighted the same; None where none was cut or a leaf task lacks the
+    metric. `leaves`: the record's entries."""
     total, ended, documents, any_cut = 0.0, 0, 0, False
     for leaf in leaves:
         texts = leaf.get("texts") or {}
@@ -116,8 +187,8 @@ def of_group(leaves: Sequence[Mapping[str, Any]], key: str) -> tuple[float, int,
     return (total / ended, ended, documents) if any_cut and ended else None
 
 
-def cut_problem(answer: dict[str, Any], settings: dict[str, Any]) -> str:
-    """How a generation's text is not what its settings leave of it, or nothing."""
+def cut_problem(answer: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
+    """Return how a generation's text differs from what its settings leave of it, or ""."""
     raw, thought = answer.get("raw", answer["text"]), answer.get("thought")
     thinks = False
     if end := settings.get("think_end", ""):
@@ -133,11 +204,11 @@ def cut_problem(answer: dict[str, Any], settings: dict[str, Any]) -> str:
             return wrong
     elif thought is not None:
         return "thinks, which its settings do not know of"
-    wanted = thinking.answer(raw, settings, thinks=thinks)
+    wanted = scored_part(raw, settings, thinks=thinks)
     return "" if answer["text"] == wanted else "is not what is left of it once it is cut"
 
 
-def _tokens_problem(answer: dict[str, Any], thought: dict[str, Any], *, thinks: bool) -> str:
+def _tokens_problem(answer: Mapping[str, Any], thought: Mapping[str, Any], *, thinks: bool) -> str:
     tokens, spent = answer["tokens"], thought["tokens"]
     if not isinstance(tokens, list) or not isinstance(spent, int):
         return ""
@@ -146,7 +217,7 @@ def _tokens_problem(answer: dict[str, Any], thought: dict[str, Any], *, thinks: 
     return ""
 
 
-def fits_a_text(answer: dict[str, Any]) -> bool:
+def fits_a_text(answer: Mapping[str, Any]) -> bool:
     """Whether the fields that only some texts have are of their kinds."""
     thought = answer.get("thought", {"tokens": 0, "ended": False})
     if not isinstance(answer.get("raw", ""), str) or not isinstance(thought, dict):

@@ -19,10 +19,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from evalkit.base import canon
-from evalkit.base.caches import digests, kept
+from evalkit.base import canon, kept
 from evalkit.base.errors import EvalkitError, Exit
+from evalkit.inputs.files import digests
 from evalkit.inputs.models import architecture
+from evalkit.inputs.types import FileEntry, Quantization
 
 log = logging.getLogger(__name__)
 
@@ -39,19 +40,19 @@ TEXT = "Naïve words, 12345\n\n\tand a smile 😀"  # a tokenizer that was saved
 
 @dataclass(frozen=True, slots=True)
 class Unpacked:
-    """Where a GGUF file's model lies for transformers, and the weights and the tokenizer that it
-    was unpacked into, by name, each {"sha256" (hex), "size" (bytes)}.
+    """A GGUF file's model in the form that transformers loads.
 
-    `quantization`: the record's {"method", "bits", "dequantized"}; None for weights that are whole.
+    `files` are the weights and the tokenizer that it was unpacked into, by name; `quantization` is
+    None where the file's weights are not quantised.
     """
 
     folder: Path
-    files: dict[str, dict[str, Any]]
-    quantization: dict[str, Any] | None
+    files: dict[str, FileEntry]
+    quantization: Quantization | None
 
 
 def choose(folder: Path, reference: str) -> Path:
-    """The one GGUF file of a folder; EvalkitError where there are several, or parts of one."""
+    """Return a folder's only GGUF file; EvalkitError where there are several, or parts of one."""
     files = sorted(path for path in folder.iterdir() if path.suffix == SUFFIX)
     if len(files) != 1:
         names = ", ".join(path.name for path in files)
@@ -63,7 +64,7 @@ def choose(folder: Path, reference: str) -> Path:
 
 
 def unpack(file: Path, sha256: str) -> Unpacked:
-    """The model in a GGUF file, unpacked into the cache unless it lies there already.
+    """Return the model in a GGUF file, unpacked into the cache unless it lies there already.
 
     `sha256`: the file's digest (hex). Raises EvalkitError for a file that is none, an architecture
     that transformers can't convert, weights that are missing, a full disk, and an altered cache.
@@ -82,8 +83,8 @@ def unpack(file: Path, sha256: str) -> Unpacked:
         _make(file, place)
     note = canon.read_json(place / NOTE)
     known: dict[str, str] = note["files"]
-    files = digests.of(place, [name for name in known if (place / name).is_file()])
-    altered = [name for name, sha in known.items() if files.get(name, {}).get("sha256") != sha]
+    files = digests(place, [name for name in known if (place / name).is_file()])
+    altered = [n for n, sha in known.items() if n not in files or files[n]["sha256"] != sha]
     if altered:
         raise EvalkitError(
             f"the unpacked copy of {file.name} was altered: {altered[0]} is not what it was",
@@ -168,8 +169,8 @@ def _stated(reader: Any, name: str) -> Any:
     return None if field is None else field.contents()
 
 
-def _described(quantised: Counter[str]) -> dict[str, Any] | None:
-    """The record's word of the quantisation: the bits of the type that most weights have."""
+def _described(quantised: Counter[str]) -> Quantization | None:
+    """Return the record's entry of the quantisation, with the bits of the most frequent type."""
     if not quantised:
         return None
     name = quantised.most_common(1)[0][0]
@@ -183,7 +184,7 @@ def _convert(file: Path, folder: Path, dtype: str) -> None:
 
     causal: Any = AutoModelForCausalLM  # untyped
     read: Any = AutoTokenizer
-    named: dict[str, Any] = {"gguf_file": file.name, "local_files_only": True}
+    named: Any = {"gguf_file": file.name, "local_files_only": True}
     try:
         with _quiet():
             tokenizer = read.from_pretrained(file.parent, **named)

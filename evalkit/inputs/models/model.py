@@ -6,17 +6,18 @@ are explicitly allowed (loading a pickle runs its code). Nothing here loads weig
 """
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from evalkit.base import canon
-from evalkit.base.caches import digests, kept
+from evalkit.base import canon, kept
 from evalkit.base.errors import EvalkitError, Exit
-from evalkit.inputs import downloads, hub
+from evalkit.inputs import hub
+from evalkit.inputs.files import check_file, digests
 from evalkit.inputs.models import architecture, gguf
 from evalkit.inputs.models.builtin import smollm2
+from evalkit.inputs.types import FileEntry, Quantization
 
 DEMO = "demo"
 BUILT_IN = (DEMO, smollm2.NAME)
@@ -34,36 +35,36 @@ ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A model's files. `files` maps names to {"sha256" (hex), "size" (bytes)}.
+    """A model's files, by name.
 
-    Transformers loads it from `folder`. For a GGUF file that is where it was unpacked; `source` is
-    then the GGUF file's folder, `quantization` is `Unpacked`'s, and the weights and the tokenizer
-    that it was unpacked into are among `files` as unpacked/<name>.
+    Transformers loads it from `folder`. A GGUF file was unpacked there; `source` is then the GGUF
+    file's folder, `quantization` is `Unpacked`'s, and `files` also holds the weights and the
+    tokenizer that it was unpacked into, as unpacked/<name>.
     """
 
     reference: str
     revision: str | None  # 40 hex; None for a local folder
     folder: Path
-    files: dict[str, dict[str, Any]]
+    files: dict[str, FileEntry]
     trust_remote_code: bool = False
     source: str | None = None
-    quantization: dict[str, Any] | None = None
+    quantization: Quantization | None = None
 
     def sha256(self) -> dict[str, str]:
-        """Every file's digest by name: what the run id covers."""
+        """Return every file's digest by name: what the run id covers."""
         return {name: entry["sha256"] for name, entry in self.files.items()}
 
     def tokenizer_files(self) -> dict[str, str]:
-        """The tokenizer's files' digests by name: what the plan id covers."""
+        """Return the digests of the tokenizer's files by name: what the plan id covers."""
         return {name: sha for name, sha in self.sha256().items() if _matches(name, TOKENIZER)}
 
     def weight_files(self) -> list[Path]:
-        """The files that transformers loads weights from."""
+        """Return the files that transformers loads weights from."""
         wanted = [name for name in self.files if _matches(name, (*WEIGHTS, *PICKLES))]
         return [self.folder / name.removeprefix(UNPACKED) for name in wanted]
 
-    def own_files(self) -> dict[str, dict[str, Any]]:
-        """Those of `files` that the model came in."""
+    def own_files(self) -> dict[str, FileEntry]:
+        """Return those of `files` that the model came in."""
         return {n: entry for n, entry in self.files.items() if not n.startswith(UNPACKED)}
 
     @property
@@ -78,9 +79,9 @@ class Model:
         return sum(size for name, size in sizes.items() if _matches(name, (*WEIGHTS, *PICKLES)))
 
     @property
-    def config(self) -> dict[str, Any]:
-        """config.json."""
-        value: dict[str, Any] = canon.read_json(self.folder / "config.json")
+    def config(self) -> Mapping[str, Any]:
+        """The content of config.json."""
+        value: Mapping[str, Any] = canon.read_json(self.folder / "config.json")
         return value
 
     @property
@@ -131,9 +132,9 @@ def resolve(
         )
     names = _names(folder, wanted, reference, allow_pickle)
     architecture.check(folder, reference, trust_remote_code)
-    files = digests.of(folder, names)
+    files = digests(folder, names)
     for name, entry in files.items() if commit else ():
-        downloads.check_file(folder / name, entry["sha256"])
+        check_file(folder / name, entry["sha256"])
     return Model(reference, commit, folder, files, trust_remote_code)
 
 
@@ -164,7 +165,7 @@ def _only_gguf(names: list[str]) -> bool:
 
 def _unpacked(reference: str, file: Path) -> Model:
     """The model in a GGUF file."""
-    files = digests.of(file.parent, [file.name])
+    files = digests(file.parent, [file.name])
     sha256 = files[file.name]["sha256"]
     if reference == smollm2.NAME:
         smollm2.check(file, sha256)
@@ -177,7 +178,7 @@ def _unpacked(reference: str, file: Path) -> Model:
     )  # fmt: skip
 
 
-def resolve_adapter(folder: Path) -> dict[str, dict[str, Any]]:
+def resolve_adapter(folder: Path) -> dict[str, FileEntry]:
     """Digest a LoRA adapter's files, as `Model.files` has them; EvalkitError when it is none.
 
     Whether it belongs to the model shows when the engine loads both.
@@ -193,7 +194,7 @@ def resolve_adapter(folder: Path) -> dict[str, dict[str, Any]]:
     kind = config.get("peft_type") if isinstance(config, dict) else None
     if kind != "LORA":
         raise EvalkitError(f"the adapter's type is {kind}, not LORA", where=os.fspath(folder))
-    return digests.of(folder, list(ADAPTER))
+    return digests(folder, list(ADAPTER))
 
 
 def _names(folder: Path, wanted: list[str], reference: str, allow_pickle: bool) -> list[str]:
@@ -227,10 +228,10 @@ def _names(folder: Path, wanted: list[str], reference: str, allow_pickle: bool) 
 
 def _is_adapter(folder: Path, reference: str) -> EvalkitError:
     """The error for an adapter's folder that is given as a model."""
-    told = canon.read_json(folder / ADAPTER[0])
-    told = told if isinstance(told, dict) else {}
-    base = told.get("base_model_name_or_path")
-    kind = f"a {told['peft_type']} adapter" if told.get("peft_type") else "an adapter"
+    config = canon.read_json(folder / ADAPTER[0])
+    config = config if isinstance(config, dict) else {}
+    base = config.get("base_model_name_or_path")
+    kind = f"a {config['peft_type']} adapter" if config.get("peft_type") else "an adapter"
     return EvalkitError(
         f"'{reference}' is no model but {kind}" + (f" of '{base}'" if base else ""),
         where=os.fspath(folder),

@@ -6,12 +6,12 @@ It serves the plan (encoding), the engine (decoding, to find stop strings) and l
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from evalkit.base import canon
 from evalkit.base.errors import EvalkitError, one_of
-from evalkit.inputs.chat import thinking
-from evalkit.inputs.chat.rendering import Template
+from evalkit.inputs.chat import texts
+from evalkit.inputs.chat.templates import Template
 from evalkit.inputs.models.model import Model
 
 if TYPE_CHECKING:
@@ -24,6 +24,13 @@ PROBES = (
     "x_1 = foo(bar)[2]  # done", " leading and trailing ",
 )  # fmt: skip
 UNSET_LENGTH = 1000000000000000019884624838656  # transformers' "no limit" in tokenizer configs
+
+
+class TokenIds(TypedDict):
+    """The ids of a special token: the tokenizer's, and the one or several of config.json."""
+
+    tokenizer: int | None
+    config: int | list[int]
 
 
 class Tokenizer:
@@ -71,7 +78,7 @@ class Tokenizer:
             return []
         if self._backend is not None:
             fast = self._backend.encode_batch_fast(list(texts), add_special_tokens=special_tokens)
-            return [one.ids for one in fast]
+            return [encoding.ids for encoding in fast]
         encoded = self.hf(
             list(texts), add_special_tokens=special_tokens, return_attention_mask=False
         )
@@ -118,7 +125,7 @@ class Tokenizer:
                 return text
         return None
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, object]:
         """What decides its token ids besides its files: config.json says which class reads them,
         and some classes change what they have read."""
         backend = getattr(self.hf, "backend_tokenizer", None)
@@ -183,10 +190,10 @@ class Tokenizer:
         """What begins and ends a thought, where the chat template or the vocabulary says so."""
         templates = self.template.values() if isinstance(self.template, dict) else [self.template]
         text = "".join(str(template or "") for template in templates)
-        return thinking.found_in(text, self._added)
+        return texts.thought_words(text, self._added)
 
-    def reported(self) -> dict[str, Any]:
-        """What lm-eval's results file says of a tokenizer."""
+    def reported(self) -> dict[str, object]:
+        """Return what lm-eval's results file says of a tokenizer."""
         tokens = {
             f"tokenizer_{name}_token": [
                 getattr(self.hf, f"{name}_token"),
@@ -225,9 +232,9 @@ def _config(model: Model) -> Any:
     return getattr(config, "text_config", None) or config
 
 
-def _unlike(config: Any, tokenizer: Any) -> dict[str, Any]:
-    """The special tokens of which tokenizer and config name different ids, by name."""
-    found = {}
+def _unlike(config: Any, tokenizer: Any) -> dict[str, TokenIds]:
+    """Return the special tokens of which tokenizer and config name different ids, by name."""
+    found: dict[str, TokenIds] = {}
     for name in ("bos", "eos"):
         own, stated = (getattr(each, f"{name}_token_id", None) for each in (tokenizer, config))
         if stated is not None and own not in (stated if isinstance(stated, list) else [stated]):

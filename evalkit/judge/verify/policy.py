@@ -9,7 +9,7 @@ from typing import Any
 
 from evalkit.base import canon, schema
 from evalkit.base.errors import EvalkitError, Exit
-from evalkit.inputs.untrusted import plain_yaml
+from evalkit.inputs import untrusted
 from evalkit.record.reading.findings import Check, Findings, Seen, Standing, Status, few, shown
 
 MAX_POLICY = 1 << 20
@@ -20,7 +20,7 @@ Value = dict[str, Any]
 def read(path: Path) -> Value:
     """A policy file; EvalkitError where it is none."""
     try:
-        found = plain_yaml.loads(canon.read_bytes(path, MAX_POLICY))
+        found = untrusted.load_yaml(canon.read_bytes(path, MAX_POLICY))
     except OSError as error:
         what = f"can't read the policy: {error.strerror}"
         raise EvalkitError(what, where=str(path), code=Exit.MISSING) from None

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from evalkit.base.errors import EvalkitError
-from evalkit.inputs.chat import thinking
-from evalkit.inputs.chat.rendering import Template
-from evalkit.inputs.models.checkpoint import generation
+from evalkit.inputs.chat import texts
+from evalkit.inputs.chat.templates import Template
+from evalkit.inputs.models import checkpoint
 from evalkit.inputs.models.model import Model
 from evalkit.inputs.models.tokenizer import Tokenizer
 from evalkit.inputs.suite import Suite
@@ -35,7 +35,7 @@ class Asking:
         """EvalkitError for choices that would be scored within a thought, as lm-eval refuses them:
         what a model thinks of is no answer."""
         start, end = self.words or ("", "")
-        is_open = bool(start) and thinking.is_open(context, start, end)
+        is_open = bool(start) and texts.is_open(context, start, end)
         if self.template is None or not (is_open or self.thinks):
             return
         behind = f"behind an open {start}" if is_open else "of a model that is told to think"
@@ -57,7 +57,7 @@ def of(suite: Suite, model: Model, tokenizer: Tokenizer) -> Asking:
     thought = _thinking(suite, words)
     if thought and thought.start:
         words = (thought.start, thought.end)
-    terms = Terms(suite.seeds["torch"], generation.own(model), thought)
+    terms = Terms(suite.seeds["torch"], checkpoint.own_settings(model), thought)
     return Asking(template, terms, words, suite.chat.args.get("enable_thinking") is True)
 
 
@@ -67,7 +67,7 @@ def _thinking(suite: Suite, words: tuple[str, str] | None) -> Thinking | None:
     if not chat.think_end:
         return None
     if isinstance(chat.think_end, str):
-        known = {end: start for start, end in thinking.KNOWN}
+        known = {end: start for start, end in texts.KNOWN}
         start = chat.think_start or known.get(chat.think_end, "")
         return Thinking(start, chat.think_end, chat.max_think_toks)
     if words is None:

@@ -74,8 +74,8 @@ class Thinking:
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """What a suite and a model add to a task's generation_kwargs: the seed of what is sampled, the
-    settings of the model's own generation config (`generation.own`), and how texts think."""
+    """What a suite and a model add to a task's generation_kwargs: the seed of what is sampled, how
+    texts think, and the model's own generation settings (`checkpoint.own_settings`)."""
 
     seed: int = 0
     own: Mapping[str, Any] = field(default_factory=dict)

@@ -19,7 +19,7 @@ from typing import IO, Any
 
 from evalkit.base import canon
 from evalkit.base.errors import EvalkitError, Exit
-from evalkit.inputs.untrusted import plain_yaml
+from evalkit.inputs import untrusted
 from evalkit.record.reading.findings import shown
 from evalkit.record.salted import HEAD
 
@@ -162,7 +162,7 @@ class Folder:
     def yaml(self, name: str, limit: int) -> Any:
         """A YAML file of plain values: no aliases (they can blow up), no deep nesting, no tags."""
         try:
-            return plain_yaml.foreign(self.read(name, limit))
+            return untrusted.load_foreign_yaml(self.read(name, limit))
         except ValueError as error:
             raise broken(f"{shown(name)} is not readable YAML: {shown(error)}") from None
 

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
-from evalkit.inputs.chat import keys
+from evalkit.inputs.chat import templates
 from evalkit.inputs.models.model import Model
 from evalkit.inputs.suite import Suite
 
@@ -12,9 +12,9 @@ def at_its_time(suite: Suite, model: Model, clock: str | None) -> Suite:
     """The suite with the time that a chat template reads: the recorded one, else now; none where no
     template reads any, so that equal runs on two days are equal."""
     reads = [suite.chat.text] if suite.chat.text is not None else _templates(model)
-    if not suite.apply_chat_template or not any(keys.READS_CLOCK in text for text in reads):
+    if not suite.apply_chat_template or not any(templates.READS_CLOCK in text for text in reads):
         return suite
-    return replace(suite, chat=suite.chat.at(clock or keys.now()))
+    return replace(suite, chat=suite.chat.at(clock or templates.now()))
 
 
 def _templates(model: Model) -> list[str]:

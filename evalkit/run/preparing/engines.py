@@ -17,6 +17,7 @@ from evalkit.inputs.engine_name import Choice
 from evalkit.inputs.models import model as models
 from evalkit.inputs.models.model import Model
 from evalkit.inputs.models.tokenizer import Tokenizer
+from evalkit.inputs.types import FileEntry
 from evalkit.plan import shards
 
 Say = Callable[[str], None]
@@ -283,6 +284,6 @@ def of_inputs(inputs: dict[str, Any]) -> Engine:
     return of(Choice(inputs["engine"]["name"], inputs["engine"]["args"]))
 
 
-def digests(files: dict[str, dict[str, Any]] | None) -> dict[str, str] | None:
+def digests(files: dict[str, FileEntry] | None) -> dict[str, str] | None:
     """What the run id covers of an adapter's files, as `models.resolve_adapter` has them."""
     return None if files is None else {name: entry["sha256"] for name, entry in files.items()}

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from evalkit.base import canon
-from evalkit.base.caches import kept
+from evalkit.base import kept
 from evalkit.base.errors import EvalkitError, Exit
 from evalkit.inputs import suite as suites
 from evalkit.inputs.models import model as models

@@ -16,11 +16,11 @@ from evalkit.base.errors import EvalkitError, Exit
 from evalkit.base.machine import stamp
 from evalkit.inputs import engine_name, hub, locked
 from evalkit.inputs import suite as suites
-from evalkit.inputs.models import architecture
+from evalkit.inputs.models import architecture, checkpoint
 from evalkit.inputs.models import model as models
-from evalkit.inputs.models.checkpoint import headers, shape
 from evalkit.inputs.models.model import Model
 from evalkit.inputs.suite import Lock, Suite
+from evalkit.inputs.types import FileEntry
 from evalkit.plan import memory
 from evalkit.plan.store import LEVELS, Policy
 from evalkit.run.preparing import clock, engines
@@ -80,7 +80,7 @@ class Job:
 
     options: Options
     model: Model
-    adapter: dict[str, dict[str, Any]] | None
+    adapter: dict[str, FileEntry] | None
     parameters: int | None
     suite: Suite
     lock: Lock
@@ -125,7 +125,7 @@ def prepare(
     )
     suite = clock.at_its_time(suite, model, options.clock)
     adapter = models.resolve_adapter(options.adapter) if options.adapter else None
-    parameters = headers.num_parameters(model)
+    parameters = checkpoint.num_parameters(model)
     _check_out(options.out / model.short_name)
     numerics = engine.numerics(options.asked, model)
     if computes:
@@ -199,7 +199,7 @@ def needs_of(model: Model, parameters: int | None, numerics: dict[str, Any]) -> 
     weights = stored * parameters if is_known and parameters else model.weight_bytes
     config = architecture.text_config(model.folder, model.reference, model.trust_remote_code)
     number = 4 if numerics["profile"] == "precise" else stored
-    return memory.Needs(shape.of(config), weights, number)
+    return memory.Needs(architecture.shape_of(config), weights, number)
 
 
 def _engine(options: Options) -> Engine:

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from evalkit.base import canon
-from evalkit.base.caches import kept
+from evalkit.base import kept
 from evalkit.base.errors import EvalkitError, Exit
 from evalkit.base.machine import shipped
 

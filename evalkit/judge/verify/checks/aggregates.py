@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from evalkit.base import canon, statistics
-from evalkit.inputs.untrusted import nesting
+from evalkit.inputs import untrusted
 from evalkit.record.reading.evidence.samples import Samples
 from evalkit.record.reading.findings import Check, Findings, Status, difference, few, shown
 from evalkit.record.reading.folder import BROKEN, reason
@@ -74,7 +74,7 @@ class Aggregates:
         self.skipped: set[str] = set()
         self.plain: set[str] = set()  # groups whose score is the plain mean of their members'
         self.count = 0
-        self.groups = nesting.of_record(record)
+        self.groups = untrusted.groups_of_record(record)
 
     def check(self) -> list[Check]:
         """PASS or FAIL, and SKIP for what only lm-eval aggregates."""

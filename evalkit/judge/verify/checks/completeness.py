@@ -7,15 +7,16 @@ none there: then the run's lock.yaml is its author's word, and is called that.
 from collections.abc import Collection
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from evalkit.base import canon, schema
 from evalkit.base.machine import shipped as shipped_files
 from evalkit.inputs import rows
 from evalkit.inputs import suite as suites
-from evalkit.inputs.chat import keys
+from evalkit.inputs.chat import templates
 from evalkit.inputs.rows import Rows
 from evalkit.inputs.suite import SEEDS
+from evalkit.inputs.types import SuiteFile
 from evalkit.record.reading.evidence.samples import Samples
 from evalkit.record.reading.findings import Check, Findings, Status, difference, few, shown
 from evalkit.record.reading.folder import BROKEN, Folder, MiB, reason
@@ -49,7 +50,8 @@ def locks() -> list[Value]:
 @cache
 def _read(path: Path) -> Value:
     """Return a shipped file's content, which is read once a process and never changed."""
-    return suites.read_yaml(path, "suite")
+    content: Value = suites.read_yaml(path, "suite")
+    return content
 
 
 def lock_of(folder: Folder, record: Value, findings: Findings) -> tuple[Value | None, bool]:
@@ -268,7 +270,7 @@ def settings(record: Value) -> list[Check]:
     suite = shipped(record["suite"]["name"], "yaml")
     if suite is None:
         return []
-    applies, chat = keys.parse(suite, SUITES[0] / f"{suite['name']}.yaml")
+    applies, chat = templates.parse(cast(SuiteFile, suite), SUITES[0] / f"{suite['name']}.yaml")
     members = [item if isinstance(item, dict) else {"task": item} for item in suite["tasks"]]
     wanted = {
         "tasks": [{"task": m["task"], "num_fewshot": m.get("num_fewshot")} for m in members],
@@ -277,7 +279,7 @@ def settings(record: Value) -> list[Check]:
         "system_instruction": suite.get("system_instruction"),
         "gen_kwargs": suite.get("gen_kwargs", {}),
         "seeds": SEEDS | suite.get("seeds", {}),
-        **dict.fromkeys(keys.IDENTITY),
+        **dict.fromkeys(templates.IDENTITY),
         **chat.identity(),
     }
     unlike = [key for key, value in wanted.items() if record["suite"].get(key) != value]

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from evalkit.base import canon, statistics
-from evalkit.inputs.untrusted import nesting
+from evalkit.inputs import untrusted
 
 # The metrics that stand for their task where it has them; else its first one by name.
 PREFERRED = ("acc_norm", "prompt_level_strict_acc")
@@ -210,7 +210,7 @@ def _tree(record: dict[str, Any], tops: list[str], leaves: bool) -> Iterator[tup
 
 def below(record: dict[str, Any], name: str) -> list[str]:
     """The leaf tasks of a task or group, each once; a group inside itself is passed over."""
-    return nesting.of_record(record).below(name)
+    return untrusted.groups_of_record(record).below(name)
 
 
 def shots(record: dict[str, Any], name: str) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 
 from evalkit.base import canon, statistics
 from evalkit.base.errors import EvalkitError, Exit
-from evalkit.inputs.untrusted.nesting import Groups
+from evalkit.inputs.untrusted import Groups
 from evalkit.record.reading import identity
 from evalkit.record.reading.evidence.samples import Document, Samples, documents
 from evalkit.record.reading.findings import shown

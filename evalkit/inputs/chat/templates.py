@@ -1,14 +1,20 @@
-"""What a suite says of chats and of thinking, besides whether a chat template is applied."""
+"""A suite's settings of chats and thinking, and the chat template that makes a prompt of a chat:
+the same prompt whenever it is made.
+"""
 
 import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from evalkit.base import canon
 from evalkit.base.errors import EvalkitError
+from evalkit.inputs.types import ChatIdentity, SuiteFile
 
+Message = dict[str, Any]  # of a chat: lm-eval's
 KEYS = ("chat_template", "chat_template_args", "think_start", "think_end", "max_think_toks")
 # Under these a record says what the suite said, where it said something.
 IDENTITY = (
@@ -30,18 +36,18 @@ class Chat:
 
     name: str | None = None
     text: str | None = None
-    args: dict[str, Any] = field(default_factory=dict)
+    args: dict[str, object] = field(default_factory=dict)
     think_start: str = ""
     think_end: str | bool = False
     max_think_toks: int = 0
     clock: str | None = None
 
-    def identity(self) -> dict[str, Any]:
-        """What the suite id covers: only what is set, under the suite's keys."""
+    def identity(self) -> ChatIdentity:
+        """Return what the suite id covers: only what is set, under the suite's keys."""
         file = None
         if self.text is not None:
             file = {"name": self.name, "sha256": canon.digest_bytes(self.text.encode())[7:]}
-        found = {
+        values = {
             "chat_template_file": file,
             "chat_template_args": self.args,
             "think_start": self.think_start,
@@ -49,25 +55,26 @@ class Chat:
             "max_think_toks": self.max_think_toks,
             "clock": self.clock,
         }
-        return {key: value for key, value in found.items() if value}
+        return cast(ChatIdentity, {key: value for key, value in values.items() if value})
 
     def at(self, clock: str | None) -> "Chat":
-        """The same at another time."""
+        """Return the same settings with another time."""
         return replace(self, clock=clock)
 
     @property
     def now(self) -> datetime | None:
-        """The time that a template is to read."""
+        """The time that a template reads."""
         return None if self.clock is None else datetime.strptime(self.clock, TIME)
 
 
 def now() -> str:
-    """This second, UTC, as a clock is recorded."""
+    """Return this second, UTC, in the form of a recorded clock."""
     return datetime.now(UTC).strftime(TIME)
 
 
-def parse(raw: dict[str, Any], suite: Path) -> tuple[bool | str, Chat]:
-    """Whether a suite applies a chat template (or which of the model's), and what else it says.
+def parse(raw: SuiteFile, suite: Path) -> tuple[bool | str, Chat]:
+    """Return whether a suite applies a chat template (or the name of one of the model's), and its
+    other settings of chats.
 
     Raises EvalkitError for keys that contradict each other and for a template file that isn't the
     suite's.
@@ -113,3 +120,74 @@ def _template(suite: Path, name: str) -> str:
         reason = error.strerror if isinstance(error, OSError) else error
         raise EvalkitError(f"can't read the suite's chat template '{name}': {reason}",
                            where=str(suite)) from None  # fmt: skip
+
+
+class Template:
+    """A tokenizer's chat template with what a suite hands to it; called as lm-eval calls a model's
+    `apply_chat_template`.
+
+    A template may refuse a system turn. Then that is left out, as lm-eval's `hf` model does, and
+    counted in `dropped`; where it holds the suite's own system instruction, that is an error.
+    """
+
+    def __init__(
+        self, hf: Any, args: Mapping[str, object], now: datetime | None, instruction: str | None
+    ) -> None:
+        self.dropped = 0
+        self._hf, self._args, self._now, self._instruction = hf, args, now, instruction
+
+    def __call__(self, chat_history: list[Message], add_generation_prompt: bool = True) -> str:
+        """A chat as one prompt."""
+        import jinja2
+
+        others = [message for message in chat_history if message["role"] != "system"]
+        try:
+            return self._render(chat_history, add_generation_prompt)
+        except jinja2.exceptions.TemplateError as error:
+            if len(others) == len(chat_history):
+                raise
+            if self._instruction:
+                raise EvalkitError(
+                    f"the model's chat template refuses a system turn: {error}",
+                    fix="leave system_instruction out of the suite, or give a chat_template of the"
+                    " suite's own that takes one",
+                ) from None
+        self.dropped += 1
+        return self._render(others, add_generation_prompt)
+
+    def _render(self, messages: list[Message], add_generation_prompt: bool) -> str:
+        with _clock_at(self._now):
+            text: str = self._hf.apply_chat_template(
+                messages,
+                tokenize=False,
+                add_generation_prompt=add_generation_prompt,
+                continue_final_message=not add_generation_prompt,
+                **self._args,
+            )
+        return text
+
+
+@contextmanager
+def _clock_at(now: datetime | None) -> Iterator[None]:
+    """Let transformers' templates read this time, if any, until the end of the block."""
+    from transformers.utils import chat_template_utils
+
+    untyped: Any = chat_template_utils
+    before = untyped.datetime
+    if now is not None:
+        untyped.datetime = _Stopped(now)
+    try:
+        yield
+    finally:
+        untyped.datetime = before
+
+
+class _Stopped:
+    """A clock that stands still."""
+
+    def __init__(self, moment: datetime) -> None:
+        self._moment = moment
+
+    def now(self) -> datetime:
+        """The one time there is."""
+        return self._moment

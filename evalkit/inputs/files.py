@@ -1,27 +1,54 @@
-"""Whether a file in the Hub's cache is the one that the Hub announced.
+"""The digests of files: of a model's, remembered in the cache; of downloads, against the Hub's.
 
-huggingface_hub compares sizes only, and takes whatever lies in its cache for what it once fetched.
+huggingface_hub compares sizes only, and accepts whatever lies in its cache as what it once fetched.
 But it keeps a file under the name that the Hub gave its content: a large one's sha256, git's name
-of a small one.
+of a small one. So a file in the Hub's cache can be checked.
 """
 
 import hashlib
 import os
 import re
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from evalkit.base import canon
+from evalkit.base import canon, kept
 from evalkit.base.errors import EvalkitError, Exit
+from evalkit.inputs.types import FileEntry
+
+
+def digests(folder: Path, names: list[str]) -> dict[str, FileEntry]:
+    """Return each file's entry by its name; files are read on a thread pool.
+
+    A file whose path, size, time of change and inode are those of an earlier call is not read
+    again: a model's weights take minutes.
+    """
+    known: dict[str, str] = kept.read("digests")
+
+    def digest(name: str) -> tuple[str, str, int]:
+        path = (folder / name).resolve()
+        stat = path.stat()
+        key = f"{path}:{stat.st_size}:{stat.st_mtime_ns}:{stat.st_ino}"
+        return key, known.get(key) or canon.sha256_file(path), stat.st_size
+
+    with ThreadPoolExecutor() as pool:
+        results = list(pool.map(digest, names))
+    fresh = {key: sha for key, sha, _ in results if key not in known}
+    if fresh:
+        kept.write("digests", known | fresh)
+    return {
+        name: {"sha256": sha, "size": size}
+        for name, (_, sha, size) in zip(names, results, strict=True)
+    }
 
 
 @contextmanager
 def checked_downloads() -> Iterator[None]:
-    """Within the block, each file that `datasets` fetches, or has fetched before, is held against
-    the Hub's digest before anything is made of it."""
+    """Within the block, check each file that `datasets` fetches, or has fetched before, against the
+    Hub's digest before it is used."""
     from huggingface_hub import HfApi
 
     api: Any = HfApi
@@ -40,8 +67,8 @@ def checked_downloads() -> Iterator[None]:
 
 
 def check_file(path: Path, sha256: str = "") -> None:
-    """EvalkitError where a file is not what its name in the cache says. `sha256`: its own (hex),
-    where it is known already.
+    """Raise EvalkitError where a file is not what its name in the cache says. `sha256`: its own
+    (hex), where it is known already.
 
     A mirror of the Hub may name a small file by its sha1, or by what says nothing of its content.
     """

@@ -1,1 +1,0 @@
-"""Small answers that are kept because they follow from nothing that has changed."""

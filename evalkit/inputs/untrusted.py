@@ -1,0 +1,141 @@
+"""What a stranger wrote, read within limits: YAML of plain values, groups that name each other.
+
+Suites, locks and policies are YAML. A key that stands twice is refused, as the file then says two
+things; a date is text, and so is `1:30`, which YAML 1.1 takes for a number of minutes and reads in
+quadratic time. Nothing is built but dicts, lists, texts, numbers, booleans and null. A stranger's
+YAML has no aliases, which can blow up, no deep nesting, and no more parts than a lock has.
+"""
+
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from graphlib import CycleError, TopologicalSorter
+from typing import Any
+
+import yaml
+
+MAX_STEPS = 5_000_000
+
+Children = Mapping[str, Sequence[str]]
+
+MAX_EVENTS = 1_000_000  # of a stranger's file: 20,000 tasks' lock; read in ten seconds
+_MAX_DEPTH = 50  # libyaml's loader recurses in C
+_BASE: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_TEXT = ("tag:yaml.org,2002:timestamp", "tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
+_INT = re.compile(
+    r"[-+]?0b[01_]+\Z|[-+]?0[0-7_]+\Z|[-+]?(?:0|[1-9][0-9_]*)\Z|[-+]?0x[0-9a-fA-F_]+\Z"
+)
+_FLOAT = re.compile(
+    r"[-+]?[0-9][0-9_]*\.[0-9_]*(?:[eE][-+][0-9]+)?\Z|\.[0-9][0-9_]*(?:[eE][-+][0-9]+)?\Z"
+    r"|[-+]?\.(?:inf|Inf|INF)\Z|\.(?:nan|NaN|NAN)\Z"
+)
+
+
+class _Loader(_BASE):  # type: ignore[misc]
+    """YAML 1.1's safe loader without dates and numbers to the base of 60."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        """A dict; ConstructorError where a key stands twice."""
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if (key.tag, key.value) in seen:
+                    what = f"the key {key.value[:80]!r} stands twice"
+                    raise yaml.constructor.ConstructorError(None, None, what, key.start_mark)
+                seen.add((key.tag, key.value))
+        return super().construct_mapping(node, deep)
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, form) for tag, form in known if tag not in _TEXT]
+    for first, known in _BASE.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver("tag:yaml.org,2002:int", _INT, list("-+0123456789"))
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456789."))
+
+
+def load_yaml(data: bytes | str) -> Any:
+    """Return the value in a YAML text that the user trusts; ValueError says why it is not YAML."""
+    try:
+        return yaml.load(data, Loader=_Loader)
+    except yaml.YAMLError as error:
+        raise ValueError(_line(error)) from None
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
+
+
+def load_foreign_yaml(data: bytes) -> Any:
+    """Return the value in a stranger's YAML text, which is checked before anything is built of it.
+    ValueError says why it is refused."""
+    depth = 0
+    try:
+        for count, event in enumerate(yaml.parse(data, Loader=_BASE)):
+            if isinstance(event, yaml.AliasEvent):
+                raise ValueError("it uses YAML aliases")
+            depth += isinstance(event, yaml.CollectionStartEvent)
+            depth -= isinstance(event, yaml.CollectionEndEvent)
+            if depth > _MAX_DEPTH:
+                raise ValueError("it is nested too deep")
+            if count > MAX_EVENTS:
+                raise ValueError(f"it is over the limit of {MAX_EVENTS:,} parts")
+    except yaml.YAMLError as error:
+        raise ValueError(_line(error)) from None
+    return load_yaml(data)
+
+
+def _line(error: yaml.YAMLError) -> str:
+    """What is wrong and where, without the text around it."""
+    mark = getattr(error, "problem_mark", None)
+    problem = getattr(error, "problem", None) or str(error).split("\n")[0]
+    return f"{problem}, line {mark.line + 1}" if mark else str(problem)
+
+
+@dataclass(slots=True)
+class Groups:
+    """Groups of tasks: the members of each by its name, and the names of all leaf tasks.
+
+    A stranger's groups may name each other twice at every level, or in a circle. So each is walked
+    once, and the steps of all walks together are limited.
+    """
+
+    children: Children
+    leaves: Collection[str]
+    _steps: int = field(default=0)
+
+    def below(self, name: str) -> list[str]:
+        """Return the leaf tasks of a group, or a leaf task itself, each once and in order; unknown
+        names and groups inside themselves are passed over. ValueError over the limit of steps."""
+        found: dict[str, None] = {}
+        pending, seen = [name], set()
+        while pending:
+            each = pending.pop()
+            if each in seen:
+                continue
+            seen.add(each)
+            if each in self.leaves:
+                found[each] = None
+                continue
+            members = self.children.get(each, ())
+            self._steps += len(members)
+            if self._steps > MAX_STEPS:
+                raise ValueError(f"groups are over the limit of {MAX_STEPS:,} members in all")
+            pending += reversed(members)
+        return list(found)
+
+    def problem(self) -> str:
+        """Return what is wrong with the groups (an unknown member, a circle), or an empty text."""
+        for name in sorted(self.children):
+            for member in self.children[name]:
+                if member not in self.leaves and member not in self.children:
+                    return f"{member} is no task or group of this record"
+        try:
+            TopologicalSorter({n: set(self.children[n]) for n in self.children}).prepare()
+        except CycleError as error:
+            return f"{error.args[1][0]} is a group inside itself"
+        return ""
+
+
+def groups_of_record(record: Mapping[str, Mapping[str, Mapping[str, Sequence[str]]]]) -> Groups:
+    """Return a record's groups."""
+    children = {name: entry["subtasks"] for name, entry in record["groups"].items()}
+    return Groups(children, record["tasks"].keys())
