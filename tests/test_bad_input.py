@@ -168,8 +168,7 @@ def test_weights_that_transformers_does_not_load_do_not_count(
     broken: Path, tiny_model: MakeModel
 ) -> None:
     """Mistral's and Meta's repos hold the same weights twice, once as consolidated.safetensors."""
-    from evalkit.inputs.models import model
-    from evalkit.inputs.models import checkpoint
+    from evalkit.inputs.models import checkpoint, model
 
     shutil.copy(broken / "model.safetensors", broken / "consolidated.safetensors")
     good = checkpoint.num_parameters(model.resolve(str(tiny_model())))

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from evalkit.base.errors import EvalkitError
-from evalkit.inputs.models import model as models
 from evalkit.inputs.models import checkpoint
+from evalkit.inputs.models import model as models
 from evalkit.inputs.models.tokenizer import Tokenizer
 from evalkit.inputs.suite import Suite, SuiteTask
 from evalkit.plan.requests import asking

@@ -254,8 +254,10 @@ def test_yaml_has_no_key_twice_no_dates_and_no_numbers_to_the_base_of_sixty() ->
     for text in ("a: 1\na: 2", "x: {b: 1, 'b': 2}", "[{c: 1, c: 1}]"):
         with pytest.raises(ValueError, match="stands twice, line"):
             untrusted.load_yaml(text)
-    value = untrusted.load_yaml("a: 1:30\nb: 2026-99-01\nc: 010\nd: 1_000\ne: 1.5\nf: .inf\n"
-                                "g: yes\nh: 0x1F\ni: -3\nj: ~\nk: 1e5\nl: 2024-01-01\n")  # fmt: skip
+    value = untrusted.load_yaml(
+        "a: 1:30\nb: 2026-99-01\nc: 010\nd: 1_000\ne: 1.5\nf: .inf\n"
+        "g: yes\nh: 0x1F\ni: -3\nj: ~\nk: 1e5\nl: 2024-01-01\n"
+    )
     assert value == {
         "a": "1:30", "b": "2026-99-01", "c": 8, "d": 1000, "e": 1.5, "f": float("inf"),
         "g": True, "h": 31, "i": -3, "j": None, "k": "1e5", "l": "2024-01-01",

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from evalkit.base.errors import EvalkitError
-from evalkit.inputs.models import model as models
 from evalkit.inputs.models import checkpoint
+from evalkit.inputs.models import model as models
 from evalkit.inputs.models.tokenizer import Tokenizer
 from evalkit.plan.requests.request import Settings, Terms, settings_from
 from evalkit.plan.store import Batch

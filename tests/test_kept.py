@@ -90,7 +90,7 @@ def test_everything_that_a_check_follows_from_is_in_its_key(
     found.add(outcome.key_of(loaded, model, None, "cpu"))
     loaded.numerics = wanted
     for target, value in (
-        ("evalkit.base.caches.kept.code", {"engine/core.py": "0" * 64}),
+        ("evalkit.base.kept.code", {"engine/core.py": "0" * 64}),
         ("evalkit.base.machine.stamp.versions", {"torch": "0"}),
         ("evalkit.base.machine.stamp.segment_start", {"hardware": "another CPU"}),
     ):

@@ -20,10 +20,9 @@ from evalkit.base import canon, schema
 from evalkit.base.errors import EvalkitError, Exit
 from evalkit.base.machine import stamp
 from evalkit.base.machine.stamp import Unknown
-from evalkit.inputs import rows
+from evalkit.inputs import rows, untrusted
 from evalkit.inputs.rows import Rows
 from evalkit.inputs.types import Asked, GroupScore, LockBody, MetricEntry, ShotRows, Version
-from evalkit.inputs import untrusted
 
 PUNKT = "nltk_data/tokenizers/punkt_tab/english"
 LOCK, EARLIER_LOCK = "evalkit/lock/2", "evalkit/lock/1"

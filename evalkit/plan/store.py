@@ -72,10 +72,8 @@ def build(
 
 
 class Builder:
-    """Builds a plan one leaf task at a time, so that only one task's rows are in memory.
-
-    `unique_tokens` counts the tokens of all prompts, each shared one once.
-    """
+    """Builds a plan one leaf task at a time, so that only one task's rows are in memory;
+    `unique_tokens` counts the tokens of all prompts, each shared one once."""
 
     def __init__(self, policy: Policy, *, level: str, rope_limit: int | None = None) -> None:
         self.unique_tokens = 0
@@ -172,10 +170,10 @@ class Builder:
                 self._index[link.id] = len(self._trunks)
                 block = zlib.compress(trunk_block(link.tokens), 6)
                 self._trunk_blocks.append(block)
-                self._trunks.append(
-                    {"id": link.id, "parent": index, "length": len(link.tokens), "offset": 0,
-                     "size": len(block)}
-                )  # fmt: skip
+                entry = TrunkEntry(
+                    id=link.id, parent=index, length=len(link.tokens), offset=0, size=len(block)
+                )
+                self._trunks.append(entry)
             index = self._index[link.id]
         return index
 
@@ -243,10 +241,8 @@ class Plan:
         return len(self.entries)
 
     def batch(self, batch: str) -> Batch:
-        """Read one batch by its id. Consecutive batches of one trunk share the trunk's object.
-
-        Raises EvalkitError where plan.tokens is not what the plan says.
-        """
+        """Read one batch; EvalkitError where plan.tokens is not what the plan says. Consecutive
+        batches of one trunk share the trunk's object."""
         entry = self.entries[batch]
         kind, task, policy = entry["kind"], entry["task"], self._policy
         index, width = entry["settings"], entry["width"]

@@ -13,8 +13,8 @@ from evalkit.base.events import now
 from evalkit.base.machine import stamp
 from evalkit.inputs import suite as suites
 from evalkit.inputs.engine_name import OWN
-from evalkit.inputs.models import model as models
 from evalkit.inputs.models import checkpoint
+from evalkit.inputs.models import model as models
 from evalkit.inputs.models.model import Model
 from evalkit.inputs.models.tokenizer import Tokenizer
 from evalkit.inputs.suite import Suite

@@ -15,12 +15,10 @@ from typing import Any
 
 import torch
 
-from evalkit.base import canon
-from evalkit.base import kept
+from evalkit.base import canon, kept
 from evalkit.base.errors import EvalkitError
 from evalkit.base.machine import stamp, steering
-from evalkit.inputs.models import architecture
-from evalkit.inputs.models import checkpoint
+from evalkit.inputs.models import architecture, checkpoint
 from evalkit.inputs.models.model import Model
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}

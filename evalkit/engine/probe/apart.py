@@ -15,8 +15,7 @@ from collections import deque
 
 import numpy as np
 
-from evalkit.base import canon
-from evalkit.base import kept
+from evalkit.base import canon, kept
 from evalkit.engine.core import Engine
 from evalkit.engine.probe import narrow, probe, trials
 from evalkit.plan.batch import Batch, Policy, make_trunk

@@ -5,8 +5,7 @@ import os
 
 import torch
 
-from evalkit.base import canon
-from evalkit.base import kept
+from evalkit.base import canon, kept
 from evalkit.base.machine import stamp
 from evalkit.base.machine.steering import KERNELS
 from evalkit.engine.core import Engine

@@ -18,16 +18,16 @@ from evalkit.inputs import rows
 from evalkit.inputs.locked import ASKED, other_settings
 from evalkit.inputs.rows import Rows
 from evalkit.inputs.suite import Suite
-from evalkit.inputs.types import Asked
+from evalkit.inputs.types import Asked as AskedSettings
 from evalkit.plan.requests.asking import PLAIN, Asking
 from evalkit.plan.requests.request import Request
 
 Asked = tuple[bytes, bytes]  # digests of a leaf task's prompts and of its targets
 
 
-def settings(suite: Suite) -> Asked:
+def settings(suite: Suite) -> AskedSettings:
     """The suite's settings that prompts follow from."""
-    return cast(Asked, {key: getattr(suite, key) for key in ASKED})
+    return cast(AskedSettings, {key: getattr(suite, key) for key in ASKED})
 
 
 class Messages:

@@ -16,8 +16,8 @@ from evalkit.harness.data import cache, loading, local, row_digests
 from evalkit.harness.data.row_digests import doc_hash
 from evalkit.inputs import rows as single
 from evalkit.inputs.rows import Rows
-from evalkit.inputs.types import GroupScore, ShotRows
 from evalkit.inputs.suite import OWN_FILES, Lock, LockedTask, Suite
+from evalkit.inputs.types import GroupScore, ShotRows
 
 if TYPE_CHECKING:
     from evalkit.harness.tasks import Leaf, Loaded

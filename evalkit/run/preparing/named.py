@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from evalkit.base import canon
-from evalkit.base import kept
+from evalkit.base import canon, kept
 from evalkit.base.errors import EvalkitError, Exit
 from evalkit.inputs import suite as suites
 from evalkit.inputs.models import model as models

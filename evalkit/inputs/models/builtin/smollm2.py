@@ -14,8 +14,7 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from evalkit.base import canon
-from evalkit.base import kept
+from evalkit.base import canon, kept
 from evalkit.base.errors import EvalkitError, Exit
 from evalkit.base.machine import shipped
 
