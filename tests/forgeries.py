@@ -220,6 +220,18 @@ def segments(*spans: tuple[str, str, str, int]) -> Callable[[Value], None]:
     return change
 
 
+def _carried_from_itself() -> Run:
+    run = recorded(lambda r: r.update(carried={"run": runs.digest(""), "batches": 8}))
+    run.record["carried"]["run"] = run.record["ids"]["run"]
+    return run
+
+
+def _made_up_group() -> Run:
+    run = Run()
+    run.results["groups"]["leaderboard"] = {"alias": "leaderboard", "acc,none": 1.0}
+    return run
+
+
 DAY = "2026-01-02T03"
 TWO = runs.SEGMENT.replace("030405", "030406").replace("abcd", "abce")
 CONTRADICTIONS: dict[str, Callable[[], Run]] = {
@@ -263,6 +275,24 @@ CONTRADICTIONS: dict[str, Callable[[], Run]] = {
     "a record written before its segment stopped": lambda: recorded(
         lambda r: r.update(created="2026-01-02T02:04:05Z")
     ),
+    "a preferred segment that is none of the run's": lambda: recorded(
+        lambda r: r.update(preferred={"segment": "nobody", "batches": 0})
+    ),
+    "answers carried over from the run itself": _carried_from_itself,
+    "more answers carried over than there are": lambda: recorded(
+        lambda r: r.update(carried={"run": runs.digest("another"), "batches": 999})
+    ),
+    "precise products in TF32": lambda: recorded(
+        lambda r: r["numerics"].update(profile="precise", tf32=True)
+    ),
+    "a likeliest token that is hardly likely": lambda: answered(_texts(logprobs=[-30.0, -1.0])),
+    "a token far ahead of others, and a rest that is likelier": lambda: answered(
+        _texts(logprobs=[-3.0, -1.0], margins=[25.0, 1.5])
+    ),
+    "likeliest tokens of a continuation that can't be": lambda: answered(
+        _likelihoods(loglikelihood=-70.0, is_greedy=True)
+    ),
+    "a group in lm-eval's results that was not asked": _made_up_group,
     "a segment named after another time": lambda: recorded(
         segments((runs.SEGMENT, f"{DAY}:14:05Z", f"{DAY}:14:06Z", 8))
     ),

@@ -149,6 +149,20 @@ def test_a_full_disk_stops_an_appender_in_one_line(
         lines.append({"a": 2})
 
 
+def test_a_folder_that_one_may_not_write_to_needs_another_place_and_no_space(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that a colleague shares with a group is to be read: "free space" helped nobody."""
+
+    def denied(*_: Any) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(Path, "replace", denied)
+    with pytest.raises(EvalkitError, match="Permission denied") as caught:
+        canon.write_atomic(tmp_path / "report.html", b"")
+    assert "free space" not in caught.value.fix and "a place of your own" in caught.value.fix
+
+
 def test_an_appended_line_is_on_the_disk_at_once(tmp_path: Path) -> None:
     lines = canon.Appender(tmp_path / "new" / "lines.jsonl")
     for number in range(3):

@@ -17,6 +17,7 @@ from typing import Any
 import denial
 import pages
 import pytest
+import support
 from denial import INPUTS, Input, odd_sample
 from runs import Run
 from support import call, spawn
@@ -27,6 +28,7 @@ from evalkit.base.errors import EvalkitError, Exit
 from evalkit.harness.scoring import rescore
 from evalkit.inputs import untrusted
 from evalkit.judge.verify import Wanted, judge
+from evalkit.judge.verify import log as judge_log
 
 PAGE = Path(__file__).parents[1] / "docs" / "limits.md"
 WRITING = bool(os.environ.get("EVALKIT_WRITE_TABLE"))
@@ -223,6 +225,68 @@ def test_odd_results_of_lm_eval_are_a_line_for_every_command(number: int, tmp_pa
         ran = call(*words)
         assert ran.code in (0, 1, 2, 3), f"{words[0]}: {ran.traceback}"
         assert "\x1b" not in ran.out + ran.err
+
+
+def _submitted(run: Path) -> Path:
+    """A submission that a run is part of, as a stranger may have left it."""
+    folder = run.parent.parent / "submissions" / "demo-0123456789ab"
+    for name in ("logs", "failures"):
+        (folder / name).mkdir(parents=True)
+    members = [{"run": str(run), "model": None}]
+    (folder / "submission.json").write_text(json.dumps({"members": members, "shards": 2}))
+    return folder
+
+
+@pytest.mark.parametrize(
+    "place",
+    ["jobs.jsonl", "failures/0", "logs/0.log", "run: journal/a.jsonl", "run: events/a.jsonl"],
+)
+def test_status_waits_for_no_pipe_wherever_it_lies(place: str, tmp_path: Path) -> None:
+    """Each hung."""
+    run = support.planned(tmp_path)
+    folder = _submitted(run)
+    for name in ("journal", "events"):
+        (run / name).mkdir()
+    in_run = place.startswith("run: ")
+    os.mkfifo((run if in_run else folder) / place.removeprefix("run: "))
+    for words in ([folder], [folder, "--logs"], [run]):
+        ran = call("status", *words)
+        assert ran.code in (0, 1, 2), f"exit code {ran.code} {ran.traceback}"
+        assert not in_run or "it is not a plain file" in ran.err
+
+
+def test_status_of_more_shards_than_there_can_be_and_of_odd_causes_is_a_line(
+    tmp_path: Path,
+) -> None:
+    """The one went on for ever, the others were tracebacks."""
+    folder = _submitted(support.planned(tmp_path))
+    (folder / "failures" / "0").write_bytes(b"n1\n\xff\x1b[2J evil\n")
+    ran = call("status", folder).done()
+    assert "\x1b" not in ran.out and "\\x1b[2J evil (on n1)" in ran.out
+    for shards in (10**9, 0, -1, None, "x", [], 1e999):
+        body = json.loads((folder / "submission.json").read_text()) | {"shards": shards}
+        (folder / "submission.json").write_text(json.dumps(body).replace("Infinity", "1e999"))
+        call("status", folder).refused(2, "is not of this evalkit")
+
+
+def test_a_log_that_takes_too_long_is_over_a_limit_and_ends_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was read in the process that judges all."""
+    results = tmp_path / "results"
+    Run().write(results / "made-up" / "tiny-1")
+    (results / "audit.jsonl").write_bytes(b"{}\n" * 1000)
+
+    def endless(*_: Any) -> None:
+        while True:
+            pass
+
+    monkeypatch.setattr(bounded, "SECONDS", 1)
+    monkeypatch.setattr(judge_log, "check", endless)
+    ran = call("verify", results)
+    assert ran.code == Exit.FAILED
+    assert "log           over the limit of 1 seconds of processor time" in ran.out
+    assert ran.out.splitlines()[-1] == "1 CONSISTENT; the audit log is BROKEN"
 
 
 def test_a_date_that_is_none_is_no_records(tmp_path: Path) -> None:

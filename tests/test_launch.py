@@ -315,6 +315,24 @@ def test_a_container_goes_on_under_its_launchers_name_and_not_as_process_1(
     assert owner.is_dead() is None
 
 
+def test_the_scratch_of_a_killed_launcher_is_removed_by_the_next_and_no_other(
+    tmp_path: Path,
+) -> None:
+    """It stayed for ever, with the caches of what ran in it."""
+    killed, working, young = (tmp_path / f"evalkit-scratch-{name}" for name in "abc")
+    for folder in (killed, working, young):
+        (folder / "torchinductor").mkdir(parents=True)
+    for folder in (killed, working):
+        os.utime(folder, (0, 0))
+    (tmp_path / "evalkit-scratch-link").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere").mkdir()
+    held = start._lock(working)
+    start._sweep(tmp_path)
+    assert not killed.exists()
+    assert all(path.is_dir() for path in (working, young, tmp_path / "elsewhere"))
+    os.close(held)
+
+
 def test_what_a_killed_launcher_started_is_told_to_stop(tmp_path: Path) -> None:
     """A kill that can't be caught used to leave the container working."""
     mark = tmp_path / "stopped"

@@ -1,10 +1,12 @@
 """`evalkit.load`: frames with a record's own numbers, and pandas only when one is asked for."""
 
+import gzip
 import sys
 from pathlib import Path
 
 import pytest
 import support
+from runs import Run
 from support import spawn
 
 import evalkit
@@ -38,6 +40,17 @@ def test_an_unfinished_run_and_a_missing_pandas_are_said(
     monkeypatch.setitem(sys.modules, "pandas", None)
     with pytest.raises(EvalkitError, match="pandas is not installed"):
         loaded.scores()
+
+
+@pytest.mark.parametrize("line", [b"[1]", b"5", b'"x"', b"{}", b'{"task":[]}'])
+def test_lines_that_are_no_samples_are_an_error_and_not_a_crash(
+    tmp_path: Path, line: bytes
+) -> None:
+    """Let through as broken, they were a TypeError."""
+    run = Run().write(tmp_path / "run")
+    (run / "samples.jsonl.gz").write_bytes(gzip.compress(line + b"\n"))
+    with pytest.raises(EvalkitError, match="line 1 is no sample"):
+        evalkit.load(run, unverified=True).samples("arc_challenge")
 
 
 def test_loading_imports_nothing_heavy_and_nothing_else_is_public(tmp_path: Path) -> None:

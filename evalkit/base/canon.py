@@ -24,6 +24,8 @@ from evalkit.base.errors import EvalkitError, Exit
 MAX_VALUES = 10_000_000  # of a JSON text: the plan of a million requests holds a third of that
 GROUP = "EVALKIT_GROUP"  # the number of a Unix group that may read what is made
 Json = Any  # what json.loads gives: dict, list, str, int, float, bool, None
+_FULL = "free space or choose another --out, then run the same command again"
+_DENIED = "give --out a place of your own, or work on a copy in a folder of yours"
 _ENCODER = json.JSONEncoder(
     sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
 )
@@ -108,9 +110,8 @@ def reader(path: Path) -> BufferedReader:
     _require_regular(path.stat().st_mode, path)
     handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
-        _require_regular(
-            os.fstat(handle).st_mode, path
-        )  # of what was opened, whatever is there now
+        # of what was opened, whatever is there now
+        _require_regular(os.fstat(handle).st_mode, path)
     except OSError:
         os.close(handle)
         raise
@@ -225,7 +226,7 @@ def write_atomic(
         raise EvalkitError(
             f"can't write {path.name}: {error.strerror}",
             where=str(path.parent),
-            fix="free space or choose another --out, then run the same command again",
+            fix=_DENIED if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS) else _FULL,
             code=Exit.MISSING,
         ) from None
     if sync:

@@ -239,12 +239,14 @@ def status_command(folder: Path, watched: bool, logs: bool, as_json: bool) -> No
     import time
 
     from evalkit.host.cluster import watch
+    from evalkit.record.reading.folder import foreign
 
-    if watched:
-        watch.follow(folder, say, time.sleep)
-    else:
+    with foreign(folder, (OSError, ValueError)):
+        if watched:
+            return watch.follow(folder, say, time.sleep)
         text = watch.report(folder) + (watch.logs(folder) if logs else "")
-        tell(as_json, text, lines=text.splitlines(), **watch.fields(folder))
+        fields = watch.fields(folder)
+    tell(as_json, text, lines=text.splitlines(), **fields)
 
 
 @click.command("lock")

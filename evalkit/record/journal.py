@@ -62,7 +62,7 @@ class Place:
 
     def answers(self) -> dict[str, Answer]:
         """The answers by part id."""
-        with self.path.open("rb") as handle:
+        with canon.reader(self.path) as handle:
             handle.seek(self.start)
             found: dict[str, Answer] = canon.loads(handle.read(self.size))["answers"]
         return found
@@ -89,7 +89,7 @@ class Journal:
 def lines(path: Path) -> Iterator[tuple[int, Place, dict[str, Any] | None]]:
     """Each line's number, place and value; None where it is torn, altered or not a journal line."""
     start = 0
-    with path.open("rb") as handle:
+    with canon.reader(path) as handle:
         for number, raw in enumerate(handle, 1):
             try:
                 line = canon.loads(raw)

@@ -78,7 +78,7 @@ def _stretches(run: Path) -> list[tuple[dict[str, Any], float]]:
     """What each stretch noted of itself, with the seconds that it lasted, oldest first."""
     found = []
     for path in sorted((run / "events").glob("*.jsonl")):
-        with path.open("rb") as handle:
+        with canon.reader(path) as handle:
             for line in handle.readlines(1 << 16):
                 try:
                     event = canon.loads(line)

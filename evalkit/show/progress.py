@@ -99,10 +99,11 @@ def _devices(folder: Path) -> list[str]:
     """Return what the run's segments say that they compute on, each device once."""
     lines: dict[str, None] = {}
     for path in sorted((folder / "events").glob("*.jsonl")):
-        for raw in path.read_bytes().splitlines():
-            if b'"event":"device"' in raw.replace(b" ", b""):
-                with suppress(ValueError):  # a torn line
-                    lines[str(canon.loads(raw)["line"])] = None
+        with canon.reader(path) as handle:
+            for raw in handle:
+                if b'"event":"device"' in raw.replace(b" ", b""):
+                    with suppress(ValueError, LookupError, TypeError):  # a torn line
+                        lines[str(canon.loads(raw)["line"])] = None
     return list(lines)
 
 

@@ -1,12 +1,15 @@
 """As people have it: checkout in the home, results elsewhere, a model in a Hub's cache, launched by
 an ordinary user with `evalkit launch`. The answers are those of a run without an image."""
 
+import contextlib
 import json
 import os
+import pty
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +18,8 @@ from typing import Any
 import pytest
 from places import ROOT, USER, run
 from support import MAIN
+
+from evalkit.base.errors import Exit
 
 pytestmark = [pytest.mark.image, pytest.mark.timeout(900)]
 COMMIT = "ab" * 20
@@ -135,6 +140,41 @@ def test_a_killed_launcher_leaves_no_container_and_the_run_goes_on(
         process.send_signal(signal.SIGKILL)
         process.wait()
     _until(lambda: not _containers(name))
+
+
+@pytest.mark.parametrize("place", ["docker", "apptainer"])
+def test_ctrl_c_in_a_terminal_stops_what_runs_in_the_image_and_says_how_to_go_on(
+    someone: Someone, alone: str, image: str, sif: Path, place: str
+) -> None:
+    """As typed: the terminal gives it to the container's processes too."""
+    out = someone.out / f"five {place}"
+    words = ("launch", "--in", place, "--image", image if place == "docker" else str(sif), "eval",
+             "--suite", "demo", "--offline", "--workers", "1", "--model", str(someone.link),
+             "--out", str(out))  # fmt: skip
+    child, terminal = pty.fork()
+    if child == 0:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        os.chdir("/var/tmp")
+        os.execvp("env", someone.words(*words))
+    said: list[str] = []
+    reader = threading.Thread(target=lambda: said.append(_read_all(terminal)))
+    reader.start()
+    _until(lambda: list(out.rglob("journal/*.jsonl")))
+    os.write(terminal, b"\x03")
+    _, status = os.waitpid(child, 0)
+    reader.join()
+    assert os.waitstatus_to_exitcode(status) == Exit.STOPPED, said
+    assert "the same command continues it" in said[0]
+    assert not _containers("evalkit-eval-tiny-demo")
+
+
+def _read_all(terminal: int) -> str:
+    """What a terminal shows until nobody writes to it any more."""
+    found = b""
+    with contextlib.suppress(OSError):  # how Linux says that
+        while data := os.read(terminal, 1 << 16):
+            found += data
+    return found.decode(errors="replace")
 
 
 def _containers(name: str) -> list[str]:

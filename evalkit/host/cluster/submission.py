@@ -8,6 +8,7 @@ deleted.
 
 import re
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +22,9 @@ from evalkit.run import folder
 
 NAME, JOBS = "submission.json", "jobs.jsonl"
 FOLDER = "submissions"
+MAX_SHARDS = 100_000  # of a run; an array of Slurm's has fewer tasks
+MAX_JOBS = 64 << 20  # bytes of its jobs' numbers
+MAX_CAUSE = 64 << 10  # bytes of what a task noted of its failure
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +63,9 @@ class Submission:
         """Return why a task failed and on which node, as it noted; empty where it did not fail."""
         for kind in ("failures", "before"):
             path = self.folder / kind / str(task)
-            if path.is_file():
-                node, cause, *_ = [*path.read_text().splitlines(), "", ""]
+            with suppress(OSError):
+                said = canon.read_bytes(path, MAX_CAUSE).decode(errors="replace")
+                node, cause, *_ = [*said.splitlines(), "", ""]
                 return f"{cause} (on {node})"
         return ""
 
@@ -94,10 +99,13 @@ def read(where: Path) -> Submission:
     body = canon.read_json(where / NAME)
     try:
         members = tuple(_member(entry, where) for entry in body["members"])
-        lines = (where / JOBS).read_bytes().splitlines() if (where / JOBS).is_file() else []
+        sent = where / JOBS
+        lines = canon.read_bytes(sent, MAX_JOBS).splitlines() if sent.exists() else []
         jobs = tuple((_number(array), _number(last)) for array, last in map(canon.loads, lines))
-        return Submission(where, members, int(body["shards"]), jobs)
-    except (LookupError, TypeError, ValueError):
+        if not 1 <= (count := int(body["shards"])) <= MAX_SHARDS:
+            raise ValueError("no number of shards")
+        return Submission(where, members, count, jobs)
+    except (LookupError, TypeError, ValueError, OverflowError, OSError):
         raise EvalkitError(f"{NAME} is not of this evalkit", where=str(where)) from None
 
 

@@ -7,6 +7,7 @@ on another machine) only that is missing.
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from evalkit.base import canon
 from evalkit.base.errors import EvalkitError
 from evalkit.host.cluster import slurm, submission
 from evalkit.host.cluster.submission import Member, Progress, Submission
@@ -122,7 +123,7 @@ def _shard(sent: Submission, task: int, progress: Progress, queued: slurm.Queued
 def _last_lines(log: Path, count: int) -> list[str]:
     """Return the last lines of a log that aren't blank; none without a log."""
     try:
-        with log.open("rb") as handle:
+        with canon.reader(log) as handle:
             handle.seek(max(log.stat().st_size - TAIL, 0))
             lines = handle.read().decode(errors="replace").split("\n")
     except OSError:

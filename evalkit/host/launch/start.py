@@ -5,13 +5,16 @@ Only where something may be downloaded, secrets are passed: in a file of the scr
 the image reads and deletes at once.
 """
 
+import fcntl
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,6 +30,8 @@ from evalkit.inputs import hub
 # Variables for downloads and servers; addresses of proxies may hold passwords.
 SECRET = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_ENDPOINT", "OPENAI_API_KEY", "http_proxy",
         "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")  # fmt: skip
+_SCRATCH = "evalkit-scratch-"
+_YOUNG_S = 60.0  # a younger one may be another launcher's that has not locked it yet
 PR_SET_PDEATHSIG = 1  # of prctl(2)
 RUNTIME_FAILED = (125, 126, 127, 255)  # exit codes that no command of evalkit has
 
@@ -36,7 +41,9 @@ def start(place: Place, arguments: Sequence[str]) -> int:
     return."""
     if place.runtime is None or place.image is None:
         os.execv(sys.executable, [sys.executable, "-P", sys.argv[0], *arguments])
-    scratch = Path(tempfile.mkdtemp(prefix="evalkit-scratch-"))
+    _sweep(Path(tempfile.gettempdir()))
+    scratch = Path(tempfile.mkdtemp(prefix=_SCRATCH))
+    held = _lock(scratch)
     try:
         canon.make_folder(scratch / EMPTY)
         work = works.of(arguments, os.environ, scratch)
@@ -55,12 +62,35 @@ def start(place: Place, arguments: Sequence[str]) -> int:
         code = _wait(command_line(runtime, place.image, work))
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+        os.close(held)
     if code in RUNTIME_FAILED:
         raise EvalkitError(
             f"{place.runtime.name} did not start the image", fix="it said why above",
             code=Exit.MISSING,
         )  # fmt: skip
     return code
+
+
+def _lock(scratch: Path) -> int:
+    """A handle that holds a scratch folder's lock; BlockingIOError where another one does."""
+    handle = os.open(scratch, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(handle)
+        raise
+    return handle
+
+
+def _sweep(place: Path) -> None:
+    """Remove this user's scratch folders whose launchers were killed: nobody holds their locks."""
+    for path in place.glob(f"{_SCRATCH}*"):
+        with suppress(OSError):
+            found = path.lstat()
+            if found.st_uid == os.getuid() and time.time() - found.st_mtime > _YOUNG_S:
+                held = _lock(path)
+                shutil.rmtree(path, ignore_errors=True)
+                os.close(held)
 
 
 def found_secrets(environment: Mapping[str, str]) -> dict[str, str]:

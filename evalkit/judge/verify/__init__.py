@@ -18,6 +18,7 @@ from evalkit.judge.verify.deep import Deep
 from evalkit.judge.verify.run import Wanted, require_consistent, verify, wanted
 from evalkit.judge.verify.several import Judged
 from evalkit.judge.verify.trust.signers import Trust, trust
+from evalkit.record import auditlog
 from evalkit.record.packs import archive
 from evalkit.record.reading.findings import Check, Report, Status, shown
 
@@ -82,6 +83,18 @@ class _Judging:
         except EvalkitError as error:
             self.found.errors[name] = error
 
+    def log(self, results: Path, runs: Sequence[Path]) -> Check:
+        """Hold the log of a results folder against its runs."""
+        inputs = [results / auditlog.NAME, *(run / "record.json" for run in runs)]
+        try:
+            return self.bound(lambda: Report([_log(results, runs)]), inputs).checks[0]
+        except OverLimit as error:
+            return Check("log", Status.FAIL, f"over the limit of {error.limit} for its size")
+
+
+def _log(results: Path, runs: Sequence[Path]) -> Check:
+    return log.check(results, several.logged(results, runs))
+
 
 def _judge(path: Path, judging: _Judging) -> None:
     asked = judging.asked
@@ -133,4 +146,4 @@ def _results(path: Path, judging: _Judging) -> None:
         raise EvalkitError("no finished run lies here", where=str(path), code=Exit.MISSING)
     for run in runs:
         judging.each(str(run), run, partial(verify, run, judging.asked))
-    judging.found.logs[str(path)] = log.check(path, several.logged(path, runs))
+    judging.found.logs[str(path)] = judging.log(path, runs)

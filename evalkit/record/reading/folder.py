@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from evalkit.base import canon
-from evalkit.base.errors import EvalkitError, Exit
+from evalkit.base.errors import EvalkitError, Exit, no_right
 from evalkit.inputs import untrusted
 from evalkit.record.reading.findings import shown
 from evalkit.record.salted import HEAD
@@ -62,14 +62,17 @@ def reason(error: BaseException) -> str:
 
 
 @contextmanager
-def foreign(path: Path) -> Iterator[None]:
+def foreign(path: Path, kinds: tuple[type[Exception], ...] = BROKEN) -> Iterator[None]:
     """What reading somebody else's files at a path may raise, made an EvalkitError (1): nothing
     that they hold is a bug of ours."""
+    failures: tuple[type[Exception], ...] = (*kinds, MemoryError)
     try:
         yield
     except EvalkitError:
         raise
-    except (*BROKEN, MemoryError) as error:
+    except PermissionError as error:
+        raise no_right(error.filename) from None
+    except failures as error:
         what = f"it is not what it should be: {reason(error)}"
         raise EvalkitError(what, where=shown(path), code=Exit.FAILED) from None
 

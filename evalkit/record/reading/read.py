@@ -29,7 +29,10 @@ def record(run: Path) -> dict[str, Any]:
 def samples(run: Path) -> Iterator[dict[str, Any]]:
     """A run's per-sample records, in order; EvalkitError (1) where they can't be read."""
     try:
-        for _, raw in Folder(run).gzip_lines(NAME):
-            yield canon.loads(raw)
+        for number, raw in Folder(run).gzip_lines(NAME):
+            sample = canon.loads(raw)
+            if not isinstance(sample, dict) or not isinstance(sample.get("task"), str):
+                raise ValueError(f"line {number:,} is no sample")
+            yield sample
     except BROKEN as error:
         raise EvalkitError(reason(error), where=str(run / NAME), code=Exit.FAILED) from None

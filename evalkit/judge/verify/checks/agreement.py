@@ -55,6 +55,8 @@ def _record(record: Value) -> Iterator[str]:
     for key, known in (("profile", PROFILES), ("dtype", DTYPES)):
         if isinstance(numerics[key], str) and numerics[key] not in known:
             yield f"there is no {key} {shown(numerics[key])}"
+    if numerics["profile"] == "precise" and numerics["tf32"] is True:
+        yield "products are precise, and rounded to TF32"
     installed = environment["packages"]
     for name, version in environment["versions"].items():
         if name != "evalkit" and version != installed.get(name, "not installed"):
@@ -123,6 +125,8 @@ def _segments(record: Value, journal: Journal | None, plan: Plan | None) -> Iter
     names = [segment["segment"] for segment in record["segments"]]
     if len(set(names)) != len(names):
         yield "a segment stands twice"
+    if record["preferred"] and record["preferred"]["segment"] not in names:
+        yield f"the preferred segment {shown(record['preferred']['segment'])} is none of the run's"
     own, created = record["engine"]["name"] == "evalkit", datetime.fromisoformat(record["created"])
     spans: dict[tuple[str, str], list[tuple[datetime, datetime, str]]] = {}
     for segment in record["segments"]:
@@ -147,7 +151,11 @@ def _segments(record: Value, journal: Journal | None, plan: Plan | None) -> Iter
         for (_, stopped, one), (started, _, other) in pairwise(ordered):
             if started < stopped:
                 yield f"{one} and {other} of one process overlap"
+    if (carried := record["carried"]) and carried["run"] == record["ids"]["run"]:
+        yield "its answers are carried over from itself"
     if plan is not None:
+        if carried and carried["batches"] != len(plan.batches):
+            yield f"{carried['batches']:,} batches are carried over, of {len(plan.batches):,}"
         total = sum(segment["batches"] for segment in record["segments"])
         if total > len(plan.batches):
             yield f"segments answered {total:,} batches, there are {len(plan.batches):,}"

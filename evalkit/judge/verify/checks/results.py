@@ -3,7 +3,7 @@
 from typing import Any
 
 from evalkit.base import canon
-from evalkit.record.reading.findings import Check, Findings, difference, shown
+from evalkit.record.reading.findings import Check, Findings, difference, few, shown
 from evalkit.record.reading.folder import BROKEN, Folder, MiB, reason
 
 MAX_RESULTS = 256 * MiB
@@ -35,6 +35,9 @@ def check(record: Value, results: Value, hashes: dict[str, str]) -> Check:
         findings.add("results.json's group_subtasks are not the record's")
     names = record["tasks"].keys() | record["groups"].keys()
     findings.add(difference(set(results["results"]), set(names), "entries of results.json"))
+    made_up = results.get("groups", {}).keys() - record["groups"].keys()
+    if made_up:
+        findings.add(f"groups of results.json that the record does not have: {few(made_up)}")
     for name in sorted(names & results["results"].keys()):
         try:
             if name in record["tasks"]:

@@ -14,7 +14,12 @@ from typing import Any
 from evalkit.base import canon
 
 _ROUNDING = 1e-3  # nats: what the largest log-probability may lie above 0, by an engine's rounding
+_LEAST = 1 - 1e-2  # what all tokens at one place have together, by the same
 _HALF = math.log(0.5) + _ROUNDING  # a token above is more likely than all others together
+# A token that is likelier than each other one has a share of at least one in so many, which no
+# model's vocabulary comes near to.
+_VOCABULARY = 1 << 24
+_RAREST = -math.log(_VOCABULARY) - _ROUNDING  # its log-probability
 _FLIP = 0.5  # nats that two requests of one prompt, computed apart, may be off from each other
 
 Answer = dict[str, Any]
@@ -32,6 +37,8 @@ def likelihood(answer: Answer) -> str:
         return f"its log-likelihood is {value:g}, a probability above 1"
     if answer["num_tokens"] < 0 or ("is_greedy" in answer and answer["num_tokens"] < 1):
         return f"{answer['num_tokens']} tokens were scored"
+    if answer.get("is_greedy") is True and value < _RAREST * answer["num_tokens"]:
+        return f"its log-likelihood is {value:g}, too little for tokens that were the likeliest"
     if answer.get("is_greedy") is False and value > _HALF:
         return f"its log-likelihood is {value:g}, so each token was the likeliest, but not greedy"
     return ""
@@ -81,6 +88,8 @@ def _chances(logprobs: Sequence[Any], margins: Sequence[Any], *, sampled: bool) 
             return f"token {number} was not the likeliest, and none was drawn"
         if margin >= 0 and math.exp(value) * (1 + math.exp(-margin)) > 1 + _ROUNDING:
             return f"token {number} and its runner-up have a probability above 1 together"
+        if not sampled and math.exp(value) * (1 + _VOCABULARY * math.exp(-margin)) < _LEAST:
+            return f"token {number} and all others have a probability below 1 together"
     return ""
 
 
@@ -88,8 +97,10 @@ def _fine(logprobs: Sequence[Any], margins: Sequence[Any]) -> bool:
     """Whether all of `_chances` holds of tokens that were the likeliest."""
     if {*map(type, logprobs), *map(type, margins)} - {float, int} or min(margins) < 0:
         return False
-    both = map(mul, map(math.exp, logprobs), map((1.0).__add__, map(math.exp, map(neg, margins))))
-    return bool(max(logprobs) <= _ROUNDING and max(both) <= 1 + _ROUNDING)
+    shares, behind = list(map(math.exp, logprobs)), list(map(math.exp, map(neg, margins)))
+    both = map(mul, shares, map((1.0).__add__, behind))
+    least = min(map(mul, shares, [1 + _VOCABULARY * each for each in behind]))
+    return bool(max(logprobs) <= _ROUNDING and max(both) <= 1 + _ROUNDING and least >= _LEAST)
 
 
 def choices(answers: Iterable[tuple[str, Answer]]) -> str:
