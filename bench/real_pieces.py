@@ -69,12 +69,12 @@ def load(work: Work) -> Any:
     """A task's documents as the harness loads them: at the revisions that `core` pins, other
     datasets at the Hub's current ones."""
     from evalkit.harness import tasks
-    from evalkit.harness.data import commits
+    from evalkit.harness.data import loading
     from evalkit.harness.data import loading as pinning
 
     lock = suites.lock_of(suites.load("core"))
     revisions = {name: dataset.revision for name, dataset in lock.datasets.items()}
-    pins = pinning.Pins(revisions, resolve=commits.current)
+    pins = pinning.Pins(revisions, resolve=loading.current)
     return tasks.load(data.suite([SuiteTask(work.task, work.shots)], limit=work.limit), pins)
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from evalkit.base import canon, statistics
 from evalkit.inputs import suite as suites
-from evalkit.record import methods, record
+from evalkit.record import record, sections
 from evalkit.record.reading.evidence.samples import _hash, doc_hash
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -143,7 +143,7 @@ def _task(name: str, lock: suites.Lock, values: dict[str, list[float]], facts: A
         "num_fewshot": 3 if name.startswith("bbh") else 0,
         "n": count, "n_expected": count, "documents": count,
         "metrics": {metric: _metric(statistics.mean(each), statistics.standard_error(each),
-                                    methods.MEAN) for metric, each in values.items()},
+                                    sections.MEAN) for metric, each in values.items()},
         "dataset": example["dataset"] | {"repo": locked.dataset, "config": locked.config,
                                          "split": locked.split, "rows": locked.rows,
                                          "revision": lock.datasets[locked.dataset].revision},
@@ -162,7 +162,7 @@ def _group(name: str, lock: suites.Lock, values: dict[str, dict[str, list[float]
     mean = statistics.weighted_mean([statistics.mean(scores) for scores in each], sizes)
     stderr = statistics.pooled_standard_error(errors, sizes)
     return {"alias": name, "version": "1", "subtasks": lock.groups[name], "n": sum(sizes),
-            "metrics": {metric: _metric(mean, stderr, methods.POOLED)}}  # fmt: skip
+            "metrics": {metric: _metric(mean, stderr, sections.POOLED)}}  # fmt: skip
 
 
 if __name__ == "__main__":

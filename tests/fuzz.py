@@ -35,8 +35,8 @@ from evalkit.harness.scoring import rescore
 from evalkit.judge.verify import Wanted, judge
 from evalkit.record import auditlog, salted
 from evalkit.record.packs import archive, pack
+from evalkit.record.reading import scored
 from evalkit.record.reading.folder import foreign
-from evalkit.record.reading.scores import scored
 from evalkit.record.signing import attest, keys
 from evalkit.show import export, report
 

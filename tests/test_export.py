@@ -14,8 +14,8 @@ from support import call
 import evalkit
 from evalkit.base import schema
 from evalkit.base.errors import EvalkitError
+from evalkit.record.reading import score_table
 from evalkit.record.reading.findings import Report
-from evalkit.record.reading.scores import score_table
 from evalkit.show.export import every_eval_ever, hub, tables
 from evalkit.show.source import Source, headline_rows, rows
 

@@ -14,8 +14,7 @@ import pytest
 import support
 import yaml
 
-from evalkit.harness import locking
-from evalkit.harness.programs import programs, verdicts
+from evalkit.harness import locking, verdicts
 from evalkit.host import sandbox
 from evalkit.host.launch import runtimes
 from evalkit.host.launch.command import Image, Runtime
@@ -43,16 +42,16 @@ def test_the_hubs_metrics_are_imported_only_where_somebody_asks_for_one(
 ) -> None:
     for name in [name for name in sys.modules if name.split(".")[0] == "evaluate"]:
         monkeypatch.delitem(sys.modules, name)
-    with programs.guarded():
+    with verdicts.guarded():
         assert "evaluate.loading" not in sys.modules
     assert "evaluate" not in sys.modules
-    with programs.guarded():
+    with verdicts.guarded():
         import evaluate
 
-        assert isinstance(evaluate.load("code_eval"), programs.Grader)
+        assert isinstance(evaluate.load("code_eval"), verdicts.Grader)
     assert evaluate.load is sys.modules["evaluate.loading"].load
-    with programs.guarded():  # and where it was imported before
-        assert isinstance(evaluate.load("code_eval"), programs.Grader)
+    with verdicts.guarded():  # and where it was imported before
+        assert isinstance(evaluate.load("code_eval"), verdicts.Grader)
     assert evaluate.load is sys.modules["evaluate.loading"].load
 
 

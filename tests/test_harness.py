@@ -20,9 +20,9 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from evalkit.base.errors import EvalkitError, Exit
-from evalkit.harness import index, locking, publish, tasks
+from evalkit.harness import index, locking, publish, samples, tasks
 from evalkit.harness.asking import requests
-from evalkit.harness.data import commits, loading, local, pinning
+from evalkit.harness.data import loading, local, pinning
 from evalkit.harness.scoring import score
 from evalkit.harness.tasks import Loaded
 from evalkit.inputs import suite as suites
@@ -93,8 +93,8 @@ def answers(built: list[Request]) -> Answers:
 def scored(loaded: Loaded, given_answers: Answers) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """lm-eval's results and the samples, as they are published."""
     scoring = score.Scoring(loaded, lambda _: given_answers)
-    samples = list(scoring.samples())
-    return scoring.results(), samples
+    made = list(scoring.samples())
+    return scoring.results(), made
 
 
 # Requests
@@ -166,12 +166,10 @@ def test_scoring_task_by_task_is_what_one_evaluate_of_all_gives() -> None:
         score._Replay(given_answers, ids), {**loaded.task_dict, "tasks": asked},
         bootstrap_iters=publish.BOOTSTRAP_ITERS,
     )  # fmt: skip
-    samples = whole.pop("samples")
+    own = whole.pop("samples")
     filters: dict[str, int] = {}
     wanted = [
-        sample
-        for name in sorted(samples)
-        for sample in publish.samples(name, samples[name], filters)
+        sample for name in sorted(own) for sample in samples.published(name, own[name], filters)
     ]
     found = scored(load(suites.find("demo")), given_answers)
     assert json.dumps(found) == json.dumps((publish.clean(whole), wanted))
@@ -318,11 +316,11 @@ def test_a_hub_that_is_busy_is_asked_again_and_one_that_is_gone_is_not(
     monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", dataset_info)
     monkeypatch.setattr("time.sleep", waits.append)
     said[:] = [refused(429), refused(429), "c" * 40]
-    assert commits.current("own/busy") == "c" * 40
+    assert loading.current("own/busy") == "c" * 40
     assert waits == sorted(waits) and waits[-1] > 1
     said[:] = [refused(404), "never asked"]
     with pytest.raises(EvalkitError, match="can't ask the Hub about dataset own/gone") as caught:
-        commits.current("own/gone")
+        loading.current("own/gone")
     assert caught.value.code == Exit.MISSING and said == ["never asked"]
 
 
@@ -336,7 +334,7 @@ def test_a_hub_that_cannot_be_reached_is_one_line(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(huggingface_hub, "HfApi", Elsewhere)
     with pytest.raises(EvalkitError, match="can't ask the Hub about dataset own/far") as caught:
-        commits.current("own/far")
+        loading.current("own/far")
     assert caught.value.code == Exit.MISSING
 
 

@@ -12,7 +12,7 @@ import yaml
 from test_own_data import ROWS, files, suite_of, write
 
 from evalkit.base import canon
-from evalkit.harness import documents, locking
+from evalkit.harness import locking, samples
 
 pytest.importorskip("lm_eval")
 
@@ -116,7 +116,7 @@ def test_odd_values_in_data_fields_make_no_record_broken(folder: Path, model: Pa
     [float("nan"), "nan", [1.5, float("-inf")], {"float": "nan"}, {"float": [{"float": 1}]}],
 )
 def test_a_marked_value_can_be_unmarked(value: Any) -> None:
-    again = documents.unmarked(json.loads(canon.dumps(documents.marked(value))))
+    again = samples.unmarked(json.loads(canon.dumps(samples.marked(value))))
     assert repr(again) == repr(value)
 
 

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from support import call, steady
 
 from evalkit.base import schema, statistics
+from evalkit.record.reading import score_table
 from evalkit.record.reading.evidence.samples import Document
 from evalkit.record.reading.findings import Report
-from evalkit.record.reading.scores import score_table
 from evalkit.show.export import every_eval_ever, tables
 from evalkit.show.source import Source, headline_rows, rows
 

@@ -70,6 +70,9 @@ class Against:
             return [inner for each in node["anyOf"] for inner in self.choices(each)]
         if isinstance(node.get("type"), list):
             return [node | {"type": kind} for kind in node["type"]]
+        if None in node.get("enum", ()):
+            some = [value for value in node["enum"] if value is not None]
+            return [node | {"enum": some}, {"type": "null"}]
         return [node]
 
     def form(self, node: dict[str, Any]) -> str:

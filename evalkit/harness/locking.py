@@ -2,8 +2,12 @@
 meant, to the row, what is asked of it and how that is scored."""
 
 import logging
+import sys
+from collections.abc import Iterator
 from dataclasses import replace
+from importlib import metadata
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from evalkit.base import canon, schema
@@ -11,8 +15,7 @@ from evalkit.base.errors import EvalkitError, Exit
 from evalkit.base.machine.stamp import Unknown
 from evalkit.harness import tasks
 from evalkit.harness.asking import asked
-from evalkit.harness.data import commits, loading, pinning
-from evalkit.harness.scoring import scorers
+from evalkit.harness.data import loading, pinning
 from evalkit.harness.tasks import Leaf
 from evalkit.inputs import hub
 from evalkit.inputs import suite as suites
@@ -20,6 +23,15 @@ from evalkit.inputs.locked import ASKED
 from evalkit.inputs.suite import Lock, LockedDataset, Suite
 
 log = logging.getLogger(__name__)
+# Whose versions a run's identity has anyway, or which score nothing.
+_KNOWN = {"lm_eval", "datasets", "numpy", "transformers", "torch", "huggingface_hub", "packaging"}
+_KNOWN |= {"setuptools", "PyYAML", "immutabledict"}
+_METRICS = {
+    "bleu": "sacrebleu", "ter": "sacrebleu", "chrf": "sacrebleu",
+    "f1": "scikit-learn", "mcc": "scikit-learn",
+}  # fmt: skip
+_BEHIND = {"math-verify": ("latex2sympy2_extended", "sympy", "antlr4-python3-runtime")}
+_FUNCTIONS = ("process_results", "process_docs", "doc_to_text", "doc_to_target", "doc_to_choice")
 
 
 def write_lock(name: str, *, update: bool = False, offline: bool = False) -> Path:
@@ -47,7 +59,7 @@ def make_lock(suite: Suite, *, update: bool, offline: bool) -> Lock:
         },
         include_path=suite.include_path,
         offline=offline,
-        resolve=commits.current,
+        resolve=loading.current,
     )
     unlocked = {name: why for name, why in unlocked.items() if _cannot_be_had(suite, name, pins)}
     members = tuple(member for member in suite.tasks if member.task not in unlocked)
@@ -68,7 +80,7 @@ def make_lock(suite: Suite, *, update: bool, offline: bool) -> Lock:
         group_scores={n: pinning.describe_group(n, scored.get(n)) for n in loaded.groups},
         tasks={name: leaf.locked for name, leaf in leaves.items()},
         each={name: asked.each(leaf, suite) for name, leaf in leaves.items()},
-        scorers=tuple(scorers.names(loaded.leaves)),
+        scorers=tuple(scorers_of(loaded.leaves)),
         unlocked=unlocked,
     )
 
@@ -171,7 +183,74 @@ def _describe(repo: str, revision: str) -> LockedDataset:
     except RemoteEntryNotFoundError:  # it has none; another error is not taken for that
         licence = "unknown"
     except hub.unreachable() as error:
-        raise commits.not_told(repo, error) from None
+        raise loading.not_told(repo, error) from None
     open_ones = ("mit", "apache", "cc-by", "cc0", "bsd", "odc-by")
     redistributable = licence.lower().startswith(open_ones) and "-nc" not in licence.lower()
     return LockedDataset(revision, licence, redistributable)
+
+
+def scorers_of(leaves: dict[str, Leaf]) -> list[str]:
+    """Return the distributions besides lm-eval that these tasks are scored with, sorted: those that
+    the modules of the tasks' own code and metrics use."""
+    modules: dict[str, ModuleType] = {}
+    used: set[str] = set()
+    for leaf in leaves.values():
+        for module in _modules_of(leaf.task):
+            _collect(module, modules)
+        used |= {_METRICS[name] for name in _metrics(leaf.task) if name in _METRICS}
+    owners = metadata.packages_distributions()
+    tops = {name.partition(".")[0] for module in modules.values() for name in _used(module)}
+    used |= {owner for top in tops for owner in owners.get(top, [])[:1]}
+    used |= {behind for name in used for behind in _BEHIND.get(_plain(name), ())}
+    found = {_plain(name): name for name in used}
+    return sorted(found[name] for name in found.keys() - {_plain(name) for name in _KNOWN})
+
+
+def _plain(name: str) -> str:
+    return name.lower().replace("_", "-")
+
+
+def _metrics(task: Any) -> list[str]:
+    entries = task.get_config("metric_list") or []
+    return [str(entry.get("metric")) for entry in entries if isinstance(entry, dict)]
+
+
+def _modules_of(task: Any) -> Iterator[ModuleType]:
+    """The modules of a task's functions, and of its class where that is its own."""
+    values = [task.get_config(name) for name in _FUNCTIONS]
+    for entry in task.get_config("metric_list") or []:
+        values += list(entry.values()) if isinstance(entry, dict) else []
+    for each in task.get_config("filter_list") or []:
+        values += [value for step in each["filter"] for value in step.values()]
+    for value in (*values, type(task)):
+        module = sys.modules.get(getattr(value, "__module__", None) or "")
+        if module is not None and callable(value) and _is_own(module):
+            yield module
+
+
+def _is_own(module: ModuleType) -> bool:
+    """Whether a module is a task's: lm-eval's below its tasks, or one of the suite's own files,
+    which lm-eval names by their path."""
+    return module.__name__.startswith("/") or module.__name__.startswith("lm_eval.tasks.")
+
+
+def _collect(module: ModuleType, found: dict[str, ModuleType]) -> None:
+    """A task's module and those of the tasks' own that it uses."""
+    if module.__name__ in found:
+        return
+    found[module.__name__] = module
+    for name in _used(module):
+        other = sys.modules.get(name)
+        if other is not None and _is_own(other):
+            _collect(other, found)
+
+
+def _used(module: ModuleType) -> set[str]:
+    """Names of the modules that stand in a module's globals, or define what stands there."""
+    used: set[str] = set()
+    for value in vars(module).values():
+        if isinstance(value, ModuleType):
+            used.add(value.__name__)
+        elif isinstance(name := getattr(value, "__module__", None), str):
+            used.add(name)
+    return used

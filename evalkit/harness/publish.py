@@ -7,13 +7,12 @@ run gives the same files anywhere; where a number came from stands in record.jso
 import hashlib
 import os
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from evalkit.base.machine import stamp
-from evalkit.harness import documents
 from evalkit.harness.index import task_folder
+from evalkit.harness.samples import plain
 from evalkit.inputs.suite import Suite
 
 ELSEWHERE = "see record.json"
@@ -24,23 +23,6 @@ def clean(results: dict[str, Any], folder: Path | None = None) -> dict[str, Any]
     """lm-eval's results as JSON values, task paths and object addresses replaced; `folder`: the
     suite's own task folder."""
     return {key: _without_host(plain(value), folder) for key, value in results.items()}
-
-
-def plain(value: Any) -> Any:
-    """A value of numpy's, sets and objects as JSON values, as lm-eval writes them."""
-    from lm_eval.utils import handle_non_serializable
-
-    if isinstance(value, dict):
-        return {key: plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(item) for item in value]
-    if isinstance(value, set):
-        return sorted(map(plain, value))  # a set's own order differs between processes
-    if hasattr(value, "tolist"):
-        return value.tolist()  # numpy's scalars and arrays
-    if value is None or isinstance(value, (str, bool, int, float)):
-        return value
-    return handle_non_serializable(value)
 
 
 def _without_host(value: Any, folder: Path | None) -> Any:
@@ -132,40 +114,3 @@ def _call(suite: Suite, model: str) -> dict[str, Any]:
 
 def _sha256(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def task_hash(samples: list[dict[str, Any]]) -> str:
-    """lm-eval's hash of a leaf task, from its samples in lm-eval's order."""
-    parts = (s["doc_hash"] + s["prompt_hash"] + s["target_hash"] for s in samples)
-    return _sha256("".join(parts))
-
-
-def samples(
-    task: str, found: list[dict[str, Any]], filters: dict[str, int]
-) -> Iterator[dict[str, Any]]:
-    """A leaf task's sample records as lm-eval would write them, with the task's name first; what a
-    model read and wrote stays as it was. `filters` numbers those of the leaf tasks so far."""
-    for sample in found:
-        filters.setdefault(sample["filter"], len(filters))
-    for sample in sorted(found, key=lambda s: (s["doc_id"], filters[s["filter"]])):
-        made = plain(sample)
-        arguments = {
-            f"gen_args_{i}": {f"arg_{j}": arg for j, arg in enumerate(args)}
-            for i, args in enumerate(made["arguments"])
-        }
-        yield (
-            {"task": task}
-            | made
-            | {
-                "doc": documents.marked(made["doc"]),
-                "target": str(made["target"]),
-                "arguments": arguments,
-                "resps": strings(made["resps"]),
-                "filtered_resps": strings(made["filtered_resps"]),
-            }
-        )
-
-
-def strings(value: Any) -> Any:
-    """Nested lists with every leaf as a string, as lm-eval writes responses."""
-    return [strings(item) for item in value] if isinstance(value, (list, tuple)) else str(value)

@@ -19,9 +19,8 @@ from types import TracebackType
 from typing import Any
 
 from evalkit.base.errors import EvalkitError, Exit, one_of
-from evalkit.harness import index
+from evalkit.harness import index, verdicts
 from evalkit.harness.data import cache, code, loading, pinning
-from evalkit.harness.programs import programs
 from evalkit.inputs import suite as suites
 from evalkit.inputs.rows import Rows
 from evalkit.inputs.suite import Lock, Suite
@@ -97,7 +96,7 @@ def load(suite: Suite, pins: loading.Pins) -> Loaded:
     task_dict: dict[str, Any] = {"tasks": {}, "groups": {}, "group_map": {}}
     top_level: dict[str, list[str]] = {}
     drawn: dict[str, tuple[Any, Any]] = {}
-    with loading.pinned(pins), code.fresh(suite.include_path), programs.guarded():
+    with loading.pinned(pins), code.fresh(suite.include_path), verdicts.guarded():
         for member in suite.tasks:
             _seed_everything(suite)
             pins.task = member.task
@@ -193,12 +192,12 @@ def _configure(tasks: dict[str, Any], member: suites.SuiteTask, suite: Suite) ->
             task.set_config(key="num_fewshot", value=0)
         if suite.gen_kwargs and task.get_config("output_type") == "generate_until":
             task.set_config(key="generation_kwargs", value=dict(suite.gen_kwargs), update=True)
-        if getattr(task, "UNSAFE_CODE", False) and not programs.is_graded(task):
+        if getattr(task, "UNSAFE_CODE", False) and not verdicts.is_graded(task):
             raise EvalkitError(
                 f"task '{name}' runs code that a model wrote, in a way that evalkit can't take out"
                 " of this process"
             )
-        if lost := programs.lost_metrics(task):
+        if lost := verdicts.lost_metrics(task):
             raise EvalkitError(
                 f"task '{name}' is scored with {', '.join(lost)}, which lm-eval lacks and could not"
                 " get from the Hub, where it is a program",

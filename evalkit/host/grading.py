@@ -14,7 +14,7 @@ from pathlib import Path
 from evalkit.base import canon
 from evalkit.base.errors import EvalkitError, Exit
 from evalkit.base.events import Events
-from evalkit.harness.programs import verdicts
+from evalkit.harness import verdicts
 from evalkit.host import sandbox
 from evalkit.host.launch import runtimes
 from evalkit.host.launch.runtimes import Place

@@ -5,7 +5,7 @@ value read from a file has such a type only after `schema.check` has accepted it
 process wrote it.
 """
 
-from typing import NotRequired, TypedDict
+from typing import NotRequired, TypedDict, final
 
 from evalkit.base.machine.stamp import Unknown
 
@@ -254,3 +254,46 @@ class RunInputs(TypedDict):
     numerics: NumericsEntry
     engine: EngineEntry
     versions: Versions
+
+
+Number = float | str  # a float64; a non-finite one is "nan", "inf" or "-inf"
+
+
+@final
+class Loglikelihood(TypedDict):
+    """The answer to a log-likelihood request."""
+
+    loglikelihood: Number
+    is_greedy: bool
+    num_tokens: int
+
+
+@final
+class RollingLoglikelihood(TypedDict):
+    """The answer to a rolling log-likelihood request, or to one window of it."""
+
+    loglikelihood: Number
+    num_tokens: int
+
+
+class Thought(TypedDict):
+    """How many tokens of a text are a thought, and whether the thought ended."""
+
+    tokens: int | Unknown
+    ended: bool
+
+
+@final
+class Generation(TypedDict):
+    """The answer to a generation request. A model class of lm-eval may tell the text only."""
+
+    text: str
+    tokens: list[int] | Unknown
+    logprobs: list[Number] | Unknown
+    margins: list[Number] | Unknown
+    stop: str | Unknown
+    raw: NotRequired[str]
+    thought: NotRequired[Thought]
+
+
+Answer = Loglikelihood | RollingLoglikelihood | Generation

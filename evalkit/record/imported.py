@@ -1,22 +1,26 @@
-"""`import`: results that lm-eval wrote, of whichever version, as a folder that `verify`, `compare`
-and `report` read.
+"""Results that lm-eval wrote, in evalkit's forms: as a folder that `verify`, `compare` and `report`
+read (`evalkit import`), and as a record for whoever shows or exports scores.
 
-What older versions leave out is put where lm-eval 0.4.13 has it (`verify.older`), the model's name
-from the folder's where they do not say it. Nothing else is changed and nothing guessed.
-The folder stays lm-eval's word, in lm-eval's form: `imported.json` marks it, holds the digests of
-the files that it was made from, and names what no such folder can say.
+The folder keeps lm-eval's form and stays lm-eval's word. What older versions leave out is completed
+(`reading.lm_eval`), and the model's name is the folder's where the results do not name it; nothing
+else is changed or guessed. `imported.json` marks the folder, holds the digests of the files that it
+was made from, and names what no such folder can say. In the record such values are unknown.
 """
 
 import json
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from evalkit.base import canon
 from evalkit.base.errors import EvalkitError, Exit
+from evalkit.base.machine import stamp
+from evalkit.record import record as records
+from evalkit.record.reading import lm_eval
 from evalkit.record.reading.folder import Folder, foreign
-from evalkit.record.reading.lm_eval import results
-from evalkit.record.reading.lm_eval.older import Completing, with_sizes
-from evalkit.record.reading.lm_eval.results import PlainResults
+from evalkit.record.reading.lm_eval import Completing, PlainResults, Results
+from evalkit.record.sections import Metric
 
 SCHEMA = "evalkit/imported/1"
 UNKNOWN = {
@@ -25,50 +29,49 @@ UNKNOWN = {
     "answers": "there is no journal: the samples are the only word of what was answered",
     "environment": "lm-eval's is free text",
 }
+UNSAID = stamp.unknown("lm-eval's results do not say")
 
 
 def bring_in(source: Path, out: Path) -> Path:
-    """Write the newest run in `source` below `out`; the folder's path, or that of an equal one that
-    is there. EvalkitError where `source` holds none, or its samples can't be read."""
+    """Write the newest run in `source` to a folder below `out`, unless an equal one is there, and
+    return the folder. EvalkitError where `source` holds no run, or its samples can't be read."""
     with foreign(source):
-        return _bring_in(results.find(source), out)
+        return _bring_in(lm_eval.find(source), out)
 
 
-def _bring_in(found: PlainResults, out: Path) -> Path:
-    files = found.files()
-    model = (
-        "".join(c if c.isalnum() or c in "._-" else "_" for c in found.name).strip(".") or "model"
-    )
-    folder = out / model / f"lm-eval-{canon.digest(files)[7:19]}"
+def _bring_in(results: PlainResults, out: Path) -> Path:
+    files = results.files()
+    model = "".join(c if c.isalnum() or c in "._-" else "_" for c in results.name).strip(".")
+    folder = out / (model or "model") / f"lm-eval-{canon.digest(files)[7:19]}"
     if (folder / "imported.json").is_file():
         return folder
     canon.make_folder(folder)
-    for leaf, path in sorted(found.samples().items()):
-        canon.write_atomic(folder / path.name, _lines(found, leaf, path))
-    made = with_sizes(found.body) | {"model_name": found.name}
-    body = json.dumps(made, indent=2, ensure_ascii=False)
+    for leaf, path in sorted(results.samples().items()):
+        canon.write_atomic(folder / path.name, _lines(results, leaf, path))
+    lm_eval.with_sizes(results.body)["model_name"] = results.name
+    text = json.dumps(results.body, indent=2, ensure_ascii=False)
     canon.write_atomic(
-        folder / f"results_{found.time}.json", body.encode("utf-8", "backslashreplace")
+        folder / f"results_{results.time}.json", text.encode("utf-8", "backslashreplace")
     )
-    version = found.body.get("lm_eval_version")
-    told = {
+    version = results.body.get("lm_eval_version")
+    mark = {
         "schema": SCHEMA,
         "files": files,
-        "model": found.name,
-        "lm_eval": version or {"unknown": "this version of lm-eval did not say"},
+        "model": results.name,
+        "lm_eval": version or stamp.unknown("this version of lm-eval did not say"),
         "unknown": UNKNOWN,
     }
-    canon.write_json(folder / "imported.json", told)  # last: its presence means the rest is there
+    canon.write_json(folder / "imported.json", mark)  # last: its presence means the rest is there
     return folder
 
 
-def _lines(found: PlainResults, leaf: str, path: Path) -> Iterator[bytes]:
-    """A leaf task's samples as 0.4.13 writes them."""
-    older = Completing(found.body, leaf)
-    for number, raw in Folder(found.folder).lines(path.name):
+def _lines(results: PlainResults, leaf: str, path: Path) -> Iterator[bytes]:
+    """Yield the lines of a leaf task's samples as 0.4.13 writes them."""
+    completing = Completing(results.body, leaf)
+    for number, raw in Folder(results.folder).lines(path.name):
         try:
             sample = json.loads(raw)
-            older.complete(sample)
+            completing.complete(sample)
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             raise EvalkitError(
                 f"a sample can't be read: {type(error).__name__}: {error}",
@@ -77,3 +80,71 @@ def _lines(found: PlainResults, leaf: str, path: Path) -> Iterator[bytes]:
         del sample["task"]  # the file's name says it
         text = json.dumps(sample, ensure_ascii=False)
         yield text.encode("utf-8", "backslashreplace") + b"\n"
+
+
+def as_record(results: PlainResults) -> dict[str, Any]:
+    """Return what a results file and its samples say as a record. It lacks the keys that nothing is
+    known of. Its ids are the digest of its files, as `evalkit import` names the folder."""
+    body = results.body
+    counts = body.get("n-samples") or {}
+    groups = {group: below for group, below in (body.get("group_subtasks") or {}).items() if below}
+    inner = {child for below in groups.values() for child in below}
+    members = [name for name in [*groups, *counts] if name not in inner]
+    version = str(body.get("lm_eval_version") or "unknown")
+    identity = canon.digest(results.files())
+    record = {
+        "schema": f"lm-eval {version}",
+        "ids": {"run": identity, "answers": identity},
+        "execution": "",
+        "tasks": {leaf: _task(body, leaf, counts[leaf]) for leaf in counts},
+        "groups": {group: _entry(body, group) | {
+            "n": body["results"].get(group, {}).get("sample_len", 0), "subtasks": below,
+        } for group, below in groups.items() if group not in counts},
+        "suite": {"name": "lm-eval", "tasks": [{"task": name} for name in members],
+                  "limit": _limit(body),
+                  "partial": any(c["effective"] < c["original"] for c in counts.values())},
+        "model": {"reference": results.name, "revision": UNSAID, "parameters": UNSAID},
+        "numerics": {"dtype": UNSAID},
+        "engine": {"name": "lm-eval", "bit_repeatable": False},
+        "environment": {"versions": {"lm_eval": version}, "packages": {"lm_eval": version}},
+        "created": _created(body),
+    }  # fmt: skip
+    return record
+
+
+def _created(body: Results) -> str | None:
+    date = body.get("date")
+    if not isinstance(date, (int, float)) or not 0 < date < 1e11:
+        return None
+    return datetime.fromtimestamp(date, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def _limit(body: Results) -> int | None:
+    """Return the documents for each leaf task; None where there was no limit, or it was a share."""
+    limit = (body.get("config") or {}).get("limit")
+    return int(limit) if isinstance(limit, (int, float)) and limit >= 1 else None
+
+
+def _task(body: Results, leaf: str, count: dict[str, Any]) -> dict[str, object]:
+    config = (body.get("configs") or {}).get(leaf) or {}
+    dataset = {
+        "repo": str(config.get("dataset_path") or leaf),
+        "config": config.get("dataset_name"),
+        "split": config.get("test_split") or config.get("validation_split"),
+        "revision": UNSAID, "rows": UNSAID, "licence": UNSAID,
+    }  # fmt: skip
+    return _entry(body, leaf) | {
+        "n": count["effective"],
+        "documents": count["original"],
+        "num_fewshot": (body.get("n-shot") or {}).get(leaf) or 0,
+        "version": (body.get("versions") or {}).get(leaf),
+        "output_type": config.get("output_type"),
+        "dataset": dataset,
+    }
+
+
+def _entry(body: Results, name: str) -> dict[str, object]:
+    result = body["results"].get(name, {})
+    better = (body.get("higher_is_better") or {}).get(name) or {}
+    metrics: dict[str, Metric] = records.metrics(canon.finite(result), better, {})
+    return {"alias": str(result.get("alias", name)), "metrics": metrics}

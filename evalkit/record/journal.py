@@ -1,42 +1,48 @@
-"""Answers as they come: an append-only line a batch, one file a writer.
+"""Answers as they come: an append-only line for each batch, a file for each writer.
 
 A line holds the run id, the batch id, the answers and a checksum, and is on the disk before the
 next batch starts. A torn or altered line is set aside when the journal is read, and only its batch
 is repeated. The same batch may stand twice, since shards may overlap: then its answers must be
-equal. Nothing here needs a lock, an order of files, or one file that several append to.
+equal. Nothing here needs a lock, an order of files, or one file that several append to. Answers are
+read one leaf task at a time: those of a large run do not fit into memory.
 """
 
 import hashlib
-from collections.abc import Container, Iterable, Iterator
+import math
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from evalkit.base import canon
 from evalkit.base.errors import EvalkitError, Exit, one_of
+from evalkit.inputs.chat.texts import Texts
+
+if TYPE_CHECKING:  # plan.store loads numpy, which reading a record does without
+    from evalkit.plan.store import Plan
 
 SCHEMA = "evalkit/journal/1"
 Answer = dict[str, Any]
-# The answer to a text without a token, which no batch asks for: a sum over nothing.
+# The answer to a text without a token, which is in no batch: a sum over nothing.
 NOTHING: Answer = {"loglikelihood": 0.0, "num_tokens": 0}
 
 
-def checksum(line: dict[str, Any]) -> str:
-    """sha256 (hex) over the canonical JSON of a line without its own checksum."""
+def checksum(line: Mapping[str, Any]) -> str:
+    """Return the sha256 (hex) of the canonical JSON of a line without its own checksum."""
     body = {key: value for key, value in line.items() if key != "sha256"}
     return hashlib.sha256(canon.dumps(body).encode()).hexdigest()
 
 
 class Writer:
-    """Writes one segment's journal."""
+    """Writes the journal of one segment."""
 
     def __init__(self, folder: Path, run: str, segment: str) -> None:
         self._run, self._segment = run, segment
         self._lines = canon.Appender(folder / f"{segment}.jsonl")
 
-    def append(self, batch: str, answers: dict[str, Answer], *, split: int = 0) -> None:
-        """Put one batch's answers on the disk. `split`: how deep it was cut in halves because
-        memory ran out."""
+    def append(self, batch: str, answers: Mapping[str, Answer], *, split: int = 0) -> None:
+        """Write the answers of one batch to the disk. `split`: how often the batch was halved
+        because memory ran out."""
         line = {
             "schema": SCHEMA,
             "run": self._run,
@@ -48,31 +54,31 @@ class Writer:
         self._lines.append(line | {"sha256": checksum(line)})
 
     def close(self) -> None:
-        """Close the segment's file."""
+        """Close the file."""
         self._lines.close()
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a batch's line stands, in bytes."""
+    """Where the line of a batch stands, in bytes."""
 
     path: Path
     start: int
     size: int
 
     def answers(self) -> dict[str, Answer]:
-        """The answers by part id."""
+        """Read the answers of the batch by part id."""
         with canon.reader(self.path) as handle:
             handle.seek(self.start)
-            found: dict[str, Answer] = canon.loads(handle.read(self.size))["answers"]
-        return found
+            answers: dict[str, Answer] = canon.loads(handle.read(self.size))["answers"]
+        return answers
 
 
 @dataclass
 class Journal:
-    """What a run's journal holds: where each batch's answers stand (a million of them need not be
-    in memory at once), what was set aside, how deep the batches that did not fit into memory were
-    cut, and which were answered unequally and settled."""
+    """What the journal of a run holds: where the answers of each batch stand, how many batches each
+    segment answered first, the lines that were set aside, how often each split batch was halved,
+    and the batches that two segments answered unequally (`settled`: one of them was preferred)."""
 
     batches: dict[str, Place] = field(default_factory=dict)
     by_segment: dict[str, int] = field(default_factory=dict)
@@ -81,13 +87,14 @@ class Journal:
     settled: set[str] = field(default_factory=set)
 
     def answers(self, batches: Iterable[str] | None = None) -> dict[str, Answer]:
-        """Every part's answer, of all batches or of some, read again from the disk."""
+        """Read the answer of each part, of all batches or of some."""
         names = self.batches if batches is None else batches
         return {part: a for name in names for part, a in self.batches[name].answers().items()}
 
 
 def lines(path: Path) -> Iterator[tuple[int, Place, dict[str, Any] | None]]:
-    """Each line's number, place and value; None where it is torn, altered or not a journal line."""
+    """Yield the number, the place and the value of each line; None for the value where the line is
+    torn, altered or no line of a journal."""
     start = 0
     with canon.reader(path) as handle:
         for number, raw in enumerate(handle, 1):
@@ -102,19 +109,19 @@ def lines(path: Path) -> Iterator[tuple[int, Place, dict[str, Any] | None]]:
 
 @dataclass
 class Done:
-    """Which batches a run's journal answers, and the lines that were set aside."""
+    """The batches that the journal of a run answers, and the lines that were set aside."""
 
     batches: set[str] = field(default_factory=set)
     set_aside: list[str] = field(default_factory=list)
 
 
 def done(folder: Path, run: str, batches: Container[str]) -> Done:
-    """What of a run's batches is answered; no answer is kept in memory."""
-    found = Done()
+    """Return which of a run's batches are answered; no answer is kept in memory."""
+    answered = Done()
     for path in _segments(folder):
-        for _, line in _of_run(path, run, batches, found.set_aside):
-            found.batches.add(line["batch"])
-    return found
+        for _, line in _of_run(path, run, batches, answered.set_aside):
+            answered.batches.add(line["batch"])
+    return answered
 
 
 def read(folder: Path, run: str, batches: Container[str], prefer: str | None = None) -> Journal:
@@ -125,44 +132,44 @@ def read(folder: Path, run: str, batches: Container[str], prefer: str | None = N
     is `prefer`: then its answers count, and the batch is in `Journal.settled`. EvalkitError (2)
     where there is no such segment.
     """
-    found = Journal()
+    journal = Journal()
     owner: dict[str, str] = {}
     paths = sorted(_segments(folder), key=lambda path: path.stem != prefer)
     if prefer is not None and (not paths or paths[0].stem != prefer):
         known = [path.stem for path in paths]
         raise EvalkitError(f"no segment '{prefer}'", where=str(folder), fix=one_of(prefer, known))
     for path in paths:
-        for place, line in _of_run(path, run, batches, found.set_aside):
+        for place, line in _of_run(path, run, batches, journal.set_aside):
             batch = line["batch"]
-            if batch not in found.batches:
-                found.batches[batch], owner[batch] = place, path.stem
-                found.by_segment[path.stem] = found.by_segment.get(path.stem, 0) + 1
+            if batch not in journal.batches:
+                journal.batches[batch], owner[batch] = place, path.stem
+                journal.by_segment[path.stem] = journal.by_segment.get(path.stem, 0) + 1
                 if "split" in line:
-                    found.splits[batch] = line["split"]
-            elif found.batches[batch].answers() != line["answers"]:
+                    journal.splits[batch] = line["split"]
+            elif journal.batches[batch].answers() != line["answers"]:
                 if owner[batch] != prefer:
                     raise _unequal(folder, batch, owner[batch], path.stem)
-                found.settled.add(batch)
-    return found
+                journal.settled.add(batch)
+    return journal
 
 
 def of_record(run: Path, record: dict[str, Any], batches: Container[str]) -> Journal:
-    """What a finished run's record was made of: where segments are unequal, the answers of the one
-    that the record prefers."""
+    """Read the journal of a finished run. Where segments are unequal, the answers of the segment
+    that the record prefers count."""
     preferred = record["preferred"]
     prefer = preferred["segment"] if preferred else None
     return read(run / "journal", record["ids"]["run"], batches, prefer)
 
 
 def _segments(folder: Path) -> list[Path]:
-    """The journal's files by name: a folder's own order means nothing."""
+    """Return the journal's files by name: a folder's own order means nothing."""
     return sorted(folder.glob("*.jsonl"))
 
 
 def _of_run(
     path: Path, run: str, batches: Container[str], set_aside: list[str]
 ) -> Iterator[tuple[Place, dict[str, Any]]]:
-    """A segment's lines that answer one of the batches of this run; the others are set aside."""
+    """Yield the lines of a segment that answer one of this run's batches; set the others aside."""
     for number, place, line in lines(path):
         if line is None or line["run"] != run or line["batch"] not in batches:
             set_aside.append(f"{path.name} line {number}")
@@ -180,8 +187,8 @@ def _unequal(folder: Path, batch: str, one: str, two: str) -> EvalkitError:
     )
 
 
-def assemble(parts: dict[str, Answer]) -> dict[str, Answer]:
-    """Answers by request id: a rolling request's windows are summed in order."""
+def assemble(parts: Mapping[str, Answer]) -> dict[str, Answer]:
+    """Return the answers by request id: the windows of a rolling request are summed in order."""
     windows: dict[str, list[tuple[int, Answer]]] = {}
     whole: dict[str, Answer] = {}
     for part, answer in parts.items():
@@ -199,9 +206,62 @@ def assemble(parts: dict[str, Answer]) -> dict[str, Answer]:
     return whole
 
 
-def digests(answers: dict[str, Answer]) -> dict[str, str]:
-    """Each leaf task's answers digest: its [request id, answer] pairs sorted by request id."""
-    by_leaf: dict[str, list[list[Any]]] = {}
+def digests(answers: Mapping[str, Answer]) -> dict[str, str]:
+    """Return the answers digest of each leaf task: over its [request id, answer] pairs, sorted by
+    request id."""
+    by_leaf: dict[str, list[tuple[str, Answer]]] = {}
     for request in sorted(answers):
-        by_leaf.setdefault(request.rsplit("/", 3)[0], []).append([request, answers[request]])
+        by_leaf.setdefault(request.rsplit("/", 3)[0], []).append((request, answers[request]))
     return {leaf: canon.digest(pairs) for leaf, pairs in sorted(by_leaf.items())}
+
+
+class Answers:
+    """The answers to the requests of a plan whose batches are all answered, by leaf task.
+
+    What a record says of all answers is counted as they are read: `digests` of each leaf task's
+    answers, `texts` (counts of each leaf task's texts), `empty` texts, `nan_documents`, and `ties`
+    for the best answer by leaf task. `advance` is called with the number of answers just read.
+    """
+
+    def __init__(
+        self, plan: "Plan", done: Journal, advance: Callable[[int], None] = lambda _: None
+    ) -> None:
+        self.digests: dict[str, str] = {}
+        self.texts: dict[str, Texts] = {}
+        self.empty = self.nan_documents = 0
+        self.ties: dict[str, int] = {}
+        self._done, self._advance = done, advance
+        self._without_text: dict[str, list[str]] = plan.body["empty_texts"]
+        self._batches: dict[str, list[str]] = {}
+        for batch, entry in plan.entries.items():
+            self._batches.setdefault(entry["task"], []).append(batch)
+
+    def of(self, leaf: str) -> dict[str, Answer]:
+        """Read a leaf task's answers by request id; to be called once for each leaf task."""
+        parts = self._done.answers(self._batches.get(leaf, []))
+        self._advance(len(parts))
+        answers = assemble(parts)
+        for request in self._without_text.get(leaf, []):
+            answers[f"{leaf}/{request}"] = NOTHING.copy()
+        self.digests |= digests(answers)
+        self._count(leaf, answers)
+        return answers
+
+    def _count(self, leaf: str, answers: Mapping[str, Answer]) -> None:
+        nan: set[str] = set()
+        scored: dict[str, list[float]] = {}
+        for request, answer in answers.items():
+            document = request.rsplit("/", 2)[0]
+            if "text" in answer:
+                self.empty += not answer["text"].strip()
+                doc_id = int(document.rsplit("/", 1)[1])
+                self.texts.setdefault(leaf, Texts()).add(doc_id, answer)
+                is_nan = "nan" in answer["logprobs"]
+            else:
+                value = canon.number(answer["loglikelihood"])
+                scored.setdefault(document, []).append(value)
+                is_nan = math.isnan(value)
+            if is_nan:
+                nan.add(document)
+        self.nan_documents += len(nan)
+        self.ties[leaf] = sum(values.count(max(values)) > 1 for values in scored.values())

@@ -14,17 +14,18 @@ from pathlib import Path
 from typing import Any
 
 from evalkit.base import canon, schema
+from evalkit.harness.samples import Sample, value_of
 from evalkit.inputs.suite import Lock
 from evalkit.plan.types import PlanBody
-from evalkit.record.answers import Answers
-from evalkit.record.methods import BOOTSTRAP, MEAN, POOLED, UNWEIGHTED
+from evalkit.record.journal import Answers
+from evalkit.record.sections import BOOTSTRAP, MEAN, POOLED, UNWEIGHTED
 
 SCHEMA = "evalkit/record/4"
 UNLISTED = ("record.json", "attestation.json", "report.html", ".lock")
 BLOCK = 1 << 20  # bytes of samples.jsonl.gz that are held back
 
 
-def write_samples(path: Path, samples: Iterable[dict[str, Any]]) -> "SampleFacts":
+def write_samples(path: Path, samples: Iterable[Sample]) -> "SampleFacts":
     """Write samples.jsonl.gz (the same bytes for the same samples) and note what the record says
     of them."""
     facts = SampleFacts()
@@ -32,7 +33,7 @@ def write_samples(path: Path, samples: Iterable[dict[str, Any]]) -> "SampleFacts
     return facts
 
 
-def _zipped(samples: Iterable[dict[str, Any]], facts: "SampleFacts") -> Iterator[bytes]:
+def _zipped(samples: Iterable[Sample], facts: "SampleFacts") -> Iterator[bytes]:
     """The file's bytes, a block at a time."""
     block = io.BytesIO()
     with gzip.GzipFile(fileobj=block, mode="wb", compresslevel=6, mtime=0, filename="") as zipped:
@@ -57,15 +58,16 @@ class SampleFacts:
     not_found: int = 0
     _first_filter: dict[str, str] = field(default_factory=dict)
 
-    def add(self, sample: dict[str, Any]) -> None:
+    def add(self, sample: Sample) -> None:
         """Take in one line of samples.jsonl.gz."""
         task, doc_id = sample["task"], sample["doc_id"]
         # lm-eval's regex filters answer "[invalid]" where they find nothing
         self.not_found += any(answer == "[invalid]" for answer in _flat(sample["filtered_resps"]))
         if isinstance(next(_flat(sample["resps"]), None), str):
             for metric in sample["metrics"]:
-                found = self.values.setdefault(task, {})
-                found.setdefault(f"{metric},{sample['filter']}", []).append(sample[metric])
+                values = self.values.setdefault(task, {})
+                key = f"{metric},{sample['filter']}"
+                values.setdefault(key, []).append(value_of(sample, metric))
         if self._first_filter.setdefault(task, sample["filter"]) != sample["filter"]:
             return
         self.questions.setdefault(task, []).append(

@@ -15,8 +15,8 @@ from rich.table import Table
 
 from evalkit.base import canon, statistics
 from evalkit.base.events import Events
-from evalkit.record.reading.scores import score_table
-from evalkit.record.reading.scores.score_table import Score
+from evalkit.record.reading import score_table
+from evalkit.record.reading.score_table import Score
 from evalkit.run import evaluate
 from evalkit.run.preparing.prepare import Options
 from evalkit.show import summary

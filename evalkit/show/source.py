@@ -13,12 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from evalkit.base.errors import EvalkitError, Exit
+from evalkit.harness.samples import Sample
 from evalkit.judge.verify import Report, Wanted, plain, verify
-from evalkit.record.reading import read
-from evalkit.record.reading.lm_eval import results
-from evalkit.record.reading.lm_eval.as_record import as_record
-from evalkit.record.reading.scores import score_table
-from evalkit.record.reading.scores.score_table import Score
+from evalkit.record.imported import as_record
+from evalkit.record.reading import identity, lm_eval, score_table
+from evalkit.record.reading.score_table import Score
 
 Fact = tuple[str, str]  # name, value
 COLUMNS = (
@@ -43,14 +42,12 @@ class Source:
         """What stands beside everything that is made of it: BROKEN or DISPUTED, or nothing."""
         return "" if self.report.consistent else self.report.verdict.partition(":")[0]
 
-    def samples(
-        self, task: str | None = None, limit: int | None = None
-    ) -> Iterator[dict[str, Any]]:
+    def samples(self, task: str | None = None, limit: int | None = None) -> Iterator[Sample]:
         """Yield its samples, of one leaf task or of all, at most `limit`."""
         if self.whole:
-            samples = read.samples(self.path)
+            samples = identity.read_samples(self.path)
         else:
-            documents = results.find(self.path).documents()
+            documents = lm_eval.find(self.path).documents()
             samples = (sample for document in documents for sample in document.samples)
         return islice((s for s in samples if task is None or s["task"] == task), limit)
 
@@ -63,10 +60,10 @@ def source(run: Path, *, unverified: bool = False, wanted: Wanted | None = None)
     """
     wanted = wanted or Wanted()
     if (run / "record.json").is_file() or not plain.results_in(run):
-        record = read.record(run)
+        record = identity.read_record(run)
         made = Source(run, record, verify(run, wanted), whole=True)
     else:
-        written = results.find(run)
+        written = lm_eval.find(run)
         report = plain.verify(written.folder, f"results_{written.time}.json", asked=wanted.asked)
         made = Source(run, as_record(written), report, whole=False)
     if made.mark and not unverified:

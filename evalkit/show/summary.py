@@ -13,8 +13,8 @@ from rich.table import Table
 
 from evalkit.base import canon
 from evalkit.inputs.chat import texts
-from evalkit.record.reading.scores import score_table
-from evalkit.record.reading.scores.score_table import Score
+from evalkit.record.reading import score_table
+from evalkit.record.reading.score_table import Score
 from evalkit.show import published
 
 

@@ -11,8 +11,8 @@ from typing import Any, cast
 
 from evalkit.base import canon
 from evalkit.base.errors import EvalkitError, Exit
-from evalkit.harness import publish
 from evalkit.harness.asking import requests as building
+from evalkit.harness.samples import plain
 from evalkit.harness.tasks import Leaf, Loaded, named
 from evalkit.inputs import rows
 from evalkit.inputs.locked import ASKED, other_settings
@@ -58,7 +58,7 @@ def of_built(leaf: Leaf, messages: Messages) -> Asked:
         asked = [messages.before(instance.args[0]) for instance in found]
         kinds = {instance.request_type for instance in found}
         continuations = [each.args[1] for each in found] if kinds == {"loglikelihood"} else []
-        target = str(publish.plain(leaf.task.doc_to_target(found[0].doc)))
+        target = str(plain(leaf.task.doc_to_target(found[0].doc)))
         prompts += rows.of_prompts(asked)
         targets += rows.of_target(target, continuations)
     return bytes(prompts), bytes(targets)

@@ -6,11 +6,11 @@ the prompts differ from one build to the next). So a leaf task can be built alon
 """
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 from evalkit.base.errors import EvalkitError
-from evalkit.harness.data import leaks
 from evalkit.harness.tasks import Leaf, Loaded, compiled_once, named
 from evalkit.inputs.models import checkpoint
 from evalkit.inputs.suite import Suite
@@ -59,7 +59,7 @@ def of_leaf(
     ones.
     """
     leaf = loaded.leaves[name]
-    with named(name), leaks.seen(leaf.task) as leaking:
+    with named(name), _leaking(leaf.task) as leaking:
         build_task(leaf, loaded.suite, asking.template)
         check(leaf)
     ids = {id(doc) for doc in leaking}
@@ -83,6 +83,40 @@ def build(
         requests += of_leaf(loaded, name, asking)
         advance(min(loaded.suite.limit or leaf.locked.documents, leaf.locked.documents))
     return requests
+
+
+@contextmanager
+def _leaking(task: Any) -> Iterator[list[Any]]:
+    """Within the block, collect the documents that lm-eval draws as their own shots.
+
+    lm-eval keeps a document out of its own shots only where the split that they are drawn from is
+    named and is the tested one. Elsewhere, and where a sampler is the task's own, a prompt may hold
+    the answer that it asks for. The scores are lm-eval's all the same; such documents are counted.
+    """
+    leaking: list[Any] = []
+    sampler = getattr(task, "sampler", None)
+    if sampler is None:
+        yield leaking
+        return
+    drawn: list[Any] = []
+    sample, context = sampler.sample, task.fewshot_context
+
+    def sample_and_keep(*args: Any, **kwargs: Any) -> Any:
+        drawn[:] = shots = list(sample(*args, **kwargs))
+        return shots
+
+    def context_and_compare(doc: Any, *args: Any, **kwargs: Any) -> Any:
+        drawn.clear()
+        made = context(doc, *args, **kwargs)
+        if any(shot is doc or shot == doc for shot in drawn):
+            leaking.append(doc)
+        return made
+
+    sampler.sample, task.fewshot_context = sample_and_keep, context_and_compare
+    try:
+        yield leaking
+    finally:
+        del sampler.sample, task.fewshot_context
 
 
 def _request(name: str, instance: Any, index: int, repeat: int, asking: Asking) -> Request:

@@ -17,7 +17,7 @@ from typing import Any
 
 from evalkit.base import canon
 from evalkit.base.errors import EvalkitError, Exit
-from evalkit.harness.data import cache, code, commits, local
+from evalkit.harness.data import cache, code, local
 from evalkit.harness.data.local import Local
 from evalkit.inputs import files, hub
 
@@ -47,7 +47,7 @@ class Pins:
     def revision(self, repo: str) -> str:
         """The commit that `repo` is pinned to."""
         if repo in self.floating and repo not in self.revisions:
-            self.revisions[repo] = commits.standing_in(repo, offline=self.offline)
+            self.revisions[repo] = standing_in(repo, offline=self.offline)
         if repo not in self.revisions:
             if self.resolve is None:
                 raise EvalkitError(
@@ -226,3 +226,37 @@ def _load_files(
         return original(files.path, name, **rest, **files.arguments, cache_dir=str(files.cache))
 
     return cache.loaded(load, files.cache, pins.named(files.repo), pins.folders)
+
+
+def current(repo: str) -> str:
+    """The commit that the Hub has now; EvalkitError (3) where it does not say."""
+    from huggingface_hub import HfApi
+
+    try:
+        return str(hub.patiently(f"dataset {repo}", lambda: HfApi().dataset_info(repo)).sha)
+    except hub.unreachable() as error:
+        raise not_told(repo, error) from None
+
+
+def not_told(repo: str, error: Exception) -> EvalkitError:
+    """The error for a dataset of which the Hub says nothing."""
+    return EvalkitError(
+        f"can't ask the Hub about dataset {repo}: {hub.reason(error)}",
+        fix=f"check its name, HF_ENDPOINT and the network ({type(error).__name__})",
+        code=Exit.MISSING,
+    )
+
+
+def standing_in(repo: str, *, offline: bool) -> str:
+    """The commit of a dataset whose revision the lock does not know."""
+    prepared = {path.name for path in cache.folder_of(repo).glob("*/*/" + "[0-9a-f]" * 40)}
+    if len(prepared) == 1:
+        return prepared.pop()
+    if not offline:
+        return current(repo)
+    raise EvalkitError(
+        f"the lock knows no revision of dataset {repo}, and"
+        f" {f'{len(prepared)} are' if prepared else 'none is'} prepared here",
+        fix="run the same command once online with the same HF_HOME",
+        code=Exit.MISSING,
+    )

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from evalkit.base import canon
 from evalkit.base.errors import EvalkitError, Exit
 from evalkit.base.machine.stamp import Unknown
-from evalkit.harness import publish
+from evalkit.harness import publish, samples
 from evalkit.harness.data import cache, loading, local, row_digests
 from evalkit.harness.data.row_digests import doc_hash
 from evalkit.inputs import rows as single
@@ -48,7 +48,7 @@ def _scoring(task: Any) -> dict[str, Any]:
     return {
         "output_type": str(task.OUTPUT_TYPE),
         "num_fewshot": task.get_config("num_fewshot") or 0,
-        "version": publish.plain(task.VERSION),
+        "version": samples.plain(task.VERSION),
         "metrics": {
             name: {"aggregation": _aggregation(config, name, function),
                    "higher_is_better": ways.get(name)}

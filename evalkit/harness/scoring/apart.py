@@ -26,9 +26,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from evalkit.harness.samples import Sample
 from evalkit.harness.scoring import own_code, rescore
 from evalkit.harness.scoring.own_code import Refused, Unlike
-from evalkit.harness.scoring.rescore import Sample, Scored
+from evalkit.harness.scoring.rescore import Scored
 
 SECONDS = 40.0  # for all of a record's tasks, and for each sample:
 SECONDS_A_SAMPLE = 0.02

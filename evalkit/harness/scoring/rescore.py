@@ -15,14 +15,14 @@ from importlib import metadata, util
 from pathlib import Path
 from typing import Any
 
-from evalkit.harness import documents, publish, tasks
+from evalkit.harness import publish, tasks
+from evalkit.harness.samples import Sample, plain, strings, unmarked
 from evalkit.harness.scoring.own_code import IGNORED, Refused, Unlike, harness_tasks, refuse_code
 from evalkit.inputs.models.builtin.demo import model as demo
 
 _NAME = re.compile(
     rb"""^["']?task["']?[ \t]*:[ \t]*["']?([^"'\s#\[{]+)["']?[ \t]*(?:#.*)?\r?$""", re.M
 )
-Sample = dict[str, Any]
 
 
 @dataclass(slots=True)
@@ -190,7 +190,7 @@ class Task:
         return [
             Instance(
                 request_type=kind,
-                doc=documents.unmarked(sample["doc"]),
+                doc=unmarked(sample["doc"]),
                 arguments=tuple(arguments.values()),
                 idx=index,
                 metadata=(self._task.task_name, sample["doc_id"], len(responses)),
@@ -205,16 +205,14 @@ class Task:
         scored = Scored("; ".join(self._asked(sample, instances)))
         for name in (ensemble.name for ensemble in self._task._filters):
             results = [each.filtered_resps[name] for each in instances]
-            metrics = self._task.process_results(documents.unmarked(sample["doc"]), results)
-            scored.filtered[name] = publish.strings(results)
-            scored.metrics[name] = {
-                metric: publish.plain(value) for metric, value in metrics.items()
-            }
+            metrics = self._task.process_results(unmarked(sample["doc"]), results)
+            scored.filtered[name] = strings(results)
+            scored.metrics[name] = {metric: plain(value) for metric, value in metrics.items()}
         return scored
 
     def _asked(self, sample: Sample, instances: list[Any]) -> Iterator[str]:
         """Whether target and requests are the task's own for this document."""
-        task, doc = self._task, documents.unmarked(sample["doc"])
+        task, doc = self._task, unmarked(sample["doc"])
         if str(task.doc_to_target(doc)) != sample["target"]:
             yield f"its target is {sample['target']}, lm-eval says {task.doc_to_target(doc)}"
         contexts = [each.args[0] for each in instances]

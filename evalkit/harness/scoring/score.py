@@ -11,19 +11,26 @@ the aggregates, their errors and the groups.
 
 import math
 import sys
+import traceback
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import redirect_stdout
+from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 from evalkit.base import canon
-from evalkit.base.errors import EvalkitError
-from evalkit.harness import publish, tasks
+from evalkit.base.errors import EvalkitError, Exit
+from evalkit.harness import publish, samples, tasks
 from evalkit.harness.asking import asked
 from evalkit.harness.asking import requests as building
-from evalkit.harness.scoring import blame
+from evalkit.harness.index import task_folder
+from evalkit.harness.samples import Sample, value_of
 from evalkit.harness.tasks import Leaf, Loaded
 
+_FIX = (
+    "mend the task, then `evalkit finish RUN`: answers are kept, and count while prompts are equal"
+)
 Answers = dict[str, dict[str, Any]]  # request id -> answer, as the journal has it
 
 
@@ -72,13 +79,13 @@ class _Scored:
     """A leaf task whose documents are scored: `evaluate` is to aggregate their metrics, which stand
     for the documents, and must ask nothing."""
 
-    def __init__(self, task: Any, first: Any, samples: list[dict[str, Any]]) -> None:
+    def __init__(self, task: Any, first: Any, samples: list[Sample]) -> None:
         first.repeats = 0
         self._task, self.instances = task, [first]  # whose filtered answers name the filters
         self._metric_fn_list: dict[str, Any] = {}  # with `bypass` evaluate wants samples
         self._metrics: dict[str, list[dict[str, Any]]] = {name: [] for name in first.filtered_resps}
         for sample in samples:
-            metrics = {name: sample[name] for name in sample["metrics"]}
+            metrics = {name: value_of(sample, name) for name in sample["metrics"]}
             self._metrics[sample["filter"]].append(metrics)
 
     def __getattr__(self, name: str) -> Any:
@@ -111,7 +118,7 @@ class Scoring:
         self._scored: dict[str, _Scored] = {}
         self._hashes: dict[str, str] = {}
 
-    def samples(self) -> Iterator[dict[str, Any]]:
+    def samples(self) -> Iterator[Sample]:
         """Every sample, as it is published, by leaf task, document and filter.
 
         Raises EvalkitError when an answer is missing.
@@ -119,22 +126,22 @@ class Scoring:
         filters: dict[str, int] = {}
         for name in sorted(self._loaded.leaves):
             found = self._samples(self._loaded.leaves[name])
-            self._hashes[name] = publish.task_hash(found)
-            yield from publish.samples(name, found, filters)
+            self._hashes[name] = samples.task_hash(found)
+            yield from samples.published(name, found, filters)
 
-    def _samples(self, leaf: Leaf) -> list[dict[str, Any]]:
+    def _samples(self, leaf: Leaf) -> list[Sample]:
         """lm-eval's own samples of a leaf task. Its requests are gone when they are made."""
         answers, task, suite = self._answers(leaf.name), leaf.task, self._loaded.suite
         with tasks.named(leaf.name):
             building.build_task(leaf, suite, self._template)
         asked.check(self._loaded, leaf, self._template or asked.Messages())
         replay = _Replay(answers, _ids(leaf, answers))
-        with blame.Scored(leaf.name, suite.include_path):
+        with _Blamed(leaf.name, suite.include_path):
             results = self._evaluate(replay, {leaf.name: _Asked(task)}, {}, log_samples=True)
-        samples: list[dict[str, Any]] = results["samples"][leaf.name]
-        self._scored[leaf.name] = _Scored(task, task.instances[0], samples)
+        made: list[Sample] = results["samples"][leaf.name]
+        self._scored[leaf.name] = _Scored(task, task.instances[0], made)
         task._instances = None
-        return samples
+        return made
 
     def results(self) -> dict[str, Any]:
         """lm-eval's results dictionary but for the samples, once all of these were made.
@@ -146,7 +153,7 @@ class Scoring:
         def alone(name: str) -> None:
             self._aggregated({name: scored[name]}, {})
 
-        with blame.Scored(" and ".join(groups) or "of the suite", own, list(scored), alone):
+        with _Blamed(" and ".join(groups) or "of the suite", own, list(scored), alone):
             results = self._aggregated(scored, groups)
         return publish.clean(results, own)
 
@@ -207,3 +214,52 @@ def _has_nan(result: Any) -> bool:
     if isinstance(result, (tuple, list)):
         return any(_has_nan(item) for item in result)
     return isinstance(result, float) and math.isnan(result)
+
+
+class _Blamed:
+    """A block in which a leaf task is scored. An error in it becomes an EvalkitError (1) that names
+    the task and the line that raised: a task's functions are its author's code, or lm-eval's.
+
+    Where several leaf tasks are scored at once, `alone` tries each of `leaves` again, to name the
+    one that fails.
+    """
+
+    def __init__(
+        self, name: str, include_path: Path | None, leaves: Sequence[str] = (),
+        alone: Callable[[str], None] = lambda _: None,
+    ) -> None:  # fmt: skip
+        self._name, self._own, self._leaves, self._alone = name, include_path, leaves, alone
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:  # fmt: skip
+        if not isinstance(error, Exception) or isinstance(error, EvalkitError):
+            return
+        for name in self._leaves:
+            with _Blamed(name, self._own):
+                self._alone(name)
+        place = self._place(trace)
+        if place is None:
+            return  # neither the task nor lm-eval had a part in it: our own bug
+        reason = (str(error).strip().splitlines() or [""])[0]
+        raise EvalkitError(
+            f"task '{self._name}' can't be scored: {type(error).__name__}: {reason}",
+            where=place, fix=_FIX, code=Exit.FAILED,
+        ) from None  # fmt: skip
+
+    def _place(self, trace: TracebackType | None) -> str | None:
+        """The last line of the task's own code, else of lm-eval's, on the way to the error."""
+        found: dict[str, str] = {}
+        harness = task_folder().resolve().parent
+        for frame in traceback.extract_tb(trace):
+            file = Path(frame.filename)
+            if self._own is not None and file.is_relative_to(self._own):
+                found["own"] = f"{file.relative_to(self._own)} line {frame.lineno}"
+            elif file.resolve().is_relative_to(harness):
+                inside = file.resolve().relative_to(harness.parent)
+                found["harness"] = f"{inside} line {frame.lineno}"
+        return found.get("own") or found.get("harness")

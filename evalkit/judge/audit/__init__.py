@@ -23,8 +23,8 @@ from evalkit.judge.audit.whole import Whole
 from evalkit.judge.verify import require_consistent
 from evalkit.plan import store
 from evalkit.record.packs import archive
+from evalkit.record.reading import scored
 from evalkit.record.reading.findings import shown
-from evalkit.record.reading.scores import scored
 from evalkit.record.signing import attest
 from evalkit.record.signing.keys import Private
 

@@ -20,8 +20,8 @@ from evalkit.plan.store import Plan
 from evalkit.plan.tokenise import Encoder, Row, tokenise
 from evalkit.record import journal
 from evalkit.record.journal import Answer
+from evalkit.record.reading import scored
 from evalkit.record.reading.evidence.samples import Document
-from evalkit.record.reading.scores import scored
 
 Name = tuple[str, int]  # leaf task and doc_id
 

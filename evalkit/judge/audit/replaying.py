@@ -28,7 +28,7 @@ from evalkit.plan.batch import Batch
 from evalkit.plan.grouping import make_batches
 from evalkit.plan.requests.request import Request
 from evalkit.plan.tokenise import Target, Tokenised
-from evalkit.record.reading.scores import scored
+from evalkit.record.reading import scored
 
 MEASURED = 24  # answers that noise is measured on where no better numerics are at hand
 

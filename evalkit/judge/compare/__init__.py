@@ -21,9 +21,9 @@ from evalkit.judge.compare import pairs as pairing
 from evalkit.judge.compare.flips import Excerpt, Flip
 from evalkit.judge.compare.kept import Kept
 from evalkit.judge.compare.pairs import LeftOut, Row
+from evalkit.record.reading import scored
 from evalkit.record.reading.folder import foreign
-from evalkit.record.reading.scores import scored
-from evalkit.record.reading.scores.scored import Scored
+from evalkit.record.reading.scored import Scored
 
 __all__ = ["Comparison", "Excerpt", "Flip", "Kept", "LeftOut", "Pair", "Row", "Side", "compare"]
 

@@ -9,10 +9,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from evalkit.harness.samples import Sample
 from evalkit.judge.compare.pairs import Row
 from evalkit.record.reading.evidence.samples import Document
 from evalkit.record.reading.folder import BROKEN
-from evalkit.record.reading.scores.scored import Scored
+from evalkit.record.reading.scored import Scored
 
 MAX_TEXT = 240
 NOT_TOLD = "(the samples do not hold it)"
@@ -87,7 +88,7 @@ def _texts(document: Document) -> tuple[str, str, str]:
         return NOT_TOLD, NOT_TOLD, NOT_TOLD
 
 
-def _told(sample: dict[str, Any]) -> tuple[str, str, str]:
+def _told(sample: Sample) -> tuple[str, str, str]:
     arguments = list(sample["arguments"].values())
     question, target = arguments[0]["arg_0"], sample["target"]
     if len(arguments) > 1:
@@ -95,7 +96,7 @@ def _told(sample: dict[str, Any]) -> tuple[str, str, str]:
     return cut(question, end=True), cut(str(target)), cut(_answer(sample, arguments))
 
 
-def _answer(sample: dict[str, Any], arguments: list[Any]) -> str:
+def _answer(sample: Sample, arguments: list[Any]) -> str:
     responses = [repeats[0] for repeats in sample["resps"]]
     if not isinstance(responses[0], list):  # a text that was generated
         return str(responses[0])

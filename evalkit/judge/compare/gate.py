@@ -14,8 +14,8 @@ from evalkit.base import schema, statistics
 from evalkit.base.errors import EvalkitError, Exit
 from evalkit.judge.compare import Comparison, Pair, Row
 from evalkit.judge.verify import Report, plain, verify
+from evalkit.record.reading import lm_eval
 from evalkit.record.reading.folder import Folder, MiB
-from evalkit.record.reading.lm_eval import results
 
 MAX_POLICY = 1 * MiB
 
@@ -78,7 +78,7 @@ def verdicts(paths: Sequence[Path]) -> list[Report]:
 def _verified(path: Path) -> Report:
     if (path / "record.json").is_file():
         return verify(path)
-    found = results.find(path)
+    found = lm_eval.find(path)
     return plain.verify(found.folder, f"results_{found.time}.json", asked=False)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from evalkit.base import statistics
 from evalkit.judge.compare.pairs import MIN_CLUSTERS, Row
-from evalkit.record.reading.scores.scored import Scored
+from evalkit.record.reading.scored import Scored
 
 DRAWS = 10_000
 _AT_ONCE = 1 << 22  # random numbers in memory

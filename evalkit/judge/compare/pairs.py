@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from evalkit.base import statistics
 from evalkit.base.statistics import Difference
-from evalkit.record.reading.scores import score_table, scored
-from evalkit.record.reading.scores.scored import Leaf, Metric, Scored
+from evalkit.record.reading import score_table, scored
+from evalkit.record.reading.scored import Leaf, Metric, Scored
 
 MCNEMAR = "McNemar exact"
 BY_LEAF = "paired t, clustered by leaf task"

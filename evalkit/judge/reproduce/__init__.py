@@ -27,8 +27,8 @@ from evalkit.judge.reproduce.verdicts import Verdict
 from evalkit.judge.verify import require_consistent
 from evalkit.plan import store
 from evalkit.record import journal
-from evalkit.record.answers import Answers
-from evalkit.record.reading.scores import scored
+from evalkit.record.journal import Answers
+from evalkit.record.reading import scored
 from evalkit.record.signing import attest, keys
 from evalkit.run import evaluate as run
 from evalkit.run.preparing import named, prepare

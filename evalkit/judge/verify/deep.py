@@ -189,7 +189,7 @@ def _scores(run: Path, record: Value, loaded: "Loaded", template: Any) -> Check:
     from evalkit.harness.scoring import score
     from evalkit.plan.store import Plan
     from evalkit.record import journal
-    from evalkit.record.answers import Answers
+    from evalkit.record.journal import Answers
 
     plan = Plan(run)
     done = journal.of_record(run, record, plan.entries)

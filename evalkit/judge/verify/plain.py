@@ -11,13 +11,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from evalkit.harness.samples import Sample
 from evalkit.judge.verify.checks import aggregates, completeness
 from evalkit.judge.verify.checks.scores import Scores
 from evalkit.record.reading.evidence import samples as sampled
-from evalkit.record.reading.evidence.samples import Document, Sample, Samples
+from evalkit.record.reading.evidence.samples import Document, Samples
 from evalkit.record.reading.findings import Check, Findings, Report, Status, difference, few, shown
 from evalkit.record.reading.folder import BROKEN, Folder, MiB, broken, reason
-from evalkit.record.reading.lm_eval.older import Completing, with_sizes
+from evalkit.record.reading.lm_eval import Completing, with_sizes
 
 MAX_RESULTS = 256 * MiB
 MAX_TASK = 2048 * MiB  # of one task's samples, which are held in memory: lm-eval writes by filter

@@ -15,7 +15,7 @@ from typing import Any
 from evalkit.base import canon
 from evalkit.plan.store import Plan
 from evalkit.record import journal
-from evalkit.record.answers import Answers
+from evalkit.record.journal import Answers
 from evalkit.record.salted import HEAD, LINES, REVEALED, SCHEMA, Salts, hidden
 
 Value = dict[str, Any]

@@ -1,14 +1,21 @@
-"""Whether a record is one, whether its files are the ones it names, and whether its ids follow from
-what they cover.
+"""Reads record.json and the samples, and checks whether a record fits its schema, whether its files
+are the ones that it names, and whether its ids follow from what they cover.
+
+Reading is bounded, as the author may be a stranger; `verify` says whether a record is true.
 """
 
 import hashlib
 import os
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 from evalkit.base import canon, schema
+from evalkit.base.errors import EvalkitError, Exit
+from evalkit.harness.samples import Sample
+from evalkit.record.reading.evidence.samples import NAME
 from evalkit.record.reading.findings import Check, Findings, Status, few, shown
 from evalkit.record.reading.folder import BROKEN, Folder, MiB, reason
 
@@ -29,7 +36,7 @@ class Read:
 
 
 def record(folder: Folder) -> Read:
-    """Read record.json once and hold it against its schema."""
+    """Read record.json once and check it against its schema."""
     findings = Findings("record")
     try:
         data = folder.read("record.json", MAX_RECORD)
@@ -60,105 +67,141 @@ def _of_another_version(name: str, newer: bool) -> Read:
     return Read(Check("record", Status.FAIL, detail), advice=advice)
 
 
+def read_record(run: Path) -> dict[str, Any]:
+    """Return the record of a run; EvalkitError (3) where there is none yet, (1) where it is not
+    usable."""
+    if not (run / "record.json").is_file():
+        raise EvalkitError(
+            "there is no finished run here", where=str(run),
+            fix="`evalkit status` says how far it is", code=Exit.MISSING,
+        )  # fmt: skip
+    read = record(Folder(run))
+    if read.record is None:
+        raise EvalkitError(read.check.detail, where=str(run / "record.json"), code=Exit.FAILED)
+    return read.record
+
+
+def read_samples(run: Path) -> Iterator[Sample]:
+    """Yield the samples of a run, in order; EvalkitError (1) where they can't be read."""
+    try:
+        for number, raw in Folder(run).gzip_lines(NAME):
+            sample = canon.loads(raw)
+            if not isinstance(sample, dict) or not isinstance(sample.get("task"), str):
+                raise ValueError(f"line {number:,} is no sample")
+            yield cast(Sample, sample)
+    except BROKEN as error:
+        raise EvalkitError(reason(error), where=str(run / NAME), code=Exit.FAILED) from None
+
+
 def files(folder: Folder, record: dict[str, Any]) -> Check:
-    """Every listed file is there with its size and digest, and nothing else is."""
+    """Check that every listed file is there with its size and digest, and nothing else is."""
     findings = Findings("files")
-    listed: dict[str, dict[str, Any]] = record["files"]
+    listed = record["files"]
     for name in sorted(listed):
         try:
             findings.add(file_problem(folder, name, listed[name]))
         except BROKEN as error:
             findings.add(reason(error))
     try:
-        found, strange = folder.walk()
+        names, strange = folder.walk()
     except BROKEN as error:
         findings.add(reason(error))
     else:
         if strange:
             findings.add(f"neither files nor folders: {few(strange)}")
-        if extra := found - set(listed) - UNLISTED:
+        if extra := names - set(listed) - UNLISTED:
             findings.add(f"{len(extra):,} files that the record does not list: {few(extra)}")
     size = sum(entry["size"] for entry in listed.values())
     return findings.check(f"{len(listed):,} files, {size / MiB:,.1f} MiB, digests equal")
 
 
 def file_problem(folder: Folder, name: str, entry: dict[str, Any]) -> str:
-    """How a file is not as the record lists it, or nothing."""
+    """Return how a file is not as the record lists it, or nothing."""
     if name in UNLISTED:
         return f"{name} must not be listed"
     with folder.reader(name) as handle:
         size = os.fstat(handle.fileno()).st_size
         if size != entry["size"]:
             return f"{shown(name)} has {size:,} bytes, recorded {entry['size']:,}"
-        found = hashlib.file_digest(handle, "sha256").hexdigest()
-    return "" if found == entry["sha256"] else f"{shown(name)} has another sha256"
+        digest = hashlib.file_digest(handle, "sha256").hexdigest()
+    return "" if digest == entry["sha256"] else f"{shown(name)} has another sha256"
 
 
 def ids(record: dict[str, Any], plan: dict[str, Any] | None) -> Check:
-    """The suite, plan, run and answers ids, each recomputed from what it covers."""
+    """Recompute the suite, plan, run and answers ids, each from what it covers."""
     findings = Findings("ids")
-    wanted = record["ids"]
-    findings.add_unequal("the suite id", wanted["suite"], canon.digest(_asked(record)))
-    findings.add_unequal("the run id", wanted["run"], canon.digest(_run(record)))
-    findings.add_unequal("the answers id", wanted["answers"], canon.digest(record["answers"]))
+    recorded = record["ids"]
+    findings.add_unequal("the suite id", recorded["suite"], canon.digest(_suite(record)))
+    findings.add_unequal("the run id", recorded["run"], canon.digest(_run(record)))
+    findings.add_unequal("the answers id", recorded["answers"], canon.digest(record["answers"]))
     if plan is None:
         return findings.check("suite, run and answers; without the plan's")
-    findings.add_unequal("the plan id", wanted["plan"], canon.digest(_plan(plan)))
-    for key in ("suite", "plan"):
-        findings.add_unequal(f"plan.json's {key} id", wanted[key], plan["ids"][key])
-    for key in ("level", "policy"):
-        findings.add_unequal(f"plan.json's {key}", record["engine"][key], plan[key])
+    findings.add_unequal("the plan id", recorded["plan"], canon.digest(_plan(plan)))
+    for key, id_ in plan["ids"].items():
+        findings.add_unequal(f"plan.json's {key} id", recorded[key], id_)
+    findings.add_unequal("plan.json's level", record["engine"]["level"], plan["level"])
+    findings.add_unequal("plan.json's policy", record["engine"]["policy"], plan["policy"])
     findings.add_unequal(
         "the tokenizer's digest", record["model"]["tokenizer"], canon.digest(plan["tokenizer"])
     )
-    files = {name: entry["sha256"] for name, entry in record["model"]["files"].items()}
-    unlike = {n for n, sha in plan["tokenizer"].items() if files.get(n, sha) != sha}
+    digests = _digests(record["model"]["files"])
+    unlike = {n for n, sha in plan["tokenizer"].items() if digests.get(n, sha) != sha}
     if unlike:
         findings.add(f"the plan's tokenizer files are not the model's: {few(unlike)}")
     return findings.check("suite, plan, run and answers follow from what they cover")
 
 
 def planned(folder: Folder, record: dict[str, Any]) -> list[Check]:
-    """run.json, what was decided before the run began, says what the record says."""
+    """Check that run.json, which was written before the run began, says what the record says."""
     if "run.json" not in record["files"]:
         return []
     body, findings = folder.json("run.json", MAX_RECORD), Findings("run")
-    inputs = body["inputs"]
-    wanted = {
+    pairs = {
         "execution": (record["execution"], body["execution"]),
         "ids": ({k: v for k, v in record["ids"].items() if k != "answers"}, body["ids"]),
         "suite": (record["suite"], body["suite"]),
         "model": (record["model"], body["model"]),
         "config": (record["command"]["config"], body["options"]),
         "inputs": (
-            _run(record) | {"plan": None, "suite": _asked(record)},
-            inputs | {"plan": None},
+            _run(record) | {"plan": None, "suite": _suite(record)},
+            body["inputs"] | {"plan": None},
         ),
     }
-    for name, (recorded, found) in wanted.items():
-        if recorded != found:
+    for name, (recorded, decided) in pairs.items():
+        if recorded != decided:
             findings.add(f"run.json's {name} is not the record's")
     return [findings.check("run.json decided what the record says")] if findings.count else []
 
 
-def _asked(record: dict[str, Any]) -> dict[str, Any]:
+def _suite(record: dict[str, Any]) -> dict[str, object]:
+    """Return what the suite id covers."""
     return {k: v for k, v in record["suite"].items() if k not in ("name", "partial")}
 
 
-def _run(record: dict[str, Any]) -> dict[str, Any]:
-    files = record["model"]["files"]
+def _run(record: dict[str, Any]) -> dict[str, object]:
+    """Return what the run id covers."""
     adapter = record["model"]["adapter"]
     return {
         "plan": record["ids"]["plan"],
-        "model": {name: entry["sha256"] for name, entry in files.items()},
-        "adapter": adapter and {n: entry["sha256"] for n, entry in adapter["files"].items()},
+        "model": _digests(record["model"]["files"]),
+        "adapter": adapter and _digests(adapter["files"]),
         "numerics": record["numerics"],
         "engine": record["engine"],
         "versions": record["environment"]["versions"],
     }
 
 
-def _plan(plan: dict[str, Any]) -> dict[str, Any]:
-    kept = ("tokenizer", "level", "policy", "max_length")
-    batches = [batch["id"] for batch in plan["batches"]]
-    return {"suite": plan["ids"]["suite"], "batches": batches} | {k: plan[k] for k in kept}
+def _plan(plan: dict[str, Any]) -> dict[str, object]:
+    """Return what the plan id covers."""
+    return {
+        "suite": plan["ids"]["suite"],
+        "batches": [batch["id"] for batch in plan["batches"]],
+        "tokenizer": plan["tokenizer"],
+        "level": plan["level"],
+        "policy": plan["policy"],
+        "max_length": plan["max_length"],
+    }
+
+
+def _digests(files: dict[str, dict[str, Any]]) -> dict[str, str]:
+    return {name: entry["sha256"] for name, entry in files.items()}

@@ -17,7 +17,7 @@ from evalkit.inputs import suite as suites
 from evalkit.inputs.models.tokenizer import Tokenizer
 from evalkit.plan.store import Plan
 from evalkit.record import auditlog, journal, record
-from evalkit.record.answers import Answers
+from evalkit.record.journal import Answers
 from evalkit.run import telemetry
 from evalkit.run.finishing import graded
 from evalkit.run.folder import Run

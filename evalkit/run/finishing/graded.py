@@ -9,22 +9,23 @@ from typing import Any
 
 from evalkit.base import canon
 from evalkit.base.errors import EvalkitError, Exit
-from evalkit.harness.programs import programs, verdicts
+from evalkit.harness import verdicts
+from evalkit.harness.samples import Sample
 from evalkit.harness.tasks import Loaded
 from evalkit.inputs.models.tokenizer import Tokenizer
 from evalkit.plan.store import Plan
 from evalkit.record import journal, record
-from evalkit.record.answers import Answers
+from evalkit.record.journal import Answers
 from evalkit.run.folder import Run
 
 GRADING = "grading.json"  # how a run's programs were run
 
 
 def write_samples(
-    run: Run, samples: Iterator[dict[str, Any]], known: verdicts.Verdicts
+    run: Run, samples: Iterator[Sample], known: verdicts.Verdicts
 ) -> record.SampleFacts:
     """Score and write the samples; EvalkitError (75) where a program has no verdict."""
-    with programs.judged(known) as asked:
+    with verdicts.judged(known) as asked:
         facts = record.write_samples(run.folder / "samples.jsonl.gz", samples)
     if missing := asked.keys() - known.keys():
         raise _ungraded(run, len(missing))
@@ -38,7 +39,7 @@ def programs_of(run: Run, loaded: Loaded, tokenizer: Tokenizer) -> dict[str, str
     plan = Plan(run.folder)
     done = journal.read(run.folder / "journal", run.body["ids"]["run"], plan.entries)
     template = tokenizer.chat_template_for(loaded.suite)
-    with programs.judged({}) as asked:
+    with verdicts.judged({}) as asked:
         for _ in score.Scoring(loaded, Answers(plan, done).of, template).samples():
             pass
     return dict(asked)
@@ -47,7 +48,7 @@ def programs_of(run: Run, loaded: Loaded, tokenizer: Tokenizer) -> dict[str, str
 def needed(run: Run, loaded: Loaded) -> verdicts.Verdicts:
     """The verdicts that a run is scored by; EvalkitError (75) where it needs some and has none."""
     found = verdicts.read(run.folder)
-    graded = [name for name, leaf in loaded.leaves.items() if programs.is_graded(leaf.task)]
+    graded = [name for name, leaf in loaded.leaves.items() if verdicts.is_graded(leaf.task)]
     if graded and not found:
         most = loaded.suite.limit or sys.maxsize
         counts = (loaded.leaves[name].locked.documents for name in graded)

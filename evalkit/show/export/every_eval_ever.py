@@ -16,8 +16,8 @@ from typing import Any
 from evalkit.base import canon, schema
 from evalkit.base.errors import EvalkitError, Exit
 from evalkit.inputs.suite import OWN_FILES
-from evalkit.record.methods import BOOTSTRAP
-from evalkit.record.reading.scores.score_table import Score, model_name
+from evalkit.record.reading.score_table import Score, model_name
+from evalkit.record.sections import BOOTSTRAP
 from evalkit.show.source import Source, rows
 
 VERSION = "0.3.0"

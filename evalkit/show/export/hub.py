@@ -15,8 +15,8 @@ import yaml
 from evalkit.base import canon
 from evalkit.base.errors import EvalkitError
 from evalkit.inputs.suite import OWN_FILES
-from evalkit.record.reading.scores import score_table
-from evalkit.record.reading.scores.score_table import Score
+from evalkit.record.reading import score_table
+from evalkit.record.reading.score_table import Score
 from evalkit.show.source import Source, headline_rows
 
 # The task of a dataset, by its id and lm-eval's task, where the Hub calls it otherwise.

@@ -11,6 +11,7 @@ from typing import Any
 
 from evalkit.base import canon
 from evalkit.base.errors import EvalkitError, Exit
+from evalkit.harness.samples import Sample, value_of
 from evalkit.show.source import Source
 
 ROWS_AT_ONCE = 2_000  # held in memory
@@ -47,7 +48,7 @@ def to_lm_eval(source: Source, out: Path) -> Path:
     return folder
 
 
-def _json_lines(samples: Iterable[dict[str, Any]]) -> Iterator[bytes]:
+def _json_lines(samples: Iterable[Sample]) -> Iterator[bytes]:
     for sample in samples:
         body = {key: value for key, value in sample.items() if key != "task"}
         yield json.dumps(body, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
@@ -82,11 +83,15 @@ def _blocks(buffer: Any) -> Iterator[bytes]:
         yield buffer.slice(start, min(1 << 20, buffer.size - start)).to_pybytes()
 
 
-def _row(sample: dict[str, Any], metrics: list[str], mark: str) -> dict[str, object]:
-    texts = {name: str(sample[name]).encode("utf-8", "backslashreplace").decode() for name in TEXTS}
-    nested = {name: canon.dumps(canon.finite(sample[name])) for name in NESTED}
+def _row(sample: Sample, metrics: list[str], mark: str) -> dict[str, object]:
+    texts = {name: _text(sample, name) for name in TEXTS}
+    nested = {name: canon.dumps(canon.finite(value_of(sample, name))) for name in NESTED}
     scores = {name: _number(sample.get(name)) for name in metrics}
     return {"mark": mark, "doc_id": sample["doc_id"], **texts, **nested, **scores}
+
+
+def _text(sample: Sample, name: str) -> str:
+    return str(value_of(sample, name)).encode("utf-8", "backslashreplace").decode()
 
 
 def _number(value: Any) -> float | None:

@@ -10,9 +10,8 @@ import io
 import math
 from collections.abc import Sequence
 
-from evalkit.record.reading import output
-from evalkit.record.reading.scores import score_table
-from evalkit.record.reading.scores.score_table import Score
+from evalkit.record.reading import output, score_table
+from evalkit.record.reading.score_table import Score
 from evalkit.show.source import COLUMNS, Cell, Row
 
 CSV = [name for name in COLUMNS if name != "depth"]

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from evalkit.base.errors import EvalkitError, Exit
-from evalkit.record.reading.scores import score_table
+from evalkit.record.reading import score_table
 from evalkit.show.source import Source, facts, rows
 
 PROJECT = "evalkit"

@@ -11,9 +11,9 @@ from pathlib import Path
 from evalkit.judge import compare
 from evalkit.judge.compare import Flip, Pair, Row, Side
 from evalkit.judge.verify import Wanted
+from evalkit.record.reading import lm_eval
 from evalkit.record.reading.evidence import samples
 from evalkit.record.reading.folder import BROKEN, Folder
-from evalkit.record.reading.lm_eval import results
 from evalkit.show.report.parts import leaves, matrix, scores, texts, verdict
 from evalkit.show.report.parts.matrix import Entry
 from evalkit.show.report.parts.verdict import Statement
@@ -177,7 +177,7 @@ def _documents(run: Path, wanted: set[Key]) -> Iterator[tuple[Key, leaves.Shown]
     if (run / "record.json").is_file():
         documents = samples.documents(Folder(run), samples.Samples())
     else:
-        documents = results.find(run).documents()
+        documents = lm_eval.find(run).documents()
     for document in documents:
         key = (document.leaf, document.doc_id)
         if key in wanted:

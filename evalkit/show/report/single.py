@@ -12,12 +12,10 @@ from typing import Any, NotRequired, TypedDict
 
 from evalkit.base import canon
 from evalkit.judge.verify import Report, Status, Wanted, plain, verify
-from evalkit.record.reading import identity
+from evalkit.record.imported import as_record
+from evalkit.record.reading import identity, lm_eval, score_table
 from evalkit.record.reading.evidence.plan import MAX_PLAN
 from evalkit.record.reading.folder import BROKEN, Folder
-from evalkit.record.reading.lm_eval import results
-from evalkit.record.reading.lm_eval.as_record import as_record
-from evalkit.record.reading.scores import score_table
 from evalkit.show import published, summary
 from evalkit.show.report.parts import leaves, plots, scores, texts, verdict
 from evalkit.show.source import facts
@@ -111,7 +109,7 @@ def run_page(
 
 def _plain_page(run: Path, wanted: Wanted, *, everything: bool, pack: str) -> RunPage:
     """Return the page of lm-eval's own results; EvalkitError where they have no samples."""
-    written = results.find(run)
+    written = lm_eval.find(run)
     report = plain.verify(written.folder, f"results_{written.time}.json", asked=wanted.asked)
     record = as_record(written)
     kept = texts.Texts(len(record["tasks"]), everything=everything)

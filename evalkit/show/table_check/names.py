@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable, Sequence
 
-from evalkit.record.reading.scores.score_table import Score
+from evalkit.record.reading.score_table import Score
 
 # As papers write them: without case, spaces and signs.
 ALIASES = {

@@ -10,7 +10,7 @@ two rows, columns or errors swapped must not pass.
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from evalkit.record.reading.scores.score_table import Score
+from evalkit.record.reading.score_table import Score
 from evalkit.show.table_check import means, names
 from evalkit.show.table_check.numbers import Number
 from evalkit.show.table_check.table import Entry, Finding, Table, entries, left

@@ -14,7 +14,7 @@ from typing import Any
 from evalkit.base import canon
 from evalkit.judge.verify.checks import completeness
 from evalkit.plan.requests.request import recorded_terms, settings_from
-from evalkit.record import methods
+from evalkit.record import sections
 from evalkit.record.reading.evidence.journal import Journal
 from evalkit.record.reading.evidence.plan import Plan
 from evalkit.record.reading.evidence.samples import Samples
@@ -23,8 +23,8 @@ from evalkit.record.reading.folder import BROKEN, reason
 
 PROFILES = ("native", "precise")
 DTYPES = ("float32", "bfloat16", "float16")
-METHODS = {"tasks": (methods.MEAN, methods.BOOTSTRAP),
-           "groups": (methods.POOLED, methods.UNWEIGHTED)}  # fmt: skip
+METHODS = {"tasks": (sections.MEAN, sections.BOOTSTRAP),
+           "groups": (sections.POOLED, sections.UNWEIGHTED)}  # fmt: skip
 KINDS = {"multiple_choice": "loglikelihood"}  # lm-eval's output types by another request's name
 _SEGMENT = re.compile(r"([0-9]{8}T[0-9]{6}Z)-(.+)-([0-9]+)-[0-9a-f]{4}", re.ASCII)
 _SLACK_S = 60.0  # by which two clocks, or two readings of one, may be apart

@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from evalkit.record.reading.evidence.samples import Sample
+from evalkit.harness.samples import Sample
 
 _METRICS = {
     "multiple_choice": {"acc", "acc_norm", "acc_bytes"},

@@ -7,7 +7,8 @@ document's pass rate follow from them. No program is run: `evalkit grade RUN` do
 from collections import Counter
 from typing import Any
 
-from evalkit.harness.programs import verdicts
+from evalkit.harness import verdicts
+from evalkit.harness.samples import Sample, value_of
 from evalkit.judge.verify.checks.scores import same
 from evalkit.record.reading.evidence.samples import Document
 from evalkit.record.reading.findings import Check, Findings, shown
@@ -59,10 +60,11 @@ class Grading:
         return [self._findings.check(f"{words} {shown(self._graded['image'])[:19]}")]
 
 
-def _unequal(document: Document, sample: Value, passed: int, count: int) -> str:
+def _unequal(document: Document, sample: Sample, passed: int, count: int) -> str:
     """A pass rate that does not follow from the verdicts, or nothing."""
     for name in set(sample["metrics"]) & set(verdicts.METRICS):
-        values = sample[name] if isinstance(sample[name], dict) else {"pass@1": sample[name]}
+        value = value_of(sample, name)
+        values = value if isinstance(value, dict) else {"pass@1": value}
         for key, value in values.items():
             wanted = verdicts.pass_at_k(passed, count, int(key.rpartition("@")[2] or 1))
             if not same(value, wanted):

@@ -10,10 +10,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from evalkit.base import canon
+from evalkit.harness.samples import Sample, value_of
 from evalkit.harness.scoring import apart, rescore
 from evalkit.harness.scoring.own_code import OwnCode, Refused, Unlike
 from evalkit.judge.verify.checks import choices
-from evalkit.record.reading.evidence.samples import Document, Sample
+from evalkit.record.reading.evidence.samples import Document
 from evalkit.record.reading.findings import Check, Findings, Status, few, shown
 from evalkit.record.reading.folder import BROKEN, reason
 
@@ -186,8 +187,9 @@ def _unequal(document: Document, sample: Sample, wanted: dict[str, Any], kind: o
     for name, value in wanted.items():
         number = isinstance(value, (int, float))
         value = 0.0 if nan and number else value
-        if not same(sample[name], value):
-            return f"{document.name}: {shown(name)} is {shown(sample[name])}, should be {value}"
+        recorded = value_of(sample, name)
+        if not same(recorded, value):
+            return f"{document.name}: {shown(name)} is {shown(recorded)}, should be {value}"
     return ""
 
 

@@ -14,7 +14,7 @@ from json.encoder import encode_basestring as quoted  # canonical JSON of a stri
 from typing import Any
 
 from evalkit.base import canon
-from evalkit.harness import documents as stored
+from evalkit.harness.samples import Sample, unmarked, value_of
 from evalkit.inputs import rows
 from evalkit.record.reading.evidence import possible
 from evalkit.record.reading.evidence.journal import Journal
@@ -37,8 +37,6 @@ FIELDS = {
     "prompt_hash": str,
     "target_hash": str,
 }  # lm-eval's, with the task's name in front; then the metrics
-
-Sample = dict[str, Any]
 
 
 @dataclass(slots=True)
@@ -157,7 +155,7 @@ def parsed(
 
 def _shape_problem(sample: Sample) -> str:
     for name, kind in FIELDS.items():
-        value = sample[name]
+        value = value_of(sample, name)
         if not isinstance(value, kind) or (kind is int and (type(value) is not int or value < 0)):
             return f"{name} is not a {kind.__name__}"
     metrics = sample["metrics"]
@@ -177,7 +175,7 @@ def _shape_problem(sample: Sample) -> str:
 
 def doc_hash(doc: Any) -> str:
     """lm-eval's doc_hash: sha256 (hex) of the document, as a sample has it, as indented JSON."""
-    return _hash(json.dumps(stored.unmarked(doc), indent=2, ensure_ascii=False))
+    return _hash(json.dumps(unmarked(doc), indent=2, ensure_ascii=False))
 
 
 def _hash(text: str) -> str:
@@ -196,14 +194,14 @@ def note(document: Document, found: Samples, journal: Journal | None) -> None:
     leaf.rows.update(sample["doc_hash"].encode())
     number, hashes = document.doc_id, (sample["doc_hash"], sample["target_hash"])
     names = ("doc_hash", "prompt_hash", "target_hash")
-    leaf.hashes += "".join(sample[name] for name in names).encode()
+    leaf.hashes += "".join(value_of(sample, name) for name in names).encode()
     leaf.questions.append(f"[{number},{','.join(map(quoted, hashes))}]")
     leaf.prompts.append(f"[{number},{quoted(sample['prompt_hash'])}]")
     _note_answers(document, leaf, found, journal)
     _note_health(document, found)
     for each in document.samples:
         for metric in each["metrics"]:
-            leaf.values[metric, each["filter"]].append(each[metric])
+            leaf.values[metric, each["filter"]].append(value_of(each, metric))
     _note_asked(sample, leaf)
     _note_choices(document, found, journal)
     leaf.each += rows.short(sample["doc_hash"])  # last: ValueError where it is no hash
@@ -247,7 +245,7 @@ def _note_filters(document: Document, leaf: Leaf, found: Samples) -> None:
         found.order.add(f"{document.name} has filters {shown(filters)}")
     shared = FIELDS.keys() - {"filter", "filtered_resps", "metrics"}
     for sample in document.samples[1:]:
-        if any(sample[name] != document.first[name] for name in shared):
+        if any(value_of(sample, name) != value_of(document.first, name) for name in shared):
             found.shape.add(f"{document.name} differs between filters")
 
 
@@ -264,7 +262,7 @@ def _note_hashes(document: Document, findings: Findings) -> None:
         findings.add(f"{document.name}: {reason(error)}")
         return
     for name, digest in hashes.items():
-        if sample[name] != digest:
+        if value_of(sample, name) != digest:
             findings.add(f"{document.name} is not what its {name} says")
 
 

@@ -11,9 +11,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NotRequired, TypedDict
 
+from evalkit.harness.samples import Sample, value_of
+from evalkit.record.reading import score_table
 from evalkit.record.reading.evidence import samples
 from evalkit.record.reading.folder import BROKEN, Folder
-from evalkit.record.reading.scores import score_table
 from evalkit.show.report.parts.texts import Texts
 
 CUT, NOT_FOUND, EMPTY, TIE, NAN, CLOSE_CALL, UNCLOSED = 1, 2, 4, 8, 16, 32, 64
@@ -160,7 +161,7 @@ def _close(by_name: dict[str, Leaf], texts: Texts) -> None:
         last.texts, last.num_texts = texts.end()
 
 
-def _of_filter(document: samples.Document, metric: str) -> dict[str, Any]:
+def _of_filter(document: samples.Document, metric: str) -> Sample:
     wanted = metric.split(",", 1)[1]
     return next((s for s in document.samples if s["filter"] == wanted), document.first)
 
@@ -208,7 +209,7 @@ def shown(document: samples.Document, values: list[float] | None) -> Shown:
         "id": document.doc_id,
         "prompt": prompts[0],
         "target": sample["target"],
-        "metrics": {f"{name},{s['filter']}": s[name] for s in document.samples
+        "metrics": {f"{name},{s['filter']}": value_of(s, name) for s in document.samples
                     for name in s["metrics"]},
     }  # fmt: skip
     if values is None:

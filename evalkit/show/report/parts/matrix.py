@@ -12,8 +12,8 @@ from typing import Any
 
 from evalkit.base import statistics
 from evalkit.judge.verify import Report
-from evalkit.record.reading.scores import score_table
-from evalkit.record.reading.scores.score_table import Score
+from evalkit.record.reading import score_table
+from evalkit.record.reading.score_table import Score
 from evalkit.show.report.parts import verdict
 
 

@@ -7,9 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from evalkit.base import statistics
-from evalkit.record.reading import output
-from evalkit.record.reading.scores import score_table
-from evalkit.record.reading.scores.score_table import Score
+from evalkit.record.reading import output, score_table
+from evalkit.record.reading.score_table import Score
 from evalkit.show.export import tables
 from evalkit.show.report.parts.leaves import Leaf
 from evalkit.show.source import Fact, headline_rows

@@ -15,13 +15,12 @@ from typing import Any
 
 from evalkit.base import canon, statistics
 from evalkit.base.errors import EvalkitError, Exit
+from evalkit.harness.samples import value_of
 from evalkit.inputs.untrusted import Groups
-from evalkit.record.reading import identity
+from evalkit.record.reading import identity, lm_eval, score_table
 from evalkit.record.reading.evidence.samples import Document, Samples, documents
 from evalkit.record.reading.findings import shown
 from evalkit.record.reading.folder import BROKEN, Folder, foreign, reason
-from evalkit.record.reading.lm_eval import results
-from evalkit.record.reading.scores import score_table
 
 Value = tuple[float, float]  # a document's value and its weight
 
@@ -95,7 +94,7 @@ def _read(path: Path) -> Scored:
         )  # fmt: skip
     if (path / "record.json").is_file():
         return _read_record(path)
-    found = results.find(path)
+    found = lm_eval.find(path)
     tables = _Tables.of_results(found.body)
     return _scored(path, found.name, None, tables, found.documents)
 
@@ -220,7 +219,9 @@ class _Making:
         self.chances.append(document.chance)
         for sample in document.samples:
             for name in sample["metrics"]:
-                self.values.setdefault(f"{name},{sample['filter']}", []).append(sample[name])
+                self.values.setdefault(f"{name},{sample['filter']}", []).append(
+                    value_of(sample, name)
+                )
 
     def leaf(self, name: str, reported: dict[str, tuple[float, bool]]) -> Leaf:
         metrics, left_out = {}, {}
