@@ -203,6 +203,9 @@ bench-start: setup-dev ## where the seconds of a short command go, first and sec
 bench-scale: setup-dev ## core's batches replayed on 1 to 1,024 shards; writes docs/cluster.md's tables
 	@.venv/bin/python -m bench.scale
 
+census: setup-dev ## lm-eval's 13,000 tasks, each tried without its data: 20 minutes; writes docs/tasks.md
+	@.venv/bin/python -m bench.census
+
 lint: setup-dev ## ruff, its formatter in check mode, and mypy
 	@.venv/bin/ruff check
 	@.venv/bin/ruff format --check

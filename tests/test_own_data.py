@@ -250,12 +250,12 @@ def test_a_metric_that_cannot_be_had_is_refused_before_anything_is_computed(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """lm-eval logs it, asks the model everything, and fails then."""
-    import evaluate
+    from evaluate import loading as metrics
 
     def missing(name: str) -> None:
         raise FileNotFoundError(name)
 
-    monkeypatch.setattr(evaluate, "load", missing)
+    monkeypatch.setattr(metrics, "load", missing)
     metric = {"metric": "own_f1", "aggregation": "mean", "higher_is_better": True}
     path = suite_of(folder, {"one": FORMS["one"] | {"metric_list": [metric]}})
     with pytest.raises(EvalkitError, match="task 'l_one' is scored with own_f1, which") as caught:
