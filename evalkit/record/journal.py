@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from evalkit.base import canon
 from evalkit.base.errors import EvalkitError, Exit, one_of
 from evalkit.inputs.chat.texts import Texts
+from evalkit.record.types import JournalLine
 
 if TYPE_CHECKING:  # plan.store loads numpy, which reading a record does without
     from evalkit.plan.store import Plan
@@ -92,7 +93,7 @@ class Journal:
         return {part: a for name in names for part, a in self.batches[name].answers().items()}
 
 
-def lines(path: Path) -> Iterator[tuple[int, Place, dict[str, Any] | None]]:
+def lines(path: Path) -> Iterator[tuple[int, Place, JournalLine | None]]:
     """Yield the number, the place and the value of each line; None for the value where the line is
     torn, altered or no line of a journal."""
     start = 0
@@ -153,7 +154,7 @@ def read(folder: Path, run: str, batches: Container[str], prefer: str | None = N
     return journal
 
 
-def of_record(run: Path, record: dict[str, Any], batches: Container[str]) -> Journal:
+def of_record(run: Path, record: Mapping[str, Any], batches: Container[str]) -> Journal:
     """Read the journal of a finished run. Where segments are unequal, the answers of the segment
     that the record prefers count."""
     preferred = record["preferred"]
@@ -168,7 +169,7 @@ def _segments(folder: Path) -> list[Path]:
 
 def _of_run(
     path: Path, run: str, batches: Container[str], set_aside: list[str]
-) -> Iterator[tuple[Place, dict[str, Any]]]:
+) -> Iterator[tuple[Place, JournalLine]]:
     """Yield the lines of a segment that answer one of this run's batches; set the others aside."""
     for number, place, line in lines(path):
         if line is None or line["run"] != run or line["batch"] not in batches:

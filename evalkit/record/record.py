@@ -16,9 +16,17 @@ from typing import Any
 from evalkit.base import canon, schema
 from evalkit.harness.samples import Sample, value_of
 from evalkit.inputs.suite import Lock
+from evalkit.inputs.types import FileEntry
 from evalkit.plan.types import PlanBody
 from evalkit.record.journal import Answers
-from evalkit.record.sections import BOOTSTRAP, MEAN, POOLED, UNWEIGHTED
+from evalkit.record.sections import (
+    BOOTSTRAP,
+    MEAN,
+    POOLED,
+    UNWEIGHTED,
+    GroupResult,
+    Metric,
+)
 
 SCHEMA = "evalkit/record/4"
 UNLISTED = ("record.json", "attestation.json", "report.html", ".lock")
@@ -114,13 +122,13 @@ def health(
 def metrics(
     result: dict[str, Any], higher_is_better: dict[str, Any], method: dict[str, str | None],
     otherwise: str | None = None,
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Metric]:  # fmt: skip
     """A task's or group's `<metric>,<filter>` entries, each with its standard error.
 
     `method` says how lm-eval made a metric's standard error, by metric name; `otherwise`: that of a
     metric that is not among them.
     """
-    found = {}
+    found: dict[str, Metric] = {}
     for key, value in result.items():
         name, comma, filtered = key.partition(",")
         if not comma or name.endswith("_stderr"):
@@ -185,9 +193,9 @@ def _methods(config: dict[str, Any]) -> dict[str, str | None]:
     } or {"acc": MEAN, "acc_norm": MEAN, "exact_match": MEAN}
 
 
-def groups(results: dict[str, Any], weighted: dict[str, dict[str, bool]]) -> dict[str, Any]:
+def groups(results: dict[str, Any], weighted: dict[str, dict[str, bool]]) -> dict[str, GroupResult]:
     """The record's groups section; `weighted` says per group which metrics weigh by size."""
-    found = {}
+    found: dict[str, GroupResult] = {}
     for name, children in results["group_subtasks"].items():
         result = results["results"].get(name, {})
         methods: dict[str, str | None] = {
@@ -204,7 +212,7 @@ def groups(results: dict[str, Any], weighted: dict[str, dict[str, bool]]) -> dic
     return found
 
 
-def list_files(folder: Path) -> dict[str, dict[str, Any]]:
+def list_files(folder: Path) -> dict[str, FileEntry]:
     """Size and sha256 of every file of a run but those that may be there unlisted."""
     found = sorted(path for path in folder.rglob("*") if path.is_file())
     return {

@@ -15,6 +15,7 @@ from typing import Any, cast
 from evalkit.base import canon, schema
 from evalkit.base.errors import EvalkitError, Exit
 from evalkit.harness.samples import Sample
+from evalkit.inputs.types import FileEntry
 from evalkit.record.reading.evidence.samples import NAME
 from evalkit.record.reading.findings import Check, Findings, Status, few, shown
 from evalkit.record.reading.folder import BROKEN, Folder, MiB, reason
@@ -115,7 +116,7 @@ def files(folder: Folder, record: dict[str, Any]) -> Check:
     return findings.check(f"{len(listed):,} files, {size / MiB:,.1f} MiB, digests equal")
 
 
-def file_problem(folder: Folder, name: str, entry: dict[str, Any]) -> str:
+def file_problem(folder: Folder, name: str, entry: FileEntry) -> str:
     """Return how a file is not as the record lists it, or nothing."""
     if name in UNLISTED:
         return f"{name} must not be listed"
@@ -203,5 +204,5 @@ def _plan(plan: dict[str, Any]) -> dict[str, object]:
     }
 
 
-def _digests(files: dict[str, dict[str, Any]]) -> dict[str, str]:
+def _digests(files: dict[str, FileEntry]) -> dict[str, str]:
     return {name: entry["sha256"] for name, entry in files.items()}

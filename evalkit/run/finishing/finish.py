@@ -18,6 +18,7 @@ from evalkit.inputs.models.tokenizer import Tokenizer
 from evalkit.plan.store import Plan
 from evalkit.record import auditlog, journal, record
 from evalkit.record.journal import Answers
+from evalkit.record.sections import Segment
 from evalkit.run import telemetry
 from evalkit.run.finishing import graded
 from evalkit.run.folder import Run
@@ -194,7 +195,8 @@ def _add_energy(total: dict[str, Any], more: dict[str, Any]) -> None:
             total[part] = joules if isinstance(joules, dict) else total[part] + joules
 
 
-def _segments(happened: list[dict[str, Any]], done: journal.Journal) -> list[dict[str, Any]]:
+def _segments(happened: list[dict[str, Any]], done: journal.Journal) -> list[Segment]:
+    untold = stamp.unknown("an older evalkit does not say")
     stops = {e["segment"]: e["time"] for e in happened if e["event"] == "segment.stop"}
     return [
         {
@@ -204,10 +206,9 @@ def _segments(happened: list[dict[str, Any]], done: journal.Journal) -> list[dic
             "host": event["host"],
             "hardware": event["hardware"],
             "slurm": event["slurm"],
-            **{
-                name: event.get(name, stamp.unknown("an older evalkit does not say"))
-                for name in ("level", "repeats", "kernels")
-            },
+            "level": event.get("level", untold),
+            "repeats": event.get("repeats", untold),
+            "kernels": event.get("kernels", untold),
             "batches": done.by_segment.get(event["segment"], 0),
         }
         for event in happened
