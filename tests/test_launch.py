@@ -315,6 +315,13 @@ def test_a_container_goes_on_under_its_launchers_name_and_not_as_process_1(
     assert owner.is_dead() is None
 
 
+def test_a_folder_with_a_shipped_suites_name_is_not_taken_for_the_suite(home: Path) -> None:
+    """A folder `demo` where it was started ended every launch of the suite."""
+    (home / "demo").mkdir()
+    found = work(home, "eval", "--model", "demo", "--suite", "demo", "--offline")
+    assert f"{home}/demo" not in found.readable
+
+
 def test_the_scratch_of_a_killed_launcher_is_removed_by_the_next_and_no_other(
     tmp_path: Path,
 ) -> None:

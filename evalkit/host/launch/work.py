@@ -169,6 +169,8 @@ def _named(arguments: Sequence[str]) -> tuple[set[Path], set[Path]]:
             writable.add(path.parent.parent)  # the audit log is its results folder's
         elif path.suffix == ".yaml" and command == "lock":
             writable.add(path.parent)  # the lock goes beside the suite
+        elif word == options.get(SUITE) and path.is_dir():
+            continue  # a shipped suite's name, and a folder that happens to have it
         else:
             readable |= suite_files(path) if word == options.get(SUITE) else {path}
             readable |= linked_from(path) if word in map(options.get, MODELS) else set()
