@@ -13,7 +13,7 @@ from support import call
 
 from evalkit.base.errors import EvalkitError
 from evalkit.engine import core
-from evalkit.engine.hardware import kernels, packages, sums
+from evalkit.engine.hardware import kernels, packages
 from evalkit.engine.hardware.kernels import EFFICIENT, PLAIN
 from evalkit.engine.probe import probe, repeat
 from evalkit.engine.tree import attention
@@ -93,7 +93,7 @@ def test_a_fallback_is_named_with_its_reason() -> None:
 @pytest.mark.parametrize("dim", [0, 1, -1, -2])
 def test_a_product_with_a_triangle_is_the_cumulative_sum(dim: int) -> None:
     values = torch.randn(5, 64, 33, generator=torch.Generator().manual_seed(0))
-    assert torch.allclose(sums.product(values, dim), values.cumsum(dim), atol=1e-4)
+    assert torch.allclose(kernels.triangle_product(values, dim), values.cumsum(dim), atol=1e-4)
 
 
 def test_models_that_sum_floats_cumulatively_are_those_of_the_list() -> None:
@@ -108,7 +108,7 @@ def test_models_that_sum_floats_cumulatively_are_those_of_the_list() -> None:
         sums_floats = re.search(r"\b(g|decay|vecF_logsig)\.cumsum\(|cumsum\(A, dim", text)
         if sums_floats and any(name.startswith(path.parent.name) for name in CAUSAL):
             found.add(path.parent.name)
-    assert found == set(sums.TYPES)
+    assert found == set(kernels.CUMSUM_TYPES)
 
 
 def test_sums_are_replaced_for_such_models_on_a_gpu_only() -> None:
@@ -117,12 +117,16 @@ def test_sums_are_replaced_for_such_models_on_a_gpu_only() -> None:
         made.get_text_config = lambda: made
         return made
 
-    assert sums.needed(config("mamba2"), "cuda:0") and sums.needed(config("qwen3_5_text"), "auto")
-    assert not sums.needed(config("mamba2"), "cpu") and not sums.needed(config("llama"), "cuda")
+    assert kernels.needs_cumsum(config("mamba2"), "cuda:0") and kernels.needs_cumsum(
+        config("qwen3_5_text"), "auto"
+    )
+    assert not kernels.needs_cumsum(config("mamba2"), "cpu") and not kernels.needs_cumsum(
+        config("llama"), "cuda"
+    )
     whole = torch.arange(6)
-    assert torch.equal(sums.cumsum(whole, 0), whole.cumsum(0))
+    assert torch.equal(kernels.cumsum(whole, 0), whole.cumsum(0))
     with torch.device("meta"):  # any device but a CPU
-        low = sums.cumsum(torch.zeros(2, 7, dtype=BF16), -1)
+        low = kernels.cumsum(torch.zeros(2, 7, dtype=BF16), -1)
     assert low.dtype is BF16 and low.shape == (2, 7)
 
 

@@ -9,8 +9,8 @@ import torch
 
 from evalkit.base.errors import EvalkitError, Exit
 from evalkit.engine.answers import generate, scoring
-from evalkit.engine.hardware import heap, split, sums, weights
-from evalkit.engine.hardware.device import AUTO
+from evalkit.engine.hardware import kernels, split, weights
+from evalkit.engine.hardware.device import AUTO, keep_freed_memory
 from evalkit.engine.numerics.numerics import Numerics, fix_numerics, numerics_for, quantization
 from evalkit.engine.text import decoding, processors
 from evalkit.engine.tree import attention, rotary, tail
@@ -132,12 +132,12 @@ def load(
     of a level. Raises EvalkitError when that can't be done."""
     fix_numerics(numerics)
     loaded = weights.load(model, numerics, device, adapter)
-    if sums.needed(loaded.config, device):
-        sums.replace()
+    if kernels.needs_cumsum(loaded.config, device):
+        kernels.replace_cumsum()
     if level == "tree":
         attention.switch(loaded, attention.NAME)
     if device == AUTO:
         device = str(loaded.get_input_embeddings().weight.device)
     if device == "cpu":
-        heap.keep_freed()
+        keep_freed_memory()
     return Engine(loaded, tokenizer, device, level, numerics)

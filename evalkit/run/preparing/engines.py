@@ -139,9 +139,9 @@ class Engine:
 
     def kernels(self, loaded: Any, model: Model, device: str) -> list[str]:
         """What computes that another host may compute by other means, in words."""
-        from evalkit.engine.hardware import kernels, packages, sums
+        from evalkit.engine.hardware import kernels, packages
 
-        more = [sums.NOTE] if sums.needed(loaded.model.config, device) else []
+        more = [kernels.CUMSUM_NOTE] if kernels.needs_cumsum(loaded.model.config, device) else []
         return [
             f"attention {kernels.told(loaded)}",
             *more,
