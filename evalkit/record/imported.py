@@ -16,10 +16,11 @@ from typing import Any
 from evalkit.base import canon
 from evalkit.base.errors import EvalkitError, Exit
 from evalkit.base.machine import stamp
+from evalkit.harness.samples import Counts, Results
 from evalkit.record import record as records
 from evalkit.record.reading import lm_eval
 from evalkit.record.reading.folder import Folder, foreign
-from evalkit.record.reading.lm_eval import Completing, PlainResults, Results
+from evalkit.record.reading.lm_eval import Completing, PlainResults
 from evalkit.record.sections import Metric
 
 SCHEMA = "evalkit/imported/1"
@@ -125,7 +126,7 @@ def _limit(body: Results) -> int | None:
     return int(limit) if isinstance(limit, (int, float)) and limit >= 1 else None
 
 
-def _task(body: Results, leaf: str, count: dict[str, Any]) -> dict[str, object]:
+def _task(body: Results, leaf: str, count: Counts) -> dict[str, object]:
     config = (body.get("configs") or {}).get(leaf) or {}
     dataset = {
         "repo": str(config.get("dataset_path") or leaf),

@@ -9,9 +9,9 @@ in it names weights, and nothing holds its numbers against what a model answered
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from evalkit.harness.samples import Sample
+from evalkit.harness.samples import Results, Sample
 from evalkit.judge.verify.checks import aggregates, completeness
 from evalkit.judge.verify.checks.scores import Scores
 from evalkit.record.reading.evidence import samples as sampled
@@ -41,7 +41,8 @@ def verify(root: Path, name: str, *, asked: bool) -> Report:
     checks: list[Check] = []
     try:
         results = folder.json(name, MAX_RESULTS)
-        record = _record(with_sizes(results))
+        with_sizes(results)
+        record = _record(results)
         version = shown(results.get("lm_eval_version"))
         told = f"lm-eval {version}, {len(record['tasks']):,} leaf tasks"
         evidence = _Evidence(folder, name, results, record)
@@ -166,7 +167,7 @@ class _Evidence:
         """Each kept task's documents, a document's filters together."""
         for leaf in self.kept:
             found: dict[int, list[Sample]] = {}
-            older = Completing(self.results, leaf)
+            older = Completing(cast(Results, self.results), leaf)
             try:
                 if self.folder.path(self._file(leaf)).stat().st_size > MAX_TASK:
                     raise broken(f"more than {MAX_TASK // MiB:,} MiB of samples")

@@ -12,16 +12,14 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from evalkit.base import canon
 from evalkit.base.errors import EvalkitError, Exit
-from evalkit.harness.samples import Sample
+from evalkit.harness.samples import Results, Sample
 from evalkit.record.reading.evidence.samples import Document
 from evalkit.record.reading.folder import Folder, MiB
 
 MAX_RESULTS = 256 * MiB
-Results = dict[str, Any]
 _TIME = re.compile(r"results_(.+)\.json")
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from evalkit.base import canon, statistics
 from evalkit.base.errors import EvalkitError, Exit
-from evalkit.harness.samples import value_of
+from evalkit.harness.samples import Results, value_of
 from evalkit.inputs.untrusted import Groups
 from evalkit.record.reading import identity, lm_eval, score_table
 from evalkit.record.reading.evidence.samples import Document, Samples, documents
@@ -120,12 +120,12 @@ class _Tables:
         return cls(metrics, children, [item["task"] for item in record["suite"]["tasks"]])
 
     @classmethod
-    def of_results(cls, body: dict[str, Any]) -> "_Tables":
+    def of_results(cls, body: Results) -> "_Tables":
         better = body.get("higher_is_better") or {}
         metrics: dict[str, dict[str, tuple[float, bool]]] = {}
         for name, result in body["results"].items():
             metrics[name] = {
-                key: (float(value), (better.get(name) or {}).get(key.partition(",")[0], True))
+                key: (float(value), bool((better.get(name) or {}).get(key.partition(",")[0], True)))
                 for key, value in result.items()
                 if "," in key and "_stderr," not in key and isinstance(value, int | float)
             }

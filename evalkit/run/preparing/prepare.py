@@ -7,7 +7,7 @@ its unfinished run, and an upgrade or a changed option is named before it costs 
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from evalkit.base.errors import EvalkitError, Exit
 from evalkit.base.machine import stamp
 from evalkit.inputs import engine_name, hub, locked
 from evalkit.inputs import suite as suites
+from evalkit.inputs.chat import templates
 from evalkit.inputs.models import architecture, checkpoint
 from evalkit.inputs.models import model as models
 from evalkit.inputs.models.model import Model
@@ -23,7 +24,7 @@ from evalkit.inputs.suite import Lock, Suite
 from evalkit.inputs.types import FileEntry
 from evalkit.plan import memory
 from evalkit.plan.store import LEVELS, Policy
-from evalkit.run.preparing import clock, engines
+from evalkit.run.preparing import engines
 from evalkit.run.preparing.engines import Asked, Engine
 
 FREE_BYTES = 200_000_000  # what a full run of the largest shipped suite leaves, with room
@@ -123,7 +124,7 @@ def prepare(
         allow_pickle=options.allow_pickle,
         trust_remote_code=options.trust_remote_code,
     )
-    suite = clock.at_its_time(suite, model, options.clock)
+    suite = _at_its_time(suite, model, options.clock)
     adapter = models.resolve_adapter(options.adapter) if options.adapter else None
     parameters = checkpoint.num_parameters(model)
     _check_out(options.out / model.short_name)
@@ -233,3 +234,20 @@ def _check_out(folder: Path) -> None:
             fix="free space or choose another --out",
             code=Exit.MISSING,
         )
+
+
+def _at_its_time(suite: Suite, model: Model, clock: str | None) -> Suite:
+    """The suite with the time that a chat template reads: the recorded one, else now; none where no
+    template reads any, so that equal runs on two days are equal."""
+    reads = [suite.chat.text] if suite.chat.text is not None else _templates(model)
+    if not suite.apply_chat_template or not any(templates.READS_CLOCK in text for text in reads):
+        return suite
+    return replace(suite, chat=suite.chat.at(clock or templates.now()))
+
+
+def _templates(model: Model) -> list[str]:
+    """The files that may hold a chat template of the model's."""
+    names = [Path(name).name for name in model.tokenizer_files()]
+    names = [name for name in names if "template" in name or name == "tokenizer_config.json"]
+    found = (path for path in model.folder.rglob("*") if path.name in names and path.is_file())
+    return [path.read_text("utf-8", "replace") for path in found]
