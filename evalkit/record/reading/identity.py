@@ -16,6 +16,7 @@ from evalkit.base import canon, schema
 from evalkit.base.errors import EvalkitError, Exit
 from evalkit.harness.samples import Sample
 from evalkit.inputs.types import FileEntry
+from evalkit.plan.types import PlanBody
 from evalkit.record.reading.evidence.samples import NAME
 from evalkit.record.reading.findings import Check, Findings, Status, few, shown
 from evalkit.record.reading.folder import BROKEN, Folder, MiB, reason
@@ -128,7 +129,7 @@ def file_problem(folder: Folder, name: str, entry: FileEntry) -> str:
     return "" if digest == entry["sha256"] else f"{shown(name)} has another sha256"
 
 
-def ids(record: dict[str, Any], plan: dict[str, Any] | None) -> Check:
+def ids(record: dict[str, Any], plan: PlanBody | None) -> Check:
     """Recompute the suite, plan, run and answers ids, each from what it covers."""
     findings = Findings("ids")
     recorded = record["ids"]
@@ -192,7 +193,7 @@ def _run(record: dict[str, Any]) -> dict[str, object]:
     }
 
 
-def _plan(plan: dict[str, Any]) -> dict[str, object]:
+def _plan(plan: PlanBody) -> dict[str, object]:
     """Return what the plan id covers."""
     return {
         "suite": plan["ids"]["suite"],

@@ -7,9 +7,10 @@ import os
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from evalkit.base import schema
+from evalkit.plan.types import BatchEntry, PlanBody, SettingsEntry
 from evalkit.record.reading.evidence import tokens
 from evalkit.record.reading.findings import Check, Findings, difference, few, shown
 from evalkit.record.reading.folder import BROKEN, Folder, MiB, broken, reason
@@ -27,20 +28,20 @@ class Batch:
     task: str
     kind: str
     parts: list[str]
-    settings: dict[str, Any] | None = None
+    settings: SettingsEntry | None = None
 
 
 @dataclass(slots=True)
 class Plan:
     """A plan whose shape has been checked. `requests`: leaf task -> request -> its parts."""
 
-    body: dict[str, Any]
+    body: PlanBody
     batches: dict[str, Batch] = field(default_factory=dict)
     requests: dict[str, dict[str, list[int | None]]] = field(default_factory=dict)
 
-    def settings_of(self, leaf: str) -> list[dict[str, Any]]:
+    def settings_of(self, leaf: str) -> list[SettingsEntry]:
         """The different generation settings of a leaf task's batches."""
-        found: list[dict[str, Any]] = []
+        found: list[SettingsEntry] = []
         for batch in self.batches.values():
             if batch.task == leaf and batch.settings is not None and batch.settings not in found:
                 found.append(batch.settings)
@@ -122,7 +123,7 @@ def _target(target: Any) -> bool:
     return all(map(_integer, (row, end, start))) and _integer(last, -1) and isinstance(part, str)
 
 
-def _indexed(body: dict[str, Any], findings: Findings) -> Plan:
+def _indexed(body: PlanBody, findings: Findings) -> Plan:
     plan = Plan(body)
     requests: dict[str, dict[str, list[int | None]]] = defaultdict(lambda: defaultdict(list))
     for entry in body["batches"]:
@@ -181,7 +182,7 @@ def _tokens(folder: Folder, plan: Plan, scored: Mapping[str, int], findings: Fin
     try:
         with folder.reader("plan.tokens") as handle:
             size = os.fstat(handle.fileno()).st_size
-            for index, entry in enumerate(trunks.entries + plan.body["batches"]):
+            for index, entry in enumerate([*trunks.entries, *plan.body["batches"]]):
                 is_trunk = index < len(trunks.entries)
                 name = f"{'trunk' if is_trunk else 'batch'} {entry['id'][:19]}"
                 if entry["offset"] != offset:
@@ -191,11 +192,11 @@ def _tokens(folder: Folder, plan: Plan, scored: Mapping[str, int], findings: Fin
                 data = handle.read(entry["size"])
                 whole.update(data)
                 offset += len(data)
-                problem = (
-                    trunks.problem(index, data)
-                    if is_trunk
-                    else tokens.batch_problem(entry, data, plan.body, trunks, scored)
-                )
+                if is_trunk:
+                    problem = trunks.problem(index, data)
+                else:
+                    batch = cast(BatchEntry, entry)
+                    problem = tokens.batch_problem(batch, data, plan.body, trunks, scored)
                 findings.add(problem and f"{name} {problem}")
             if handle.read(1):
                 findings.add("plan.tokens holds more than the trunks and batches")

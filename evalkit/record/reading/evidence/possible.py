@@ -12,6 +12,7 @@ from operator import mul, neg
 from typing import Any
 
 from evalkit.base import canon
+from evalkit.plan.types import SettingsEntry
 
 _ROUNDING = 1e-3  # nats: what the largest log-probability may lie above 0, by an engine's rounding
 _LEAST = 1 - 1e-2  # what all tokens at one place have together, by the same
@@ -25,7 +26,7 @@ _FLIP = 0.5  # nats that two requests of one prompt, computed apart, may be off 
 Answer = dict[str, Any]
 
 
-def problem(answer: Answer, settings: dict[str, Any] | None) -> str:
+def problem(answer: Answer, settings: SettingsEntry | None) -> str:
     """Why no model gives this answer, or nothing; `settings`: a generated text's."""
     return likelihood(answer) if settings is None else generation(answer, settings)
 
@@ -44,7 +45,7 @@ def likelihood(answer: Answer) -> str:
     return ""
 
 
-def generation(answer: Answer, settings: dict[str, Any]) -> str:
+def generation(answer: Answer, settings: SettingsEntry) -> str:
     """What can't be of a generated text under its settings, or nothing. Where an engine of
     lm-eval's tells nothing but the text, there is nothing to see."""
     tokens, text, stop = answer["tokens"], answer["text"], answer["stop"]
@@ -64,7 +65,7 @@ def generation(answer: Answer, settings: dict[str, Any]) -> str:
     return _chances(answer["logprobs"], answer["margins"], sampled=settings["do_sample"])
 
 
-def _is_at_its_longest(answer: Answer, settings: dict[str, Any]) -> bool:
+def _is_at_its_longest(answer: Answer, settings: SettingsEntry) -> bool:
     """Whether a text is as long as it may be; a thought may have a limit of its own."""
     tokens, most = len(answer["tokens"]), settings["max_gen_toks"]
     budget, thought = settings.get("max_think_toks", 0), answer.get("thought")

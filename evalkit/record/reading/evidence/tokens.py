@@ -10,9 +10,16 @@ import zlib
 from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from evalkit.base import canon
+from evalkit.plan.types import (
+    BatchEntry,
+    PlanBody,
+    PolicyEntry,
+    SettingsEntry,
+    TargetEntry,
+    TrunkEntry,
+)
 from evalkit.record.reading.folder import MiB, broken
 
 MAX_BATCH = 64 * MiB  # of a batch's token ids, unpacked
@@ -32,7 +39,7 @@ def _unpacked(data: bytes, size: int) -> bytes:
 class Trunks:
     """The plan's trunks, whose shape has been checked: a parent stands before its children."""
 
-    def __init__(self, entries: list[dict[str, Any]]) -> None:
+    def __init__(self, entries: list[TrunkEntry]) -> None:
         self.entries = entries
         self._lengths: list[int] = []  # with their parents'
         for entry in entries:
@@ -57,7 +64,7 @@ class Trunks:
 
 
 def batch_problem(
-    entry: dict[str, Any], data: bytes, body: dict[str, Any], trunks: Trunks,
+    entry: BatchEntry, data: bytes, body: PlanBody, trunks: Trunks,
     scored: Mapping[str, int],
 ) -> str:  # fmt: skip
     """What is wrong with a batch's block, or nothing. `scored`: how many tokens each part's answer
@@ -95,8 +102,8 @@ def batch_problem(
 
 
 def _target_problem(
-    target: list[Any], entry: dict[str, Any], found: "list[_Row]", trunk: int,
-    body: dict[str, Any], scored: Mapping[str, int],
+    target: TargetEntry, entry: BatchEntry, found: "list[_Row]", trunk: int,
+    body: PlanBody, scored: Mapping[str, int],
 ) -> str:  # fmt: skip
     """What is wrong with a target behind a trunk of that many tokens, or nothing."""
     if not _target_fits(target, found, trunk, entry["settings"] is not None):
@@ -111,9 +118,7 @@ def _target_problem(
     return ""
 
 
-def _slots(
-    entry: dict[str, Any], policy: dict[str, int], settings: dict[str, Any], trunk: int
-) -> int:
+def _slots(entry: BatchEntry, policy: PolicyEntry, settings: SettingsEntry, trunk: int) -> int:
     longest = max(int(target[2]) for target in entry["targets"]) - trunk
     tokens = max(1, longest + int(settings["max_gen_toks"]))
     return max(1, min(policy["max_slots"], policy["max_cache"] // tokens))
@@ -162,14 +167,14 @@ def _rows(content: bytes, rows: int, tokens: int) -> list[_Row]:
     return found
 
 
-def _may_share(entry: dict[str, Any], rows: list[_Row], level: str) -> bool:
+def _may_share(entry: BatchEntry, rows: list[_Row], level: str) -> bool:
     """Trees are level tree's, trunks levels tree and prefix have."""
     return (level == "tree" or all(len(row.starts) == 1 for row in rows)) and (
         level in ("tree", "prefix") or entry["trunk"] is None
     )
 
 
-def _target_fits(target: list[Any], rows: list[_Row], trunk: int, generates: bool) -> bool:
+def _target_fits(target: TargetEntry, rows: list[_Row], trunk: int, generates: bool) -> bool:
     """Its path ends in its row, and nothing inside the trunk is scored."""
     row, end, start, last, _ = target
     if row >= len(rows) or end >= rows[row].length:
