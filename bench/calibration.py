@@ -19,7 +19,7 @@ from bench import data
 from bench.tables import table
 from evalkit.base import canon, statistics
 from evalkit.inputs import suite
-from evalkit.judge.compare import kept as keeping
+from evalkit.judge.compare import pairs as pairing
 from evalkit.judge.compare.pairs import MIN_CLUSTERS
 from evalkit.judge.reproduce import verdicts
 
@@ -172,7 +172,7 @@ def coverage() -> str:
             if len(sums) < MIN_CLUSTERS:
                 pairs = zip(np.concatenate(before), np.concatenate(after), strict=True)
                 sums = [(1, a, b, chance) for a, b in pairs]
-            shares = keeping.shares(np.array(sums, dtype=np.float64), SEED)
+            shares = pairing.shares(np.array(sums, dtype=np.float64), SEED)
             low, high = np.quantile(shares, [statistics.ALPHA / 2, 1 - statistics.ALPHA / 2])
             held += bool(low <= share <= high)
         rows.append([name, f"{held / (DRAWS // 5):.0%}"])

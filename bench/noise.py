@@ -21,10 +21,10 @@ from bench.pool import FINE_TUNED, SMALL, Answers, Pool, Values, Variant
 from bench.report_noise import TUNED_ON, Outcome, page
 from evalkit.base import canon
 from evalkit.inputs.models import model as models
-from evalkit.judge.audit import judging, replaying
+from evalkit.judge.audit import replaying
 from evalkit.judge.audit.drawing import Drawn
-from evalkit.judge.audit.judging import Judged
-from evalkit.judge.audit.rounding import Rounding
+from evalkit.judge.audit.judging import Judge
+from evalkit.judge.audit.noise import Rounding
 
 DOC = data.ROOT / "docs" / "audit.md"
 SEED = 0
@@ -104,12 +104,17 @@ class Bench:
         self, variant: Variant, answers: Answers, values: Values, rounding: Rounding
     ) -> Outcome:
         """Audit these answers as if they were the record's."""
-        judged, drawn = Judged(), self.samples(answers)
+        drawn = self.samples(answers)
+        written = iter(sample.answers[part] for sample in drawn for part in sorted(sample.answers)
+                       if "text" in sample.answers[part])  # fmt: skip
+
+        def decode(*_: object) -> tuple[dict[str, Any], str]:
+            answer = next(written)  # texts stay as they were written
+            return answer, answer["stop"]
+
+        judged = Judge(rounding, decode)
         for sample in drawn:
-            stops = {part: (a["text"], a["stop"]) for part, a in sample.answers.items()
-                     if "text" in a}  # fmt: skip
-            told = iter(stops[part] for part in sorted(stops))
-            judging.judge(sample, self.exact, rounding, lambda *_, told=told: next(told), judged)
+            judged.sample(sample, self.exact)
         failed = [bool(sample.problems) for sample in drawn]
         units = [judged.values[sample.name] for sample in drawn]
         margins = [margin for part in self.texts for margin in values[part][1]]

@@ -7,10 +7,8 @@ from dataclasses import dataclass
 from bench import variants
 from bench.tables import machine, on, table
 from evalkit.judge import audit
-from evalkit.judge.audit import rounding as roundings
-from evalkit.judge.audit import whole
-from evalkit.judge.audit.rounding import Rounding
-from evalkit.judge.audit.whole import Whole
+from evalkit.judge.audit import noise
+from evalkit.judge.audit.noise import JointTest, Rounding
 
 DRAWS = 1000
 COUNTS = (10, 30, 100)
@@ -32,18 +30,18 @@ class Outcome:
     margins: list[float]
     elsewhere: "Outcome | None" = None
 
-    def whole(self) -> Whole:
+    def whole(self) -> JointTest:
         """The test of all samples together."""
-        return whole.judge(self.values, self.rounding)
+        return noise.joint_test(self.values, self.rounding)
 
     def kinds(self, count: int) -> Counter[str]:
         """How often an audit of `count` samples names each kind of difference."""
         source = random.Random(SEED)
-        sums = [whole.excess(sample, self.rounding) for sample in self.values]
+        sums = [noise.excess(sample, self.rounding) for sample in self.values]
         found: Counter[str] = Counter()
         for _ in range(DRAWS):
             drawn = source.choices(range(len(sums)), k=count)
-            shifted = whole.further([sums[index] for index in drawn]) > whole.ERRORS
+            shifted = noise.standard_errors([sums[index] for index in drawn]) > noise.ERRORS
             found[audit.kind(shifted, sum(self.failed[i] for i in drawn), count)] += 1
         return found
 
@@ -54,8 +52,8 @@ def page(outcomes: list[Outcome], samples: int, model: str) -> str:
     return PAGE.format(
         on=on(machine()), samples=samples, draws=DRAWS, model=model, values=f"{values:,}",
         alarms=_alarms([o for o in outcomes if o.honest]),
-        caught=_caught([o for o in outcomes if not o.honest]), sigmas=roundings.SIGMAS,
-        rounded=roundings.ROUNDED, other=roundings.OTHER, errors=whole.ERRORS, cap=whole.CAP,
+        caught=_caught([o for o in outcomes if not o.honest]), sigmas=noise.SIGMAS,
+        rounded=noise.ROUNDED, other=noise.OTHER, errors=noise.ERRORS, cap=noise.CAP,
         noise=f"{outcomes[0].rounding.logit:.3f}", rank=variants.RANK, lora=variants.LORA_CHANGE,
         rate=variants.LEARNING_RATE, tuned=TUNED_ON, missed=_missed(outcomes),
     )  # fmt: skip

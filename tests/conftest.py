@@ -138,3 +138,39 @@ def write_task() -> Callable[..., Path]:
         return path
 
     return write
+
+
+@pytest.fixture
+def lm_eval() -> None:
+    """For the tests in which lm-eval scores samples again: skips where it isn't installed."""
+    from evalkit.harness.scoring import rescore
+
+    if rescore.installed() is None:
+        pytest.skip("lm-eval isn't installed")
+
+
+@pytest.fixture
+def without_lm_eval(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests about a record's folder alone: lm-eval isn't there to score samples again, but in
+    those that ask for `lm_eval` or for a `demo` run."""
+    from evalkit.harness.scoring import rescore
+
+    if not {"lm_eval", "demo"} & set(request.fixturenames):
+        monkeypatch.setattr(rescore, "installed", lambda: None)
+
+
+@pytest.fixture
+def shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of shipped suites that holds the one of `runs.Run`, whole."""
+    from runs import Run
+
+    from evalkit.judge.verify.checks import completeness
+
+    suites = tmp_path / "suites"
+    suites.mkdir()
+    run = Run()
+    suite = {"name": "tiny", "tasks": [task["task"] for task in run.suite["tasks"]]}
+    (suites / "tiny.lock.yaml").write_text(yaml.safe_dump(run.lock))
+    (suites / "tiny.yaml").write_text(yaml.safe_dump(suite))
+    monkeypatch.setattr(completeness, "SUITES", [suites])
+    return suites

@@ -9,6 +9,8 @@ from typing import Any
 import runs
 from runs import Run
 
+from evalkit.plan import store
+
 Value = dict[str, Any]
 
 
@@ -124,7 +126,7 @@ def identified(run: Run) -> Run:
     """Every id that follows from a changed suite, its single rows or plan."""
     run.lock["rows_file"] = f"sha256:{runs.sha256(run.rows())}"
     run.record["ids"]["suite"] = run.plan["ids"]["suite"] = run.suite_id()
-    run.plan["ids"]["plan"] = run.record["ids"]["plan"] = runs.plan_id(run.plan)
+    run.plan["ids"]["plan"] = run.record["ids"]["plan"] = store.plan_id(run.plan)
     run.record["ids"]["run"] = runs.run_id(run.record)
     run.lines = [run.line(batch) for batch in run.plan["batches"]]
     return run

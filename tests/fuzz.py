@@ -27,7 +27,7 @@ import runs
 import tamper
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from runs import Run
-from test_verify import scalars
+from verifying import scalars
 
 from evalkit.base.errors import EvalkitError
 from evalkit.base.machine import stamp

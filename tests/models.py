@@ -145,7 +145,7 @@ def _prose() -> Iterator[str]:
     source = random.Random(0)
     for _ in range(300):
         yield " ".join(source.choices(COMMON, k=12)).capitalize() + "."
-        yield _question(source, source.choice(ANSWERS)) + CUE
+        yield question(source, source.choice(ANSWERS)) + CUE
         yield f"So the answer is ({source.choice(LETTERS)}).\n\n"
         yield f"So the answer is {source.choice(['Yes', 'No', '7', '12'])}.\n\n"
 
@@ -238,7 +238,7 @@ def _sentencepiece(texts: list[str], vocabulary: int) -> tuple[Any, str, str]:
     return raw, "<s>", "</s>"
 
 
-def _question(source: random.Random, style: str) -> str:
+def question(source: random.Random, style: str) -> str:
     """A question of bbh's shape: some sentences, then options as the style has them."""
     words = [
         source.choice(COMMON) if source.random() < 0.8 else str(source.randint(1, 99))
@@ -337,13 +337,13 @@ def _prompts(tokenizer: Any, source: random.Random) -> Iterator[list[int]]:
     def style() -> str:
         return source.choice(ANSWERS)
 
-    shots = "".join(_question(source, kind) + CUE + _answer(source, kind) for kind in ANSWERS[:2])
+    shots = "".join(question(source, kind) + CUE + _answer(source, kind) for kind in ANSWERS[:2])
     before = odd(PROMPT) if source.random() < 0.5 else ids(shots)
     for _ in range(PROMPTS):
-        question = ids(_question(source, style()))
+        middle = ids(question(source, style()))
         if source.random() < 0.5:
-            question = odd(source.randint(20, 60))
-        made = (before + question + ids(CUE))[1 - PROMPT :]
+            middle = odd(source.randint(20, 60))
+        made = (before + middle + ids(CUE))[1 - PROMPT :]
         yield [tokenizer.bos_token_id] * (PROMPT - len(made)) + made
 
 

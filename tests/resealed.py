@@ -17,7 +17,7 @@ import runs
 from forgeries import identified
 from runs import Run
 from tamper import label
-from test_verify import changed, scalars
+from verifying import changed, scalars
 
 Value = dict[str, Any]
 Edit = tuple[str, Callable[[], Run]]  # what is changed, and the run that results

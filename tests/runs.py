@@ -2,16 +2,15 @@
 
 Two multiple-choice leaf tasks in a group, a generating one with a filter, and one that scores whole
 texts in windows. Names and configs are lm-eval's own (all but the last), so that it can score the
-samples again; questions, answers and model are made up. Every digest is computed here by hand, not
-by evalkit's code.
+samples again; questions, answers and model are made up. Canonical JSON, means and the lock's rows
+are made by evalkit's own code; what is asked, answered and scored, the plan's blocks and the ids
+are made here.
 """
 
-import base64
 import copy
 import gzip
 import hashlib
 import json
-import math
 import re
 import struct
 import zlib
@@ -20,6 +19,14 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+
+from evalkit.base import canon, statistics
+from evalkit.base.canon import digest
+from evalkit.inputs import rows
+from evalkit.inputs.rows import Rows
+from evalkit.plan import store
+from evalkit.record import journal
+from evalkit.record import record as records
 
 Value = dict[str, Any]
 Answer = Callable[[str, Value], Value]
@@ -186,19 +193,9 @@ ABSENT = ("image", "driver", "cuda", "cublas", "cudnn", "runtime")  # of this en
 SEGMENT = "20260102T030405Z-host-1-abcd"
 
 
-def canonical(value: Any) -> str:
-    """Canonical JSON, as the design says it."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-
-
 def sha256(data: bytes | str) -> str:
     """sha256 (hex)."""
     return hashlib.sha256(data.encode() if isinstance(data, str) else data).hexdigest()
-
-
-def digest(value: Any) -> str:
-    """A tagged digest of canonical JSON."""
-    return f"sha256:{sha256(canonical(value))}"
 
 
 def doc_hash(doc: Value) -> str:
@@ -427,26 +424,24 @@ class Run:
         sizes = [len(self.documents[leaf]) for leaf in self.groups[name]]
         values = [results[leaf]["acc,none"] for leaf in self.groups[name]]
         errors = [results[leaf]["acc_stderr,none"] for leaf in self.groups[name]]
-        value = sum(v * n for v, n in zip(values, sizes, strict=True)) / sum(sizes)
+        value = statistics.weighted_mean(values, sizes)
         found = {"alias": name, "name": name, "sample_len": sum(sizes), "acc,none": value}
         if "N/A" in errors:
             return found | {"acc_stderr,none": "N/A"}
-        pairs = list(zip(errors, sizes, strict=True))
-        pooled = sum((n - 1) * n * e**2 for e, n in pairs) / (sum(sizes) - len(sizes))
-        return found | {"acc_stderr,none": math.sqrt(pooled / sum(sizes))}
+        return found | {"acc_stderr,none": statistics.pooled_standard_error(errors, sizes)}
 
     # evalkit's side
 
     def _lock(self) -> Value:
         tasks: Value = {}
         for leaf, config in self.configs.items():
-            rows = "".join(doc_hash(doc) for doc in DOCUMENTS[leaf])
+            hashes = "".join(doc_hash(doc) for doc in DOCUMENTS[leaf])
             tasks[leaf] = {
                 "dataset": config["dataset_path"],
                 "config": config.get("dataset_name"),
                 "split": "test",
                 "documents": len(DOCUMENTS[leaf]),
-                "rows": f"sha256:{sha256(rows)}",
+                "rows": f"sha256:{sha256(hashes)}",
                 "shots": _shots() if config["num_fewshot"] else None,
                 **self._scoring(leaf),
             }
@@ -482,7 +477,6 @@ class Run:
         """How a leaf task is scored, as a lock pins it."""
         config = self.configs[leaf]
         listed = {entry["metric"]: entry for entry in config["metric_list"]}
-        left_out = {"metadata", "dataset_kwargs", "custom_dataset"}
         return {
             "output_type": config["output_type"],
             "num_fewshot": config["num_fewshot"],
@@ -495,33 +489,32 @@ class Run:
                 for name, way in _ways(self.metrics(leaf)).items()
             },
             "filters": [self.filter(leaf)],
-            "settings": digest({k: v for k, v in config.items() if k not in left_out}),
+            "settings": rows.of_settings(config),
         }
 
-    def asked(self, leaf: str) -> tuple[list[str], list[str]]:
+    def asked(self, leaf: str) -> tuple[bytes, bytes]:
         """Digests of what each document is asked with, and of its target and continuations."""
-        prompts, targets = [], []
+        prompts, targets = b"", b""
         for doc in DOCUMENTS[leaf]:
             asked = self.prompts(leaf, doc)
             scored = [args[1] for args in asked if len(args) > 1 and isinstance(args[1], str)]
-            prompts.append(digest([asked[0][0]]).removeprefix("sha256:"))
-            targets.append(digest([self.target(leaf, doc), *scored]).removeprefix("sha256:"))
+            prompts += rows.of_prompts([asked[0][0]])
+            targets += rows.of_target(self.target(leaf, doc), scored)
         return prompts, targets
 
     def rows(self) -> str:
-        """lock.rows: a line for each leaf task, with 8 bytes of each document's digests."""
-        lines = [
+        """lock.rows."""
+        return rows.text(
             {
-                "schema": "evalkit/rows/1",
-                "task": leaf,
-                "documents": _base64(self.hashes[leaf]),
-                "prompts": _base64(self.locked[leaf][0]),
-                "targets": _base64(self.locked[leaf][1]),
-                "shots": _base64(SHOTS) if self.configs[leaf]["num_fewshot"] else None,
+                leaf: Rows(
+                    documents=rows.joined(self.hashes[leaf]),
+                    prompts=self.locked[leaf][0],
+                    targets=self.locked[leaf][1],
+                    shots=rows.joined(SHOTS) if self.configs[leaf]["num_fewshot"] else None,
+                )
+                for leaf in self.configs
             }
-            for leaf in sorted(self.configs)
-        ]
-        return "".join(f"{canonical(line)}\n" for line in lines)
+        )
 
     def _suite(self) -> Value:
         grouped = {leaf for children in self.groups.values() for leaf in children}
@@ -555,7 +548,7 @@ class Run:
         return digest({k: v for k, v in self.suite.items() if k not in ("name", "partial")})
 
     def _plan(self) -> tuple[Value, bytes]:
-        trunk, block = _trunk()
+        trunk, block = trunk_block()
         shared = "mmlu_anatomy" in self.configs
         batches: list[Value] = []
         blocks = [block] * shared
@@ -585,7 +578,7 @@ class Run:
             "empty_texts": {},
             "tokens": {"size": len(tokens), "sha256": sha256(tokens)},
         }
-        plan["ids"]["plan"] = plan_id(plan)
+        plan["ids"]["plan"] = store.plan_id(plan)
         return plan, tokens
 
     def line(self, batch: Value) -> Value:
@@ -715,15 +708,16 @@ class Run:
         names += " empty_generations cut_generations"
         names += " answers_not_found nan_answers exact_ties split_batches"
         health = dict.fromkeys(names.split(), 0)
-        health["nan_answers"] = sum("nan" in canonical(sample["resps"]) for sample in self.samples)
+        responses = [canon.dumps(sample["resps"]) for sample in self.samples]
+        health["nan_answers"] = sum("nan" in response for response in responses)
         return health
 
     def write(self, folder: Path) -> Path:
         """Write every file, listed in record.json with its digest."""
-        lines = "".join(f"{canonical(line)}\n" for line in self.lines)
+        lines = "".join(f"{canon.dumps(line)}\n" for line in self.lines)
         samples = "".join(json.dumps(s, ensure_ascii=False) + "\n" for s in self.samples)
         files = {
-            "plan.json": canonical(self.plan).encode(),
+            "plan.json": canon.dumps(self.plan).encode(),
             "plan.tokens": self.tokens,
             f"journal/{SEGMENT}.jsonl": lines.encode(),
             "samples.jsonl.gz": gzip.compress(samples.encode(), mtime=0),
@@ -745,10 +739,6 @@ def _shots() -> Value:
     return {"split": None, "rows": len(SHOTS), "digest": f"sha256:{sha256(''.join(SHOTS))}"}
 
 
-def _base64(hashes: list[str]) -> str:
-    return base64.b64encode(b"".join(bytes.fromhex(each)[:8] for each in hashes)).decode()
-
-
 def write_record(folder: Path, record: Value) -> None:
     """Write record.json as evalkit does."""
     (folder / "record.json").write_text(json.dumps(record, indent=2, sort_keys=True) + "\n")
@@ -762,15 +752,7 @@ def read_record(folder: Path) -> Value:
 
 def seal(line: Value) -> Value:
     """A journal line with its checksum."""
-    body = {key: value for key, value in line.items() if key != "sha256"}
-    return body | {"sha256": sha256(canonical(body))}
-
-
-def plan_id(plan: Value) -> str:
-    """The plan's identity."""
-    kept = {k: plan[k] for k in ("tokenizer", "level", "policy", "max_length")}
-    batches = [batch["id"] for batch in plan["batches"]]
-    return digest({"suite": plan["ids"]["suite"], "batches": batches} | kept)
+    return line | {"sha256": journal.checksum(line)}
 
 
 def run_id(record: Value) -> str:
@@ -801,7 +783,7 @@ def segment(name: str, batches: int, hardware: str = "a processor") -> Value:
     }
 
 
-def _trunk() -> tuple[Value, bytes]:
+def trunk_block() -> tuple[Value, bytes]:
     """The plan's trunk and its compressed block."""
     data = struct.pack(f"<{len(TRUNK)}I", *TRUNK)
     name = digest({"parent": None, "tokens": f"sha256:{sha256(data)}"})
@@ -831,7 +813,7 @@ def _batch(leaf: str, kind: str, rows: list[list[str]], offset: int) -> tuple[Va
     layout = {
         "kind": kind,
         "settings": settings,
-        "trunk": _trunk()[0]["id"] if shared else None,
+        "trunk": trunk_block()[0]["id"] if shared else None,
         "tokens": f"sha256:{sha256(data)}",
         "targets": targets,
         "slots": POLICY["max_slots"] if settings else 0,
@@ -890,14 +872,11 @@ def _scores(
 
 def _aggregated(metric: str, values: list[Any]) -> tuple[float, Any]:
     if metric == "word_perplexity":
-        return math.exp(-sum(v for v, _ in values) / sum(n for _, n in values)), "N/A"
+        return statistics.weighted_perplexity(values), "N/A"
     if metric == "bits_per_byte":
-        return -sum(v for v, _ in values) / sum(n for _, n in values) / math.log(2), "N/A"
-    count = len(values)
-    mean = sum(values) / count
-    if count == 1:
-        return mean, "N/A"
-    return mean, math.sqrt(sum((v - mean) ** 2 for v in values) / (count - 1)) / math.sqrt(count)
+        return statistics.bits_per_byte(values), "N/A"
+    error = statistics.standard_error(values) if len(values) > 1 else "N/A"
+    return statistics.mean(values), error
 
 
 def _ways(metrics: list[str]) -> dict[str, bool]:
@@ -906,16 +885,5 @@ def _ways(metrics: list[str]) -> dict[str, bool]:
 
 
 def _record_metrics(entry: Value, method: str = MEAN) -> Value:
-    found: Value = {}
-    for key, value in entry.items():
-        name, _, filter_name = key.partition(",")
-        if not filter_name or name.endswith("_stderr"):
-            continue
-        error = entry[f"{name}_stderr,{filter_name}"]
-        found[key] = {
-            "value": value,
-            "stderr": None if error == "N/A" else error,
-            "stderr_method": None if error == "N/A" else method,
-            "higher_is_better": _ways([name])[name],
-        }
-    return found
+    ways = _ways([key.partition(",")[0] for key in entry])
+    return records.metrics(entry, ways, {}, method)

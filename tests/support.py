@@ -156,7 +156,7 @@ def finished(folder: Path) -> Path:
 
 def lock(folder: Path, pid: int, *, seen: bool = True) -> Path:
     """The lock of another process; of one that can't be seen from here, if not `seen`."""
-    owner = replace(lease._myself("another"), pid=pid, started="")
+    owner = replace(lease.this_process("another"), pid=pid, started="")
     if not seen:
         owner = replace(owner, host="elsewhere", seen_from="another boot")
     text = canon.dumps({"beat": 0, "owner": owner.to_json()})

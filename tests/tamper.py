@@ -21,7 +21,7 @@ import runs
 import yaml
 from forgeries import identified
 from runs import Run
-from test_verify import changed, scalars
+from verifying import changed, scalars
 
 from evalkit.judge.verify import Report, Status
 
@@ -247,7 +247,7 @@ def _exchange(*, careful: bool) -> Callable[[Path], None]:
 
 def raised(metric: str) -> Run:
     """A score, with its sample, every aggregate and every digest put right."""
-    from test_verify import set_score
+    from verifying import set_score
 
     run = Run()
     set_score(run, metric, 1.0)

@@ -17,9 +17,9 @@ from support import call
 from evalkit.base.errors import EvalkitError
 from evalkit.base.events import Events
 from evalkit.judge import audit
-from evalkit.judge.audit import drawing, noise, replaying, rounding, whole
+from evalkit.judge.audit import drawing, noise, replaying
 from evalkit.judge.audit.drawing import Drawn
-from evalkit.judge.audit.rounding import Value
+from evalkit.judge.audit.noise import Value
 from evalkit.judge.verify import verify
 from evalkit.plan.store import Policy
 
@@ -75,13 +75,13 @@ def test_an_honest_run_passes_and_a_witness_can_say_so(tmp_path: Path) -> None:
 @pytest.mark.trust
 def test_every_planted_answer_is_named_in_a_record_that_verifies(planted: Path) -> None:
     assert verify(planted).consistent
-    found = audit.audit(planted, audit.Asked(samples=210, seed=0), Events())
+    found = audit.audit(planted, audit.AuditOptions(samples=210, seed=0), Events())
     told = {f"{n.rsplit(' ', 2)[0]}/{n.rsplit(' ', 1)[1]}": p for n, p in found.problems.items()}
     assert told.keys() == {request.rsplit("/", 2)[0] for request in SHOWN}
     for request, words in SHOWN.items():
         problems = told[request.rsplit("/", 2)[0]]
         assert any(words in problem for problem in problems), problems
-    assert not found.whole.shifted  # six among two hundred are no other model
+    assert not found.joint.shifted  # six among two hundred are no other model
     assert found.exit_code == 1
     words = "single answers are not the model's; 6 of 210 samples are wrong by themselves"
     assert found.lines()[-1] == f"AUDIT FAILED: {words}"
@@ -113,11 +113,11 @@ def test_the_draw_follows_from_record_and_seed_and_covers_all() -> None:
 
 
 def test_the_noise_of_a_sum_grows_with_its_root_and_is_never_nothing() -> None:
-    found = noise.measure([0.03, -0.04])
+    found = noise.measure_noise([0.03, -0.04])
     assert found.scale == pytest.approx(0.0353553, rel=1e-5)
     assert found.of_tokens(16) == pytest.approx(4 * found.of_tokens(1))
-    assert noise.measure([0.0, 0.0]).of_tokens(1) > 0
-    assert noise.measure([float("nan"), 0.1]).measured == 1
+    assert noise.measure_noise([0.0, 0.0]).of_tokens(1) > 0
+    assert noise.measure_noise([float("nan"), 0.1]).measured == 1
 
 
 # What may be off, and the test of all samples together
@@ -127,13 +127,13 @@ def test_a_sure_token_may_be_off_by_less_than_a_doubtful_one_and_a_sum_by_more()
     source = random.Random(0)
     logprobs = [-source.expovariate(1.0) for _ in range(2000)]
     values = [Value(source.gauss(0, 0.1) * (1 - 2.718281828**each), [each]) for each in logprobs]
-    found = rounding.measure(values, spread=1.5)
+    found = noise.measure_rounding(values, spread=1.5)
     assert found.logit == pytest.approx(0.1, rel=0.05)
     assert found.allowed([-3.0]) > 3 * found.allowed([-0.2])
     assert found.allowed([-1.0] * 16) == pytest.approx(4 * found.allowed([-1.0]))
     assert found.allowed([0.0]) > 0  # the last bit
-    assert rounding.measure([Value(0.0, [-1.0])], 1.0).allowed([-1.0]) > 0
-    assert rounding.measure([Value(float("nan"), [-1.0])], 1.0).measured == 0
+    assert noise.measure_rounding([Value(0.0, [-1.0])], 1.0).allowed([-1.0]) > 0
+    assert noise.measure_rounding([Value(float("nan"), [-1.0])], 1.0).measured == 0
 
 
 def _samples(
@@ -148,25 +148,26 @@ def _samples(
     return found
 
 
-NOISE = rounding.Rounding(0.1, rounding.ROUNDED, 1e-5, 1000)
+NOISE = noise.Rounding(0.1, noise.ROUNDED, 1e-5, 1000)
 
 
 @pytest.mark.parametrize("count", [1, 3, 10, 30, 100, 300])
 def test_samples_as_noisy_as_allowed_are_no_shift_however_many_are_drawn(count: int) -> None:
     source = random.Random(count)
     drawn = [_samples(source, NOISE.spread, count) for _ in range(500)]
-    assert sum(whole.judge(samples, NOISE).shifted for samples in drawn) <= 5  # one in a hundred
+    shifted = sum(noise.joint_test(samples, NOISE).shifted for samples in drawn)
+    assert shifted <= 5  # one in a hundred
 
 
 def test_twice_the_noise_is_a_shift_and_a_few_altered_answers_are_not() -> None:
     source = random.Random(0)
     for _ in range(200):
-        assert whole.judge(_samples(source, 2.2, 100), NOISE).shifted
-        assert not whole.judge(_samples(source, 1.0, 100, altered=0.1), NOISE).shifted
-    found = whole.judge(_samples(source, 2.2, 100), NOISE)
+        assert noise.joint_test(_samples(source, 2.2, 100), NOISE).shifted
+        assert not noise.joint_test(_samples(source, 1.0, 100, altered=0.1), NOISE).shifted
+    found = noise.joint_test(_samples(source, 2.2, 100), NOISE)
     assert found.times == pytest.approx(2.2, rel=0.2)
     assert "times as far from the model's as its own rounding" in str(found)
-    assert whole.judge([], NOISE).further == 0
+    assert noise.joint_test([], NOISE).further == 0
 
 
 def test_the_kind_of_difference_is_the_shift_before_the_answers_before_rounding() -> None:
@@ -208,7 +209,7 @@ class Audited:
         """The kind of difference that an audit of these answers names."""
         engine = self.engine(dtype)
         found = replaying.replay(engine, drawn, Policy(), self.model, Events())
-        together = whole.judge(list(found.judged.values.values()), found.rounding)
+        together = noise.joint_test(list(found.judge.values.values()), found.judge.rounding)
         return audit.kind(together.shifted, sum(bool(s.problems) for s in drawn), len(drawn))
 
 
@@ -228,7 +229,7 @@ def audited(tmp_path_factory: pytest.TempPathFactory) -> Audited:
     source = random.Random(0)
     requests = []
     for doc in range(100):
-        context = made._question(source, source.choice(made.ANSWERS)) + made.CUE
+        context = made.question(source, source.choice(made.ANSWERS)) + made.CUE
         if doc < 40:
             settings = Settings(("\n\n",), 24)
             requests.append(
@@ -366,4 +367,4 @@ def test_a_replay_gives_what_generating_and_scoring_gave(level: str, tiny_model:
 
 def test_nothing_to_sample_is_a_mistake(tmp_path: Path) -> None:
     with pytest.raises(EvalkitError, match="at least 1"):
-        audit.audit(tmp_path, audit.Asked(samples=0), Events())
+        audit.audit(tmp_path, audit.AuditOptions(samples=0), Events())

@@ -268,7 +268,7 @@ def test_the_gate_opens_only_for_evidence(tmp_path: Path, monkeypatch: pytest.Mo
     assert judged("tasks: {demo_letters: {not_worse_by: 0.5}}\n").code == 0
     assert judged("tasks: {demo_letters: {min_kept: 0.5}}\n").code == 2  # of which teacher?
     assert judged("every: {min_kept: 0.5}\n", "--teacher").code == 1
-    judged("every: {max_dorp: 1}\n").refused(2, "no gate's policy", "max_dorp")
+    judged("every: {max_dorp: 1}\n").refused(2, "the gate is not valid", "max_dorp")
     as_json = judged("max_flips: 0.01\n", "--json")
     assert json.loads(as_json.out)["tests"] == 4 and "GATE NOT MET" in as_json.err
 

@@ -25,10 +25,11 @@ from test_judge import plain
 
 from evalkit.base import bounded, canon, schema
 from evalkit.base.errors import EvalkitError, Exit
-from evalkit.harness.scoring import rescore
 from evalkit.inputs import untrusted
 from evalkit.judge.verify import Wanted, judge
 from evalkit.judge.verify import log as judge_log
+
+pytestmark = pytest.mark.usefixtures("without_lm_eval")
 
 PAGE = Path(__file__).parents[1] / "docs" / "limits.md"
 WRITING = bool(os.environ.get("EVALKIT_WRITE_TABLE"))
@@ -42,12 +43,6 @@ def read_by(asked: Input, place: Path, scale: float) -> list[str | Path]:
         (place / "beside").mkdir()
         words.append(denial.run(place / "beside"))
     return [*words, "--out", place / "out"] if asked.command == ("import",) else words
-
-
-@pytest.fixture(autouse=True)
-def without_lm_eval(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Scoring again takes a second a record; its limit is shown by the full test."""
-    monkeypatch.setattr(rescore, "installed", lambda: None)
 
 
 @pytest.mark.parametrize("asked", INPUTS, ids=lambda i: f"{i.what} {i.command[0]}")

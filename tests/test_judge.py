@@ -15,23 +15,17 @@ import yaml
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from runs import Run
 from support import ROOT, call
-from test_verify import changed, scalars
+from verifying import changed, scalars
 
 from evalkit.base.errors import EvalkitError, Exit
-from evalkit.harness.scoring import rescore
 from evalkit.judge.verify import Deep, Judged, Report, Status, Trust, Wanted, judge, policy, verify
 from evalkit.record.reading import identity
 from evalkit.record.reading.folder import Folder
 from evalkit.record.signing import attest, keys
 
+pytestmark = pytest.mark.usefixtures("without_lm_eval")
+
 LEADERBOARD = ROOT / "policies" / "leaderboard.yaml"
-
-
-@pytest.fixture(autouse=True)
-def without_lm_eval(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Scoring again by lm-eval is the matter of test_verify.py, and of the deep tests here."""
-    if "demo" not in request.fixturenames:
-        monkeypatch.setattr(rescore, "installed", lambda: None)
 
 
 def failed(report: Report) -> dict[str, str]:

@@ -308,9 +308,9 @@ def test_a_container_goes_on_under_its_launchers_name_and_not_as_process_1(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv(lease.LAUNCHER, lease.launched())
-    assert lease._myself() == replace(lease._myself(), pid=os.getpid())
+    assert lease.this_process() == replace(lease.this_process(), pid=os.getpid())
     monkeypatch.setenv(lease.LAUNCHER, "4711:99:boot pid:[1]")
-    owner = lease._myself()
+    owner = lease.this_process()
     assert (owner.pid, owner.started, owner.seen_from) == (4711, "99", "boot pid:[1]")
     assert owner.is_dead() is None
 

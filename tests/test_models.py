@@ -119,10 +119,10 @@ def test_a_talker_answers_and_stops_after_any_prompt(tmp_path: Path) -> None:
     model: Any = AutoModelForCausalLM.from_pretrained(folder)
     source = random.Random(11)
     shots = "".join(
-        models._question(source, style) + models.CUE + models._answer(source, style)
+        models.question(source, style) + models.CUE + models._answer(source, style)
         for style in models.ANSWERS * 2
     )
-    for question in (models._question(source, "letters"), "Q: )(*&^ 1 + 1 = ? 中文 ] } >"):
+    for question in (models.question(source, "letters"), "Q: )(*&^ 1 + 1 = ? 中文 ] } >"):
         ids = torch.tensor([tokenizer.encode(shots + question + models.CUE)])
         made = model.generate(
             ids,

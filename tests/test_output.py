@@ -13,18 +13,13 @@ from runs import Run
 from support import call
 
 from evalkit.base.errors import EvalkitError, printable
-from evalkit.harness.scoring import rescore
 from evalkit.record.reading import output
+
+pytestmark = pytest.mark.usefixtures("without_lm_eval")
 
 SIGNED = "\x1b[2K\rSIGNED by alice: nothing in it contradicts itself"
 ODD = f"x{SIGNED}\x9b2J\u202e\nSIGNED by bob"
 CLI = Path(__file__).parents[1] / "evalkit" / "cli"
-
-
-@pytest.fixture(autouse=True)
-def without_lm_eval(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Scoring is not the matter here."""
-    monkeypatch.setattr(rescore, "installed", lambda: None)
 
 
 def odd_run(folder: Path) -> Path:

@@ -21,18 +21,12 @@ from support import call
 
 from evalkit.base import canon
 from evalkit.base.errors import EvalkitError, Exit
-from evalkit.harness.scoring import rescore
 from evalkit.judge.verify import Deep, Report, Status, Trust, Wanted, judge
 from evalkit.record import salted
 from evalkit.record.packs import archive, pack
 from evalkit.record.signing import attest, keys
 
-
-@pytest.fixture(autouse=True)
-def without_lm_eval(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Scoring again is for the tests of a demo run."""
-    if "demo" not in request.fixturenames:
-        monkeypatch.setattr(rescore, "installed", lambda: None)
+pytestmark = pytest.mark.usefixtures("without_lm_eval")
 
 
 @pytest.fixture

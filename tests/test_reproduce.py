@@ -13,9 +13,10 @@ from evalkit.base import canon
 from evalkit.base.errors import EvalkitError
 from evalkit.judge.audit.noise import Noise
 from evalkit.judge.compare import compare
-from evalkit.judge.reproduce import NOTHING, Wanted, differences, prepared, verdicts
-from evalkit.judge.reproduce.answers import apart
-from evalkit.judge.reproduce.obtain import obtained
+from evalkit.judge.reproduce import Wanted, differences, prepared, verdicts
+from evalkit.judge.reproduce.command import obtained
+from evalkit.judge.reproduce.differences import NOTHING, apart
+from evalkit.judge.reproduce.preparing import options
 from evalkit.judge.reproduce.verdicts import Verdict
 from evalkit.record.packs import archive
 from evalkit.record.signing import attest
@@ -95,9 +96,9 @@ def test_the_first_difference_that_computes_is_the_cause() -> None:
     other = {**environment, "packages": {**environment["packages"], "pytest": "99", "numpy": "9"}}
     found += differences.of_environments(environment, other)
     assert [each.name for each in found][2:] == ["packages.numpy", "packages.pytest"]
-    assert differences.cause(found, plain=NOTHING).startswith("other numerics: numerics.threads")
-    assert differences.cause(found[3:], plain=NOTHING) == NOTHING  # pytest answers nothing
-    assert differences.cause(found[2:], plain=NOTHING).startswith("other software: packages.numpy")
+    assert differences.cause(found).startswith("other numerics: numerics.threads")
+    assert differences.cause(found[3:]) == NOTHING  # pytest answers nothing
+    assert differences.cause(found[2:]).startswith("other software: packages.numpy")
 
 
 def test_every_verdict_has_its_exit_code() -> None:
@@ -107,15 +108,13 @@ def test_every_verdict_has_its_exit_code() -> None:
 
 def test_what_runs_code_is_never_taken_from_a_record(tmp_path: Path) -> None:
     """A record can say trust_remote_code; the reproducer has to."""
-    from evalkit.judge.reproduce import _options
-
     record = support.read(EXAMPLE)
     record["command"]["config"] |= {"trust_remote_code": True, "allow_pickle": True}
-    made = _options(record, Wanted(tmp_path, {}), tmp_path)
+    made = options(record, Wanted(tmp_path, {}), tmp_path)
     assert not made.trust_remote_code and not made.allow_pickle
     assert (made.threads, made.level, made.dtype) == (1, "tree", "float32")
     mine = Wanted(tmp_path, {"trust_remote_code": True})
-    assert _options(record, mine, tmp_path).trust_remote_code
+    assert options(record, mine, tmp_path).trust_remote_code
 
 
 def test_a_record_that_contradicts_itself_is_not_reproduced(tmp_path: Path) -> None:

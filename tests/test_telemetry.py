@@ -531,9 +531,9 @@ def test_a_run_ends_while_the_driver_hangs_and_nothing_is_written_after_it(
     assert running.stopped_because == "the last sample took too long"
     text = path.read_text()
     nvml.awake.set()
-    assert running._thread
-    running._thread.join(10)
-    assert not running._thread.is_alive()
+    assert running.thread
+    running.thread.join(10)
+    assert not running.thread.is_alive()
     assert path.read_text() == text
 
 
@@ -593,7 +593,7 @@ def test_the_thread_ends_at_once_however_long_the_interval(tmp_path: Path) -> No
         time.sleep(0.1)
         began = time.monotonic()
     assert time.monotonic() - began < 0.5
-    assert running._thread and not running._thread.is_alive()
+    assert running.thread and not running.thread.is_alive()
 
 
 def test_sampling_takes_one_percent_of_the_time_at_most(tmp_path: Path) -> None:
@@ -672,8 +672,8 @@ def test_a_disk_that_hangs_does_not_hold_the_end_up(
         began = time.monotonic()
     assert time.monotonic() - began < 0.5
     awake.set()
-    assert running._thread
-    running._thread.join(10)
+    assert running.thread
+    running.thread.join(10)
 
 
 def test_a_machine_that_allows_no_more_threads_is_run_on_all_the_same(

@@ -131,7 +131,7 @@ def team(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], wor
 
 def work(team: workers.Workers) -> list[int]:
     """Let them work; the batches that were answered."""
-    total = len(team._batches)
+    total = len(team.batches)
     team.work(list(range(total)), stopping.Stop(), lambda: None)
     return sorted(batch for fake in Fake.made for batch in fake.answered)
 
@@ -139,8 +139,8 @@ def work(team: workers.Workers) -> list[int]:
 @pytest.mark.parametrize("number", [1, 2, 3, 8])
 def test_every_batch_is_answered_once(team: Callable[[int], workers.Workers], number: int) -> None:
     made = team(number)
-    assert work(made) == list(range(len(made._batches)))
-    assert made.tokens == len(made._batches) and made.peak_bytes >= 7 * number
+    assert work(made) == list(range(len(made.batches)))
+    assert made.tokens == len(made.batches) and made.peak_bytes >= 7 * number
 
 
 def test_what_a_dead_worker_had_goes_to_others(
@@ -148,7 +148,7 @@ def test_what_a_dead_worker_had_goes_to_others(
 ) -> None:
     monkeypatch.setattr(Fake, "dies", staticmethod(lambda batch, fake: fake.number == 0))
     made = team(2)
-    assert work(made) == list(range(len(made._batches)))
+    assert work(made) == list(range(len(made.batches)))
     assert len(Fake.made) == 3, "started again"
 
 
@@ -161,7 +161,7 @@ def test_a_batch_that_kills_is_left_out_and_named_in_the_end(
         work(made)
     assert caught.value.code == Exit.STOPPED
     answered = sorted(batch for fake in Fake.made for batch in fake.answered)
-    assert answered == [n for n in range(len(made._batches)) if n != 2]
+    assert answered == [n for n in range(len(made.batches)) if n != 2]
 
 
 def test_a_restarted_workers_death_is_in_the_log(
@@ -222,7 +222,7 @@ def test_one_worker_checks_the_level_and_the_others_go_on_when_it_has_passed(
     waiting: Callable[[int], workers.Workers],
 ) -> None:
     made = waiting(3)
-    assert work(made) == list(range(len(made._batches)))
+    assert work(made) == list(range(len(made.batches)))
     assert checks().count(True) == 1
     assert all(len(fake.checks) <= 1 for fake in Fake.made if isinstance(fake, Waiting))
 
@@ -232,7 +232,7 @@ def test_where_the_worker_that_checks_dies_another_one_does_it(
 ) -> None:
     monkeypatch.setattr(Waiting, "fails", staticmethod(lambda fake: fake.number == 0))
     made = waiting(2)
-    assert work(made) == list(range(len(made._batches)))
+    assert work(made) == list(range(len(made.batches)))
     assert Fake.made[0].answered == [] and checks().count(True) == 2
 
 

@@ -110,7 +110,7 @@ def held(
     EvalkitError (3) naming the owner, or when the folder can't be written.
     """
     path = folder / name
-    owner = _myself(secrets.token_hex(8))
+    owner = this_process(secrets.token_hex(8))
     deadline = time.monotonic() + wait_s
     watched = _Watched(path, say)
     while not _taken(path, owner):
@@ -177,7 +177,8 @@ def launched() -> str:
     return f"{os.getpid()}:{_started(os.getpid())}:{_seen_from()}"
 
 
-def _myself(mark: str = "") -> Owner:
+def this_process(mark: str = "") -> Owner:
+    """Return this process as an owner, or the launcher's process outside where one started it."""
     pid, started, seen_from = [*os.environ.get(LAUNCHER, "").split(":", 2), "", "", ""][:3]
     if pid.isdecimal():
         return Owner(socket.gethostname(), int(pid), seen_from, started, mark)

@@ -149,7 +149,7 @@ def audit_command(
     from evalkit.base.events import Events
     from evalkit.judge import audit
 
-    audited = audit.audit(folder, audit.Asked(**given), Events(), private)
+    audited = audit.audit(folder, audit.AuditOptions(**given), Events(), private)
     stamp(folder, private, timestamp)
     more = {"problems": audited.problems, "together": audited.together}
     tell(as_json, "\n".join(audited.lines()), **audited.claim, **more)
@@ -208,7 +208,7 @@ def reproduce_command(
     wanted = command.Wanted(out, given, workers, sample, seed)
     outcome = command.run(where, wanted, sys.argv, private, only_plan=only_plan)
     stamp(Path(where), None if only_plan else private, timestamp)
-    tell(as_json, "\n".join(outcome.lines), **outcome.found)
+    tell(as_json, "\n".join(outcome.lines), **outcome.body)
     sys.exit(outcome.exit_code)
 
 

@@ -124,7 +124,7 @@ def patiently(what: str, ask: Callable[[], Answer]) -> Answer:
         try:
             return ask()
         except unreachable() as error:
-            if not _may_pass(error):
+            if not may_pass(error):
                 raise
             wait_s = max(wait_s, _told_to_wait_s(_response(error)))
             log.warning("%s when asked for %s: asking again in %d s", reason(error), what, wait_s)
@@ -132,7 +132,7 @@ def patiently(what: str, ask: Callable[[], Answer]) -> Answer:
     return ask()
 
 
-def _may_pass(error: Exception) -> bool:
+def may_pass(error: Exception) -> bool:
     """Whether another try may help, and huggingface_hub has not made six already."""
     from huggingface_hub.errors import LocalEntryNotFoundError
 

@@ -566,22 +566,22 @@ def answered(status: int, path: str = "", **headers: str) -> Exception:
 
 def test_errors_that_another_try_does_not_help_against_are_told_apart() -> None:
     for status in (400, 401, 403, 404, 416):
-        assert not hubs._may_pass(answered(status))
+        assert not hubs.may_pass(answered(status))
     for status in hubs.BUSY:
-        assert hubs._may_pass(answered(status, "/api/models/org/tiny"))
-    assert hubs._may_pass(OSError("Consistency check failed: file should be of size 2 but has 1"))
+        assert hubs.may_pass(answered(status, "/api/models/org/tiny"))
+    assert hubs.may_pass(OSError("Consistency check failed: file should be of size 2 but has 1"))
     for other in (ConnectionError("offline"), OSError(13, "Permission denied", "cache")):
-        assert not hubs._may_pass(other)
+        assert not hubs.may_pass(other)
 
 
 def test_what_huggingface_hub_asks_again_for_itself_is_not_asked_for_once_more() -> None:
     for status in hubs.BUSY:
         metadata = errors.LocalEntryNotFoundError("no")
         metadata.__cause__ = answered(status, "/org/tiny/resolve/main/config.json")
-        assert not hubs._may_pass(metadata) and hubs.status(metadata) == status
-        assert not hubs._may_pass(answered(status, "/api/models/org/tiny/tree/main"))
+        assert not hubs.may_pass(metadata) and hubs.status(metadata) == status
+        assert not hubs.may_pass(answered(status, "/api/models/org/tiny/tree/main"))
         file = answered(status, "/org/tiny/resolve/main/config.json")
-        assert hubs._may_pass(file) == (status not in (408, 429))
+        assert hubs.may_pass(file) == (status not in (408, 429))
 
 
 def test_an_error_is_not_taken_for_one_that_was_dealt_with_before() -> None:
@@ -589,7 +589,7 @@ def test_an_error_is_not_taken_for_one_that_was_dealt_with_before() -> None:
     broke = hubs._client().ReadError("the other end is gone")
     broke.__cause__ = ConnectionResetError()
     broke.__cause__.__context__ = answered(404)
-    assert hubs.status(broke) is None and hubs._may_pass(broke)
+    assert hubs.status(broke) is None and hubs.may_pass(broke)
     assert hubs.reason(broke) == "the connection to the Hub broke"
 
 

@@ -1,25 +1,23 @@
-"""`audit`: are a record's answers those of the model that it names? Some of them, replayed.
+"""`audit`: replay some of a record's answers on the model that it names, and say whether they are
+that model's.
 
 The model is needed, the datasets are not. Nothing is generated: one forward pass over a prompt and
-its recorded answer gives every token's probability, so an audit costs a small part of the run, on
-any kind of hardware, and one changed token does not change what follows it. Each value is held
-against the model by itself, and all together. A record that contradicts itself is not audited. What
-an audit can't see: whether the prompts are the benchmark's (`verify` holds them against the lock),
-and samples that were not drawn.
+its recorded answer gives every token's probability. So an audit costs a small part of the run, it
+works on any kind of hardware, and one changed token does not change what follows it. Each value is
+compared with the model by itself, and all values together. A record that contradicts itself is not
+audited. An audit can't see whether the prompts are the benchmark's (`verify` compares them with the
+lock), nor what is wrong with samples that were not drawn.
 """
 
 import secrets
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from evalkit.base.errors import EvalkitError, Exit
 from evalkit.base.events import Events
-from evalkit.judge.audit import drawing, loading, replaying, whole
-from evalkit.judge.audit.drawing import Drawn
-from evalkit.judge.audit.loading import Asked
-from evalkit.judge.audit.rounding import Rounding
-from evalkit.judge.audit.whole import Whole
+from evalkit.judge.audit import drawing, loading, noise, replaying
+from evalkit.judge.audit.loading import AuditOptions
+from evalkit.judge.audit.noise import JointTest, Rounding
 from evalkit.judge.verify import require_consistent
 from evalkit.plan import store
 from evalkit.record.packs import archive
@@ -28,10 +26,10 @@ from evalkit.record.reading.findings import shown
 from evalkit.record.signing import attest
 from evalkit.record.signing.keys import Private
 
-__all__ = ["Asked", "Audit", "audit"]
+__all__ = ["Audit", "AuditOptions", "audit"]
 
 SHOWN = 5
-MANY = 5  # samples that are wrong by themselves and no single ones any more
+MANY = 5  # so many wrong samples, if they are most of those drawn, are more than single ones
 ROUNDING, ANSWERS, SYSTEMATIC = "rounding", "answers", "systematic"
 WORDS = {
     ROUNDING: "rounding explains every difference",
@@ -42,28 +40,31 @@ WORDS = {
 
 @dataclass(frozen=True, slots=True)
 class Audit:
-    """What was found. `problems` by sample; `whole` is the test of all samples together; `worst`
-    the largest deviation of one value, in what is allowed; `seconds` and `run_seconds` compare the
-    replay with the run's execution (unknown where the record does not say it); `hardware` says
-    whether this machine is like the run's."""
+    """The outcome of an audit.
+
+    `problems` by sample; `joint` is the test of all samples together; `worst` is the largest
+    deviation of one value, as a share of what is allowed; `seconds` and `run_seconds` (unknown
+    where the record does not say it) compare the replay with the run's execution; `hardware` says
+    whether this machine is like the run's.
+    """
 
     of: int
     samples: int
     seed: int
     problems: dict[str, tuple[str, ...]]
-    whole: Whole
+    joint: JointTest
     skipped: int
     tokens: int
     worst: float
     rounding: Rounding
     seconds: float
     run_seconds: float | None
-    hardware: str = ""
+    hardware: str
 
     @property
     def difference(self) -> str:
         """The kind of difference between the record and the model."""
-        return kind(self.whole.shifted, len(self.problems), self.samples)
+        return kind(self.joint.shifted, len(self.problems), self.samples)
 
     @property
     def passed(self) -> bool:
@@ -77,11 +78,11 @@ class Audit:
 
     @property
     def exit_code(self) -> Exit:
-        """0 passed, 1 not."""
+        """0 if it passed, else 1."""
         return Exit.OK if self.passed else Exit.FAILED
 
     @property
-    def claim(self) -> dict[str, Any]:
+    def claim(self) -> dict[str, str | int | float]:
         """What a witness signs."""
         return {
             "verdict": "PASSED" if self.passed else "FAILED",
@@ -95,31 +96,31 @@ class Audit:
     @property
     def together(self) -> dict[str, float]:
         """The test of all samples together, for programs."""
-        whole = self.whole
-        return {"times": whole.times, "bias": whole.bias, "further": whole.further}
+        joint = self.joint
+        return {"times": joint.times, "bias": joint.bias, "further": joint.further}
 
     def lines(self) -> list[str]:
-        """What a person reads; the verdict is the last line."""
-        found = [
+        """Return the report for people; the verdict is the last line."""
+        lines = [
             f"drawn     {self.samples:,} of {self.of:,} samples, seed {self.seed}",
             f"hardware  {self.hardware}",
             f"replayed  {self.tokens:,} recorded tokens in {self.seconds:.1f} s{self._ratio()}",
             f"rounding  {self.rounding.logit:.2g} nats a logit, measured on"
             f" {self.rounding.measured:,} values; the largest deviation is {self.worst:.2g} of what"
             " one value may be off",
-            f"together  recorded values are {self.whole.times:.2f} times as far off, at the median;"
+            f"together  recorded values are {self.joint.times:.2f} times as far off, at the median;"
             f" {self.rounding.spread:g} times can be another machine's rounding",
         ]
         if self.skipped:
-            found.append(f"skipped   {self.skipped:,} answers whose engine did not tell tokens")
+            lines.append(f"skipped   {self.skipped:,} answers whose engine did not tell tokens")
         for name, problems in list(self.problems.items())[:SHOWN]:
             more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-            found.append(f"FAIL      {shown(name)}: {shown(problems[0])}{more}")
+            lines.append(f"FAIL      {shown(name)}: {shown(problems[0])}{more}")
         if len(self.problems) > SHOWN:
-            found.append(f"FAIL      {len(self.problems) - SHOWN:,} more samples")
-        if self.whole.shifted:
-            found.append(f"FAIL      all together: {self.whole}")
-        return [*found, self._verdict()]
+            lines.append(f"FAIL      {len(self.problems) - SHOWN:,} more samples")
+        if self.joint.shifted:
+            lines.append(f"FAIL      all together: {self.joint}")
+        return [*lines, self._verdict()]
 
     def _verdict(self) -> str:
         words = WORDS[self.difference]
@@ -139,54 +140,56 @@ class Audit:
 
 
 def kind(shifted: bool, wrong: int, samples: int) -> str:
-    """The kind of difference that is seen: SYSTEMATIC (all samples are shifted together, or most
-    are wrong by themselves), ANSWERS (some are wrong), or ROUNDING."""
+    """Return the kind of difference: SYSTEMATIC (all samples are shifted together, or most are
+    wrong by themselves), ANSWERS (some are wrong) or ROUNDING."""
     if shifted or (wrong >= MANY and 2 * wrong > samples):
         return SYSTEMATIC
     return ANSWERS if wrong else ROUNDING
 
 
-def audit(folder: Path, asked: Asked, events: Events, key: Private | None = None) -> Audit:
-    """Replay some of a record's answers on its model; with a key, sign what was found.
+def audit(folder: Path, options: AuditOptions, events: Events, key: Private | None = None) -> Audit:
+    """Replay some of a record's answers on its model; with a key, sign the outcome.
 
-    Raises EvalkitError where the record contradicts itself, the model at hand is another, or
+    Raises EvalkitError if the record contradicts itself, if the model at hand is another, or if
     nothing can be replayed.
     """
-    if asked.samples < 1:
+    if options.samples < 1:
         raise EvalkitError("--sample must be at least 1")
     if folder.is_file():
         if key is not None:
             what = "a pack can't be signed in, only the run's folder"
             raise EvalkitError(what, where=str(folder), fix="unpack it first")
         with archive.unpacked(folder) as run_folder:
-            return audit(run_folder, asked, events)
+            return audit(run_folder, options, events)
     require_consistent(folder, "audit")
-    run = scored.read(folder)
-    assert run.record is not None, "verify has read it"
-    model = loading.model_of(run.record, asked, folder)
-    seed = secrets.randbits(32) if asked.seed is None else asked.seed
-    planned = store.Plan(folder)
-    engine, tokenizer = loading.engine_for(run.record, model, planned, asked)
-    everything = drawing.names(run)
-    chosen = drawing.draw(everything, drawing.digest(folder), seed, asked.samples)
-    drawn = drawing.gather(folder, run, planned, tokenizer, chosen)
-    found = replaying.replay(engine, drawn, replaying.policy_of(planned), model, events)
-    found_audit = _conclude(found, drawn, run.record, seed, len(everything))
-    found_audit = replace(found_audit, hardware=loading.hardware(run.record, engine))
+    outcome = _audit(folder, options, events)
     if key is not None:
-        attest.sign(folder, key, attest.AUDIT, found_audit.claim)
-    return found_audit
+        attest.sign(folder, key, attest.AUDIT, outcome.claim)
+    return outcome
 
 
-def _conclude(
-    found: replaying.Result, drawn: list[Drawn], record: dict[str, Any], seed: int, of: int
-) -> Audit:
-    judged = found.judged
-    problems = {f"{s.name[0]} document {s.name[1]}": tuple(s.problems) for s in drawn if s.problems}
-    together = whole.judge(list(judged.values.values()), found.rounding)
+def _audit(folder: Path, options: AuditOptions, events: Events) -> Audit:
+    """The order: 1 load the model, 2 draw samples, 3 replay them, 4 conclude."""
+    run = scored.read(folder)
+    record = run.record
+    assert record is not None, "verify has read it"
+    model = loading.model_of(record, options, folder)
+    planned = store.Plan(folder)
+    engine, tokenizer = loading.engine_for(record, model, planned, options)
+    seed = secrets.randbits(32) if options.seed is None else options.seed
+    names = drawing.names(run)
+    chosen = drawing.draw_of(folder, names, seed, options.samples)
+    drawn = drawing.gather(folder, run, planned, tokenizer, chosen)
+    result = replaying.replay(engine, drawn, replaying.policy_of(planned), model, events)
+    judge = result.judge
     executed = record["phases"].get("execute", {}).get("seconds")
-    run_seconds = float(executed) if isinstance(executed, int | float) else None
     return Audit(
-        of, len(drawn), seed, problems, together, judged.skipped, judged.tokens, judged.worst,
-        found.rounding, found.seconds, run_seconds,
+        of=len(names), samples=len(drawn), seed=seed,
+        problems={f"{s.name[0]} document {s.name[1]}": tuple(s.problems)
+                  for s in drawn if s.problems},
+        joint=noise.joint_test(list(judge.values.values()), judge.rounding),
+        skipped=judge.skipped, tokens=judge.tokens, worst=judge.worst, rounding=judge.rounding,
+        seconds=result.seconds,
+        run_seconds=float(executed) if isinstance(executed, int | float) else None,
+        hardware=loading.hardware(record, engine),
     )  # fmt: skip

@@ -1,16 +1,15 @@
-"""Which samples an audit looks at, and what was asked and answered in them, from the record's own
-files.
+"""Draws the samples of an audit, and collects what was asked and answered in them from the record's
+own files.
 
-The draw follows from the record's digest and a seed, so that anyone can repeat it and the author
-could not foresee it if the seed came later. Prompts are tokenised again from the samples' texts
-and must be the plan's: what is replayed is what the record says was asked.
+The draw follows from the record's digest and a seed. So anyone can repeat it, and the author could
+not foresee it if the seed was chosen later. Prompts are tokenised again from the samples' texts and
+must be the plan's: what is replayed is what the record says was asked.
 """
 
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from evalkit.base import canon
 from evalkit.base.errors import EvalkitError
@@ -28,8 +27,8 @@ Name = tuple[str, int]  # leaf task and doc_id
 
 @dataclass(slots=True)
 class Drawn:
-    """A drawn sample: its requests' rows by part id, the recorded answers, and what is wrong so
-    far."""
+    """A drawn sample: its requests' rows and the recorded answers, both by part id, and the
+    problems that were noted."""
 
     name: Name
     rows: dict[str, Row] = field(default_factory=dict)
@@ -37,47 +36,56 @@ class Drawn:
     problems: list[str] = field(default_factory=list)
 
 
-def draw(names: Iterable[Name], record: str, seed: int, count: int) -> list[Name]:
-    """`count` of the samples: those whose sha256 with the record's digest and seed is lowest."""
+def draw(names: Iterable[Name], record_sha256: str, seed: int, count: int) -> list[Name]:
+    """Return the `count` samples whose sha256 with the record's digest and the seed is lowest."""
 
     def key(name: Name) -> bytes:
-        return hashlib.sha256(f"{record}/{seed}/{name[0]}/{name[1]}".encode()).digest()
+        return hashlib.sha256(f"{record_sha256}/{seed}/{name[0]}/{name[1]}".encode()).digest()
 
     return sorted(sorted(names, key=key)[:count])
 
 
+def draw_of(folder: Path, names: Iterable[Name], seed: int, count: int) -> list[Name]:
+    """Draw `count` of the names for the record in a run's folder."""
+    return draw(names, canon.sha256_file(folder / "record.json"), seed, count)
+
+
 def names(run: scored.Scored) -> list[Name]:
-    """Every sample of a run."""
+    """Return the names of all samples of a run."""
     return [(leaf.name, doc_id) for leaf in run.leaves.values() for doc_id in leaf.doc_ids]
 
 
 def gather(
     folder: Path, run: scored.Scored, plan: Plan, encoder: Encoder, chosen: list[Name]
 ) -> list[Drawn]:
-    """The chosen samples with what was asked, as rows of token ids, and answered."""
+    """Return the chosen samples with their prompts, as rows of token ids, and their answers."""
     assert run.record is not None, "an audit is of a record"
-    found = {name: Drawn(name) for name in chosen}
-    batches = _batches(plan, found)
+    drawn = {name: Drawn(name) for name in chosen}
+    batches = _batches(plan, drawn)
     done = journal.of_record(folder, run.record, plan.entries)
     terms = recorded_terms(run.record, plan.body["settings"])
     for document in run.read():
         name = (document.leaf, document.doc_id)
-        if name in found:
-            _tokenise(document, plan, batches[name], encoder, terms, found[name])
-    for names in batches.values():
-        for batch in names:
-            answers = done.batches[batch].answers()
-            for part, answer in answers.items():
-                leaf, doc_id, _, _ = part.rsplit("/", 3)
-                if (leaf, int(doc_id)) in found:
-                    found[leaf, int(doc_id)].answers[part] = answer
-    _compare(plan, batches, found)
-    return list(found.values())
+        if name in drawn:
+            drawn[name].rows = _rows(document, plan, batches[name], encoder, terms)
+    for sample_batches in batches.values():
+        for batch in sample_batches:
+            for part, answer in done.batches[batch].answers().items():
+                if (name := _sample_of(part)) in drawn:
+                    drawn[name].answers[part] = answer
+    _compare(plan, batches, drawn)
+    return list(drawn.values())
 
 
-def _batches(plan: Plan, found: dict[Name, Drawn]) -> dict[Name, list[str]]:
-    """The batches in which each sample's requests stand."""
-    batches: dict[Name, list[str]] = {name: [] for name in found}
+def _sample_of(part: str) -> Name:
+    """Return the sample that a part id belongs to."""
+    leaf, doc_id, _, _ = part.rsplit("/", 3)
+    return leaf, int(doc_id)
+
+
+def _batches(plan: Plan, drawn: dict[Name, Drawn]) -> dict[Name, list[str]]:
+    """Return the batches in which each sample's requests stand."""
+    batches: dict[Name, list[str]] = {name: [] for name in drawn}
     for batch, entry in plan.entries.items():
         for name in {(entry["task"], int(t[4].split("/")[0])) for t in entry["targets"]}:
             if name in batches:
@@ -88,10 +96,10 @@ def _batches(plan: Plan, found: dict[Name, Drawn]) -> dict[Name, list[str]]:
     return batches
 
 
-def _tokenise(
-    document: Document, plan: Plan, batches: list[str], encoder: Encoder, terms: Terms, drawn: Drawn
-) -> None:
-    """The sample's requests, from its texts."""
+def _rows(
+    document: Document, plan: Plan, batches: list[str], encoder: Encoder, terms: Terms
+) -> dict[str, Row]:
+    """Return the rows of a sample's requests by part id, from its texts."""
     kind = plan.entries[batches[0]]["kind"]
     requests = []
     for index, argument in enumerate(document.first["arguments"].values()):
@@ -100,47 +108,43 @@ def _tokenise(
             context, second = argument["arg_0"], argument.get("arg_1", "")
             if kind == "generate_until":
                 settings = settings_from(second, task=document.leaf, terms=terms)
-                asked = new_tokens(second)
-                requests.append(Request(*where, kind, context, settings=settings, reserved=asked))
+                reserved = new_tokens(second)
+                request = Request(*where, kind, context, settings=settings, reserved=reserved)
             else:
-                requests.append(Request(*where, kind, context, second))
-    for row in tokenise(requests, encoder).rows:
-        for target in row.targets:
-            drawn.rows[f"{document.leaf}/{target.local_id}"] = Row(row.tokens, (target,))
+                request = Request(*where, kind, context, second)
+            requests.append(request)
+    return {
+        f"{document.leaf}/{target.local_id}": Row(row.tokens, (target,))
+        for row in tokenise(requests, encoder).rows
+        for target in row.targets
+    }
 
 
-def _compare(plan: Plan, batches: dict[Name, list[str]], found: dict[Name, Drawn]) -> None:
-    """Hold the rows against the plan's, and the answers against the rows."""
-    for names in batches.values():
-        for batch in map(plan.batch, dict.fromkeys(names)):
+def _compare(plan: Plan, batches: dict[Name, list[str]], drawn: dict[Name, Drawn]) -> None:
+    """Note where the rows are not the plan's, and where rows and answers don't belong together."""
+    for sample_batches in batches.values():
+        for batch in map(plan.batch, dict.fromkeys(sample_batches)):
             for target in batch.targets:
-                leaf, doc_id, _, _ = target.id.rsplit("/", 3)
-                drawn = found.get((leaf, int(doc_id)))
-                if drawn is not None and not _same(drawn.rows.get(target.id), batch, target):
-                    drawn.problems.append(f"{target.id}: the plan asks another prompt")
-    for drawn in found.values():
-        for part in sorted(drawn.rows.keys() ^ drawn.answers.keys()):
-            drawn.problems.append(f"{part}: asked or answered, but not both")
+                sample = drawn.get(_sample_of(target.id))
+                if sample is not None and not _same(sample.rows.get(target.id), batch, target):
+                    sample.problems.append(f"{target.id}: the plan asks another prompt")
+    for sample in drawn.values():
+        for part in sorted(sample.rows.keys() ^ sample.answers.keys()):
+            sample.problems.append(f"{part}: asked or answered, but not both")
 
 
 def _same(row: Row | None, batch: Batch, target: BatchTarget) -> bool:
     if row is None:
         return False
-    (mine,) = row.targets
-    tokens = [int(token) for token in row.tokens]
+    (rebuilt,) = row.targets
     return (
-        tokens == batch.tokens_of(target)
-        and (mine.start, mine.last) == (target.start, target.last)
-        and mine.request.settings == batch.settings
+        [int(token) for token in row.tokens] == batch.tokens_of(target)
+        and (rebuilt.start, rebuilt.last) == (target.start, target.last)
+        and rebuilt.request.settings == batch.settings
     )
 
 
-def digest(folder: Path) -> str:
-    """sha256 of a record.json."""
-    return canon.sha256_file(folder / "record.json")
-
-
-def answered(answer: Any) -> list[int] | None:
-    """A generated answer's tokens; None where its engine does not tell them."""
+def tokens_of(answer: Answer) -> list[int] | None:
+    """Return a generated answer's tokens, or None where its engine does not record them."""
     tokens = answer["tokens"]
     return tokens if isinstance(tokens, list) else None

@@ -1,4 +1,4 @@
-"""Drawn samples through the engine: recorded answers replayed, and rounding measured on them.
+"""Replays recorded answers of drawn samples on the engine, and measures rounding on them.
 
 Rows are packed as the plan's are, so that what prompts share is computed once here too.
 """
@@ -8,46 +8,46 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from evalkit.base import canon
-from evalkit.base.events import Events
+from evalkit.base.events import Events, Phase
 from evalkit.inputs.models import architecture
 from evalkit.inputs.models.model import Model
-from evalkit.judge.audit import drawing, judging, loading
-from evalkit.judge.audit import noise as noises
-from evalkit.judge.audit import rounding as roundings
+from evalkit.judge.audit import drawing, loading, noise
 from evalkit.judge.audit.drawing import Drawn
-from evalkit.judge.audit.judging import Judged, Replayed
-from evalkit.judge.audit.noise import Noise
-from evalkit.judge.audit.rounding import Rounding, Value
-from evalkit.plan import store, tokenise
+from evalkit.judge.audit.judging import Judge, Replayed
+from evalkit.judge.audit.loading import AuditOptions
+from evalkit.judge.audit.noise import Noise, Rounding, Value
+from evalkit.plan import store
 from evalkit.plan.batch import Batch
 from evalkit.plan.grouping import make_batches
 from evalkit.plan.requests.request import Request
-from evalkit.plan.tokenise import Target, Tokenised
+from evalkit.plan.tokenise import Row, Target, Tokenised
 from evalkit.record.reading import scored
+
+if TYPE_CHECKING:
+    from evalkit.engine.core import Engine
 
 MEASURED = 24  # answers that noise is measured on where no better numerics are at hand
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """A replay's outcome, before it is put into words."""
+    """The outcome of a replay: what the judge added up, and the time it took."""
 
-    judged: Judged
-    rounding: Rounding
+    judge: Judge
     seconds: float
 
 
 def replay(
-    engine: Any, drawn: list[Drawn], policy: store.Policy, model: Model, events: Events
+    engine: "Engine", drawn: list[Drawn], policy: store.Policy, model: Model, events: Events
 ) -> Result:
-    """Replay the drawn samples' answers and note in each what is wrong with it.
+    """Replay the drawn samples' answers and note in each sample what is wrong with it.
 
-    Where the record's numerics round, the answers are held against the model in float32, and the
+    Where the record's numerics round, the answers are compared with the model in float32, and the
     rounding is measured by replaying them in the record's numerics too.
     """
     from evalkit.engine import replay as replays
@@ -65,33 +65,33 @@ def replay(
         else:
             exact = replayed
             values = [Value(a - b, [b]) for a, b in _alone(engine, batches)]
-            rounding = roundings.measure(values, roundings.OTHER)
-    judged = Judged()
+            rounding = noise.measure_rounding(values, noise.OTHER)
+    judge = Judge(rounding, partial(replays.retold, engine))
     for sample in drawn:
-        judging.judge(sample, exact, rounding, partial(replays.retold, engine), judged)
-    return Result(judged, rounding, time.monotonic() - started)
+        judge.sample(sample, exact)
+    return Result(judge, time.monotonic() - started)
 
 
 def _forward(
-    engine: Any, drawn: list[Drawn], batches: list[Batch], phase: Any
+    engine: "Engine", drawn: list[Drawn], batches: list[Batch], phase: Phase
 ) -> dict[str, Replayed]:
-    """Every answer of the batches, by part id."""
+    """Replay every answer of the batches; return them by part id."""
     from evalkit.engine import replay as replays
 
-    asked = [row.targets[0].request for sample in drawn for row in sample.rows.values()]
-    generated = {request.id: request.settings for request in asked if request.settings is not None}
-    found: dict[str, Replayed] = {}
+    requests = [row.targets[0].request for sample in drawn for row in sample.rows.values()]
+    settings = {req.id: req.settings for req in requests if req.settings is not None}
+    replayed: dict[str, Replayed] = {}
     for batch in batches:
-        found |= replays.replay(engine, batch, generated)
+        replayed |= replays.replay(engine, batch, settings)
         phase.advance(1)
-    return found
+    return replayed
 
 
 def measured(
     drawn: list[Drawn], rounded: Mapping[str, Replayed], exact: Mapping[str, Replayed]
 ) -> Rounding:
-    """The rounding between two replays of the same answers, value by value as they are recorded:
-    each token of a text, the sum of a log-likelihood."""
+    """Return the rounding between two replays of the same answers. The values compared are those
+    that are recorded: each token of a text, the sum of a log-likelihood."""
     values = []
     for sample in drawn:
         for part, row in sample.rows.items():
@@ -102,11 +102,12 @@ def measured(
                 values += [Value(a - b, [b]) for a, b in zip(old, new, strict=True)]
             else:
                 values.append(Value(canon.total(old) - canon.total(new), new))
-    return roundings.measure(values, roundings.ROUNDED)
+    return noise.measure_rounding(values, noise.ROUNDED)
 
 
-def _alone(engine: Any, batches: list[Batch]) -> list[tuple[float, float]]:
-    """Log-probabilities of a few answers, replayed and each by itself."""
+def _alone(engine: "Engine", batches: list[Batch]) -> list[tuple[float, float]]:
+    """Return pairs of a token's log-probability: replayed in its batch, and the model's own (see
+    `engine.replay.twice`), of a few answers."""
     from evalkit.engine import replay as replays
 
     pairs: list[tuple[float, float]] = []
@@ -115,49 +116,46 @@ def _alone(engine: Any, batches: list[Batch]) -> list[tuple[float, float]]:
     return pairs
 
 
-def rows_of(sample: Drawn) -> list[tokenise.Row]:
-    """What to replay of a sample: each answer's tokens behind its prompt."""
-    found = []
+def rows_of(sample: Drawn) -> list[Row]:
+    """Return the rows to replay of a sample: each answer's tokens behind its prompt."""
+    rows = []
     for part, row in sample.rows.items():
         request = row.targets[0].request
         if request.kind != "generate_until":
-            found.append(row)
+            rows.append(row)
             continue
         answer = sample.answers.get(part)
-        tokens = drawing.answered(answer) if answer else None
+        tokens = drawing.tokens_of(answer) if answer else None
         if tokens:
             whole = np.concatenate([row.tokens, np.asarray(tokens[:-1], dtype=np.uint32)])
-            asked = Request(request.task, request.doc_id, request.index, request.repeat,
-                            "loglikelihood", request.context)  # fmt: skip
-            target = Target(asked, len(row.tokens) - 1, tokens[-1])
-            found.append(tokenise.Row(whole, (target,)))
-    return found
+            scoring = Request(request.task, request.doc_id, request.index, request.repeat,
+                              "loglikelihood", request.context)  # fmt: skip
+            rows.append(Row(whole, (Target(scoring, len(row.tokens) - 1, tokens[-1]),)))
+    return rows
 
 
-def _batches(
-    engine: Any, rows: list[tokenise.Row], policy: store.Policy, model: Model
-) -> list[Batch]:
+def _batches(engine: "Engine", rows: list[Row], policy: store.Policy, model: Model) -> list[Batch]:
     limit = architecture.rope_limit(model.config)
     return list(make_batches(Tokenised(rows), policy, level=engine.level, rope_limit=limit))
 
 
 def policy_of(planned: store.Plan) -> store.Policy:
-    """How a plan packs its rows."""
+    """Return the policy by which a plan packs its rows."""
     return store.Policy(**planned.body["policy"])
 
 
 def noise_of(
-    folder: Path, model: Model, asked: loading.Asked, numerics: dict[str, Any] | None = None
+    folder: Path, model: Model, options: AuditOptions, numerics: dict[str, Any] | None = None
 ) -> Noise:
-    """The noise of a run's numerics (or of others) on its model, measured on a few of its own
-    samples."""
+    """Return the noise of a run's numerics (or of other `numerics`) on its model, measured on a few
+    of its own samples."""
     run = scored.read(folder)
     assert run.record is not None, "a run of ours has a record"
     planned = store.Plan(folder)
     record = run.record | ({"numerics": numerics} if numerics else {})
-    engine, tokenizer = loading.engine_for(record, model, planned, asked)
-    chosen = drawing.draw(drawing.names(run), drawing.digest(folder), 0, MEASURED)
+    engine, tokenizer = loading.engine_for(record, model, planned, options)
+    chosen = drawing.draw_of(folder, drawing.names(run), 0, MEASURED)
     drawn = drawing.gather(folder, run, planned, tokenizer, chosen)
     rows = [row for sample in drawn for row in rows_of(sample)]
     pairs = _alone(engine, _batches(engine, rows, policy_of(planned), model))
-    return noises.measure([a - b for a, b in pairs])
+    return noise.measure_noise([a - b for a, b in pairs])

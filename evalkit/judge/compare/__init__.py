@@ -16,11 +16,9 @@ from evalkit.base import statistics
 from evalkit.base.errors import EvalkitError
 from evalkit.base.machine import stamp
 from evalkit.judge.compare import flips as flipping
-from evalkit.judge.compare import kept as keeping
 from evalkit.judge.compare import pairs as pairing
 from evalkit.judge.compare.flips import Excerpt, Flip
-from evalkit.judge.compare.kept import Kept
-from evalkit.judge.compare.pairs import LeftOut, Row
+from evalkit.judge.compare.pairs import Kept, LeftOut, Row
 from evalkit.record.reading import scored
 from evalkit.record.reading.folder import foreign
 from evalkit.record.reading.scored import Scored
@@ -125,7 +123,7 @@ def _pair(
     found = flipping.flips(before, after, rows)
     chosen = flipping.choose(found, READ)
     kept = [
-        keeping.kept(before, after, row, seed)
+        pairing.kept(before, after, row, seed)
         for row in rows
         if teacher and row.top and row.headline and not row.nats and row.higher_is_better
     ]

@@ -8,16 +8,25 @@ evidence, and never for an evaluation that contradicts itself.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypedDict, cast
 
-from evalkit.base import schema, statistics
+from evalkit.base import statistics
 from evalkit.base.errors import EvalkitError, Exit
 from evalkit.judge.compare import Comparison, Pair, Row
 from evalkit.judge.verify import Report, plain, verify
+from evalkit.judge.verify.policy import read as read_policy
 from evalkit.record.reading import lm_eval
-from evalkit.record.reading.folder import Folder, MiB
 
-MAX_POLICY = 1 * MiB
+Rules = dict[str, float]  # bounds by the rule's name; a rule without a bound is true
+
+
+class Policy(TypedDict, total=False):
+    """The content of a gate's policy; schemas/gate.schema.json describes it."""
+
+    every: Rules
+    tasks: dict[str, Rules]
+    max_flips: float
+    same_prompts: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,15 +68,9 @@ class Gate:
         return [*lines, f"GATE {'MET' if self.met else f'NOT MET: {failed} of {count} rules'}"]
 
 
-def read(path: Path) -> dict[str, Any]:
-    """A policy; EvalkitError names what in it is not as the schema says."""
-    if not path.is_file():
-        raise EvalkitError("there is no such policy", where=str(path), code=Exit.MISSING)
-    policy = Folder(path.parent).yaml(path.name, MAX_POLICY)
-    problems = schema.check("gate", policy)
-    if problems:
-        raise EvalkitError(f"this is no gate's policy: {problems[0]}", where=str(path))
-    return policy  # type: ignore[no-any-return]
+def read(path: Path) -> Policy:
+    """Read a gate's policy; EvalkitError says what in it is not as the schema says."""
+    return cast(Policy, read_policy(path, "gate"))
 
 
 def verdicts(paths: Sequence[Path]) -> list[Report]:
@@ -82,7 +85,7 @@ def _verified(path: Path) -> Report:
     return plain.verify(found.folder, f"results_{found.time}.json", asked=False)
 
 
-def check(comparison: Comparison, policy: dict[str, Any], reports: Sequence[Report]) -> Gate:
+def check(comparison: Comparison, policy: Policy, reports: Sequence[Report]) -> Gate:
     """Judge every pair by the policy. `reports`: `verdicts` of the compared evaluations."""
     if _asks_for_kept(policy) and not comparison.teacher:
         raise EvalkitError("min_kept needs a teacher", fix="add --teacher")
@@ -94,12 +97,12 @@ def check(comparison: Comparison, policy: dict[str, Any], reports: Sequence[Repo
     return Gate((*broken, *(r for pair in comparison.pairs for r in _pair(pair, policy))))
 
 
-def _asks_for_kept(policy: dict[str, Any]) -> bool:
+def _asks_for_kept(policy: Policy) -> bool:
     sets = [policy.get("every", {}), *policy.get("tasks", {}).values()]
     return any("min_kept" in rules for rules in sets)
 
 
-def _pair(pair: Pair, policy: dict[str, Any]) -> Iterator[Ruling]:
+def _pair(pair: Pair, policy: Policy) -> Iterator[Ruling]:
     run = pair.after.label
     named = policy.get("tasks", {})
     tops = {row.task: row for row in pair.tops}

@@ -1,13 +1,21 @@
-"""Two evaluations held against each other, document by document: the differences, their errors and
-what they are worth.
+"""Compares two evaluations document by document: the differences of their scores, the errors of
+these, the p-values, and how much of a teacher's score a student kept.
 
 Only tasks whose questions are the same on both sides are paired; any other is left out by name,
 with the reason. Which test a row gets follows from its scores: McNemar's exact test for a leaf task
 of zeros and ones, else Student's t on paired differences, clustered by leaf task in a group.
+
+A student's share of its teacher is (student - chance) / (teacher - chance), with an interval by
+paired bootstrap. Whole clusters are drawn: a group's leaf tasks, or the documents where it has few
+leaf tasks; teacher and student are scored on the same draw. A seed fixes the draws and stands in
+the result.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
 
 from evalkit.base import statistics
 from evalkit.base.statistics import Difference
@@ -20,17 +28,22 @@ BY_DOCUMENT = "paired t over documents"
 # Fewer leaf tasks give no useful standard error of a group: two that moved alike have one of 0, and
 # two that did not hide a difference of 40 points (docs/statistics.md).
 MIN_CLUSTERS = 10
+DRAWS = 10_000
+_AT_ONCE = 1 << 22  # random numbers in memory
+
+Array = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
     """One metric of a task or group on both sides.
 
-    `before`, `after`: the scores as reported; `difference` is after - before, in points of the
-    score, or in nats per word, byte or document where `nats`. `headline`: the metric that stands
-    for its task. `top`: a task or group that was asked for, not one below it. `lost`, `gained`:
-    documents that went from 1 to 0 and from 0 to 1, where scores are zeros and ones. `p` is raw;
-    `adjusted` is Holm's, over the headline rows of all top-level tasks and all pairs.
+    `before` and `after` are the scores as reported; `difference` is after - before, in points of
+    the score, or in nats per word, byte or document if `nats` is set. `headline` marks the metric
+    that stands for its task, `top` a task or group of the suite itself, not one below it. `lost`
+    and `gained` count the documents that went from 1 to 0 and from 0 to 1, where scores are zeros
+    and ones. `p` is raw; `adjusted` is Holm's, over the headline rows of all top-level tasks and
+    all pairs.
     """
 
     task: str
@@ -68,8 +81,9 @@ class LeftOut:
 
 
 def rows(before: Scored, after: Scored) -> tuple[list[Row], list[LeftOut]]:
-    """Every task, group and leaf task that both sides scored on the same questions."""
-    found: list[Row] = []
+    """Pair every task, group and leaf task that both sides scored on the same questions; return the
+    rows, and what was left out."""
+    paired: list[Row] = []
     left_out: list[LeftOut] = []
     usable: dict[str, list[str]] = {}
     for name in dict.fromkeys([*before.leaves, *after.leaves]):
@@ -91,13 +105,13 @@ def rows(before: Scored, after: Scored) -> tuple[list[Row], list[LeftOut]]:
         metrics = [m for m in usable[members[0]] if all(m in usable[leaf] for leaf in members)]
         main = score_table.headline(metrics)
         for metric in metrics:
-            weighting = (name, metric) in before.plain
-            found.append(_row(before, after, name, metric, name in tops, metric == main, weighting))
-    return found, list(dict.fromkeys(left_out))
+            plain = (name, metric) in before.plain
+            paired.append(_row(before, after, name, metric, name in tops, metric == main, plain))
+    return paired, list(dict.fromkeys(left_out))
 
 
 def _tree(run: Scored, tops: list[str]) -> Iterator[str]:
-    """The tops, each followed by the groups whose leaf tasks are all its own, then the rest."""
+    """Yield each top, followed by the groups whose leaf tasks are all its own, then the rest."""
     for top in tops:
         yield top
         inside = set(run.members(top))
@@ -105,13 +119,15 @@ def _tree(run: Scored, tops: list[str]) -> Iterator[str]:
     yield from run.groups
 
 
-def _problem(one: Leaf | None, other: Leaf | None) -> str:
-    if one is None or other is None:
+def _problem(before: Leaf | None, after: Leaf | None) -> str:
+    """Say why a leaf task can't be paired; empty if it can."""
+    if before is None or after is None:
         return "only one of the runs has it"
-    if one.questions == other.questions:
+    if before.questions == after.questions:
         return ""
-    if len(one.doc_ids) != len(other.doc_ids):
-        return f"{len(one.doc_ids):,} documents in one run, {len(other.doc_ids):,} in the other"
+    old, new = len(before.doc_ids), len(after.doc_ids)
+    if old != new:
+        return f"{old:,} documents in one run, {new:,} in the other"
     return "its questions are not the same"
 
 
@@ -153,7 +169,8 @@ def _row(
 
 
 def _differences(before: Metric, after: Metric, plain: bool) -> list[scored.Value]:
-    """(difference, weight) of each document; in a plain mean of leaf tasks each task weighs 1."""
+    """Return (difference, weight) of each document; in a plain mean of leaf tasks each task has
+    the weight 1."""
     share = len(before.values) if plain else 1
     return [
         (b - a, weight / share)
@@ -164,3 +181,68 @@ def _differences(before: Metric, after: Metric, plain: bool) -> list[scored.Valu
 def _score(members: Sequence[Metric], sizes: Sequence[int], plain: bool) -> float:
     scores = [member.score for member in members]
     return statistics.mean(scores) if plain else statistics.weighted_mean(scores, sizes)
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """The share of the teacher's score above chance that a student kept, with its 95% interval;
+    None where the teacher is within two standard errors of chance: then it has nothing to keep."""
+
+    task: str
+    metric: str
+    share: float | None
+    low: float | None
+    high: float | None
+    chance: float
+    clusters: int
+    seed: int
+
+
+def kept(teacher: Scored, student: Scored, row: Row, seed: int) -> Kept:
+    """Return the share that a student kept in a row's task and metric."""
+    plain, few = (row.task, row.metric) in teacher.plain, len(row.leaves) < MIN_CLUSTERS
+    # Of each cluster: its weight, and the weighted sums of the teacher, the student and chance.
+    sums: list[tuple[float, ...]] = []
+    for leaf in row.leaves:
+        old, new = teacher.leaves[leaf], student.leaves[leaf]
+        pairs = zip(old.metrics[row.metric].values, new.metrics[row.metric].values, strict=True)
+        weight = 1 / len(old.doc_ids) if plain else 1.0
+        chance = weight * old.chance
+        part = [(weight, weight * a, weight * b, chance) for (a, _), (b, _) in pairs]
+        sums += part if few else [tuple(map(sum, zip(*part, strict=True)))]
+    table = np.array(sums, dtype=np.float64)
+    above = _above(table)
+    error = statistics.clustered([[(a / w - c / w, w)] for w, a, _, c in sums]).error
+    empty = Kept(row.task, row.metric, None, None, None, row.chance, len(table), seed)
+    if error is None or above[0] <= 2 * error:
+        return empty
+    drawn = shares(table, seed)
+    low, high = np.quantile(drawn, [statistics.ALPHA / 2, 1 - statistics.ALPHA / 2])
+    share = float(above[1] / above[0])
+    return Kept(row.task, row.metric, share, float(low), float(high), row.chance, len(table), seed)
+
+
+def _above(sums: Array) -> Array:
+    """Return the teacher's and the student's mean scores above chance.
+
+    sums: [..., clusters, 4] (weight, teacher, student, chance); returns [..., 2].
+    """
+    total = sums.sum(axis=-2)
+    above: Array = (total[..., 1:3] - total[..., 3:4]) / total[..., 0:1]
+    return above
+
+
+def shares(table: Array, seed: int) -> Array:
+    """Return the shares kept in DRAWS draws of as many clusters, with replacement. A draw in which
+    the teacher is not above chance has no share, and counts as infinite.
+
+    table: [clusters, 4] (weight, teacher, student, chance); returns [DRAWS].
+    """
+    source, count = np.random.default_rng(seed), len(table)
+    parts: list[Array] = []
+    for start in range(0, DRAWS, step := max(1, _AT_ONCE // count)):
+        draws = source.integers(0, count, size=(min(step, DRAWS - start), count))
+        above = _above(table[draws])
+        positive = above[:, 0] > 0
+        parts.append(np.where(positive, above[:, 1] / np.where(positive, above[:, 0], 1), np.inf))
+    return np.concatenate(parts)

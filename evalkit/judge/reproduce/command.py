@@ -1,45 +1,55 @@
-"""The whole of `evalkit reproduce`: the original obtained, then reproduced or only planned.
+"""The whole of `evalkit reproduce`: obtain the original, then reproduce it or only plan to.
 
-A statement about an original that came packed is kept beside the reproductions.
+The original is a folder, a pack, or the address of a pack. A pack's content is untrusted and
+bounded; only http and https are fetched, and nothing in a pack is run. A statement about an
+original that came packed is kept beside the reproductions.
 """
 
-from collections.abc import Sequence
+import tempfile
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from evalkit.base import canon
-from evalkit.base.errors import Exit
+from evalkit.base.errors import EvalkitError, Exit
 from evalkit.base.events import Events
 from evalkit.inputs import hub
 from evalkit.judge.reproduce import Wanted, prepared, reproduce
-from evalkit.judge.reproduce.differences import Difference
-from evalkit.judge.reproduce.obtain import obtained
+from evalkit.record.packs import archive
 from evalkit.record.signing import attest
 from evalkit.record.signing.keys import Private
 
-__all__ = ["Said", "Wanted", "run"]
+__all__ = ["Printed", "Wanted", "obtained", "run"]
+
+MAX_BYTES = 8 << 30
+TIMEOUT_S = 60
+BLOCK = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
-    """What there is to print, for people and for programs, and the exit code."""
+class Printed:
+    """What the command prints, for people and as JSON for programs, and the exit code."""
 
     lines: list[str]
-    found: dict[str, Any]
+    body: Mapping[str, object]
     exit_code: Exit
 
 
 def run(
     where: str, wanted: Wanted, argv: list[str], key: Private | None, *, only_plan: bool
-) -> Said:
-    """Reproduce the run that `where` names: a folder, a pack, or a pack's address."""
+) -> Printed:
+    """Reproduce the run that `where` names."""
     if wanted.given.get("offline"):
         hub.go_offline()
     with obtained(where) as original:
         if only_plan:
             planned = prepared(original, wanted)
-            return Said(planned.lines(), {"differences": _told(planned.differences)}, Exit.OK)
+            differences = [asdict(difference) for difference in planned.differences]
+            return Printed(planned.lines(), {"differences": differences}, Exit.OK)
         outcome = reproduce(original, wanted, Events(), argv, key)
         lines = [f"again     {outcome.made}"] if outcome.made else []
         if key is not None and original != Path(where):
@@ -47,13 +57,45 @@ def run(
             canon.make_folder(wanted.out)
             canon.write_atomic(kept, (original / attest.NAME).read_bytes())
             lines.append(f"signed    {kept}: to be put into the original as {attest.NAME}")
-        found = {
+        body = {
             **outcome.claim,
-            "differences": _told(outcome.differences),
+            "differences": [asdict(difference) for difference in outcome.differences],
             "made": str(outcome.made) if outcome.made else None,
         }
-        return Said([*lines, *outcome.lines()], found, outcome.exit_code)
+        return Printed([*lines, *outcome.lines()], body, outcome.exit_code)
 
 
-def _told(differences: Sequence[Difference]) -> list[dict[str, Any]]:
-    return [asdict(difference) for difference in differences]
+@contextmanager
+def obtained(where: str) -> Iterator[Path]:
+    """Yield the run's folder, which is there until the block ends; EvalkitError if there is no
+    run."""
+    if urllib.parse.urlsplit(where).scheme in ("http", "https"):
+        with tempfile.TemporaryDirectory(prefix="evalkit-fetched-") as folder:
+            pack = Path(folder) / "run.tar.gz"
+            canon.write_atomic(pack, _fetched(where))
+            with archive.unpacked(pack) as run:
+                yield run
+        return
+    path = Path(where)
+    if path.is_dir():
+        yield path
+    elif path.is_file():
+        with archive.unpacked(path) as run:
+            yield run
+    else:
+        raise EvalkitError("there is no such run", where=where, code=Exit.MISSING)
+
+
+def _fetched(address: str) -> Iterator[bytes]:
+    try:
+        with urllib.request.urlopen(address, timeout=TIMEOUT_S) as answer:
+            total = 0
+            while block := answer.read(BLOCK):
+                total += len(block)
+                if total > MAX_BYTES:
+                    raise EvalkitError(f"more than {MAX_BYTES >> 30} GiB", where=address)
+                yield block
+    except (OSError, urllib.error.URLError, ValueError) as error:
+        raise EvalkitError(
+            f"can't fetch the pack: {error}", where=address, code=Exit.MISSING
+        ) from None

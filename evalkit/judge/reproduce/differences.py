@@ -1,15 +1,23 @@
-"""What is not the same for two executions: the inputs of their identity, software and hardware.
+"""Compares two executions: first what they were computed from and on, then their answers.
 
-Ordered by how much each can do to an answer, so that the first that differs is the likely cause of
-different answers. A cause is a guess from what was recorded, and said to be one.
+Differences of inputs, software and hardware are ordered by how much each can do to an answer, so
+that the first one is the likely cause of different answers. A cause is a guess from what was
+recorded, and the report says so.
+
+Answers are compared request by request: they are equal, within the noise, or beyond it. Texts may
+differ from one near-tie on. So of two unequal texts only the first token that differs is judged, by
+the margins that both sides recorded.
 """
 
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
+from evalkit.base import canon
 from evalkit.base.machine import stamp
+from evalkit.judge.audit.noise import Noise
+from evalkit.record.journal import Answer, Answers
 from evalkit.record.reading.findings import shown
 
 CAUSES = {  # a difference's first word, and what it does to answers
@@ -22,14 +30,17 @@ CAUSES = {  # a difference's first word, and what it does to answers
     "hardware": "other hardware",
     "packages": "other software",
 }
+INPUTS = ("suite", "model", "adapter", "numerics", "engine", "versions")
 HARDWARE = ("cpu", "gpu", *stamp.GPU_PARTS)
 SOFTWARE = ("python", "os", "runtime")
 COMPUTING = ("torch", "transformers", "tokenizers", "lm_eval", "accelerate", "numpy", "safetensors")
+NOTHING = "no recorded input differs: one of the records was changed, or a machine does not repeat"
+FEW = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One thing that is not the same: `name` starts with a word of `CAUSES`."""
+    """One thing that is not the same; `name` starts with a word of `CAUSES`."""
 
     name: str
     before: str
@@ -51,49 +62,43 @@ class Difference:
 
 
 def _short(value: str) -> str:
-    """A value for people: a digest by its first twelve characters."""
+    """Return a value for people: digests are cut to twelve characters."""
     return shown(re.sub(r"(?<![0-9a-f])([0-9a-f]{12})[0-9a-f]{52}(?![0-9a-f])", r"\1", value))
 
 
 def of_inputs(before: dict[str, Any], after: dict[str, Any]) -> list[Difference]:
-    """What differs between two runs' inputs, as run.json holds them."""
-    found = [
+    """Return what differs between two runs' inputs, as run.json holds them."""
+    return [
         Difference(name, str(old), str(new))
-        for name in ("suite", "model", "adapter", "numerics", "engine", "versions")
-        for name, old, new in _unlike(name, before.get(name), after.get(name))
+        for section in INPUTS
+        for name, old, new in _unlike(section, before.get(section), after.get(section))
     ]
-    return sorted(found, key=lambda each: list(CAUSES).index(each.kind))
 
 
 def of_environments(before: dict[str, Any], after: dict[str, Any]) -> list[Difference]:
-    """What differs between two records' environments, beyond what is an input."""
-    found = [
-        Difference(f"hardware.{key}", str(before.get(key)), str(after.get(key)))
-        for key in HARDWARE
-        if before.get(key) != after.get(key)
-    ]
-    found += [
-        Difference(f"packages.{key}", str(before.get(key)), str(after.get(key)))
-        for key in SOFTWARE
-        if before.get(key) != after.get(key)
-    ]
-    old, new = before["packages"], after["packages"]
-    unlike = [name for name in sorted(old.keys() | new.keys()) if old.get(name) != new.get(name)]
-    unlike.sort(key=lambda name: name not in COMPUTING)
+    """Return what differs between two records' environments, beyond the inputs."""
     inputs = {*before["versions"], *after["versions"]}
-    return found + [
-        Difference(f"packages.{name}", str(old.get(name)), str(new.get(name)))
-        for name in unlike
-        if name not in inputs
+    packages = (before["packages"].keys() | after["packages"].keys()) - inputs
+    sections = (
+        ("hardware", HARDWARE, before, after),
+        ("packages", SOFTWARE, before, after),
+        ("packages", sorted(packages, key=lambda name: (name not in COMPUTING, name)),
+         before["packages"], after["packages"]),
+    )  # fmt: skip
+    return [
+        Difference(f"{kind}.{name}", str(old.get(name)), str(new.get(name)))
+        for kind, names, old, new in sections
+        for name in names
+        if old.get(name) != new.get(name)
     ]
 
 
 def inputs_of(record: dict[str, Any]) -> dict[str, Any]:
-    """A record's inputs, as run.json has them."""
+    """Return a record's inputs, as run.json has them."""
     adapter = record["model"]["adapter"]
-    kept = {k: v for k, v in record["suite"].items() if k not in ("name", "partial")}
+    suite = {k: v for k, v in record["suite"].items() if k not in ("name", "partial")}
     return {
-        "suite": kept,
+        "suite": suite,
         "model": {name: entry["sha256"] for name, entry in record["model"]["files"].items()},
         "adapter": adapter and {n: e["sha256"] for n, e in adapter["files"].items()},
         "numerics": record["numerics"],
@@ -102,8 +107,14 @@ def inputs_of(record: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def of_records(before: dict[str, Any], after: dict[str, Any]) -> tuple[Difference, ...]:
+    """Return what differs between two records' inputs and environments."""
+    inputs = of_inputs(inputs_of(before), inputs_of(after))
+    return (*inputs, *of_environments(before["environment"], after["environment"]))
+
+
 def _unlike(name: str, before: Any, after: Any) -> Iterator[tuple[str, Any, Any]]:
-    """Every place where two nested values differ."""
+    """Yield every place where two nested values differ."""
     if isinstance(before, dict) and isinstance(after, dict):
         for key in [*before, *(key for key in after if key not in before)]:
             yield from _unlike(f"{name}.{key}", before.get(key), after.get(key))
@@ -111,20 +122,102 @@ def _unlike(name: str, before: Any, after: Any) -> Iterator[tuple[str, Any, Any]
         yield name, before, after
 
 
-def told(differences: Sequence[Difference]) -> list[str]:
-    """A line each; packages that compute no answer are counted."""
-    found = [f"differs   {each}" for each in differences if each.computes]
-    if idle := len(differences) - len(found):
-        found.append(f"differs   {idle:,} of what computes no answer: packages, the system")
-    return found or ["differs   nothing recorded"]
+def lines(differences: Sequence[Difference]) -> list[str]:
+    """Return a line for each difference; packages that compute no answer are only counted."""
+    computing = [f"differs   {diff}" for diff in differences if diff.computes]
+    if idle := len(differences) - len(computing):
+        computing.append(f"differs   {idle:,} of what computes no answer: packages, the system")
+    return computing or ["differs   nothing recorded"]
 
 
-def cause(differences: list[Difference], *, plain: str) -> str:
-    """The likely cause of different answers, in a line; `plain` where nothing recorded differs."""
-    decisive = [each for each in differences if each.computes]
-    if not decisive:
-        return plain
-    first = decisive[0]
-    same = [each for each in decisive if each.kind == first.kind]
-    more = f" (and {len(same) - 1} more)" if len(same) > 1 else ""
+def cause(differences: Sequence[Difference]) -> str:
+    """Return the likely cause of different answers, in a line."""
+    computing = [diff for diff in differences if diff.computes]
+    if not computing:
+        return NOTHING
+    first = computing[0]
+    same = sum(diff.kind == first.kind for diff in computing)
+    more = f" (and {same - 1} more)" if same > 1 else ""
     return f"{CAUSES[first.kind]}: {first}{more}"
+
+
+@dataclass(slots=True)
+class Apart:
+    """How far two sides' answers are apart: requests in all, those that are unequal, those that the
+    noise does not explain (the first few in words), and the largest difference of two
+    log-likelihoods."""
+
+    total: int = 0
+    unequal: int = 0
+    beyond: int = 0
+    largest: float = 0.0
+    first: list[str] = field(default_factory=list)
+
+    def note(self, request: str, before: Answer | None, after: Answer | None, noise: Noise) -> None:
+        """Add one request's answers."""
+        self.total += 1
+        if before == after:
+            return
+        self.unequal += 1
+        problem = "answered on one side only"
+        if before is not None and after is not None:
+            self.largest = max(self.largest, _distance(before, after))
+            problem = _problem(before, after, noise)
+        if problem:
+            self.beyond += 1
+            if len(self.first) < FEW:
+                self.first.append(f"{request}: {problem}")
+
+
+def apart(pairs: Iterable[tuple[str, Answer | None, Answer | None]], noise: Noise) -> Apart:
+    """Compare the answers of all (request, one side's answer, the other's)."""
+    result = Apart()
+    for request, before, after in pairs:
+        result.note(request, before, after, noise)
+    return result
+
+
+def matched(
+    before: Answers, after: Answers, leaves: Iterable[str]
+) -> Iterator[tuple[str, Answer | None, Answer | None]]:
+    """Yield (request, one side's answer, the other's), a leaf task at a time."""
+    for leaf in leaves:
+        old, new = before.of(leaf), after.of(leaf)
+        for request in sorted(old.keys() | new.keys()):
+            yield request, old.get(request), new.get(request)
+
+
+def _distance(before: Answer, after: Answer) -> float:
+    if "loglikelihood" not in before or "loglikelihood" not in after:
+        return 0.0
+    off = abs(canon.number(before["loglikelihood"]) - canon.number(after["loglikelihood"]))
+    return off if off == off else 0.0
+
+
+def _problem(before: Answer, after: Answer, noise: Noise) -> str:
+    """Say how two unequal answers differ beyond the noise; empty where they don't."""
+    if "loglikelihood" not in before:
+        return _text_problem(before, after, noise)
+    count = max(before["num_tokens"], after.get("num_tokens", 0))
+    off = canon.number(before["loglikelihood"]) - canon.number(after["loglikelihood"])
+    allowed = noise.of_tokens(count)
+    within = abs(off) <= allowed  # never for a NaN
+    return "" if within else f"log-likelihood off by {off:.3g}, {allowed:.3g} is noise"
+
+
+def _text_problem(before: Answer, after: Answer, noise: Noise) -> str:
+    sides = (before["tokens"], after["tokens"])
+    if not all(isinstance(tokens, list) for tokens in sides):
+        same = before["text"] == after["text"]
+        return "" if same else "another text, of which no tokens are told"
+    for index, (old, new) in enumerate(zip(*sides, strict=False)):
+        if old != new:
+            margins = (before["margins"][index], after["margins"][index])
+            widest = max(canon.number(margin) for margin in margins)
+            problem = f"token {index} is another, {widest:.3g} ahead, {noise.tie:.3g} is noise"
+            return "" if widest <= noise.tie else problem
+    if len(sides[0]) != len(sides[1]):
+        return "one text goes on where the other ends"
+    pairs = zip(before["logprobs"], after["logprobs"], strict=True)
+    worst = max(abs(canon.number(a) - canon.number(b)) for a, b in pairs)
+    return "" if worst <= noise.of_tokens(1) else f"a token's log-probability is off by {worst:.3g}"

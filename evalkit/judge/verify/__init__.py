@@ -1,23 +1,24 @@
-"""`verify`: is a run's folder what it says? It needs nothing but the folder.
+"""`verify`: check that a run's folder is what it says, from the folder alone.
 
-No GPU, torch, network, dataset or model; and no code, template, pattern or path that the record
-brings is ever run or followed. Each check is a line; a broken or hostile folder makes lines, not
-tracebacks. What cannot be checked here says so.
+It needs no GPU, torch, network, dataset or model, and never runs or follows code, a template, a
+pattern or a path that the record brings. Each check is a line of the report; a broken or hostile
+folder makes failed checks, not tracebacks. What can't be checked here is reported as that.
 """
 
 import os
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+from evalkit.base import canon
 from evalkit.base.bounded import OverLimit
 from evalkit.base.errors import EvalkitError, Exit, no_right
-from evalkit.judge.verify import log, plain, several
+from evalkit.judge.verify import plain, results_folder
+from evalkit.judge.verify.claims import Trust, trust
 from evalkit.judge.verify.deep import Deep
 from evalkit.judge.verify.run import Wanted, require_consistent, verify, wanted
-from evalkit.judge.verify.several import Judged
-from evalkit.judge.verify.trust.signers import Trust, trust
 from evalkit.record import auditlog
 from evalkit.record.packs import archive
 from evalkit.record.reading.findings import Check, Report, Status, shown
@@ -38,95 +39,166 @@ __all__ = [
 ]
 
 
+@dataclass(slots=True)
+class Judged:
+    """Reports by the path of what they are about, and the checks of audit logs by their folders."""
+
+    reports: dict[str, Report] = field(default_factory=dict)
+    logs: dict[str, Check] = field(default_factory=dict)
+    errors: dict[str, EvalkitError] = field(default_factory=dict)  # what could not be judged
+
+    @property
+    def exit_code(self) -> Exit:
+        """1 where anything failed, else 2 where anything is not ours to judge, else 0."""
+        codes = {report.exit_code for report in self.reports.values()}
+        if any(check.status is Status.FAIL for check in self.logs.values()):
+            codes.add(Exit.FAILED)
+        codes |= {error.code for error in self.errors.values()}
+        return min(codes - {Exit.OK}, default=Exit.OK)
+
+    @property
+    def verdict(self) -> str:
+        """How many runs have which verdict."""
+        counter = Counter(report.verdict.partition(":")[0] for report in self.reports.values())
+        if self.errors:
+            counter["not judged"] = len(self.errors)
+        counts = ", ".join(f"{count:,} {verdict}" for verdict, count in sorted(counter.items()))
+        broken = any(check.status is Status.FAIL for check in self.logs.values())
+        return f"{counts}; the audit log is BROKEN" if broken else counts
+
+    @property
+    def _single(self) -> bool:
+        return len(self.reports) == 1 and not self.logs and not self.errors
+
+    def lines(self) -> list[str]:
+        """Return one report in full; of several, each report's failures and last line, then the
+        overall verdict."""
+        if self._single:
+            (report,) = self.reports.values()
+            return report.lines()
+        lines = []
+        for name, report in self.reports.items():
+            failed = [f"  {c}" for c in report.checks if c.status is Status.FAIL]
+            lines += [shown(name), *failed, f"  {report.verdict}"]
+        for name, error in self.errors.items():
+            lines += [shown(name), f"  not judged: {shown(error)}"]
+        for name, check in self.logs.items():
+            lines += [shown(name), f"  {check}"]
+        return [*lines, self.verdict]
+
+    def to_json(self) -> str:
+        """Return one report as it is; several by name, with the logs' checks."""
+        if self._single:
+            (report,) = self.reports.values()
+            return canon.dumps(report.to_json())
+        return canon.dumps(
+            {
+                "runs": {name: report.to_json() for name, report in self.reports.items()},
+                "errors": {name: str(error) for name, error in self.errors.items()},
+                "logs": {name: check.to_json() for name, check in self.logs.items()},
+                "verdict": self.verdict,
+                "exit_code": int(self.exit_code),
+            }
+        )
+
+
+# Does the work on some paths within limits of time and memory (`bounded.run`), or without any.
 Bound = Callable[[Callable[[], Report], Sequence[Path]], Report]
 
 
 def unbounded(work: Callable[[], Report], _: Sequence[Path]) -> Report:
-    """Just do it: `judge` in a process that is bounded otherwise, or not at all."""
+    """Do the work in this process, without limits."""
     return work()
 
 
-def judge(paths: Sequence[Path], asked: Wanted, bound: Bound = unbounded) -> Judged:
-    """Check all that lies at some paths: runs, packs, results folders, folders of plain lm-eval.
+def judge(paths: Sequence[Path], wanted: Wanted, bound: Bound = unbounded) -> Judged:
+    """Check everything at some paths: runs, packs, results folders, folders of plain lm-eval.
 
-    `bound` does the work on each (`bounded.run`), and what it raises is told of that one alone.
-    EvalkitError (3) where there is nothing, and only one path was given.
+    `bound` does the work on each; an error that it raises is reported for that one alone. Raises
+    EvalkitError (3) if only one path was given and nothing is there.
     """
-    found = Judged()
+    judging = _Judging(wanted, bound, Judged())
+    judged = judging.judged
     for path in paths:
         try:
-            _judge(path, _Judging(asked, found, bound))
+            judging.path(path)
         except EvalkitError as error:
             if len(paths) == 1:
                 raise
-            found.errors[str(path)] = error
-    if len(found.reports) + len(found.errors) == 1 and found.errors and not found.logs:
-        raise next(iter(found.errors.values()))
-    return found
+            judged.errors[str(path)] = error
+    if len(judged.reports) + len(judged.errors) == 1 and judged.errors and not judged.logs:
+        raise next(iter(judged.errors.values()))
+    return judged
 
 
 @dataclass(frozen=True, slots=True)
 class _Judging:
-    """How each thing is judged, and where the report of it goes."""
+    """How things are judged, and what has been judged so far."""
 
-    asked: Wanted
-    found: Judged
+    wanted: Wanted
     bound: Bound
+    judged: Judged
 
-    def each(self, name: str, path: Path, work: Callable[[], Report]) -> None:
-        """Judge one thing, whatever comes of it."""
-        try:
-            self.found.reports[name] = self.bound(work, [path])
-        except OverLimit as error:
-            failed = Check("limits", Status.FAIL, f"over the limit of {error.limit} for its size")
-            self.found.reports[name] = Report([failed])
-        except EvalkitError as error:
-            self.found.errors[name] = error
+    def path(self, path: Path) -> None:
+        """Judge everything at a path."""
+        _check_rights(path)
+        if path.is_file():
+            with archive.room() as place:
+                self._one(path, path, lambda: _pack(path, place, self.wanted))
+        elif path.is_dir() and results_folder.is_results(path):
+            self._results(path)
+        elif path.is_dir() and (names := plain.results_in(path)):
+            for name in names:
+                work = partial(plain.verify, path, name, asked=self.wanted.asked)
+                self._one(path / name, path, work)
+        else:
+            self._one(path, path, lambda: verify(path, self.wanted))
 
-    def log(self, results: Path, runs: Sequence[Path]) -> Check:
-        """Hold the log of a results folder against its runs."""
-        inputs = [results / auditlog.NAME, *(run / "record.json" for run in runs)]
+    def _results(self, path: Path) -> None:
+        """Judge all runs of a results folder, and its log."""
+        runs = list(results_folder.runs_in(path))
+        if not runs:
+            raise EvalkitError("no finished run lies here", where=str(path), code=Exit.MISSING)
+        for run in runs:
+            self._one(run, run, partial(verify, run, self.wanted))
+        self.judged.logs[str(path)] = self._log(path, runs)
+
+    def _log(self, path: Path, runs: Sequence[Path]) -> Check:
+        """Check the log of a results folder against its runs."""
+        inputs = [path / auditlog.NAME, *(run / "record.json" for run in runs)]
         try:
-            return self.bound(lambda: Report([_log(results, runs)]), inputs).checks[0]
+            work = partial(results_folder.check_log, path, runs)
+            return self.bound(lambda: Report([work()]), inputs).checks[0]
         except OverLimit as error:
             return Check("log", Status.FAIL, f"over the limit of {error.limit} for its size")
 
-
-def _log(results: Path, runs: Sequence[Path]) -> Check:
-    return log.check(results, several.logged(results, runs))
-
-
-def _judge(path: Path, judging: _Judging) -> None:
-    asked = judging.asked
-    _check_rights(path)
-    if path.is_file():
-        with archive.room() as place:
-            judging.each(str(path), path, lambda: _pack(path, place, asked))
-    elif path.is_dir() and several.is_results(path):
-        _results(path, judging)
-    elif path.is_dir() and (names := plain.results_in(path)):
-        for name in names:
-            work = partial(plain.verify, path, name, asked=asked.asked)
-            judging.each(str(path / name), path, work)
-    else:
-        judging.each(str(path), path, lambda: verify(path, asked))
-
-
-def _check_rights(path: Path) -> None:
-    """EvalkitError (3) where one has no right to read: that says nothing of a record."""
-    for each in (path, path / "record.json", path / "results.json", path / "plan.json"):
+    def _one(self, name: Path, path: Path, work: Callable[[], Report]) -> None:
+        """Judge one thing and keep its report or error."""
         try:
-            each.stat()
+            self.judged.reports[str(name)] = self.bound(work, [path])
+        except OverLimit as error:
+            failed = Check("limits", Status.FAIL, f"over the limit of {error.limit} for its size")
+            self.judged.reports[str(name)] = Report([failed])
+        except EvalkitError as error:
+            self.judged.errors[str(name)] = error
+
+
+def _check_rights(folder: Path) -> None:
+    """Raise EvalkitError (3) if this process may not read the files: that says nothing of a
+    record."""
+    for path in (folder, *(folder / name for name in ("record.json", "results.json", "plan.json"))):
+        try:
+            path.stat()
         except (FileNotFoundError, NotADirectoryError):
             continue
         except PermissionError:
-            raise no_right(each) from None
-        if not os.access(each, os.R_OK):
-            raise no_right(each)
+            raise no_right(path) from None
+        if not os.access(path, os.R_OK):
+            raise no_right(path)
 
 
-def _pack(path: Path, place: Path, asked: Wanted) -> Report:
-    """A pack's run; one that can't be unpacked is broken, as a run would be."""
+def _pack(path: Path, place: Path, wanted: Wanted) -> Report:
+    """Check a pack's run; a pack that can't be unpacked is broken, as a run would be."""
     try:
         run = archive.unpack(path, place)
     except EvalkitError as error:
@@ -136,14 +208,4 @@ def _pack(path: Path, place: Path, asked: Wanted) -> Report:
     if (run / "report.html").exists():
         what = "it holds a report.html, which no digest vouches for: make it with `evalkit report`"
         return Report([Check("pack", Status.FAIL, what)])
-    return verify(run, asked)
-
-
-def _results(path: Path, judging: _Judging) -> None:
-    """All runs of a results folder, and its log."""
-    runs = list(several.runs_in(path))
-    if not runs:
-        raise EvalkitError("no finished run lies here", where=str(path), code=Exit.MISSING)
-    for run in runs:
-        judging.each(str(run), run, partial(verify, run, judging.asked))
-    judging.found.logs[str(path)] = judging.log(path, runs)
+    return verify(run, wanted)

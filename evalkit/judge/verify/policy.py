@@ -1,6 +1,6 @@
-"""A policy: what a record must hold beyond being consistent, to stand on a leaderboard, say.
+"""A policy: what a record must meet beyond being consistent, for a leaderboard, say.
 
-The reader's own file. It can only ask for more: no policy makes a failed check pass.
+It is the reader's own file. It can only ask for more: no policy makes a failed check pass.
 """
 
 from collections.abc import Callable, Collection, Mapping
@@ -17,24 +17,23 @@ MAX_POLICY = 1 << 20
 Value = dict[str, Any]
 
 
-def read(path: Path) -> Value:
-    """A policy file; EvalkitError where it is none."""
+def read(path: Path, kind: str = "policy") -> Value:
+    """Read a policy file of a kind, which is its schema's name; EvalkitError if it is none."""
     try:
-        found = untrusted.load_yaml(canon.read_bytes(path, MAX_POLICY))
+        policy: Value = untrusted.load_yaml(canon.read_bytes(path, MAX_POLICY))
     except OSError as error:
-        what = f"can't read the policy: {error.strerror}"
+        what = f"can't read the {kind}: {error.strerror}"
         raise EvalkitError(what, where=str(path), code=Exit.MISSING) from None
     except ValueError as error:
-        what = f"the policy is not readable YAML: {error}"
+        what = f"the {kind} is not readable YAML: {error}"
         raise EvalkitError(what, where=str(path)) from None
-    if problems := schema.check("policy", found):
-        raise EvalkitError(f"the policy is not valid: {problems[0]}", where=str(path))
-    policy: Value = found
+    if problems := schema.check(kind, policy):
+        raise EvalkitError(f"the {kind} is not valid: {problems[0]}", where=str(path))
     return policy
 
 
 def check(policy: Value, record: Value, checks: Collection[Check], standing: Standing) -> Check:
-    """One check: every rule of the policy, the unmet ones in words."""
+    """Return one check of every rule of the policy; it names the unmet rules."""
     findings = Findings("policy")
     rules = _rules(policy, record, checks, standing)
     for name in sorted(policy.keys() & rules.keys()):
@@ -46,7 +45,7 @@ def check(policy: Value, record: Value, checks: Collection[Check], standing: Sta
 def _rules(
     policy: Value, record: Value, checks: Collection[Check], standing: Standing
 ) -> dict[str, Callable[[Any], str]]:
-    """What each rule finds wrong, in words."""
+    """Return by rule the function that says what is wrong; it returns an empty text if met."""
     code, suite = record["code"], record["suite"]["name"]
     seen = {**standing.witnesses, **standing.reproducers}
     return {
@@ -66,7 +65,7 @@ def _rules(
 
 
 def _whole(checks: Collection[Check]) -> str:
-    """Complete by a shipped lock, with the shipped settings."""
+    """Say whether it is not complete by a shipped lock, with the shipped settings."""
     passed = {check.name for check in checks if check.status is Status.PASS}
     if not {"whole", "completeness"} <= passed:
         return "it is not the whole of a shipped suite"
@@ -101,20 +100,21 @@ def _health(counts: Value, most: dict[str, int]) -> str:
     return f"its health counts {few(over)}" if over else ""
 
 
-def _by(what: str, wanted: Any, found: Mapping[str, Seen]) -> str:
-    """`wanted`: true, names of which one is enough, or how many of whom must have seen how much."""
+def _by(what: str, wanted: Any, people: Mapping[str, Seen]) -> str:
+    """Say who is missing. `wanted` is true, a list of names of which one is enough, or a mapping:
+    how many `keys` of which `names` must have seen how many `samples`."""
     if wanted is True:
-        return "" if found else f"not {what} by anybody on your list"
-    asked: Value = {"names": wanted} if isinstance(wanted, list) else wanted
-    least, samples = asked.get("keys", 1), asked.get("samples", 0)
+        return "" if people else f"not {what} by anybody on your list"
+    rule: Value = {"names": wanted} if isinstance(wanted, list) else wanted
+    least, samples = rule.get("keys", 1), rule.get("samples", 0)
     keys = sum(
-        each.keys
-        for name, each in found.items()
-        if name in asked.get("names", found) and (each.samples is None or each.samples >= samples)
+        seen.keys
+        for name, seen in people.items()
+        if name in rule.get("names", people) and (seen.samples is None or seen.samples >= samples)
     )
     if keys >= least:
         return ""
-    who = few(asked["names"]) if "names" in asked else "anybody on your list"
+    who = few(rule["names"]) if "names" in rule else "anybody on your list"
     much = f" with {samples:,} samples" if samples else ""
     if least > 1:
         return f"{what}{much} by {keys:,} of {least:,} keys of {who}"

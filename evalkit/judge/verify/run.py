@@ -10,14 +10,12 @@ from evalkit.base import bounded
 from evalkit.base.errors import EvalkitError, Exit
 from evalkit.judge.verify import deep as deeper
 from evalkit.judge.verify import policy as policies
-from evalkit.judge.verify.checks import aggregates, agreement, asked, completeness, grading, health
+from evalkit.judge.verify import public, signers
+from evalkit.judge.verify.checks import aggregates, agreement, asked, completeness, health
 from evalkit.judge.verify.checks import results as published
-from evalkit.judge.verify.checks.scores import Scores
+from evalkit.judge.verify.checks.scores import Grading, Scores
+from evalkit.judge.verify.claims import Trust, check_seal, trust
 from evalkit.judge.verify.deep import Deep
-from evalkit.judge.verify.public import public
-from evalkit.judge.verify.public import revealed as opening
-from evalkit.judge.verify.trust import seals, signers
-from evalkit.judge.verify.trust.signers import Trust, trust
 from evalkit.record.reading import identity
 from evalkit.record.reading.evidence import journal as journals
 from evalkit.record.reading.evidence import plan as plans
@@ -51,7 +49,7 @@ def wanted(
 ) -> Wanted:  # fmt: skip
     """What a reader asks, from the files that say it: public keys, an allowed_signers file, a
     policy, what opens documents, certificates of timestamp authorities."""
-    opened = tuple(map(opening.read, revealed))
+    opened = tuple(map(public.read_revealed, revealed))
     trusted = timestamps.authorities(authorities) if authorities else ()
     rules = policies.read(policy) if policy else None
     return Wanted(trust(keys, allowed), deep, rules, opened, trusted)
@@ -75,9 +73,9 @@ def verify(run: Path, wanted: Wanted = Wanted()) -> Report:
         return Report([read.check], advice=read.advice)
     record = read.record
     by = wanted.trust, wanted.authorities
-    sealed = seals.check(folder, record, *by)
+    sealed = check_seal(folder, record, *by)
     signed, standing = signers.check(folder, record, read.sha256, *by, sealed.signer)
-    standing = replace(standing, sealed=sealed.told)
+    standing = replace(standing, sealed=sealed.words)
     engine = record["engine"]
     caveats = [] if engine["bit_repeatable"] else [f"not bit-repeatable ({shown(engine['name'])})"]
     checks = [read.check, *signed, *sealed.checks]
@@ -87,7 +85,7 @@ def verify(run: Path, wanted: Wanted = Wanted()) -> Report:
     else:
         checks += _Evidence(folder, record).checks()
     if wanted.revealed:
-        checks.append(opening.check(folder, read.sha256, wanted.revealed))
+        checks.append(public.revealed(folder, read.sha256, wanted.revealed))
     if wanted.deep is not None:
         checks += _deep(folder, read, checks, wanted.deep)
     if wanted.policy is not None:
@@ -147,7 +145,7 @@ class _Evidence:
         self.samples = sampled.Samples()
         chat = record["suite"]["apply_chat_template"]
         self.scores = Scores((self.results or {}).get("configs", {}), chat=bool(chat))
-        self.grading = grading.Grading(folder, record)
+        self.grading = Grading(folder, record)
         for document in sampled.documents(folder, self.samples):
             for step in (self._note, self.scores.add, self.grading.add):
                 if problem := _broken(partial(step, document)):

@@ -66,7 +66,7 @@ class Workers:
     ) -> None:  # fmt: skip
         self._run, self._model, self._events, self._check = run, model, events, check
         self._early, self._max_length = early, plan.body["max_length"]
-        self._costs, self._batches = Costs(plan.body), plan.body["batches"]
+        self._costs, self.batches = Costs(plan.body), plan.body["batches"]
         self._prompts = Prompts(plan.body)
         self._workers = [_Worker(index, place) for index, place in enumerate(places)]
         self._selector = selectors.DefaultSelector()
@@ -89,7 +89,7 @@ class Workers:
         (75) where workers died too often; KeyboardInterrupt where `stop` was asked."""
         self._todo, self._left = len(todo), set(todo)
         self._queue = deque(self._costs.pieces(todo))
-        total = before + sum(self._batches[index]["cost"] for index in todo)
+        total = before + sum(self.batches[index]["cost"] for index in todo)
         try:
             with self._events.phase("start", len(self._workers), "workers") as phase:
                 self._ready = lambda: phase.advance(1)
@@ -235,7 +235,7 @@ class Workers:
         self.tokens = worker.added(self.tokens, tokens)
         assert self._phase is not None, "work is given in the phase that counts it"
         note = f"batch {self._todo - len(self._left)}/{self._todo}"  # as a process alone says it
-        self._phase.advance(self._batches[index]["cost"], note)
+        self._phase.advance(self.batches[index]["cost"], note)
 
     def _ended(self, one: _Worker, returned: int, stop: Stop) -> None:
         """A worker's process is over: as it was told, by an error, or it died."""

@@ -131,26 +131,26 @@ class Telemetry:
         self._over = threading.Event()
         self._writing = threading.Lock()
         self._left = False
-        self._thread: threading.Thread | None = None
+        self.thread: threading.Thread | None = None
 
     def __enter__(self) -> "Telemetry":
         try:
-            self._thread = start(self._work)
+            self.thread = start(self._work)
         except EvalkitError as error:
             self.stopped_because = error.what
         return self
 
     def __exit__(self, *_: object) -> None:
         self._over.set()
-        if not self._thread:
+        if not self.thread:
             return
-        self._thread.join(LEAVE_S)
+        self.thread.join(LEAVE_S)
         # The record digests the file next: a thread that hangs must not add to it later.
         locked = self._writing.acquire(timeout=LEAVE_S / 3)
         self._left = True
         if locked:
             self._writing.release()
-        if self._thread.is_alive():
+        if self.thread.is_alive():
             self.stopped_because = "the last sample took too long"
 
     def _work(self) -> None:

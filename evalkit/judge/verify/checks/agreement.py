@@ -1,7 +1,7 @@
-"""Contradictions within a record, its plan and its samples that need no model to be seen.
+"""Finds contradictions within a record, its plan and its samples, for which no model is needed.
 
-Each field is held against every other one that it follows from: docs/record.md has the whole list,
-with what is the author's word alone. What an honest run can't write down is a failure here, however
+Each field is compared with every other one that it follows from: docs/record.md has the whole list,
+and says what is the author's word alone. What an honest run can't write down fails here, however
 well its digests fit.
 """
 
@@ -12,6 +12,7 @@ from itertools import pairwise
 from typing import Any
 
 from evalkit.base import canon
+from evalkit.inputs import untrusted
 from evalkit.judge.verify.checks import completeness
 from evalkit.plan.requests.request import recorded_terms, settings_from
 from evalkit.record import sections
@@ -36,7 +37,7 @@ def check(
     record: Value, results: Value | None, plan: Plan | None, journal: Journal | None,
     samples: Samples,
 ) -> Check:  # fmt: skip
-    """One check of all of them."""
+    """Return the one check of all contradictions."""
     findings = Findings("agreement")
     for problem in _record(record):
         findings.add(problem)
@@ -49,7 +50,7 @@ def check(
 
 
 def _record(record: Value) -> Iterator[str]:
-    """Within the record."""
+    """Yield the contradictions within the record."""
     numerics, engine, suite = record["numerics"], record["engine"], record["suite"]
     environment = record["environment"]
     for key, known in (("profile", PROFILES), ("dtype", DTYPES)):
@@ -66,10 +67,10 @@ def _record(record: Value) -> Iterator[str]:
     if suite["apply_chat_template"] and record["model"]["chat_template"] is None:
         yield "a chat template was applied, and the model has none"
     config = record["command"]["config"]
-    said = {"limit": suite["limit"], "engine": engine["name"]}
+    used = {"limit": suite["limit"], "engine": engine["name"]}
     if config.get("limit") is None and completeness.shipped(suite["name"], "yaml") is None:
-        del said["limit"]  # a suite of one's own may state it in its file
-    for key, wanted in said.items():
+        del used["limit"]  # a suite of one's own may state it in its file
+    for key, wanted in used.items():
         if config.get(key, wanted) != wanted:
             yield f"command.config's {key} is {shown(config[key])}, it was {shown(wanted)}"
     yield from _errors(record)
@@ -77,8 +78,8 @@ def _record(record: Value) -> Iterator[str]:
 
 
 def _errors(record: Value) -> Iterator[str]:
-    """A standard error and the way it was made: both or neither, and one that there is. And which
-    way is up for a group: as its leaf tasks say, where they say the same."""
+    """Yield standard errors without their method, methods without an error, and unknown methods;
+    and groups whose metrics are better in another direction than those of their leaf tasks."""
     for section, known in METHODS.items():
         for name, entry in record[section].items():
             for key, metric in entry["metrics"].items():
@@ -87,26 +88,16 @@ def _errors(record: Value) -> Iterator[str]:
                     yield f"{shown(name)} {shown(key)}: an error without its method, or back"
                 elif method not in (None, *known):
                     yield f"{shown(name)} {shown(key)}: no error is made by {shown(method)}"
+    groups = untrusted.groups_of_record(record)
     for name, group in record["groups"].items():
         for key, metric in group["metrics"].items():
             ways = {
                 record["tasks"][leaf]["metrics"][key]["higher_is_better"]
-                for leaf in _leaves(record, name, set())
+                for leaf in groups.below(name)
                 if key in record["tasks"][leaf]["metrics"]
             }
             if metric["higher_is_better"] is not (ways.pop() if len(ways) == 1 else None):
                 yield f"{shown(name)} {shown(key)}: its leaf tasks have another way up"
-
-
-def _leaves(record: Value, name: str, seen: set[str]) -> set[str]:
-    """The leaf tasks of a task or group; each name is looked at once."""
-    if name in record["tasks"]:
-        return {name}
-    if name in seen or name not in record["groups"]:
-        return set()
-    seen.add(name)
-    children = record["groups"][name]["subtasks"]
-    return {leaf for child in children for leaf in _leaves(record, child, seen)}
 
 
 def _rates(phases: Value) -> Iterator[str]:
@@ -121,7 +112,7 @@ def _rates(phases: Value) -> Iterator[str]:
 
 
 def _segments(record: Value, journal: Journal | None, plan: Plan | None) -> Iterator[str]:
-    """Each process's stretch of the run."""
+    """Yield the contradictions of segments: each is one process's stretch of the run."""
     names = [segment["segment"] for segment in record["segments"]]
     if len(set(names)) != len(names):
         yield "a segment stands twice"
@@ -148,9 +139,9 @@ def _segments(record: Value, journal: Journal | None, plan: Plan | None) -> Iter
                 spans.setdefault(process, []).append((started, stopped, name))
     for found_spans in spans.values():
         ordered = sorted(found_spans)
-        for (_, stopped, one), (started, _, other) in pairwise(ordered):
+        for (_, stopped, first), (started, _, second) in pairwise(ordered):
             if started < stopped:
-                yield f"{one} and {other} of one process overlap"
+                yield f"{first} and {second} of one process overlap"
     if (carried := record["carried"]) and carried["run"] == record["ids"]["run"]:
         yield "its answers are carried over from itself"
     if plan is not None:
@@ -162,7 +153,7 @@ def _segments(record: Value, journal: Journal | None, plan: Plan | None) -> Iter
 
 
 def _named(segment: Value, match: re.Match[str], started: datetime | None) -> Iterator[str]:
-    """A segment's name says when it started, and where."""
+    """Yield where a segment's name has another start or host than the segment."""
     try:
         named = datetime.strptime(match[1], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
     except ValueError:
@@ -176,13 +167,13 @@ def _named(segment: Value, match: re.Match[str], started: datetime | None) -> It
         yield f"{shown(segment['segment'])} is named after another host, {shown(host)}"
 
 
-def _time(said: Any) -> datetime | None:
-    """A time; None where it is unknown. ValueError for a day that no calendar has."""
-    return datetime.fromisoformat(said) if isinstance(said, str) else None
+def _time(text: object) -> datetime | None:
+    """Return a time, or None where it is unknown; ValueError for a day that no calendar has."""
+    return datetime.fromisoformat(text) if isinstance(text, str) else None
 
 
 def _asked(record: Value, results: Value | None, plan: Plan, samples: Samples) -> Iterator[str]:
-    """What the plan executes and what the samples say was asked for."""
+    """Yield where the plan executes something else than the samples say was asked."""
     kinds: dict[str, set[str]] = {}
     for batch in plan.batches.values():
         kinds.setdefault(batch.task, set()).add(batch.kind)
@@ -192,9 +183,9 @@ def _asked(record: Value, results: Value | None, plan: Plan, samples: Samples) -
     for leaf, count in plan.body["truncated"].items():
         if count > len(plan.requests.get(leaf, {})):
             yield f"{shown(leaf)}: more prompts were cut than there are"
-    told = (results or {}).get("max_length", plan.body["max_length"])
-    if record["engine"]["name"] == "evalkit" and told != plan.body["max_length"]:
-        yield f"the plan's context is {plan.body['max_length']}, results.json says {shown(told)}"
+    length = (results or {}).get("max_length", plan.body["max_length"])
+    if record["engine"]["name"] == "evalkit" and length != plan.body["max_length"]:
+        yield f"the plan's context is {plan.body['max_length']}, results.json says {shown(length)}"
     configs = (results or {}).get("configs", {})
     for leaf in sorted(record["tasks"].keys() & samples.leaves.keys() & kinds.keys()):
         kind = record["tasks"][leaf]["output_type"]
@@ -209,15 +200,15 @@ def _asked(record: Value, results: Value | None, plan: Plan, samples: Samples) -
 
 
 def _generated(record: Value, config: Value, plan: Plan, leaf: str, samples: Samples) -> str:
-    """How a leaf task's texts were generated: by its config, its samples and the plan the same."""
-    asked = sorted(samples.leaves[leaf].generated)
-    if not asked:
+    """Say where a leaf task's config, its samples and the plan have other generation settings."""
+    used = sorted(samples.leaves[leaf].generated)
+    if not used:
         return ""
-    if len(asked) > 1:
+    if len(used) > 1:
         return "its samples were generated with different settings"
-    if canon.dumps(config.get("generation_kwargs")) != asked[0]:
+    if canon.dumps(config.get("generation_kwargs")) != used[0]:
         return "its samples were generated with other settings than its config has"
-    kwargs = canon.loads(asked[0])
+    kwargs = canon.loads(used[0])
     terms = recorded_terms(record, plan.body["settings"])
     wanted = settings_from(kwargs, task=leaf, terms=terms).to_json()
     planned = [canon.dumps(settings) for settings in plan.settings_of(leaf)]

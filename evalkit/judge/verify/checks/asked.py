@@ -1,10 +1,10 @@
-"""Whether each document was asked, and the answers were scored, as the suite's lock says.
+"""Checks that each document was asked, and the answers were scored, as the suite's lock says.
 
-A record can be right in itself and still have asked something else: the answer in every prompt, a
-score that is aggregated otherwise, targets to match. The lock pins each document's prompt and
-target by a short digest, every leaf task's config by one, and how groups are scored; so this needs
-no lm-eval and no data. Where a record was asked with other settings than the lock's, what follows
-from these is not held against it, and that is said.
+A record can be consistent and still have asked something else: the answer in every prompt, a score
+that is aggregated otherwise, targets to match. The lock pins each document's prompt and target by a
+short digest, each leaf task's config by one, and how groups are scored. So this needs no lm-eval
+and no data. Where a record was asked with other settings than the lock's, what follows from them is
+not compared, and the check says so.
 """
 
 from typing import Any
@@ -13,6 +13,7 @@ from evalkit.base import canon
 from evalkit.inputs import rows
 from evalkit.inputs.locked import holds_prompts, other_settings
 from evalkit.inputs.rows import Rows
+from evalkit.inputs.untrusted import Groups
 from evalkit.record.reading.evidence.samples import Samples
 from evalkit.record.reading.findings import Check, Findings, Status, difference, few, shown
 
@@ -20,16 +21,17 @@ Value = dict[str, Any]
 
 
 def prompts(
-    record: Value, lock: Value | None, each: dict[str, Rows], samples: Samples
+    record: Value, lock: Value | None, pinned: dict[str, Rows], samples: Samples
 ) -> list[Check]:
-    """Every document's prompt and target against the lock's, as far as it asks the same."""
-    if lock is None or not each:
+    """Compare every document's prompt and target with the lock's. `pinned` are the lock's single
+    rows by leaf task."""
+    if lock is None or not pinned:
         return []
     findings, unlike = Findings("asked"), other_settings(lock["asked"], record["suite"])
     templated = bool(record["suite"]["apply_chat_template"])
     count, left = 0, set()
-    for leaf in sorted(each.keys() & samples.leaves.keys() & record["tasks"].keys()):
-        seen, locked = samples.leaves[leaf], each[leaf]
+    for leaf in sorted(pinned.keys() & samples.leaves.keys() & record["tasks"].keys()):
+        seen, locked = samples.leaves[leaf], pinned[leaf]
         problem = ""
         held = locked.prompts and holds_prompts(unlike, lock["tasks"][leaf]["num_fewshot"])
         if held and not templated:
@@ -52,7 +54,7 @@ def prompts(
 
 
 def scoring(record: Value, lock: Value | None, results: Value | None, samples: Samples) -> Check:
-    """How leaf tasks and groups are scored, by their settings and by what the record says."""
+    """Compare how leaf tasks and groups are scored with the lock."""
     findings = Findings("scoring")
     if lock is None:
         return Check(findings.name, Status.SKIP, "there is no lock to hold it against")
@@ -65,57 +67,56 @@ def scoring(record: Value, lock: Value | None, results: Value | None, samples: S
         if filters is not None:
             wanted = set(lock["tasks"][leaf]["filters"])
             findings.add(difference(filters, wanted, f"filters of {shown(leaf)}"))
+    groups = Groups(lock["groups"], lock["tasks"])
     for name in sorted(record["groups"].keys() & lock["group_scores"].keys()):
-        scored = {
-            metric for leaf in _below(lock, name) for metric in lock["tasks"][leaf]["metrics"]
-        }
+        scored = {m for leaf in groups.below(name) for m in lock["tasks"][leaf]["metrics"]}
         for problem in _group(record["groups"][name], lock["group_scores"][name], scored):
             findings.add(f"{shown(name)}: {problem}")
     return findings.check(f"{len(lock['tasks']):,} leaf tasks are scored as the lock says")
 
 
 def _leaf(entry: Value, locked: Value, config: Any, unlike: list[str]) -> list[str]:
-    """What of a leaf task's scoring is not the locked."""
-    found = _unlike(entry, locked, ("output_type", "num_fewshot", "version"))
+    """Return what in a leaf task's scoring is not as locked."""
+    problems = _unlike(entry, locked, ("output_type", "num_fewshot", "version"))
     names = {key.partition(",")[0] for key in entry["metrics"]}
     if other := {name for name in names if not _is_locked(name, locked["metrics"])}:
-        found.append(f"it has no metric {few(other)}")
+        problems.append(f"it has no metric {few(other)}")
     if locked["output_type"] == "multiple_choice" and (gone := locked["metrics"].keys() - names):
-        found.append(f"its metric {few(gone)} is missing")
+        problems.append(f"its metric {few(gone)} is missing")
     for key, metric in sorted(entry["metrics"].items()):
         name, _, by = key.partition(",")
         way = locked["metrics"].get(name, metric)["higher_is_better"]
         if metric["higher_is_better"] is not way:
             text = f"{shown(metric['higher_is_better'])}, locked {shown(way)}"
-            found.append(f"{shown(key)}: higher_is_better {text}")
+            problems.append(f"{shown(key)}: higher_is_better {text}")
         if by not in locked["filters"]:
-            found.append(f"it has no filter {shown(by)}")
+            problems.append(f"it has no filter {shown(by)}")
     if isinstance(config, dict):
-        found += _settings(entry, locked, config, unlike)
-    return found
+        problems += _settings(entry, locked, config, unlike)
+    return problems
 
 
 def _is_locked(name: str, metrics: Value) -> bool:
-    """Whether a metric is a locked one, or comes of one: `pass_at_k` gives pass@1, pass@10, ..."""
+    """Say whether a metric is a locked one, or follows from one: `pass_at_k` gives pass@1, ..."""
     return name in metrics or (name.startswith("pass@") and "pass_at_k" in metrics)
 
 
 def _settings(entry: Value, locked: Value, config: Value, unlike: list[str]) -> list[str]:
-    """What of lm-eval's config of a leaf task is not the locked."""
-    found = []
+    """Return what in lm-eval's config of a leaf task is not as locked."""
+    problems = []
     if entry["alias"] != (config.get("task_alias") or config.get("task")):
-        found.append(f"alias {shown(entry['alias'])}, its config has another")
+        problems.append(f"alias {shown(entry['alias'])}, its config has another")
     generated = locked["output_type"] == "generate_until"
     if generated and "gen_kwargs" in unlike:
-        return found
+        return problems
     if rows.of_settings(config) != locked["settings"]:
-        told = "; ".join(_told(config, locked)) or "templates, filters or generation differ"
-        found.append(f"its config is not the locked one ({told})")
-    return found
+        how = "; ".join(_aggregations(config, locked)) or "templates, filters or generation differ"
+        problems.append(f"its config is not the locked one ({how})")
+    return problems
 
 
-def _told(config: Value, locked: Value) -> list[str]:
-    """Which metrics a config aggregates otherwise, in words."""
+def _aggregations(config: Value, locked: Value) -> list[str]:
+    """Return which metrics a config aggregates otherwise, in words."""
     named = {
         str(entry["metric"]): entry.get("aggregation") for entry in config.get("metric_list") or []
     }
@@ -126,36 +127,24 @@ def _told(config: Value, locked: Value) -> list[str]:
     ]
 
 
-def _below(lock: Value, name: str) -> set[str]:
-    """The locked leaf tasks of a group; a group inside itself is passed over."""
-    pending: list[str] = [name]
-    seen: set[str] = set()
-    while pending:
-        each = pending.pop()
-        if each not in seen:
-            seen.add(each)
-            pending += lock["groups"].get(each, [])
-    return {each for each in seen if each in lock["tasks"]}
-
-
 def _group(entry: Value, locked: Value, scored: set[str]) -> list[str]:
-    """What of a group's scoring is not the locked; whether leaf tasks count by their size is seen
-    where the score is computed again. `scored`: its leaf tasks' metrics; lm-eval leaves out a
-    group's metric that none of them has."""
-    found = _unlike(entry, locked, ("alias", "version"))
+    """Return what in a group's scoring is not as locked. Whether leaf tasks count by their size is
+    checked where the score is computed again. `scored` are its leaf tasks' metrics: lm-eval leaves
+    out a group's metric that none of them has."""
+    problems = _unlike(entry, locked, ("alias", "version"))
     names = {key.partition(",")[0] for key in entry["metrics"]}
     if names != (wanted := locked["metrics"].keys() & scored):
-        found.append(difference(names, wanted, "metrics"))
+        problems.append(difference(names, wanted, "metrics"))
     for key in sorted(entry["metrics"]):
         name, _, by = key.partition(",")
         filters = locked["metrics"].get(name, {"filters": None})["filters"]
         if filters is not None and by not in filters:
-            found.append(f"{shown(name)} is not scored for filter {shown(by)}")
-    return found
+            problems.append(f"{shown(name)} is not scored for filter {shown(by)}")
+    return problems
 
 
 def _unlike(entry: Value, locked: Value, keys: tuple[str, ...]) -> list[str]:
-    """Which fields are not equal, 1.0 being another version than 1."""
+    """Return which fields are not equal; 1.0 is another version than 1."""
     return [
         f"{key} {shown(entry[key])}, locked {shown(locked[key])}"
         for key in keys
@@ -164,8 +153,8 @@ def _unlike(entry: Value, locked: Value, keys: tuple[str, ...]) -> list[str]:
 
 
 def weights(lock: Value | None) -> dict[str, dict[str, bool]]:
-    """By group and metric, whether leaf tasks count by their size; nothing without a lock."""
+    """Return by group and metric whether leaf tasks count by their size; empty without a lock."""
     return {
-        name: {metric: said["weight_by_size"] for metric, said in group["metrics"].items()}
+        name: {metric: entry["weight_by_size"] for metric, entry in group["metrics"].items()}
         for name, group in (lock["group_scores"] if lock else {}).items()
     }

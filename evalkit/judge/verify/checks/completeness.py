@@ -1,7 +1,7 @@
-"""Whether everything was asked that the suite's lock says, of exactly the data that it pins.
+"""Checks that everything was asked that the suite's lock says, of exactly the data that it pins.
 
-The lock that counts is the one shipped with the verifier's evalkit. A suite of a user's own has
-none there: then the run's lock.yaml is its author's word, and is called that.
+The lock that counts is the one shipped with the verifier's evalkit. A user's own suite has none
+there: then the run's lock.yaml is its author's word, and the check says so.
 """
 
 from collections.abc import Collection
@@ -11,7 +11,7 @@ from typing import Any, cast
 
 from evalkit.base import canon, schema
 from evalkit.base.machine import shipped as shipped_files
-from evalkit.inputs import rows
+from evalkit.inputs import rows, untrusted
 from evalkit.inputs import suite as suites
 from evalkit.inputs.chat import templates
 from evalkit.inputs.rows import Rows
@@ -31,7 +31,7 @@ Value = dict[str, Any]
 
 
 def shipped(name: str, kind: str) -> Value | None:
-    """A shipped suite's file (kind `yaml`) or lock (kind `lock.yaml`), or None.
+    """Return a shipped suite's file (kind `yaml`) or lock (kind `lock.yaml`), or None.
 
     `name` comes from a record: it is looked for among the shipped names, never made into a path.
     """
@@ -43,7 +43,7 @@ def shipped(name: str, kind: str) -> Value | None:
 
 
 def locks() -> list[Value]:
-    """Every shipped lock."""
+    """Return every shipped lock."""
     return [_read(path) for folder in SUITES for path in sorted(folder.glob("*.lock.yaml"))]
 
 
@@ -55,7 +55,7 @@ def _read(path: Path) -> Value:
 
 
 def lock_of(folder: Folder, record: Value, findings: Findings) -> tuple[Value | None, bool]:
-    """The lock to judge by, and whether it is a shipped one; problems go into the findings."""
+    """Return the lock to judge by, and whether it is a shipped one; note its problems."""
     wanted = shipped(record["suite"]["name"], "lock.yaml")
     try:
         found = folder.yaml("lock.yaml", MAX_LOCK)
@@ -69,26 +69,27 @@ def lock_of(folder: Folder, record: Value, findings: Findings) -> tuple[Value | 
         findings.add_unequal("lock.yaml's suite", record["suite"]["name"], found["suite"])
         return found, False
     if wanted.get("unlocked"):
-        return found, _holds(found, wanted, findings)
+        _compare_parts(found, wanted, findings)
+        return found, False  # the author of the record has locked some members
     if found != wanted:
         findings.add(f"lock.yaml is not the shipped one: {_first_unlike(found, wanted)}")
     return wanted, True
 
 
-def _holds(found: Value, wanted: Value, findings: Findings) -> bool:
-    """Whether a lock is the shipped one: never, where that comes without the data of some members,
-    which the author of the record has locked. What both have must be equal."""
+def _compare_parts(found: Value, wanted: Value, findings: Findings) -> None:
+    """Compare a lock with the shipped one, which comes without the data of some members: what both
+    have must be equal."""
     for part in ("datasets", "groups", "tasks"):
-        mine = {name: found[part].get(name) for name in wanted[part]}
-        if mine != wanted[part]:
-            unlike = _first_unlike(mine, wanted[part])
+        common = {name: found[part].get(name) for name in wanted[part]}
+        if common != wanted[part]:
+            unlike = _first_unlike(common, wanted[part])
             findings.add(f"lock.yaml is not the shipped one: {part}: {unlike}")
-    return False
 
 
 def rows_of(folder: Folder, lock: Value | None, findings: Findings) -> dict[str, Rows]:
-    """The single rows that a lock pins, from the run's folder, by leaf task: the file must be the
-    one that the lock names, and hold as many rows as it counts. Problems go into the findings."""
+    """Return the single rows that a lock pins by leaf task, from the run's folder. The file must be
+    the one that the lock names, and hold as many rows as it counts; problems are added to the
+    findings."""
     if lock is None:
         return {}
     try:
@@ -100,7 +101,7 @@ def rows_of(folder: Folder, lock: Value | None, findings: Findings) -> dict[str,
     except BROKEN as error:
         findings.add(f"{ROWS}: {reason(error)}")
         return {}
-    counts = {leaf: len(each.documents) // rows.SIZE for leaf, each in found.items()}
+    counts = {leaf: len(pinned.documents) // rows.SIZE for leaf, pinned in found.items()}
     wanted = {leaf: entry["documents"] for leaf, entry in lock["tasks"].items()}
     if counts != wanted:
         findings.add(f"{ROWS} does not fit the lock: {_first_unlike(counts, wanted)}")
@@ -108,6 +109,7 @@ def rows_of(folder: Folder, lock: Value | None, findings: Findings) -> dict[str,
 
 
 def _first_unlike(found: Value, wanted: Value, path: str = "") -> str:
+    """Say where two nested values differ first; empty if they don't."""
     for key in sorted(found.keys() | wanted.keys()):
         here, ours, theirs = f"{path}{shown(key)}", wanted.get(key), found.get(key)
         if isinstance(ours, dict) and isinstance(theirs, dict) and ours != theirs:
@@ -118,7 +120,7 @@ def _first_unlike(found: Value, wanted: Value, path: str = "") -> str:
 
 
 def check(record: Value, lock: Value | None, shipped_lock: bool, samples: Samples) -> Check:
-    """The leaf tasks and exactly min(limit, documents) documents of each, once a filter."""
+    """Check that all leaf tasks are there, with exactly min(limit, documents) documents of each."""
     findings = samples.order
     if lock is None:
         return findings.check("")
@@ -158,23 +160,21 @@ def _groups(record: Value, lock: Value, findings: Findings) -> None:
 
 
 def _shots(record: Value, findings: Findings) -> None:
-    """Where the suite gives a member its shots, that member's leaf tasks have them."""
+    """Check that a member's leaf tasks have the shots that the suite gives it, if it gives any."""
+    groups = untrusted.groups_of_record(record)
     for member in record["suite"]["tasks"]:
-        pending, seen = [member["task"]], set()
-        while pending and member["num_fewshot"] is not None:
-            name = pending.pop()
-            if name in record["tasks"]:
-                shots = record["tasks"][name]["num_fewshot"]
-                findings.add_unequal(f"{shown(name)}: num_fewshot", member["num_fewshot"], shots)
-            elif name in record["groups"] and name not in seen:
-                seen.add(name)
-                pending.extend(record["groups"][name]["subtasks"])
+        if (shots := member["num_fewshot"]) is not None:
+            for leaf in groups.below(member["task"]):
+                given = record["tasks"][leaf]["num_fewshot"]
+                findings.add_unequal(f"{shown(leaf)}: num_fewshot", shots, given)
 
 
-def data(record: Value, lock: Value | None, each: dict[str, Rows], samples: Samples) -> list[Check]:
-    """Datasets, rows digests, the per-task digests of questions and prompts, where shots are from.
+def data(
+    record: Value, lock: Value | None, pinned: dict[str, Rows], samples: Samples
+) -> list[Check]:
+    """Check the datasets, the digests of rows, questions and prompts, and where shots come from.
 
-    `each`: the lock's single rows by leaf task.
+    `pinned` are the lock's single rows by leaf task.
     """
     findings = Findings("data")
     for leaf in sorted(record["tasks"].keys() & samples.leaves.keys()):
@@ -189,11 +189,11 @@ def data(record: Value, lock: Value | None, each: dict[str, Rows], samples: Samp
     if lock is not None:
         datasets(record, lock, findings)
     passed = "questions, prompts and datasets agree"
-    return [findings.check(passed), _rows(record, lock, each, samples), *shots(record, lock)]
+    return [findings.check(passed), _rows(record, lock, pinned, samples), *shots(record, lock)]
 
 
 def datasets(record: Value, lock: Value, findings: Findings) -> None:
-    """Each dataset and each task's as the lock has it."""
+    """Compare each dataset, and each leaf task's use of one, with the lock."""
     revisions = {repo: {"revision": entry["revision"]} for repo, entry in lock["datasets"].items()}
     if record["suite"]["datasets"] != revisions:
         where = _first_unlike(record["suite"]["datasets"], revisions)
@@ -213,15 +213,15 @@ def datasets(record: Value, lock: Value, findings: Findings) -> None:
                 findings.add(f"{shown(leaf)}: {key} {shown(found[key])}, locked {shown(value)}")
 
 
-def _rows(record: Value, lock: Value | None, each: dict[str, Rows], samples: Samples) -> Check:
-    """The samples' documents are the locked ones: all of them by the digest over all, and those of
-    a limited task one by one, so that they are the first and no others."""
+def _rows(record: Value, lock: Value | None, pinned: dict[str, Rows], samples: Samples) -> Check:
+    """Check that the samples' documents are the locked ones: all of them by the digest over all,
+    and those of a limited task one by one, so that they are the first and no others."""
     findings, tasks = Findings("rows"), lock["tasks"] if lock else {}
     whole = part = 0
     for leaf in sorted(record["tasks"].keys() & samples.leaves.keys() & tasks.keys()):
         seen, problem = samples.leaves[leaf], ""
-        if leaf in each:
-            first = each[leaf].documents[: len(seen.each)]
+        if leaf in pinned:
+            first = pinned[leaf].documents[: len(seen.each)]
             problem = rows.difference(bytes(seen.each), first)
         if seen.n >= tasks[leaf]["documents"]:
             whole += 1
@@ -230,20 +230,19 @@ def _rows(record: Value, lock: Value | None, each: dict[str, Rows], samples: Sam
                 other = f"the rows digest is {digest}, locked {shown(tasks[leaf]['rows'])}"
                 problem = problem or other
         else:
-            part += leaf in each
+            part += leaf in pinned
         findings.add(problem and f"{shown(leaf)}: {problem}")
     if not whole and not part and not findings.count:
         why = "no lock pins the documents one by one, and no leaf task's are all there"
         return Check(findings.name, Status.SKIP, why)
-    told = [f"{whole:,} leaf tasks' documents are the locked ones"] if whole else []
-    told += [f"{part:,} leaf tasks' documents are the first of the locked ones"] if part else []
-    return findings.check("; ".join(told))
+    passed = [f"{whole:,} leaf tasks' documents are the locked ones"] if whole else []
+    passed += [f"{part:,} leaf tasks' documents are the first of the locked ones"] if part else []
+    return findings.check("; ".join(passed))
 
 
 def shots(record: Value, lock: Value | None) -> list[Check]:
-    """Whether the rows that shots are drawn from are those that the lock pins, and a warning where
-    it pins none; nothing for a suite without shots. `verify --deep` looks at the rows themselves.
-    """
+    """Check that shots are drawn from the rows that the lock pins, and warn where it pins none; no
+    check for a suite without shots. `verify --deep` checks the rows themselves."""
     findings, recorded = Findings("shots"), record["suite"]["shots"]
     if lock is not None:
         wanted = {n: task["shots"] for n, task in lock["tasks"].items() if task["shots"]}
@@ -254,7 +253,7 @@ def shots(record: Value, lock: Value | None) -> list[Check]:
             named = "names" if leaf in recorded else "does not name"
             has = f"{shown(leaf)} has {entry['num_fewshot']:,} shots"
             findings.add(f"{has}, but suite.shots {named} the rows that they are drawn from")
-    unknown = {n: said["unknown"] for n, said in recorded.items() if "unknown" in said}
+    unknown = {n: entry["unknown"] for n, entry in recorded.items() if "unknown" in entry}
     if not recorded and not findings.count:
         return []
     passed = f"{len(recorded) - len(unknown):,} leaf tasks' shots are drawn from locked rows"
@@ -266,7 +265,7 @@ def shots(record: Value, lock: Value | None) -> list[Check]:
 
 
 def settings(record: Value) -> list[Check]:
-    """A warning where a record named like a shipped suite asked with other settings."""
+    """Warn where a record named like a shipped suite asked with other settings."""
     suite = shipped(record["suite"]["name"], "yaml")
     if suite is None:
         return []
@@ -290,7 +289,7 @@ def settings(record: Value) -> list[Check]:
 
 
 def caveats(checks: Collection[Check]) -> list[str]:
-    """What a reader of the last line must know of whose suite this is, and how it was asked."""
-    found = {check.name: check.detail for check in checks if check.status is Status.WARN}
-    told = [AUTHORS_WORD] if AUTHORS_WORD in found.get("completeness", "") else []
-    return told + [found[name] for name in ("settings",) if name in found]
+    """Return what the last line says of whose suite this is, and how it was asked."""
+    warnings = {check.name: check.detail for check in checks if check.status is Status.WARN}
+    words = [AUTHORS_WORD] if AUTHORS_WORD in warnings.get("completeness", "") else []
+    return words + ([warnings["settings"]] if "settings" in warnings else [])

@@ -1,26 +1,31 @@
-"""A public pack: a record without its texts, and what still can be checked of it.
+"""Checks a public pack, which is a record without its texts.
 
-Everything that the record itself says; that its files are exactly what such a pack holds; that
-every document of the lock is answered; the digests of what was answered with numbers; every mean
-and error from the samples' values; and that no sample's score contradicts its answers. What hides
-in salted digests is checked with the pinned data at hand (`--deep`), texts that a model wrote with
-nothing.
+What can be checked without them: everything that the record itself says; that its files are exactly
+those of such a pack; that every document of the lock is answered; the digests of the answers that
+are numbers; every mean and error, from the samples' values; and that no sample's score contradicts
+its answers. What salted digests hide is checked where the pinned data is at hand (`--deep`). Texts
+that a model wrote are never checked, except those that the author reveals: `evalkit pack RUN
+--reveal TASK/DOC` writes the texts of one document and its salt, which open that document only.
 """
 
 from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-from evalkit.base import canon
+from evalkit.base import canon, schema
+from evalkit.base.errors import EvalkitError, Exit
 from evalkit.judge.verify.checks import aggregates, asked, choices, completeness, health
 from evalkit.record.reading import identity
 from evalkit.record.reading.evidence import journal as journals
 from evalkit.record.reading.evidence.samples import Samples
 from evalkit.record.reading.findings import Check, Findings, Status, few, shown
 from evalkit.record.reading.folder import BROKEN, Folder, MiB, reason
-from evalkit.record.salted import HEAD, LINES
+from evalkit.record.salted import HEAD, LINES, hidden
 from evalkit.record.salted import SCHEMA as PUBLIC
 
 MAX_HEAD = 16 * MiB
+MAX_REVEALED = 64 * MiB
 KEPT = {"attestation.json", "lock.yaml", "record.json", HEAD, LINES}
 CAVEAT = "a public pack: its texts are left out"
 _KEYS = {"task", "doc_id", "sha256", "answers", "metrics"}
@@ -165,3 +170,60 @@ def _contradiction(line: Value) -> str:
             name = f"{shown(line['task'])} document {line['doc_id']}"
             return f"{name}: its scores contradict its answers"
     return ""
+
+
+def read_revealed(path: Path) -> Value:
+    """Read a file that opens a document; EvalkitError if it is none."""
+    try:
+        opened: Value = canon.loads(canon.read_bytes(path, MAX_REVEALED))
+    except OSError as error:
+        what = f"can't read it: {error.strerror}"
+        raise EvalkitError(what, where=str(path), code=Exit.MISSING) from None
+    except (ValueError, RecursionError) as error:
+        raise EvalkitError(f"it is not readable JSON: {error}", where=str(path)) from None
+    if problems := schema.check("revealed", opened):
+        raise EvalkitError(f"it opens no document: {problems[0]}", where=str(path))
+    return opened
+
+
+def revealed(folder: Folder, sha256: str, opened: Sequence[Value]) -> Check:
+    """Check that each opened document is the one that a line of the pack hides. `sha256` is that
+    of record.json."""
+    if not folder.is_public:
+        return Check("revealed", Status.FAIL, "this is no public pack: nothing in it is hidden")
+    findings = Findings("revealed")
+    remaining = {(document["task"], document["doc_id"]): document for document in opened}
+    try:
+        for _, raw in folder.gzip_lines(LINES):
+            line = canon.loads(raw)
+            document = remaining.pop((line["task"], line["doc_id"]), None)
+            if document is not None:
+                findings.add(_unlike(line, document, sha256))
+    except BROKEN as error:
+        findings.add(reason(error))
+    for task, number in sorted(remaining):
+        findings.add(f"the pack has no {shown(task)} document {number}")
+    return findings.check(f"{len(opened):,} documents are those behind their digests")
+
+
+def _unlike(line: Value, opened: Value, sha256: str) -> str:
+    name, salt = f"{shown(line['task'])} document {line['doc_id']}", opened["salt"]
+    if opened["record"] != sha256:
+        return f"{name} was opened for another record"
+    if hidden(salt, opened["document"]) != line["sha256"]:
+        return f"{name} is not the one behind its digest"
+    if opened["answers"] is not None:
+        answers = [[hidden(salt, text) for text in repeats] for repeats in opened["answers"]]
+        if answers != [[answer["text"] for answer in repeats] for repeats in line["answers"]]:
+            return f"{name}: its answers are not those behind their digests"
+    if opened["filtered"] is not None and _digests(opened["filtered"], salt) != line["filtered"]:
+        return f"{name}: what its filters made is not what is behind its digests"
+    return ""
+
+
+def _digests(value: Any, salt: str) -> Any:
+    if isinstance(value, dict):
+        return {key: _digests(item, salt) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_digests(item, salt) for item in value]
+    return {"sha256": hidden(salt, str(value))}

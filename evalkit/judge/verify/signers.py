@@ -5,16 +5,14 @@ A signature that is not valid, or is about something else, breaks a record. A va
 no list raises no verdict: anybody can make a key. Nor is somebody a witness of himself.
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
-from evalkit.judge.verify.trust import claims
+from evalkit.judge.verify.claims import Trust, claim_problem
 from evalkit.record.reading.findings import Check, Findings, Seen, Standing, Status, few, shown
 from evalkit.record.reading.folder import BROKEN, Folder, reason
 from evalkit.record.salted import HEAD, LINES
-from evalkit.record.signing import attest, keys, timestamps
+from evalkit.record.signing import attest, timestamps
 from evalkit.record.signing.attest import AUDIT, EVALUATION, PUBLICATION, REPRODUCTION, Statement
 from evalkit.record.signing.keys import Public
 
@@ -24,25 +22,6 @@ _WORDS = {EVALUATION: "signed", AUDIT: "audited", REPRODUCTION: "reproduced",
           PUBLICATION: "published"}  # fmt: skip
 
 Value = dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Trust:
-    """The reader's list: names by key. `asked`: there is a list, so one of it must have signed."""
-
-    names: dict[Public, str] = field(default_factory=dict)
-    asked: bool = False
-
-    def name(self, key: Public) -> str:
-        """Who a key belongs to; a key on no list is its fingerprint."""
-        return shown(self.names.get(key, key.fingerprint))
-
-
-def trust(key_files: Iterable[Path], allowed: Path | None) -> Trust:
-    """The list that public key files and an allowed_signers file make up."""
-    names = {keys.public(path): path.name.removesuffix(".pub") for path in key_files}
-    asked = bool(names) or allowed is not None
-    return Trust(names | (keys.allowed(allowed) if allowed else {}), asked)
 
 
 def check(
@@ -138,7 +117,7 @@ def _unlike(statement: Statement, record: Value, sha256: str, folder: Folder) ->
     own = statement.kind in (EVALUATION, PUBLICATION)
     if own == ("verdict" in statement.claim):
         return f"the statement of {few(_prints(statement))} claims what its kind does not"
-    if wrong := claims.problem(statement, record, sha256):
+    if wrong := claim_problem(statement, record, sha256):
         return f"the claim of {few(_prints(statement))} can't be true: {wrong}"
     return ""
 

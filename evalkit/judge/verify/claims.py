@@ -1,0 +1,199 @@
+"""Whose signature the reader trusts, and whether a signed claim or seal can be true of a record.
+
+A signature says who speaks, not that what is said fits together. So a claim that contradicts itself
+or the record is refused whoever signed it: an audit that passed with half of its samples failed, a
+reproduction equal to the last bit with other answers. A seal must be of this run and made before
+the first answer. That order is known only if a timestamp by an authority that the reader trusts is
+earlier than the start of the first segment; else it is the author's word.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from evalkit.record.reading.findings import Check, Findings, Status, few, shown
+from evalkit.record.reading.folder import BROKEN, Folder, reason
+from evalkit.record.signing import keys, sealing, timestamps
+from evalkit.record.signing.attest import AUDIT, EVALUATION, PUBLICATION, Statement
+from evalkit.record.signing.keys import Public
+from evalkit.record.signing.sealing import Seal
+
+AUDITED = {"verdict", "samples", "failed", "seed", "share", "difference"}
+VERDICTS = ("PASSED", "FAILED")  # an audit's; any other is a reproduction's
+LARGEST_MARGIN = 0.05  # of a reproduction: its cap
+
+_SLACK_S = 60.0  # by which the clocks of where it was sealed and where it ran may be apart
+
+Value = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Trust:
+    """The reader's list: names by key. `asked` says that there is a list, so that somebody on it
+    must have signed."""
+
+    names: dict[Public, str] = field(default_factory=dict)
+    asked: bool = False
+
+    def name(self, key: Public) -> str:
+        """Return the name that a key has on the list, or its fingerprint."""
+        return shown(self.names.get(key, key.fingerprint))
+
+
+def trust(key_files: Iterable[Path], allowed: Path | None) -> Trust:
+    """Return the list of the keys in public key files and an allowed_signers file."""
+    names = {keys.public(path): path.name.removesuffix(".pub") for path in key_files}
+    asked = bool(names) or allowed is not None
+    return Trust(names | (keys.allowed(allowed) if allowed else {}), asked)
+
+
+def claim_problem(statement: Statement, record: Value, sha256: str) -> str:
+    """Say why a claim can't be true of a record whose record.json has this sha256; empty if it
+    can."""
+    claim = statement.claim
+    if statement.kind in (EVALUATION, PUBLICATION):
+        return ""  # they claim nothing, which is looked at elsewhere
+    if "verdict" not in claim:
+        return "it has no verdict"
+    if (claim["verdict"] in VERDICTS) != (statement.kind == AUDIT):
+        return f"{shown(claim['verdict'])} is no verdict of its kind"
+    if claim.get("failed", 0) > claim.get("samples", 0):
+        return f"{claim['failed']:,} of {claim.get('samples', 0):,} samples failed"
+    documents = sum(task["n"] for task in record["tasks"].values())
+    if statement.kind == AUDIT:
+        return _audit_problem(claim, documents)
+    return _reproduction_problem(claim, record, sha256)
+
+
+def _audit_problem(claim: Value, documents: int) -> str:
+    if claim.keys() != AUDITED:
+        return "it says other things than an audit does"
+    samples, failed, difference = claim["samples"], claim["failed"], claim["difference"]
+    if not 1 <= samples <= documents:
+        return f"{samples:,} samples of a record with {documents:,}"
+    if (claim["verdict"] == "PASSED") != (difference == "rounding"):
+        return f"it {claim['verdict']} with a difference of {difference}"
+    if (difference == "rounding" and failed) or (difference == "answers" and not failed):
+        return f"a difference of {difference} with {failed:,} of {samples:,} samples failed"
+    if not math.isclose(claim["share"], 1 - 0.05 ** (1 / samples), rel_tol=1e-9):
+        return f"{samples:,} samples show another share than {claim['share']:g}"
+    return ""
+
+
+def _reproduction_problem(claim: Value, record: Value, sha256: str) -> str:
+    """Say why a reproduction's claim can't be true. It is about a sample, or about the whole
+    record: then it names the new record's answers."""
+    verdict, failed = claim["verdict"], claim.get("failed", 0)
+    whole = {"answers", "record"} & claim.keys()
+    if len(whole) == 1 or claim.keys() & {"seed", "share", "difference"}:
+        return "it says other things than a reproduction does"
+    if not whole and not claim.get("samples") and verdict != "INCOMPARABLE":
+        return f"{verdict} of no answers"
+    if whole and claim["record"] == sha256:
+        return "it names this record as the one that it was reproduced in"
+    same = bool(whole) and claim["answers"] == record["ids"]["answers"]
+    if whole and same != (verdict == "BITWISE"):
+        answers = "these very answers" if same else "other answers"
+        return f"{verdict} with {answers}"
+    if verdict in ("BITWISE", "NUMERICS") and failed:
+        return f"{verdict} with {failed:,} answers apart"
+    margin = claim.get("margin")
+    if (verdict == "REPRODUCED") != (margin is not None):
+        return f"{verdict} {'without' if margin is None else 'with'} a margin"
+    if margin is not None and not 0 < margin <= LARGEST_MARGIN:
+        return f"a margin of {margin:g}"
+    return ""
+
+
+@dataclass(frozen=True, slots=True)
+class Sealed:
+    """The check of a seal, what the last line says of it, and whose it is."""
+
+    checks: list[Check] = field(default_factory=list)
+    words: str = ""
+    signer: Public | None = None
+
+
+def check_seal(folder: Folder, record: Value, trusted: Trust, authorities: Sequence[Any]) -> Sealed:
+    """Check the seal that the record lists, if it lists one."""
+    if sealing.NAME not in record["files"] or folder.is_public:
+        return Sealed()
+    findings = Findings("seal")
+    try:
+        seal = sealing.read(folder, trusted.names)
+        for problem in _seal_problems(seal, record):
+            findings.add(problem)
+    except BROKEN as error:
+        findings.add(reason(error))
+    if findings.count:
+        return Sealed([findings.check("")])
+    made, words = _judged_seal(seal, record, trusted, authorities)
+    return Sealed([made], words, seal.signer)
+
+
+def _judged_seal(
+    seal: Seal, record: Value, trusted: Trust, authorities: Sequence[Any]
+) -> tuple[Check, str]:
+    """Return the check of a seal that is of this run, and what the last line says of it."""
+    name, first = trusted.name(seal.signer), _first(record)
+    others = seal.predicate["before"]["executions"]
+    count = f"{len(others):,} executions of its plan were logged before" if others else (
+        "no execution of its plan was logged before")  # fmt: skip
+    meant = few(seal.predicate["metrics"]) or "all metrics"
+    detail = f"by {name}, {meant} meant; {count}"
+    claimed = f"said to be sealed by {name} before the first answer"
+    if seal.timestamp is None:
+        return Check("seal", Status.WARN, f"{detail}; no timestamp proves when"), claimed
+    try:
+        time = timestamps.time_of(seal.timestamp, seal.signature, authorities)
+    except ModuleNotFoundError as error:
+        return Check("seal", Status.WARN, f"{detail}; {error.name} is not installed"), claimed
+    except ValueError as error:
+        why = f"its timestamp proves nothing to you: {shown(error)}"
+        return Check("seal", Status.WARN, f"{detail}; {why}"), claimed
+    at = timestamps.shown(time)
+    if first is None or time >= first:
+        late = f"{detail}; its timestamp, {at}, is not before the first answer"
+        return Check("seal", Status.FAIL, late), ""
+    passed = f"{detail}; timestamped {at}, before the first segment began"
+    if seal.signer not in trusted.names:
+        return Check("seal", Status.WARN, f"{passed}; the signer is not on your list"), claimed
+    return Check("seal", Status.PASS, passed), f"SEALED by {name} before the first answer"
+
+
+def _first(record: Value) -> datetime | None:
+    """Return when the first segment began, by the record."""
+    began = [segment["started"] for segment in record["segments"]]
+    return min(map(datetime.fromisoformat, began), default=None)
+
+
+def _seal_problems(seal: Seal, record: Value) -> list[str]:
+    """Say how a seal contradicts the record."""
+    sealed = seal.predicate
+    listed = {name: record["files"].get(name, {}).get("sha256") for name in sealing.FILES}
+    wanted = {
+        "files": (seal.subjects, listed),
+        "execution": (sealed["execution"], record["execution"]),
+        "ids": (sealed["ids"], {k: v for k, v in record["ids"].items() if k != "answers"}),
+        "suite": (sealed["suite"], record["suite"]["name"]),
+        "model": (
+            (sealed["model"]["reference"], sealed["model"]["files"]),
+            (record["model"]["reference"],
+             {n: entry["sha256"] for n, entry in record["model"]["files"].items()}),
+        ),
+        "numerics": (sealed["numerics"], record["numerics"]),
+    }  # fmt: skip
+    found = [f"its {name} are not the record's" for name, (a, b) in wanted.items() if a != b]
+    first, sealed_at = _first(record), datetime.fromisoformat(sealed["sealedAt"])
+    if first and (sealed_at - first).total_seconds() > _SLACK_S:
+        found.append(f"it was made at {shown(sealed['sealedAt'])}, after the first answer")
+    entries = {**record["tasks"], **record["groups"]}
+    for meant in sealed["metrics"]:
+        task, _, metric = meant.partition(":")
+        known = {key.partition(",")[0] for key in entries.get(task, {"metrics": {}})["metrics"]}
+        if metric.partition(",")[0] not in known:
+            found.append(f"{shown(meant)} was meant, and the record has none")
+    return found

@@ -1,1 +1,0 @@
-"""Who vouches for a record, and when: signatures, statements, seals."""
