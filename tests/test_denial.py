@@ -26,8 +26,7 @@ from test_judge import plain
 from evalkit.base import bounded, canon, schema
 from evalkit.base.errors import EvalkitError, Exit
 from evalkit.inputs import untrusted
-from evalkit.judge.verify import Wanted, judge
-from evalkit.judge.verify import log as judge_log
+from evalkit.judge.verify import Wanted, judge, results_folder
 
 pytestmark = pytest.mark.usefixtures("without_lm_eval")
 
@@ -277,7 +276,7 @@ def test_a_log_that_takes_too_long_is_over_a_limit_and_ends_nothing_else(
             pass
 
     monkeypatch.setattr(bounded, "SECONDS", 1)
-    monkeypatch.setattr(judge_log, "check", endless)
+    monkeypatch.setattr(results_folder, "check_log", endless)
     ran = call("verify", results)
     assert ran.code == Exit.FAILED
     assert "log           over the limit of 1 seconds of processor time" in ran.out
