@@ -274,9 +274,6 @@ CONTRADICTIONS: dict[str, Callable[[], Run]] = {
     "a segment that claims more batches": lambda: recorded(
         segments((runs.SEGMENT, f"{DAY}:04:05Z", f"{DAY}:04:06Z", 9))
     ),
-    "a record written before its segment stopped": lambda: recorded(
-        lambda r: r.update(created="2026-01-02T02:04:05Z")
-    ),
     "a preferred segment that is none of the run's": lambda: recorded(
         lambda r: r.update(preferred={"segment": "nobody", "batches": 0})
     ),
