@@ -83,7 +83,8 @@ def tell() -> Iterator[Tell]:
     made = {row: f"| {' | '.join(row)} | {times} |" for row, times in rows.items()}
     written = {tuple(row): line for row, line in pages.rows(PAGE, 3).items()}
     if WRITING:
-        table = written | made
+        tried = {row[:2] for row in made}  # what caught them before may be another thing now
+        table = {row: line for row, line in written.items() if row[:2] not in tried} | made
         pages.write(PAGE, (table[row] for row in sorted(table)))
     else:
         assert set(made) <= set(written), f"not in {PAGE.name}: {set(made) - set(written)}"
@@ -327,7 +328,7 @@ def test_a_replayed_signature_and_another_signer_are_caught_by_the_signature(
     "count",
     [
         20,
-        pytest.param(4_000, marks=pytest.mark.trust),
+        pytest.param(4_000, marks=[pytest.mark.trust, pytest.mark.timeout(1200)]),
         pytest.param(20_000, marks=[pytest.mark.trust_full, pytest.mark.timeout(3600)]),
     ],
 )
