@@ -216,8 +216,13 @@ def test_what_stands_in_a_folder_imports_in_no_circle() -> None:
 
 
 def test_a_folder_holds_no_more_than_can_be_seen_at_once() -> None:
+    def is_seen(entry: Path) -> bool:  # a module that has moved leaves its compiled form behind
+        if entry.is_file():
+            return True
+        return entry.name != CACHE and any(inner.name != CACHE for inner in entry.iterdir())
+
     entries = {
-        folder: [e for e in (PACKAGE / folder.replace(".", "/")).iterdir() if e.name != CACHE]
+        folder: [e for e in (PACKAGE / folder.replace(".", "/")).iterdir() if is_seen(e)]
         for folder in FOLDERS
     }
     assert {name: len(found) for name, found in entries.items() if len(found) > MAX_ENTRIES} == {}
