@@ -23,6 +23,11 @@ def printable(text: object) -> str:
     return "".join(c if c.isprintable() else _escaped(c) for c in str(text))
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of what an exception says; empty where it says nothing."""
+    return (str(error).strip().splitlines() or [""])[0]
+
+
 def _escaped(c: str) -> str:
     return c.encode("unicode_escape").decode()
 

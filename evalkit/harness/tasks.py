@@ -18,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from evalkit.base.errors import EvalkitError, Exit, one_of
+from evalkit.base.errors import EvalkitError, Exit, first_line, one_of
 from evalkit.harness import index, verdicts
 from evalkit.harness.data import cache, code, loading, pinning
 from evalkit.inputs import suite as suites
@@ -239,9 +239,8 @@ class _Named:
         inner: BaseException = error
         while isinstance(inner, DatasetsError) and isinstance(inner.__cause__, Exception):
             inner = inner.__cause__  # the outer one says that something went wrong
-        reason = (str(inner).strip().splitlines() or [""])[0]
         raise EvalkitError(
-            f"task '{self._task}' can't be built: {type(inner).__name__}: {reason}",
+            f"task '{self._task}' can't be built: {type(inner).__name__}: {first_line(inner)}",
             fix=_fix(inner, str(getattr(inner, "filename", None) or "")),
             code=Exit.MISSING if isinstance(inner, ImportError) else Exit.USAGE,
         ) from None

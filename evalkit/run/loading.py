@@ -48,6 +48,8 @@ class Loading:
     def wait(self) -> Loaded:
         """Return the tasks as soon as they are loaded; raises what has gone wrong."""
         if self._loaded is None and self._future is not None:
-            with self._events.phase("load", len(self._job.lock.tasks), "datasets"):
+            number = len(self._job.lock.tasks)
+            with self._events.phase("load", number, "datasets") as phase:
                 self._loaded = self._future.result()
+                phase.advance(number)
         return self._loaded or load(self._job, self._events)

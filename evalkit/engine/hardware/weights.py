@@ -196,7 +196,7 @@ def _adapted(loaded: Any, adapter: Path) -> Any:
             warnings.simplefilter("ignore")  # what matters of them is an error below
             wrapped: Any = PeftModel.from_pretrained(loaded, str(adapter))
     except architecture.loading_errors() as error:
-        reason = numerics.first_line(error)
+        reason = numerics.reason(error)
         raise EvalkitError(f"peft can't load the adapter: {reason}", where=str(adapter)) from None
     # Told what to do with embeddings, peft does not ask the Hub; whole ones in the file are the
     # model's own by name.

@@ -5,12 +5,10 @@ and are set here before the weights are loaded. Nothing is tuned by the clock an
 from the host: neither its cores nor the environment variables that would change a kernel.
 """
 
-import hashlib
 import re
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -103,14 +101,12 @@ def _plain_attention(model: Model) -> str:
 
 
 def origin(model: Model) -> str:
-    """Digest of all that follows from a model before its weights are read: its config and code,
-    the engine's code, and the versions of what that stands on."""
-    ours = hashlib.sha256()
-    for path in sorted(Path(__file__).parents[1].rglob("*.py")):
-        ours.update(path.read_bytes())
+    """Return the digest of all that follows from a model before its weights are read: its config
+    and code, the engine's code, and the versions of what that stands on."""
+    ours = {name: sha for name, sha in kept.code().items() if name.startswith("engine/")}
     theirs = {name: sha for name, sha in model.sha256().items() if name.endswith(".py")}
     versions = [stamp.version("torch"), stamp.version("transformers")]
-    return canon.digest([model.config, theirs, ours.hexdigest(), versions])
+    return canon.digest([model.config, theirs, ours, versions])
 
 
 def _attention_of_skeleton(model: Model) -> str:
@@ -133,11 +129,11 @@ def _attention_of_skeleton(model: Model) -> str:
 
 def cannot_load(model: Model, error: Exception) -> EvalkitError:
     """transformers' reason in its first line's words."""
-    what = f"transformers can't load '{model.reference}': {first_line(error)}"
+    what = f"transformers can't load '{model.reference}': {reason(error)}"
     return EvalkitError(what, where=str(model.folder))
 
 
-def first_line(error: Exception) -> str:
+def reason(error: Exception) -> str:
     """What an exception says, in a line; two where the first only announces the second."""
     lines = [line.strip() for line in str(error).strip().splitlines()] or [type(error).__name__]
     return " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]

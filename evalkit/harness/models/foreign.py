@@ -12,7 +12,7 @@ from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
-from evalkit.base.errors import EvalkitError, Exit
+from evalkit.base.errors import EvalkitError, Exit, first_line
 from evalkit.base.machine import stamp
 from evalkit.base.machine.stamp import Unknown
 from evalkit.harness.models import classes
@@ -79,7 +79,7 @@ def _told(name: str, what: str) -> Iterator[None]:
     except (*BROKEN, ClientError) as error:
         if isinstance(error, ImportError) and error.name:
             raise classes.missing(name, error.name) from None
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = first_line(error) or type(error).__name__
         raise EvalkitError(
             f"{name} {what}: {reason}",
             fix="what is done is kept; the same command continues",

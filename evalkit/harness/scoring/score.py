@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import Any
 
 from evalkit.base import canon
-from evalkit.base.errors import EvalkitError, Exit
+from evalkit.base.errors import EvalkitError, Exit, first_line
 from evalkit.harness import publish, samples, tasks
 from evalkit.harness.asking import asked
 from evalkit.harness.asking import requests as building
@@ -245,9 +245,8 @@ class _Blamed:
         place = self._place(trace)
         if place is None:
             return  # neither the task nor lm-eval had a part in it: our own bug
-        reason = (str(error).strip().splitlines() or [""])[0]
         raise EvalkitError(
-            f"task '{self._name}' can't be scored: {type(error).__name__}: {reason}",
+            f"task '{self._name}' can't be scored: {type(error).__name__}: {first_line(error)}",
             where=place, fix=_FIX, code=Exit.FAILED,
         ) from None  # fmt: skip
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from evalkit.base import canon
-from evalkit.base.errors import EvalkitError
+from evalkit.base.errors import EvalkitError, first_line
 
 RECURRENT = ("mamba", "linear_attention", "conv", "recurrent", "moe")  # layers without keys
 # Models whose layers have keys in some places only, by the attribute that lists these.
@@ -67,7 +67,7 @@ def text_config(folder: Path, reference: str, trust_remote_code: bool) -> Any:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
         return config.get_text_config()
     except loading_errors() as error:
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        first = first_line(error) or type(error).__name__
         what = f"transformers can't read the config of '{reference}': {first}"
         raise EvalkitError(what, where=os.fspath(folder)) from None
 

@@ -13,7 +13,7 @@ import struct
 from collections.abc import Iterator, Mapping
 from typing import Any, TypedDict
 
-from evalkit.base.errors import EvalkitError
+from evalkit.base.errors import EvalkitError, first_line
 from evalkit.inputs.models import architecture
 from evalkit.inputs.models.model import Model
 
@@ -73,8 +73,7 @@ def _read_generation(model: Model) -> Any:
             model.folder, config_file_name="config.json", _from_model_config=True
         )
     except architecture.loading_errors() as error:
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise _broken(model, lines[0]) from None
+        raise _broken(model, first_line(error) or type(error).__name__) from None
 
 
 def _broken(model: Model, reason: str) -> EvalkitError:

@@ -17,7 +17,7 @@ from evalkit.judge.verify.checks.scores import Scores
 from evalkit.record.reading.evidence import samples as sampled
 from evalkit.record.reading.evidence.samples import Document, Samples
 from evalkit.record.reading.findings import Check, Findings, Report, Status, difference, few, shown
-from evalkit.record.reading.folder import BROKEN, Folder, MiB, broken, reason
+from evalkit.record.reading.folder import BROKEN, Folder, MiB, broken, checked, reason
 from evalkit.record.reading.lm_eval import Completing, with_sizes
 
 MAX_RESULTS = 256 * MiB
@@ -143,7 +143,7 @@ class _Evidence:
         ranges = partial(aggregates.ranges, self.record, self.samples)
         if not self.kept:
             why = "no samples were kept (--log_samples), so no number can be recomputed"
-            return [Check("samples", Status.SKIP, why), _guarded("ranges", ranges)]
+            return [Check("samples", Status.SKIP, why), *checked("ranges", ranges)]
         for document in self._documents():
             try:
                 sampled.note(document, self.samples, None)
@@ -160,7 +160,7 @@ class _Evidence:
             self.samples.shape.check(f"{self.samples.lines:,} samples, hashes equal"),
             *self.scores.checks(None),
             *made.check(),
-            _guarded("ranges", ranges),
+            *checked("ranges", ranges),
         ]
 
     def _documents(self) -> Iterator[Document]:
@@ -213,11 +213,3 @@ class _Evidence:
             detail = f"{len(unlike):,} tasks' documents are not those of our locks: {few(unlike)}"
             return [Check("rows", Status.WARN, detail)]
         return [Check("rows", Status.PASS, f"{same:,} tasks have our locks' rows")] if same else []
-
-
-def _guarded(name: str, make: Any) -> Check:
-    try:
-        found: Check = make()
-    except BROKEN as error:
-        return Check(name, Status.FAIL, reason(error))
-    return found

@@ -21,7 +21,7 @@ from evalkit.record.reading.evidence import journal as journals
 from evalkit.record.reading.evidence import plan as plans
 from evalkit.record.reading.evidence import samples as sampled
 from evalkit.record.reading.findings import UNMET, Check, Findings, Report, Status, shown
-from evalkit.record.reading.folder import BROKEN, Folder, reason
+from evalkit.record.reading.folder import BROKEN, Folder, checked, reason
 from evalkit.record.signing import timestamps
 
 
@@ -81,7 +81,7 @@ def verify(run: Path, wanted: Wanted = Wanted()) -> Report:
     checks = [read.check, *signed, *sealed.checks]
     if folder.is_public:
         caveats = [public.CAVEAT, *caveats]
-        checks += _guarded("public", lambda: public.Public(folder, record).checks())
+        checks += checked("public", lambda: public.Public(folder, record).checks())
     else:
         checks += _Evidence(folder, record).checks()
     if wanted.revealed:
@@ -110,15 +110,6 @@ def _deep(folder: Folder, read: identity.Read, made: list[Check], deep: Deep) ->
     if any(check.status is Status.FAIL for check in made if check.name not in UNMET):
         return [Check("deep", Status.SKIP, "only a consistent record is looked at more deeply")]
     return deeper.checks(folder, read, deep)
-
-
-def _guarded(name: str, make: Callable[[], Check | list[Check]]) -> list[Check]:
-    """A check whose broken input is its failure."""
-    try:
-        made = make()
-    except BROKEN as error:
-        return [Check(name, Status.FAIL, reason(error))]
-    return made if isinstance(made, list) else [made]
 
 
 def _broken(step: Callable[[], None]) -> str:
@@ -184,7 +175,7 @@ class _Evidence:
             ("segments", lambda: health.segments(record)),
             ("whole", lambda: health.partial(record)),
         ]
-        return [check for name, make in steps for check in _guarded(name, make)]
+        return [check for name, make in steps for check in checked(name, make)]
 
     def _plan(self) -> Check:
         if self.plan is None:

@@ -11,7 +11,7 @@ import os
 import stat
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import BufferedReader
 from pathlib import Path
@@ -20,7 +20,7 @@ from typing import IO, Any
 from evalkit.base import canon
 from evalkit.base.errors import EvalkitError, Exit, no_right
 from evalkit.inputs import untrusted
-from evalkit.record.reading.findings import shown
+from evalkit.record.reading.findings import Check, Status, shown
 from evalkit.record.salted import HEAD
 
 MiB = 1 << 20
@@ -59,6 +59,15 @@ def reason(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
         return shown(error.strerror)
     return f"{type(error).__name__}: {shown(error)}"
+
+
+def checked(name: str, make: Callable[[], Check | list[Check]]) -> list[Check]:
+    """Return what `make` finds; broken input is a failure of the check of that name."""
+    try:
+        made = make()
+    except BROKEN as error:
+        return [Check(name, Status.FAIL, reason(error))]
+    return made if isinstance(made, list) else [made]
 
 
 @contextmanager
