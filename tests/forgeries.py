@@ -235,7 +235,6 @@ def _made_up_group() -> Run:
 
 
 DAY = "2026-01-02T03"
-TWO = runs.SEGMENT.replace("030405", "030406").replace("abcd", "abce")
 CONTRADICTIONS: dict[str, Callable[[], Run]] = {
     "a plan that samples, samples that are greedy": lambda: planned_otherwise(
         do_sample=True, temperature=1.0, seed=1234
@@ -264,13 +263,6 @@ CONTRADICTIONS: dict[str, Callable[[], Run]] = {
     "a context of one token": short_context,
     "an unknown profile": lambda: recorded(lambda r: r["numerics"].update(profile="exact")),
     "an unknown dtype": lambda: recorded(lambda r: r["numerics"].update(dtype="int3")),
-    "a segment that stops before it starts": lambda: recorded(
-        segments((runs.SEGMENT, f"{DAY}:04:05Z", f"{DAY}:04:01Z", 8))
-    ),
-    "segments of one process that overlap": lambda: recorded(
-        segments((runs.SEGMENT, f"{DAY}:04:05Z", f"{DAY}:04:09Z", 8),
-                 (TWO, f"{DAY}:04:06Z", f"{DAY}:04:10Z", 0))
-    ),
     "a segment that claims more batches": lambda: recorded(
         segments((runs.SEGMENT, f"{DAY}:04:05Z", f"{DAY}:04:06Z", 9))
     ),

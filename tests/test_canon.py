@@ -139,6 +139,11 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_else(
     assert path.read_text() == "new"
 
 
+def test_two_containers_whose_processes_have_one_number_write_in_two_places(tmp_path: Path) -> None:
+    path = tmp_path / "record.json"
+    assert canon.beside(path) != canon.beside(path)
+
+
 def test_a_full_disk_stops_an_appender_in_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,6 +11,7 @@ import hashlib
 import json
 import math
 import os
+import secrets
 import stat
 from collections import Counter
 from collections.abc import Iterable
@@ -209,7 +210,7 @@ def write_atomic(
     """
     blocks = [data.encode()] if isinstance(data, str) else data
     blocks = [blocks] if isinstance(blocks, bytes) else blocks
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part = beside(path)
     try:
         with part.open("wb") as handle:
             if private:
@@ -231,6 +232,12 @@ def write_atomic(
         ) from None
     if sync:
         _sync_folder(path.parent)
+
+
+def beside(path: Path) -> Path:
+    """A hidden neighbour in which `path` is made before it gets its name. A process's number would
+    not do: in two containers, or on two nodes that share a disk, it may be the same."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(6)}.part")
 
 
 def write_json(path: Path, value: Json) -> None:

@@ -255,7 +255,7 @@ def _locked(path: Path, owner: Owner) -> EvalkitError:
 
 def _take_away(path: Path, owner: Owner) -> None:
     """Remove a dead owner's lock, and put back what another process has meanwhile locked."""
-    aside = path.with_name(f"{path.name}.{os.getpid()}")
+    aside = canon.beside(path)
     with suppress(FileNotFoundError):
         path.rename(aside)
         if _read(aside)[0] != owner:

@@ -167,7 +167,7 @@ def pack(folder: Path, file: Path, events: Events) -> None:
     Raises EvalkitError where mksquashfs is missing or fails.
     """
     stage_manifest.read(folder)
-    part = file.with_name(f".{file.name}.{os.getpid()}.part")
+    part = canon.beside(file)
     command = ["mksquashfs", os.fspath(folder), os.fspath(part), "-noappend", "-all-root",
                "-no-progress", "-quiet", "-no-xattrs", "-comp", "zstd"]  # fmt: skip
     try:

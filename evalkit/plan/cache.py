@@ -5,7 +5,6 @@ A kept plan is a folder under <XDG_CACHE_HOME or ~/.cache>/evalkit/plans that ap
 at all. It only saves time: what is damaged, torn or of other code counts as absent.
 """
 
-import os
 import shutil
 from contextlib import suppress
 from dataclasses import dataclass
@@ -56,12 +55,11 @@ def read(name: str) -> Planned | None:
 def write(name: str, planned: Planned) -> None:
     """Keep a plan, and of all plans the newest; a cache that can't be written is no error."""
     place = folder() / name
-    making = place.with_name(f".{name}.{os.getpid()}")
+    making = canon.beside(place)
     body = canon.dumps(planned.body).encode() + b"\n"
     data = dict(zip(FILES, (body, planned.tokens), strict=True))
     notes: dict[str, str | int] = {file: canon.digest_bytes(data[file]) for file in FILES}
     with suppress(EvalkitError, OSError):
-        shutil.rmtree(making, ignore_errors=True)
         canon.make_folder(making)
         for file in FILES:
             canon.write_atomic(making / file, data[file])

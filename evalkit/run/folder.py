@@ -1,8 +1,6 @@
 """A run's folder: what stands in it before it executes, and which one a job continues."""
 
-import os
 import secrets
-import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -165,8 +163,7 @@ def create(job: Job, planned: Planned, tokenizer: Tokenizer) -> Run:
         "options": job.options.published(),
         "unique_tokens": planned.unique_tokens,
     }
-    making = root / f".{name}.{os.getpid()}"
-    shutil.rmtree(making, ignore_errors=True)
+    making = canon.beside(root / name)
     canon.make_folder(making)
     canon.write_atomic(making / "plan.tokens", planned.tokens)
     canon.write_atomic(making / "plan.json", canon.dumps(plan) + "\n")

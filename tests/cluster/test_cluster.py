@@ -29,7 +29,8 @@ def check(cluster: Cluster, alone: Callable[[str], str], models: int = 1) -> Non
         if "--sif" in cluster.inside:
             assert record["environment"]["runtime"] == "apptainer"
     for path in cluster.out.glob("someone__*/*/record.json"):
-        assert verify(path.parent).consistent
+        report = verify(path.parent)
+        assert report.consistent, report.lines()
 
 
 def restarts(cluster: Cluster) -> int:

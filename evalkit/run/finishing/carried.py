@@ -7,9 +7,7 @@ run that is there, its answers answer it too. They are taken over into a folder 
 own, and the record says from which run.
 """
 
-import os
 import secrets
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +43,7 @@ def over(run: Run, suite: Suite, lock: Lock, inputs: dict[str, Any], planned: Pl
     }  # fmt: skip
     name = folder.name_of(suite, body["ids"]["run"])
     root = run.folder.parent
-    making = root / f".{name}.{os.getpid()}"
-    shutil.rmtree(making, ignore_errors=True)
+    making = canon.beside(root / name)
     for part in ("events", "telemetry", "journal"):
         canon.make_folder(making / part)
     for part in ("events", "telemetry"):

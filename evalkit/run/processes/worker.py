@@ -99,7 +99,6 @@ class Worker:
 
     def begin(self, run: Run, plan: Plan, log: Log) -> None:
         """Begin a stretch of a run, with a journal of its own."""
-        self.segment = segment_name()
         self._run, self._plan, self._log = run, plan, log
         self._computed = _Computed(plan)
         policy = Policy(**plan.body["policy"])
@@ -110,8 +109,9 @@ class Worker:
         kind, device = engines.of_inputs(run.body["inputs"]), self._place.device
         kernels = kind.kernels(self.engine, self._model, device)
         how = {"level": checked, "repeats": checked, "kernels": kernels}
-        here = kind.hardware(device)
-        log("segment.start", segment=self.segment, **how, **stamp.segment_start(here))
+        here = stamp.segment_start(kind.hardware(device))
+        self.segment = segment_name()  # the time in it is that of the next line
+        log("segment.start", segment=self.segment, **how, **here)
         ids = run.body["ids"]
         self._writer = journal.Writer(run.folder / "journal", ids["run"], self.segment)
 

@@ -8,7 +8,6 @@ well its digests fit.
 import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from itertools import pairwise
 from typing import Any
 
 from evalkit.base import canon
@@ -119,7 +118,6 @@ def _segments(record: Value, journal: Journal | None, plan: Plan | None) -> Iter
     if record["preferred"] and record["preferred"]["segment"] not in names:
         yield f"the preferred segment {shown(record['preferred']['segment'])} is none of the run's"
     own = record["engine"]["name"] == "evalkit"
-    spans: dict[tuple[str, str], list[tuple[datetime, datetime, str]]] = {}
     for segment in record["segments"]:
         name = shown(segment["segment"])
         if journal is not None and segment["batches"] != journal.by_segment[segment["segment"]]:
@@ -127,19 +125,9 @@ def _segments(record: Value, journal: Journal | None, plan: Plan | None) -> Iter
             yield f"{name} claims {segment['batches']:,} batches, its journal holds {found:,}"
         if not own and segment.get("level") is not None:
             yield f"{name} checked the level of an engine that has none"
-        started, stopped = _time(segment["started"]), _time(segment["stopped"])
-        if started and stopped and stopped < started:
-            yield f"{name} stopped before it started"
         if match := _SEGMENT.fullmatch(segment["segment"]):
-            yield from _named(segment, match, started)
-            if started and stopped:
-                process = (str(segment["host"]), match[3])
-                spans.setdefault(process, []).append((started, stopped, name))
-    for found_spans in spans.values():
-        ordered = sorted(found_spans)
-        for (_, stopped, first), (started, _, second) in pairwise(ordered):
-            if started < stopped:
-                yield f"{first} and {second} of one process overlap"
+            yield from _named(segment, match, _time(segment["started"]))
+        _time(segment["stopped"])  # any day will do: a clock may be set back while a segment runs
     if (carried := record["carried"]) and carried["run"] == record["ids"]["run"]:
         yield "its answers are carried over from itself"
     if plan is not None:
