@@ -170,6 +170,18 @@ def test_eval_seals_in_passing_and_names_what_ran_before(
     assert (status, "before the first segment began" in told) == (Status.PASS, True)
 
 
+def test_a_host_whose_clock_is_behind_the_seal_answers_nothing(
+    tmp_path: Path, key: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = support.planned(tmp_path)
+    call("seal", run, "--key", key).done()
+    monkeypatch.setattr(sealing, "now", lambda: "2020-01-02T03:04:05.678Z")
+    call("execute", run).refused(
+        3, "2020-01-02T03:04:05.678Z, and the run was sealed", "set the clock"
+    )
+    assert not list((run / "journal").glob("*"))
+
+
 def test_a_run_with_answers_is_not_sealed(tmp_path: Path, key: Path, authority: Authority) -> None:
     run = support.executed(tmp_path)
     call("seal", run, "--key", key).refused(1, "has answers already")

@@ -119,6 +119,10 @@ def execute(
     if run.finished:
         events.say("this run is already finished")
         return
+    if (run.folder / "seal.json").is_file():
+        from evalkit.record.signing import sealing
+
+        sealing.check_clock(run.folder)
     segment = worker.segment_name()
     events.open(run.folder / "events" / f"{segment}.jsonl")
     todo = _left(run, plan, means.shard, events)

@@ -121,6 +121,23 @@ def stamp(folder: Path, signer: Public, authority: str) -> None:
     canon.write_json(folder / attest.NAME, body)
 
 
+def check_clock(run: Path) -> None:
+    """Stop a host whose clock is behind the one that sealed this run, before it answers anything:
+    by the record the seal would be younger than the first answer, and the record BROKEN.
+
+    Raises EvalkitError (3).
+    """
+    with foreign(run):
+        sealed_at = read(Folder(run)).predicate["sealedAt"]
+    if (here := now()) < sealed_at:
+        raise EvalkitError(
+            f"this host's clock says {here}, and the run was sealed at {sealed_at}",
+            where=str(run),
+            fix="set the clock of this host",
+            code=Exit.MISSING,
+        )
+
+
 def read(folder: Folder, known: Iterable[Public] = ()) -> Seal:
     """The seal in a folder; ValueError or EvalkitError where it is none, or not validly signed."""
     body = folder.json(NAME, MAX_BYTES)
