@@ -18,7 +18,7 @@ from typing import Any
 from bench import data, passes, sides
 from bench.process import Process
 from bench.speed import say
-from evalkit.base import canon
+from evalkit.base import canon, kept
 from evalkit.base.machine import stamp
 from evalkit.inputs import suite as suites
 from evalkit.inputs.suite import SuiteTask
@@ -108,9 +108,9 @@ class Kept:
     def __init__(self, folder: Path, weights: str) -> None:
         self._folder, self.weights = folder, weights
         canon.make_folder(folder)
-        package = Path(stamp.__file__).parent
-        self._code = {str(p.relative_to(package)): canon.sha256_file(p)
-                      for p in sorted(package.rglob("*.py"))}  # fmt: skip
+        rooms = ("engine/", "plan/")  # what answers and their seconds follow from
+        self._code = {name: digest for name, digest in kept.code().items()
+                      if name.startswith(rooms)}  # fmt: skip
 
     def path(self, piece: Piece) -> Path:
         """Where a piece's answers are kept: another model, version or question has another name."""

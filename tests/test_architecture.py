@@ -70,7 +70,7 @@ DOORS = {
         "harness.scoring.apart",
         "base.machine.stamp",
         "base.machine.gpus",
-        "run.processes.child",
+        "run.processes",
         "host",
     },
     "jsonschema": {"base.schema"},
@@ -85,7 +85,7 @@ DOORS = {
 }
 # Who else than canon may write, and what: a lock that must be made exclusively, a traceback where
 # nothing can be trusted any more, files that other libraries save before canon's rename, the
-# scratch folder of a container, a mirror of links, a file that tells a file server's clock.
+# scratch folder of a container, a mirror of links, a file that tells a file server's clock, a pipe.
 WRITERS = {
     "base.lease": {"os.open", "write"},
     "cli": {"mkstemp", "write"},
@@ -95,8 +95,7 @@ WRITERS = {
     "inputs.models.builtin.demo.model": {"TemporaryDirectory"},
     "inputs.models.gguf": {"TemporaryDirectory", "mkdir"},
     "inputs.models.builtin.smollm2": {"TemporaryDirectory"},
-    "run.folder": {"rmtree"},
-    "run.finishing.carried": {"rmtree"},
+    "run.processes.template": {"write"},
     "plan.cache": {"rmtree"},
     "harness.data.cache": {"mkdtemp", "mkdir", "symlink_to"},
     "host.doctor.host": {"TemporaryFile"},

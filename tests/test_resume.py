@@ -29,7 +29,7 @@ from evalkit.inputs import suite as suites
 from evalkit.inputs.models import model as models
 from evalkit.judge.verify import verify
 from evalkit.record import auditlog, journal, record
-from evalkit.run import execute
+from evalkit.run import execute, means
 from evalkit.run import folder as folders
 from evalkit.run.preparing import prepare
 from evalkit.run.processes import worker
@@ -187,8 +187,8 @@ def test_nothing_is_repeated_when_every_batch_is_answered(tmp_path: Path) -> Non
 def answered(folder: Path) -> dict[str, str]:
     """Execute a planned run in this process; its answers map."""
     found = folders.read(folder)
-    means = execute.Means(worker.Place("cpu"), number=0)
-    execute.execute(found, models.resolve("demo"), means, Events())
+    has = means.Means(worker.Place("cpu"), number=0)
+    execute.execute(found, models.resolve("demo"), has, Events())
     return support.digests(folder)
 
 

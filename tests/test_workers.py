@@ -3,9 +3,11 @@ they die or hang is the fault suite's (tests/faults)."""
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from queue import SimpleQueue
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
@@ -17,7 +19,7 @@ from evalkit.base.errors import EvalkitError, Exit
 from evalkit.inputs.models import model
 from evalkit.plan.store import Plan
 from evalkit.run import evaluate as run
-from evalkit.run import folder
+from evalkit.run import folder, means
 from evalkit.run.preparing import prepare
 from evalkit.run.processes import child, serving, workers
 from evalkit.run.processes.worker import Place
@@ -63,9 +65,10 @@ class Fake:
 
     probes = False
     made: ClassVar[list["Fake"]] = []
+    templates: ClassVar[list[str]] = []
     dies: Callable[[int, "Fake"], bool] = staticmethod(lambda *_: False)
 
-    def __init__(self, inputs: Any, model: Any, place: Place, *_: Any) -> None:
+    def __init__(self, inputs: Any, model: Any, place: Place, *_: Any, **__: Any) -> None:
         self.place = place
         ready = {"ready": True, "beats": False, "peak": 7}
         self.told: list[dict[str, Any]] = [ready]
@@ -124,6 +127,7 @@ def team(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], wor
             events.Events(),
             lambda: None,
             [],
+            None,
         )
 
     return make
@@ -182,8 +186,8 @@ def test_a_restarted_workers_death_is_in_the_log(
 class Waiting(Fake):
     """A worker that has loaded its weights and waits for a check of its level."""
 
-    def __init__(self, *given: Any) -> None:
-        super().__init__(*given)
+    def __init__(self, *given: Any, **more: Any) -> None:
+        super().__init__(*given, **more)
         self.checks: list[bool] = []
         self.told = [{"waits": "key"}]
 
@@ -239,9 +243,16 @@ def test_where_the_worker_that_checks_dies_another_one_does_it(
 # Started before there is a plan
 
 
-@pytest.fixture
-def fakes(monkeypatch: pytest.MonkeyPatch) -> list[Fake]:
-    """The fake workers that are started."""
+@pytest.fixture(params=["forked", "with a GPU"])
+def fakes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> list[Fake]:
+    """The fake workers that are started: forked, or, where there may be a GPU, one by one."""
+
+    @contextmanager
+    def template(_: Any, *, wanted: bool) -> Iterator[str | None]:
+        try:
+            yield "a template" if wanted else None
+        finally:
+            Fake.templates.append("ended")
 
     def started(
         inputs: Any, model: Any, place: Place, *_: Any, spare: Any = None, **__: Any
@@ -252,7 +263,11 @@ def fakes(monkeypatch: pytest.MonkeyPatch) -> list[Fake]:
 
     monkeypatch.setattr(child, "started", started)
     monkeypatch.setattr(child, "spare", lambda: Fake(None, None, Place("none yet")))
+    monkeypatch.setattr(means, "template", template)
+    if request.param != "forked":
+        monkeypatch.setattr(run, "gpus", SimpleNamespace(signs=lambda _: ["a GPU"]))
     monkeypatch.setattr(Fake, "made", [])
+    monkeypatch.setattr(Fake, "templates", [])
     return Fake.made
 
 
@@ -275,7 +290,7 @@ def test_workers_that_were_started_early_end_where_there_is_no_plan(
     assert len(fakes) == 2 and all(fake.dead and fake.stdout.closed for fake in fakes)
 
 
-def test_the_spare_worker_ends_where_there_is_nothing_to_load(
+def test_the_template_ends_where_there_is_nothing_to_load(
     fakes: list[Fake], tmp_path: Path
 ) -> None:
     """For a finished run, and where what was asked for can't be run."""
@@ -283,7 +298,7 @@ def test_the_spare_worker_ends_where_there_is_nothing_to_load(
     assert evaluate(tmp_path / "results") == finished
     with pytest.raises(EvalkitError):
         evaluate(tmp_path / "results", limit=-1)
-    assert len(fakes) == 2 and all(fake.dead and fake.stdout.closed for fake in fakes)
+    assert Fake.templates == ["ended"] * 2 and all(fake.dead for fake in fakes)
 
 
 def test_a_run_takes_over_the_workers_that_were_started_early(

@@ -149,9 +149,8 @@ def read_json(path: Path) -> Json:
     except (FileNotFoundError, NotADirectoryError):
         raise EvalkitError(f"there is no {path.name}", where=str(path), code=Exit.MISSING) from None
     except OSError as error:
-        raise EvalkitError(
-            f"can't read {path.name}: {error.strerror}", where=str(path), code=Exit.MISSING
-        ) from None
+        what = f"can't read {path.name}: {error.strerror}"
+        raise EvalkitError(what, where=str(path), code=Exit.MISSING) from None
     except (ValueError, RecursionError) as error:
         raise EvalkitError(f"{path.name} is not readable JSON: {error}", where=str(path)) from None
 
@@ -185,12 +184,9 @@ def make_folder(path: Path) -> None:
         for each in made if os.environ.get(GROUP) else ():
             _share(each, int(os.environ[GROUP]))
     except OSError as error:
-        raise EvalkitError(
-            f"can't make the folder: {error.strerror}",
-            where=str(path),
-            fix="choose another --out, or mend what is there",
-            code=Exit.MISSING,
-        ) from None
+        what = f"can't make the folder: {error.strerror}"
+        fix = "choose another --out, or mend what is there"
+        raise EvalkitError(what, where=str(path), fix=fix, code=Exit.MISSING) from None
 
 
 def _share(folder: Path, group: int) -> None:
@@ -224,19 +220,16 @@ def write_atomic(
     except OSError as error:
         with suppress(OSError):
             part.unlink()
-        raise EvalkitError(
-            f"can't write {path.name}: {error.strerror}",
-            where=str(path.parent),
-            fix=_DENIED if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS) else _FULL,
-            code=Exit.MISSING,
-        ) from None
+        fix = _DENIED if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS) else _FULL
+        what = f"can't write {path.name}: {error.strerror}"
+        raise EvalkitError(what, where=str(path.parent), fix=fix, code=Exit.MISSING) from None
     if sync:
         _sync_folder(path.parent)
 
 
 def beside(path: Path) -> Path:
-    """A hidden neighbour in which `path` is made before it gets its name. A process's number would
-    not do: in two containers, or on two nodes that share a disk, it may be the same."""
+    """A hidden neighbour of `path`, under a name that no process has anywhere: processes of two
+    containers, or of two nodes that share a disk, may have one number."""
     return path.with_name(f".{path.name}.{secrets.token_hex(6)}.part")
 
 

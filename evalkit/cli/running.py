@@ -191,8 +191,14 @@ def execute_command(folder: Path, shard: str | None, as_json: bool, **given: Any
 
 
 @click.command("worker", hidden=True)
-def worker_command() -> None:
+@click.option("--template", type=int, metavar="LINK",
+              help="Import, and fork workers as the parent says over this socket.")  # fmt: skip
+def worker_command(template: int | None) -> None:
     """Answer batches that a parent process names on stdin."""
+    if template is not None:
+        from evalkit.run.processes import template as templates
+
+        templates.serve(template)  # returns in each worker
     from evalkit.run.processes import serving
 
     serving.serve()

@@ -1,5 +1,6 @@
 """One evaluation from a model's name to a record: plan, execute, finish."""
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
@@ -9,7 +10,7 @@ from typing import Any
 from evalkit.base import canon, lease, stopping
 from evalkit.base.errors import EvalkitError, Exit
 from evalkit.base.events import Events
-from evalkit.base.machine import stamp
+from evalkit.base.machine import gpus, stamp
 from evalkit.harness.asking import asked
 from evalkit.harness.tasks import Loaded
 from evalkit.inputs import engine_name
@@ -22,8 +23,7 @@ from evalkit.plan.requests import asking
 from evalkit.plan.shards import Shard
 from evalkit.plan.store import Policy
 from evalkit.plan.tokenise import tokenise
-from evalkit.run import execute as executing
-from evalkit.run import folder, telemetry
+from evalkit.run import execute, folder, means, telemetry
 from evalkit.run.finishing import carried, graded
 from evalkit.run.finishing import finish as finishing
 from evalkit.run.folder import Run
@@ -42,18 +42,20 @@ def evaluate(
     seal: Callable[[Path], None] | None = None,
 ) -> Path:  # fmt: skip
     """Evaluate a model on a suite and return the run's folder. `workers`, `grace_s`: see
-    `execute.Means`; `seal` is called with the folder before the first answer.
+    `means.Means`; `seal` is called with the folder before the first answer.
 
     Continues an unfinished run of the same inputs and returns a finished one as it is. Raises
     EvalkitError; what was done before it is kept.
     """
     events.log("started", argv=stamp.command(list(argv)))
     # An engine of lm-eval's needs the plan, and without workers this process does their work.
-    with executing.early(wanted=options.engine == engine_name.OWN and workers != 0) as early:
+    wanted = options.engine == engine_name.OWN and workers != 0
+    forks = options.device == "cpu" or not (options.device or gpus.signs(os.environ))
+    with means.early(forks=wanted and forks, spare=wanted and not forks) as early:
         job = prepare_job(options, events)
         place = Place(job.device, job.options.adapter)
-        means = executing.Means(place, workers, grace_s)
-        job, run, loaded = find_or_plan(job, events, lambda: early.start(job, means))
+        has = means.Means(place, workers, grace_s)
+        job, run, loaded = find_or_plan(job, events, lambda: early.start(job, has))
         if run.finished:
             events.say("this run is already finished (--again makes another execution of it)")
             finishing.log_finished(run)
@@ -67,7 +69,7 @@ def evaluate(
                 held.check()
                 loading.check()
 
-            executing.execute(run, job.model, means, events, check, early)
+            execute.execute(run, job.model, has, events, check, early)
             held.check()
             finish(run, job, loading.wait(), events, list(argv))
     return run.folder
@@ -222,10 +224,13 @@ def execute_only(
     chosen = devices.pick(device)
     _tell_device(events, devices.described(chosen))
     place = Place(chosen, adapter or (Path(asked) if asked else None))
-    means = executing.Means(place, workers, grace_s, shard)
-    with nullcontext() if shard else lease.held(where, say=events.say) as held:
+    has = means.Means(place, workers, grace_s, shard)
+    own = run.body["inputs"]["engine"]["name"] == engine_name.OWN
+    locked = nullcontext() if shard else lease.held(where, say=events.say)
+    with locked as held, means.early(forks=own and chosen == "cpu" and workers != 0) as early:
         try:
-            executing.execute(run, found, means, events, held.check if held else lambda: None)
+            check = held.check if held else lambda: None
+            execute.execute(run, found, has, events, check, early)
         finally:
             events.close()
 
@@ -243,7 +248,7 @@ def finish_only(
     if run.finished:
         events.say("this run is already finished")
         return where
-    progress = executing.progress(where)
+    progress = execute.progress(where)
     finishing.check_complete(run, progress.done, progress.batches)
     named.require_to_score(where, run.body, model, suite)
     job = prepare.prepare(folder.to_score(run, suite, model, offline))

@@ -7,11 +7,9 @@ any, are answered here, one after another.
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from evalkit.base import stopping
 from evalkit.base.errors import EvalkitError
@@ -26,27 +24,11 @@ from evalkit.plan.store import Plan, plan_id
 from evalkit.record import journal
 from evalkit.run import pace, telemetry
 from evalkit.run.folder import Run, first_difference, read, run_id
+from evalkit.run.means import Early, Means, places_of
 from evalkit.run.preparing import engines
 from evalkit.run.preparing.engines import Place
-from evalkit.run.preparing.prepare import Job
-from evalkit.run.processes import child, worker
-from evalkit.run.processes.child import Child
+from evalkit.run.processes import worker
 from evalkit.run.processes.workers import Workers
-
-
-@dataclass(frozen=True, slots=True)
-class Means:
-    """What this host answers a plan's batches with, and which of them.
-
-    `number` of workers: None is as many as it has GPUs, or cores for CPU workers; 0 is none, so
-    that this process does it itself. `grace_s` is how long a batch in hand is waited for once the
-    run is told to stop.
-    """
-
-    place: Place
-    number: int | None = None
-    grace_s: float = stopping.GRACE_S
-    shard: Shard | None = None
 
 
 def check_inputs(run: Run, plan: Plan, model: Model, place: Place) -> None:
@@ -71,37 +53,12 @@ def check_inputs(run: Run, plan: Plan, model: Model, place: Place) -> None:
             raise EvalkitError(what, where=str(run.folder), fix=fix)
 
 
-class Early:
-    """Workers that are started while a run is being prepared and planned: what they import, load
-    and check follows from less than a plan. They end with the block of `early`, unless a run has
-    taken them over. `children`: those that load the weights."""
+def _check_clock(run: Run) -> None:
+    """See `sealing.check_clock`, where a run is sealed."""
+    if (run.folder / "seal.json").is_file():
+        from evalkit.record.signing import sealing
 
-    def __init__(self, spares: list[Child]) -> None:
-        self.spares = spares
-        self.children: list[Child] = []
-
-    def start(self, job: Job, means: Means) -> None:
-        """Start as many as the run will need at the least: it has a batch for each leaf task."""
-        if not self.spares:
-            return
-        for place in _places(job.inputs, job.model, means, len(job.lock.tasks)):
-            first = not self.children  # the others wait until they are told that it has passed
-            spare = self.spares.pop() if first else None
-            inputs, model = job.inputs, job.model
-            self.children.append(child.started(inputs, model, place, probes=first, spare=spare))
-
-
-@contextmanager
-def early(*, wanted: bool) -> Iterator[Early]:
-    """Workers to be started before there is a plan, the first one now, if they are `wanted`; none
-    that is left over outlives the block."""
-    found = Early([child.spare()] if wanted else [])
-    try:
-        yield found
-    finally:
-        for left in (*found.spares, *found.children):
-            left.kill()
-            left.ended()
+        sealing.check_clock(run.folder)
 
 
 def execute(
@@ -119,17 +76,14 @@ def execute(
     if run.finished:
         events.say("this run is already finished")
         return
-    if (run.folder / "seal.json").is_file():
-        from evalkit.record.signing import sealing
-
-        sealing.check_clock(run.folder)
+    _check_clock(run)
     segment = worker.segment_name()
     events.open(run.folder / "events" / f"{segment}.jsonl")
     todo = _left(run, plan, means.shard, events)
     if not todo:
         return
     before = 0 if means.shard else _before(plan, todo)
-    places = _places(run.body["inputs"], model, means, len(todo))
+    places = places_of(run.body["inputs"], model, means, len(todo))
     on = f" on {len(places)} workers" if len(places) > 1 else ""
     events.say(f"loading {run.body['model']['reference']}{on} ({_how(run)})")
     path = run.folder / "telemetry" / f"{segment}.jsonl"
@@ -140,8 +94,8 @@ def execute(
             _describe(run, means, events)
             _alone(run, plan, model, places[0], todo, before, events, stop, check)
         else:
-            children = early.children if early else []
-            team = Workers(run, plan, model, places, events, check, children)
+            first = early or Early(None, [])
+            team = Workers(run, plan, model, places, events, check, first.children, first.template)
             _together(team, todo, before, stop, events, lambda: _describe(run, means, events))
         stop.check()
     if sampled.stopped_because:
@@ -183,12 +137,6 @@ def _before(plan: Plan, todo: list[int]) -> int:
     entries = plan.body["batches"]
     left = set(todo)
     return sum(int(each["cost"]) for index, each in enumerate(entries) if index not in left)
-
-
-def _places(inputs: dict[str, Any], model: Model, means: Means, batches: int) -> list[Place]:
-    """Where the workers are, no more than there are batches."""
-    engine, threads = engines.of_inputs(inputs), inputs["numerics"]["threads"]
-    return engine.places(means.place, model, means.number, threads)[: max(1, batches)]
 
 
 def _say_stopping(events: Events, means: Means) -> None:

@@ -17,7 +17,12 @@ pytestmark = pytest.mark.faults
 SOON = "from evalkit.run.processes import workers; workers.WATCHDOG_S = 4.0"
 FOREVER = """
 import os, sys
-if sys.argv[-1] == "worker":
+if "worker" in sys.argv:
+    os.kill(os.getpid(), 9)
+"""
+ALONE = """
+import os, sys
+if "--template" in sys.argv:
     os.kill(os.getpid(), 9)
 """
 # In every process: the worker that comes to this batch dies in it.
@@ -122,6 +127,16 @@ def test_workers_that_always_die_end_the_run_75_with_what_it_has(
     assert ran.err.count("died") >= 2 * 4
     runs.continued(tmp_path / "out")
     tell("workers that die at every start", "75, then the same answers", 1)
+
+
+def test_workers_that_can_not_be_forked_are_started_by_themselves(
+    runs: Fire, tmp_path: Path, tell: Tell
+) -> None:
+    env = fire.inject(tmp_path / "alone", ALONE)
+    support.spawn(*runs.command(tmp_path / "out", workers=2), env=env).done()
+    (folder,) = [path.parent for path in tmp_path.glob("out/*/*/record.json")]
+    runs.hold(folder)
+    tell("the process that workers are forked from killed", "the same answers", 1)
 
 
 def test_a_batch_in_which_every_worker_dies_is_left_out_and_the_rest_is_answered(

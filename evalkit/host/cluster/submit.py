@@ -34,7 +34,7 @@ from evalkit.inputs.models.builtin import smollm2
 from evalkit.plan import shards
 from evalkit.plan.store import Plan
 from evalkit.run import folder, pace
-from evalkit.run.processes import child
+from evalkit.run.processes import template
 
 LONG_S = 10 * shards.START_S  # a shorter segment has mostly been starting up
 NATIVE = Place(None, None, "in this environment")
@@ -94,7 +94,7 @@ def _stage(wanted: Wanted, place: Place, say: Say) -> None:
     words += [word for word in wanted.plan if word in ("--allow-pickle", "--trust-remote-code")]
     if "--revision" in wanted.plan:
         words += ["--revision", wanted.plan[wanted.plan.index("--revision") + 1]]
-    command = [*child.COMMAND[:-1], *words]
+    command = [*template.COMMAND[:-1], *words]
     in_image = place.runtime is not None
     code = start.start(place, words) if in_image else subprocess.run(command).returncode
     if code:
@@ -197,7 +197,7 @@ def _command(
     the image with these folders and no network."""
     if place.runtime is None or place.image is None:
         beside = Path(sys.executable).with_name("evalkit")
-        return (os.fspath(beside),) if beside.is_file() else child.COMMAND[:-1]
+        return (os.fspath(beside),) if beside.is_file() else template.COMMAND[:-1]
     work = Work(
         arguments=(),
         folder=os.fspath(out),

@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import sys
 from collections import deque
 from contextlib import suppress
 from typing import IO, Any
@@ -11,8 +10,8 @@ from typing import IO, Any
 from evalkit.inputs.models.model import Model
 from evalkit.run.preparing.engines import Place
 from evalkit.run.processes import serving
+from evalkit.run.processes.template import COMMAND, Forked, Template
 
-COMMAND = (sys.executable, "-P", "-c", "from evalkit.cli import main; main()", "worker")
 HUGE_PAGES = "glibc.malloc.hugetlb=1"  # of the kernel: fewer addresses to look up in large weights
 LAST_LINES = 20  # of what a worker says on stderr: what a dead one leaves
 BLOCK = 1 << 16
@@ -26,10 +25,11 @@ def environment() -> dict[str, str]:
 
 
 class Child:
-    """A new process that runs `serving.serve`. It is given what to load by `load`."""
+    """A new process that runs `serving.serve`, forked from a template where there is one. It is
+    given what to load by `load`."""
 
-    def __init__(self) -> None:
-        self._process = subprocess.Popen(
+    def __init__(self, template: Template | None = None) -> None:
+        self._process = _forked(template) or subprocess.Popen(
             COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
             env=environment(),
         )  # fmt: skip
@@ -98,12 +98,12 @@ class Child:
 
 def started(
     inputs: dict[str, Any], model: Model, place: Place, max_length: int | None = None,
-    *, probes: bool = False, spare: Child | None = None,
+    *, probes: bool = False, spare: Child | None = None, template: Template | None = None,
 ) -> Child:  # fmt: skip
-    """A worker that loads the weights, a new process or a `spare` one; `probes`: it need not wait
-    to be told to check its level. `inputs`: a run's, `max_length`: of its plan, for an engine of
-    lm-eval's."""
-    one = spare or Child()
+    """A worker that loads the weights, a new process or a `spare` one; on a CPU one that is forked
+    from a `template`. `probes`: it need not wait to be told to check its level. `inputs`: a run's,
+    `max_length`: of its plan, for an engine of lm-eval's."""
+    one = spare or Child(template if place.device == "cpu" else None)
     one.load(place, serving.order(inputs, model, place, max_length=max_length, probes=probes))
     return one
 
@@ -113,6 +113,14 @@ def spare() -> Child:
     one = Child()
     one.tell(imports=True)
     return one
+
+
+def _forked(template: Template | None) -> Forked | None:
+    """A worker that is forked from a template; None where there is none that lives."""
+    try:
+        return template.fork() if template else None
+    except OSError:
+        return None
 
 
 def _read(stream: IO[bytes]) -> bytes | None:

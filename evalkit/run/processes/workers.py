@@ -24,6 +24,7 @@ from evalkit.run.folder import Run
 from evalkit.run.preparing.engines import Place
 from evalkit.run.processes import child, worker
 from evalkit.run.processes.child import Child
+from evalkit.run.processes.template import Template
 
 RESTARTS = 3  # of one worker; and so many deaths of workers in one batch leave it out
 WATCHDOG_S = 1800.0  # without one forward pass in a batch: a worker hangs
@@ -57,13 +58,14 @@ class _Worker:
 
 class Workers:
     """Workers at these places, for one run's plan. `early`: those that were started before there
-    was a plan, which are taken over. `check` is called again and again and may raise: whether this
-    process may still go on."""
+    was a plan, which are taken over; others are forked from a `template`, where there is one.
+    `check` is called again and again and may raise: whether this process may still go on."""
 
     def __init__(
         self, run: Run, plan: Plan, model: Model, places: list[Place], events: Events,
-        check: Callable[[], None], early: list[Child],
+        check: Callable[[], None], early: list[Child], template: Template | None,
     ) -> None:  # fmt: skip
+        self._template = template
         self._run, self._model, self._events, self._check = run, model, events, check
         self._early, self._max_length = early, plan.body["max_length"]
         self._costs, self.batches = Costs(plan.body), plan.body["batches"]
@@ -169,7 +171,8 @@ class Workers:
         found = next((each for each in self._early if each.place == one.place), None)
         if found is None:
             inputs = self._run.body["inputs"]
-            found = child.started(inputs, self._model, one.place, self._max_length)
+            given = (inputs, self._model, one.place, self._max_length)
+            found = child.started(*given, template=self._template)
         else:
             self._early.remove(found)
         one.child, one.probes, one.waits = found, found.probes, ""
@@ -262,9 +265,7 @@ class Workers:
         again = one.deaths <= RESTARTS
         last = stamp.without_paths(one.last_words)
         self._events.log("worker.died", worker=one.index, returned=returned, last=last)
-        words = (
-            f"{child.how(returned)}: {one.last_words}" if one.last_words else child.how(returned)
-        )
+        words = ": ".join(filter(None, (child.how(returned), one.last_words)))
         how = f"worker {one.index + 1} died ({words})"
         self._events.say(f"{how}; it is started again" if again else f"{how} once too often")
         if again:
