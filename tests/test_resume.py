@@ -201,8 +201,8 @@ def test_the_order_of_batches_changes_no_answer(
     def shuffled(*given: Any) -> list[int]:
         return random.Random(seed).sample(left(*given), support.num_batches(folder))
 
-    monkeypatch.setattr(execute, "_left", shuffled)
     folder = support.planned(tmp_path)
+    monkeypatch.setattr(execute, "_left", shuffled)
     assert answered(folder) == support.demo_answers()
     order = [json.loads(line)["batch"] for line in support.journal_file(folder).open()]
     planned = [batch["id"] for batch in support.read(folder, "plan.json")["batches"]]
