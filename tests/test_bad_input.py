@@ -200,12 +200,18 @@ def test_a_revision_is_for_hub_models(broken: Path, out: tuple[str, Path]) -> No
         ran.refused(2, "--revision is for Hub models")
 
 
+def test_a_mistyped_built_in_model_is_named(tmp_path: Path) -> None:
+    ran = call("eval", "--model", "smolm2", "--suite", "demo", "--offline", "--out", tmp_path)
+    ran.refused(3, "smolm2 is not in the cache", "did you mean smollm2?")
+
+
 # The suite
 
 
 def test_an_unknown_suite_gets_the_nearest_names(out: tuple[str, Path]) -> None:
     ran = call("eval", "--model", "demo", "--suite", "dmo", *out)
     ran.refused(2, "unknown suite 'dmo'", "did you mean demo")
+
     ran = call("eval", "--model", "demo", "--suite", "zzz", *out)
     ran.refused(2, "choose from chat, code, core, demo")
 

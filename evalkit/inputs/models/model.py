@@ -8,6 +8,7 @@ are explicitly allowed (loading a pickle runs its code). Nothing here loads weig
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -123,13 +124,15 @@ def resolve(
     elif reference.startswith(("/", ".", "~")) or reference.count("/") > 1:
         raise EvalkitError("there is no such model folder", where=reference, code=Exit.MISSING)
     else:
-        folder, commit = hub.model(
-            reference,
-            revision,
-            offline=offline,
-            wanted=wanted,
-            look=lambda names: _check_weights(reference, names, allow_pickle),
-        )
+        try:
+            folder, commit = hub.model(
+                reference, revision, offline=offline, wanted=wanted,
+                look=lambda names: _check_weights(reference, names, allow_pickle),
+            )  # fmt: skip
+        except EvalkitError as error:
+            if near := get_close_matches(reference, BUILT_IN, n=1, cutoff=0.8):
+                error.fix = f"did you mean {near[0]}? Else {error.fix}"
+            raise
     names = _names(folder, wanted, reference, allow_pickle)
     architecture.check(folder, reference, trust_remote_code)
     files = digests(folder, names)
