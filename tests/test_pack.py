@@ -70,6 +70,20 @@ def test_a_pack_verifies_as_its_folder_does(demo: Path) -> None:
     )
 
 
+def test_a_pack_of_somebody_elses_run_goes_to_a_folder_of_ones_own(
+    demo: Path, tmp_path: Path
+) -> None:
+    """Beside the run one may have no right to write."""
+    beside = pack.pack(demo).read_bytes()
+    demo.with_name(f"{demo.name}.tar.gz").unlink()
+    out = tmp_path / "packs of mine"
+    assert call("pack", demo, "--out", out).done().out == f"{out / demo.name}.tar.gz\n"
+    assert (out / f"{demo.name}.tar.gz").read_bytes() == beside
+    call("pack", demo, "--out", out, "--reveal", "demo_qa/3").done()
+    assert (out / f"{demo.name}.demo_qa-3.revealed.json").is_file()
+    assert not demo.with_name(f"{demo.name}.tar.gz").exists()
+
+
 def _files(run: Path) -> Iterator[tuple[str, bytes]]:
     for path in sorted(run.rglob("*")):
         if path.is_file():

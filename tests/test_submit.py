@@ -3,6 +3,7 @@
 The cluster itself is in tests/cluster.
 """
 
+import json
 import os
 import re
 import shutil
@@ -182,6 +183,24 @@ def test_what_is_answered_is_not_sent_again(tmp_path: Path) -> None:
     sent.write()
     sent.note("12", "13")
     assert submission.read(sent.folder) == replace(sent, jobs=(("12", "13"),))
+
+
+def test_the_status_of_all_submissions_is_not_stopped_by_what_else_lies_there(
+    tmp_path: Path,
+) -> None:
+    """`evalkit status results/submissions/*` names the jobs' cache as well."""
+    run, sent = support.planned(tmp_path / "a"), tmp_path / "submissions"
+    for name in ("one", "two", "cache"):
+        (sent / name).mkdir(parents=True)
+    for name in ("one", "two"):
+        Submission(sent / name, (Member(run, None),), 2).write()
+    folders = sorted(sent.glob("*"))
+    told = call("status", *folders).done().out
+    assert told.count("demo on demo: unfinished: 0% of the work") == 2
+    assert f"{sent / 'cache'}\nthere is no run here" in told
+    assert len(json.loads(call("status", *folders, "--json").done().out)["folders"]) == 2
+    call("status", folders[0], tmp_path / "none").refused(3, "there is no run here")
+    call("status", *folders, "--watch").refused(2, "--watch is for one")
 
 
 def test_submitting_plans_and_shows_what_it_would_send(tmp_path: Path, tiny_model: Any) -> None:

@@ -231,27 +231,36 @@ def finish_command(folder: Path, as_json: bool, **given: Any) -> None:
 
 
 @click.command("status")
-@click.argument("folder", metavar="RUN", type=PATH)
+@click.argument("folders", metavar="RUN...", type=PATH, nargs=-1, required=True)
 @click.option("--watch", "watched", is_flag=True, help="Repeat while Slurm runs it.")
 @click.option("--logs", is_flag=True, help="Add the last lines of each job's log.")
 @json_option
-def status_command(folder: Path, watched: bool, logs: bool, as_json: bool) -> None:
-    """Show the progress of a run or a submission.
+def status_command(folders: tuple[Path, ...], watched: bool, logs: bool, as_json: bool) -> None:
+    """Show the progress of runs or submissions.
 
     \b
     evalkit status results/demo/demo-0123456789ab
     evalkit status results/submissions/demo-0123456789ab --watch
+    evalkit status results/submissions/*
     """
     import time
 
     from evalkit.host.cluster import watch
     from evalkit.record.reading.folder import foreign
 
+    def describe(folder: Path) -> str:
+        return watch.report(folder) + (watch.logs(folder) if logs else "")
+
+    folder, *others = folders
+    if watched and others:
+        raise EvalkitError("--watch is for one run or submission", where=str(others[0]))
     with foreign(folder, (OSError, ValueError)):
         if watched:
             return watch.follow(folder, say, time.sleep)
-        text = watch.report(folder) + (watch.logs(folder) if logs else "")
-        fields = watch.fields(folder)
+        if others:
+            told = watch.several(folders, describe)
+            return tell(as_json, told.text.rstrip(), folders=told.fields)
+        text, fields = describe(folder), watch.fields(folder)
     tell(as_json, text, lines=text.splitlines(), **fields)
 
 

@@ -50,9 +50,15 @@ def sign_command(
 @click.option(
     "--reveal", metavar="TASK/DOC", help="Write a file that opens one document of a public pack."
 )
+@click.option("--out", metavar="FOLDER", type=FILE, help="Where to write it (default: beside RUN).")
 @json_option
 def pack_command(
-    folder: Path, public: bool, key: Path | None, reveal: str | None, as_json: bool
+    folder: Path,
+    public: bool,
+    key: Path | None,
+    reveal: str | None,
+    out: Path | None,
+    as_json: bool,
 ) -> None:
     """Pack a finished run into one .tar.gz file.
 
@@ -63,9 +69,9 @@ def pack_command(
     from evalkit.record.packs import pack
 
     if reveal:
-        path = pack.reveal(folder, reveal)
+        path = pack.reveal(folder, reveal, out)
     else:
-        path = pack.pack(folder, public=public, key=private_key(key) if key else None)
+        path = pack.pack(folder, public=public, key=private_key(key) if key else None, out=out)
     tell(as_json, path, file=str(path))
 
 

@@ -4,11 +4,12 @@ It reads journals and logs; Slurm adds what is still in its queue. Without Slurm
 on another machine) only that is missing.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from evalkit.base import canon
-from evalkit.base.errors import EvalkitError
+from evalkit.base.errors import EvalkitError, Exit
 from evalkit.host.cluster import slurm, submission
 from evalkit.host.cluster.submission import Member, Progress, Submission
 from evalkit.run import folder, pace
@@ -17,6 +18,14 @@ from evalkit.show import progress
 POLL_S = 15.0
 TAIL = 2000  # bytes of a log that are read for its last lines
 LINES = 10  # of each log that are shown
+
+
+@dataclass(slots=True)
+class Told:
+    """What is said of some folders, and the same for programs by folder."""
+
+    text: str
+    fields: dict[str, object]
 
 
 def report(where: Path) -> str:
@@ -37,6 +46,22 @@ def fields(where: Path) -> dict[str, object]:
         return progress.status(where).to_json()
     members = submission.read(where).members
     return {"runs": {str(m.run): progress.status(m.run).to_json() for m in members}}
+
+
+def several(folders: Sequence[Path], describe: Callable[[Path], str]) -> Told:
+    """Return what `describe` says of each of several folders, or why it can't: beside submissions
+    lies a cache, say. EvalkitError (3) where none of them is a run or a submission."""
+    told = Told("", {})
+    for where in folders:
+        try:
+            text = describe(where)
+            told.fields[str(where)] = fields(where)
+        except EvalkitError as error:
+            text = error.what
+        told.text += f"{where}\n{text}\n\n"
+    if not told.fields:
+        raise EvalkitError("there is no run here", where=str(folders[0]), code=Exit.MISSING)
+    return told
 
 
 def follow(where: Path, show: Callable[[str], None], wait: Callable[[float], None]) -> None:

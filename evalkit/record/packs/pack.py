@@ -27,8 +27,11 @@ _MIN_SECRET = 8
 Value = dict[str, Any]
 
 
-def pack(run: Path, *, public: bool = False, key: Private | None = None) -> Path:
-    """Write <run>.tar.gz beside a finished run's folder, or <run>.public.tar.gz; its path.
+def pack(
+    run: Path, *, public: bool = False, key: Private | None = None, out: Path | None = None
+) -> Path:
+    """Write <run>.tar.gz, or <run>.public.tar.gz, beside a finished run's folder or into the folder
+    `out`; its path.
 
     `key` signs a public pack's own files, which the record's signature does not cover. EvalkitError
     (1) where a file is not as the record lists it, where a whole pack would pass on texts that the
@@ -49,14 +52,22 @@ def pack(run: Path, *, public: bool = False, key: Private | None = None) -> Path
             fix = "give --public, which leaves all texts out"
             raise EvalkitError(what, where=str(run), fix=fix, code=Exit.FAILED)
         files = _public(run, record, key) if public else _whole(run, record)
-        path = run.with_name(f"{run.name}{'.public' if public else ''}{archive.SUFFIX}")
+        path = _place(run, out) / f"{run.name}{'.public' if public else ''}{archive.SUFFIX}"
         canon.write_atomic(path, archive.packed(run.name, _harmless(files)))
     return path
 
 
-def reveal(run: Path, name: str) -> Path:
-    """Write what opens one document of a run's public pack, `<task>/<doc_id>`, beside the folder;
-    its path. EvalkitError (2) where there is no such document."""
+def _place(run: Path, out: Path | None) -> Path:
+    """The folder to write to: of somebody else's run that may be no place but one's own."""
+    if out is None:
+        return run.parent
+    canon.make_folder(out)
+    return out
+
+
+def reveal(run: Path, name: str, out: Path | None = None) -> Path:
+    """Write what opens one document of a run's public pack, `<task>/<doc_id>`, beside the folder or
+    into the folder `out`; its path. EvalkitError (2) where there is no such document."""
     task, _, number = name.rpartition("/")
     with foreign(run):
         record = _record(run)
@@ -65,7 +76,7 @@ def reveal(run: Path, name: str) -> Path:
         found = public_form.revealed(run, record, task, int(number), salts) if known else None
     if found is None:
         raise EvalkitError(f"the run has no document '{name}'", fix="write <task>/<doc_id>")
-    path = run.with_name(f"{run.name}.{task}-{number}.revealed.json")
+    path = _place(run, out) / f"{run.name}.{task}-{number}.revealed.json"
     canon.write_json(path, found)
     return path
 
