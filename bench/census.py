@@ -192,14 +192,14 @@ def census(names: list[str], path: Path, workers: int, seconds: float) -> dict[s
     known = {each["task"]: each for each in map(json.loads, lines)}
     left = [name for name in names if name not in known]
     turns = [left[start : start + CHUNK] for start in range(0, len(left), CHUNK)]
-    kept, started = canon.Appender(path, sync=False), time.monotonic()
+    kept, started = canon.Appender(path), time.monotonic()
     for first in range(0, len(turns), TURNS):  # then new workers: modules of tasks stay in memory
         with ProcessPoolExecutor(
             workers, get_context("spawn"), initializer=_start, initargs=(seconds,)
         ) as pool:
             for found in pool.map(_turn, turns[first : first + TURNS]):
                 for each in found:
-                    kept.append(each)
+                    kept.append(each, sync=False)
                     known[each["task"]] = each
         spent = time.monotonic() - started
         print(f"{len(known):,} of {len(names):,} in {spent:.0f} s", file=sys.stderr)

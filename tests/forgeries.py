@@ -228,6 +228,12 @@ def _carried_from_itself() -> Run:
     return run
 
 
+def _made_up_score() -> Run:
+    run = Run()
+    run.results["leaderboard"] = {"acc": 1.0}
+    return run
+
+
 def _made_up_group() -> Run:
     run = Run()
     run.results["groups"]["leaderboard"] = {"alias": "leaderboard", "acc,none": 1.0}
@@ -308,6 +314,7 @@ CONTRADICTIONS: dict[str, Callable[[], Run]] = {
     "42.0 for 42 in an identity": lambda: recorded(
         lambda r: r["suite"]["seeds"].update(torch=42.0)
     ),
+    "a score that lm-eval does not write": _made_up_score,
     "another model in lm-eval's results": lambda: recorded(
         lambda r: r["model"].update(reference="made-up/other")
     ),

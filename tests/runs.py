@@ -20,6 +20,7 @@ from typing import Any
 
 import yaml
 
+import evalkit
 from evalkit.base import canon, statistics
 from evalkit.base.canon import digest
 from evalkit.inputs import rows
@@ -632,6 +633,7 @@ class Run:
     def _record(self) -> Value:
         answers = self.answer_digests()
         versions = dict.fromkeys(("evalkit", "torch", "transformers", "tokenizers"), "1.0")
+        versions["evalkit"] = evalkit.__version__
         record: Value = {
             "schema": "evalkit/record/4",
             "ids": {"suite": self.suite_id(), "plan": self.plan["ids"]["plan"]},
@@ -792,6 +794,11 @@ def trunk_block() -> tuple[Value, bytes]:
     return entry, block
 
 
+def last_token(part: str) -> int:
+    """The id of the token that a part scores: another one for each choice."""
+    return 7 + int(part.split("/")[2])
+
+
 def _batch(leaf: str, kind: str, rows: list[list[str]], offset: int) -> tuple[Value, bytes]:
     """A batch of one row a document, its token ids made up, and its compressed block."""
     prefix = len(leaf) + 1
@@ -806,7 +813,7 @@ def _batch(leaf: str, kind: str, rows: list[list[str]], offset: int) -> tuple[Va
     targets: list[list[Any]] = [
         [row, 2 + row, 3 + row, -1, part]
         if settings
-        else [row, 1, 1 + len(TRUNK) * shared, 7, part]
+        else [row, 1, 1 + len(TRUNK) * shared, last_token(part), part]
         for row, document in enumerate(rows)
         for part in document
     ]

@@ -65,12 +65,15 @@ def test_a_line_after_a_torn_one_is_a_line_of_its_own(tmp_path: Path) -> None:
     assert last["number"] == 3
 
 
-def test_a_torn_line_costs_the_chain_one_link(tmp_path: Path) -> None:
+def test_a_torn_line_breaks_no_chain(tmp_path: Path) -> None:
+    """Its writer lost power; `verify RESULTS` called the log BROKEN for ever."""
     path = log(tmp_path, 2)
     with path.open("ab") as handle:
         handle.write(b'{"number": 2, "bef')
+    assert auditlog.broken_at(path) is None
     for number in range(2):
         auditlog.append(tmp_path, "finished", {"number": number})
     lines = path.read_bytes().splitlines()
     whole = [line for line in lines if line.endswith(b"}")]
+    assert auditlog.broken_at(path) is None
     assert len(whole) == 4 and json.loads(whole[-1])["before"] == canon.digest_bytes(whole[-2])

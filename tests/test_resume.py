@@ -40,17 +40,17 @@ PAUSE = """
 import sys, time
 from evalkit.base import canon
 append, count = canon.Appender.append, 0
-def paused(self, value):
+def paused(self, value, **how):
     global count
     count += self.path.parent.name == "journal"
     if count < 3 or self.path.parent.name != "journal":
-        return append(self, value)
+        return append(self, value, **how)
     if {middle}:
         line = canon.dumps(value).encode()
         self._handle.write(line[: len(line) // 2])
         self._handle.flush()
     else:
-        append(self, value)
+        append(self, value, **how)
     print("PAUSED", file=sys.stderr, flush=True)
     time.sleep(120)
 canon.Appender.append = paused

@@ -647,10 +647,10 @@ def test_a_disk_that_fills_up_in_mid_run_ends_the_sampling_only(
 ) -> None:
     append, full = canon.Appender.append, threading.Event()
 
-    def appended(self: canon.Appender, value: canon.Json) -> None:
+    def appended(self: canon.Appender, value: canon.Json, *, sync: bool) -> None:
         if full.is_set():
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        append(self, value)
+        append(self, value, sync=sync)
 
     monkeypatch.setattr(canon.Appender, "append", appended)
     path = tmp_path / "one.jsonl"
@@ -666,7 +666,7 @@ def test_a_disk_that_hangs_does_not_hold_the_end_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     awake = threading.Event()
-    monkeypatch.setattr(canon.Appender, "append", lambda *_: awake.wait(30))
+    monkeypatch.setattr(canon.Appender, "append", lambda *_, sync: awake.wait(30))
     with telemetry.Telemetry(tmp_path / "one.jsonl", telemetry.Meter(tmp_path)) as running:
         time.sleep(0.05)
         began = time.monotonic()
@@ -694,6 +694,12 @@ def test_a_machine_that_allows_no_more_threads_is_run_on_all_the_same(
 
 
 # The record
+
+
+def test_a_counter_that_was_set_back_makes_the_energy_unknown() -> None:
+    """A driver loaded again gave a negative energy, which no record may hold: none was written."""
+    said = telemetry.energy({"cpu": 2.0, "gpu": 9.0}, {"cpu": 3.0, "gpu": 0.5}, {})
+    assert said == {"cpu": 1.0, "gpu": {"unknown": "its meter was set back meanwhile"}}
 
 
 def test_energy_is_the_difference_or_the_reason_why_not() -> None:

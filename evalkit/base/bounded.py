@@ -80,7 +80,7 @@ def run(work: Callable[[], Made], paths: Iterable[Path]) -> Made:
     if child.exitcode == -signal.SIGXCPU:
         raise OverLimit(f"{SECONDS * portions:,} seconds of processor time")
     raise EvalkitError(f"the process that reads it ended by itself ({child.exitcode})",
-                       fix="was it killed for its memory?", code=Exit.FAILED)  # fmt: skip
+                       fix="was it killed for its memory?", code=Exit.MISSING)  # fmt: skip
 
 
 def _work(work: Callable[[], object], answer: Connection, seconds: int) -> None:
@@ -96,7 +96,9 @@ def _work(work: Callable[[], object], answer: Connection, seconds: int) -> None:
     except EvalkitError as error:
         made = error
     except MemoryError:
-        made = OverLimit("this machine's memory")
+        made = EvalkitError("this machine has too little memory to read it",
+                            fix="free memory, or read it on a larger machine",
+                            code=Exit.MISSING)  # fmt: skip
     except (KeyboardInterrupt, SystemExit):
         raise
     except Exception:  # told to the parent, who ends with it

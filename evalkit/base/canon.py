@@ -34,13 +34,11 @@ _ENCODER = json.JSONEncoder(
 
 def finite(value: Json) -> Json:
     """The value with every non-finite float replaced by its string, tuples by lists."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else str(value)
     if isinstance(value, dict):
         return {key: finite(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [finite(item) for item in value]
-    return value
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def number(value: Json) -> float:
@@ -111,8 +109,7 @@ def reader(path: Path) -> BufferedReader:
     _require_regular(path.stat().st_mode, path)
     handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
-        # of what was opened, whatever is there now
-        _require_regular(os.fstat(handle).st_mode, path)
+        _require_regular(os.fstat(handle).st_mode, path)  # what was opened, whatever is there now
     except OSError:
         os.close(handle)
         raise
@@ -255,13 +252,13 @@ def _sync_folder(folder: Path) -> None:
 class Appender:
     """A file that only grows, a canonical JSON line at a time, each on the disk before we go on."""
 
-    def __init__(self, path: Path, *, sync: bool = True) -> None:
-        self.path, self._sync = path, sync
+    def __init__(self, path: Path) -> None:
+        self.path = path
         try:
             make_folder(path.parent)
             is_new = not path.exists()
             self._handle = path.open("ab+")
-            if sync and is_new:  # a synced line in a file whose name is lost is lost too
+            if is_new:  # a synced line in a file whose name is lost is lost too
                 _sync_folder(path.parent)
             self._end_torn_line()
         except OSError as error:
@@ -274,12 +271,13 @@ class Appender:
             if self._handle.read(1) != b"\n":
                 self._handle.write(b"\n")
 
-    def append(self, value: Json) -> None:
-        """Write one line; EvalkitError when the disk is full or the folder turned read-only."""
+    def append(self, value: Json, *, sync: bool = True) -> None:
+        """Write one line; EvalkitError when the disk is full or the folder turned read-only.
+        Without `sync` the line may be lost with the power."""
         try:
             self._handle.write(dumps(value).encode() + b"\n")
             self._handle.flush()
-            if self._sync:
+            if sync:
                 os.fsync(self._handle.fileno())
         except OSError as error:
             raise self._error(error) from None
@@ -293,8 +291,6 @@ class Appender:
 
     def _error(self, error: OSError) -> EvalkitError:
         return EvalkitError(
-            f"can't write {self.path.name}: {error.strerror}",
-            where=str(self.path.parent),
-            fix="free space or mend the folder, then run the same command again",
-            code=Exit.MISSING,
-        )
+            f"can't write {self.path.name}: {error.strerror}", where=str(self.path.parent),
+            fix="free space or mend the folder, then run the same command again", code=Exit.MISSING,
+        )  # fmt: skip

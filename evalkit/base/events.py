@@ -20,6 +20,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from evalkit.base import canon
 from evalkit.base.errors import printable
 
+NEEDED = ("environment", "segment.start")  # without which answers that are there make no record
 QUIET_INTERVAL_S = 30.0  # how often a run without a terminal says where it is
 
 
@@ -41,9 +42,9 @@ class Events:
     def open(self, path: Path) -> None:
         """Start writing to a run's events file, what was said before included."""
         self.close()
-        self._log, self.path = canon.Appender(path, sync=False), path
+        self._log, self.path = canon.Appender(path), path
         for event in self._kept:
-            self._log.append(event)
+            self._log.append(event, sync=False)
         self._kept = []
 
     def close(self) -> None:
@@ -56,7 +57,7 @@ class Events:
         """Write one event: its time, its name, its fields."""
         line = {"time": now(), "event": event, **fields}
         if self._log:
-            self._log.append(line)
+            self._log.append(line, sync=event in NEEDED)
         else:
             self._kept.append(line)
 

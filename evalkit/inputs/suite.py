@@ -171,6 +171,7 @@ def lock_of(suite: Suite) -> Lock:
             code=Exit.MISSING,
         )
     lock = read_lock(suite.lock_path)
+    _check_name(suite, lock)
     for member, why in lock.unlocked.items():
         raise EvalkitError(
             f"the lock of suite '{suite.name}' comes without {member}: {why}",
@@ -179,6 +180,19 @@ def lock_of(suite: Suite) -> Lock:
             code=Exit.MISSING,
         )
     return lock
+
+
+def _check_name(suite: Suite, lock: Lock) -> None:
+    """EvalkitError for a suite of one's own that is called like a shipped one and is another: who
+    verifies a record of it would hold it against the shipped lock."""
+    if suite.name not in shipped() or suite.path.resolve().parent == FOLDER.resolve():
+        return
+    if lock != (theirs := read_lock(FOLDER / f"{suite.name}.lock.yaml")) and not theirs.unlocked:
+        raise EvalkitError(
+            f"evalkit ships a suite '{suite.name}', and this one has another lock",
+            where=str(suite.path),
+            fix="give it a name of its own",
+        )
 
 
 def identity(suite: Suite, lock: Lock) -> SuiteIdentity:

@@ -53,13 +53,15 @@ def executions_of(plan: str, lines: Iterable[bytes]) -> list[str]:
 
 
 def broken_at(path: Path) -> int | None:
-    """The number of the first line whose `before` is not the line before it; None when whole."""
-    before = FIRST
+    """The number of the first line whose `before` is not the line before it; None when whole. A
+    line that was torn, as its writer died in it, is bound by the line behind it like any other."""
+    before, torn = FIRST, 0
     for number, line in enumerate(path.read_bytes().splitlines(), 1):
         try:
             if canon.loads(line)["before"] != before:
-                return number
+                return torn or number
+            torn = 0
         except (ValueError, KeyError, TypeError, RecursionError):
-            return number
+            torn = torn or number
         before = canon.digest_bytes(line)
     return None

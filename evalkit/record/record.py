@@ -19,6 +19,7 @@ from evalkit.inputs.suite import Lock
 from evalkit.inputs.types import FileEntry
 from evalkit.plan.types import PlanBody
 from evalkit.record.journal import Answers
+from evalkit.record.reading import identity
 from evalkit.record.sections import (
     BOOTSTRAP,
     MEAN,
@@ -29,7 +30,6 @@ from evalkit.record.sections import (
 )
 
 SCHEMA = "evalkit/record/4"
-UNLISTED = ("record.json", "attestation.json", "report.html", ".lock")
 BLOCK = 1 << 20  # bytes of samples.jsonl.gz that are held back
 
 
@@ -215,13 +215,11 @@ def groups(results: dict[str, Any], weighted: dict[str, dict[str, bool]]) -> dic
 def list_files(folder: Path) -> dict[str, FileEntry]:
     """Size and sha256 of every file of a run but those that may be there unlisted."""
     found = sorted(path for path in folder.rglob("*") if path.is_file())
+    names = {path: path.relative_to(folder).as_posix() for path in found}
     return {
-        path.relative_to(folder).as_posix(): {
-            "size": path.stat().st_size,
-            "sha256": canon.sha256_file(path),
-        }
-        for path in found
-        if path.relative_to(folder).as_posix() not in UNLISTED
+        name: {"size": path.stat().st_size, "sha256": canon.sha256_file(path)}
+        for path, name in names.items()
+        if name not in identity.UNLISTED and not identity.is_passing(name)
     }
 
 

@@ -156,8 +156,10 @@ def _lock() -> str | Unknown:
 @cache
 def _packages() -> dict[str, str]:
     """Return the version of every installed distribution, by name."""
-    installed = {found.name: found.version for found in metadata.distributions()}
-    return dict(sorted(installed.items()))
+    names = {found.name for found in metadata.distributions() if found.name}
+    # Of a name that stands twice (what pip left behind, a user's own beside the host's) the version
+    # is the one that `version` finds.
+    return {name: found for name in sorted(names) if (found := version(name))}
 
 
 def environment(hardware: dict[str, Any]) -> dict[str, Any]:
@@ -181,7 +183,12 @@ def environment(hardware: dict[str, Any]) -> dict[str, Any]:
 def segment_start(hardware: dict[str, Any]) -> dict[str, Any]:
     """Who runs this stretch: host, hardware (unknown where a server computes) and Slurm's ids."""
     slurm = {name: os.environ[name] for name in SLURM if name in os.environ}
-    return {"host": socket.gethostname(), "hardware": machine(hardware), "slurm": slurm or None}
+    return {"host": host(), "hardware": machine(hardware), "slurm": slurm or None}
+
+
+def host() -> str:
+    """This host's name; bytes that are no text are replaced."""
+    return socket.gethostname().encode("utf-8", "replace").decode()
 
 
 def machine(hardware: dict[str, Any]) -> Any:

@@ -155,7 +155,10 @@ def _judged_seal(
         why = f"its timestamp proves nothing to you: {shown(error)}"
         return Check("seal", Status.WARN, f"{detail}; {why}"), claimed
     at = timestamps.shown(time)
-    if first is None or time >= first:
+    if first is None:
+        unsaid = f"{detail}; timestamped {at}, but when a segment began is unknown"
+        return Check("seal", Status.WARN, unsaid), claimed
+    if time >= first:
         late = f"{detail}; its timestamp, {at}, is not before the first answer"
         return Check("seal", Status.FAIL, late), ""
     passed = f"{detail}; timestamped {at}, before the first segment began"
@@ -165,8 +168,10 @@ def _judged_seal(
 
 
 def _first(record: Value) -> datetime | None:
-    """Return when the first segment began, by the record."""
+    """Return when the first segment began, by the record; None where one of them does not say."""
     began = [segment["started"] for segment in record["segments"]]
+    if any(isinstance(time, dict) for time in began):
+        return None
     return min(map(datetime.fromisoformat, began), default=None)
 
 

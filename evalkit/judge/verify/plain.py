@@ -124,7 +124,8 @@ class _Evidence:
         head, slash, tail = name.rpartition("/")
         self._head, self._date = head + slash, tail[len("results_") : -len(".json")]
         self.samples = Samples()
-        self.scores = Scores(results["configs"], chat=results.get("chat_template") is not None)
+        chat, release = results.get("chat_template") is not None, results.get("lm_eval_version")
+        self.scores = Scores(results["configs"], chat, release)
         self.kept = [leaf for leaf in sorted(record["tasks"]) if folder.holds(self._file(leaf))]
 
     @property

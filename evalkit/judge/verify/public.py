@@ -116,12 +116,13 @@ class Public:
             health.engine(record),
             health.segments(record),
             health.partial(record),
+            *health.dated(record),
         ]
 
     def _files(self) -> Check:
         findings, listed = Findings("files"), self.record["files"]
         names, strange = self.folder.walk()
-        if extra := (names | set(strange)) - KEPT | set(strange):
+        if extra := {n for n in names - KEPT if not identity.is_passing(n)} | set(strange):
             findings.add(f"{len(extra):,} files that no public pack holds: {few(extra)}")
         findings.add(identity.file_problem(self.folder, "lock.yaml", listed["lock.yaml"]))
         return findings.check(f"{len(names):,} files, {len(listed) - 1:,} left out")

@@ -1,5 +1,6 @@
 """Verifying one run's folder: what it holds is read once, and each check is made of that."""
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -7,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from evalkit.base import bounded
-from evalkit.base.errors import EvalkitError, Exit
+from evalkit.base.errors import EvalkitError, Exit, no_right
 from evalkit.judge.verify import deep as deeper
 from evalkit.judge.verify import policy as policies
 from evalkit.judge.verify import public, signers
@@ -68,6 +69,7 @@ def verify(run: Path, wanted: Wanted = Wanted()) -> Report:
     if not (run / "record.json").exists() and (run / "run.json").is_file():
         return Report([Check("record", Status.FAIL, "it is not written yet")], unfinished=True)
     folder = Folder(run)
+    _require_rights(folder)
     read = identity.record(folder)
     if read.record is None:
         return Report([read.check], advice=read.advice)
@@ -92,6 +94,20 @@ def verify(run: Path, wanted: Wanted = Wanted()) -> Report:
         checks.append(policies.check(wanted.policy, record, checks, standing))
     caveat = "; ".join([*caveats, *completeness.caveats(checks)])
     return Report(checks, caveat=caveat, standing=standing)
+
+
+def _require_rights(folder: Folder) -> None:
+    """Raise EvalkitError (3) where this process may not read one of the run's files: a colleague
+    who went on with it kept his to himself, which says nothing of the record."""
+    try:
+        names, _ = folder.walk()
+    except PermissionError as error:
+        raise no_right(error.filename) from None
+    except (OSError, EvalkitError):
+        return  # too many files, say, which is for a check to say
+    for name in sorted(names):
+        if not os.access(folder.root / name, os.R_OK):
+            raise no_right(folder.root / name)
 
 
 def require_consistent(run: Path, purpose: str) -> None:
@@ -134,8 +150,8 @@ class _Evidence:
             self.journal = journals.read(folder, record, self.plan, self.answering)
         self.results = published.read(folder, self.publishing)
         self.samples = sampled.Samples()
-        chat = record["suite"]["apply_chat_template"]
-        self.scores = Scores((self.results or {}).get("configs", {}), chat=bool(chat))
+        chat, results = bool(record["suite"]["apply_chat_template"]), self.results or {}
+        self.scores = Scores(results.get("configs", {}), chat, results.get("lm_eval_version"))
         self.grading = Grading(folder, record)
         for document in sampled.documents(folder, self.samples):
             for step in (self._note, self.scores.add, self.grading.add):
@@ -174,6 +190,7 @@ class _Evidence:
             ("engine", lambda: health.engine(record)),
             ("segments", lambda: health.segments(record)),
             ("whole", lambda: health.partial(record)),
+            ("created", lambda: health.dated(record)),
         ]
         return [check for name, make in steps for check in checked(name, make)]
 

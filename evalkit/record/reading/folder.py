@@ -24,10 +24,11 @@ from evalkit.record.reading.findings import Check, Status, shown
 from evalkit.record.salted import HEAD
 
 MiB = 1 << 20
-MAX_LINE = 64 * MiB
+MAX_LINE = 64 * MiB  # of a compressed file
+MAX_PLAIN_LINE = 1024 * MiB  # a batch of 256 texts that think for 32,768 tokens each takes 420
 MAX_STREAM = 64 << 30  # decompressed bytes, read a line at a time: a million requests are 2 to 9
 MAX_LINES = 5_000_000
-RATIO = 100  # unpacked bytes for a packed one: prompts with shots come to 10 to 40
+RATIO = 250  # unpacked bytes for a packed one: 20 choices behind long shots come to 104
 SLACK = 64 * MiB
 MAX_FILES = 20_000
 
@@ -181,22 +182,24 @@ class Folder:
     def lines(self, name: str) -> Iterator[tuple[int, bytes]]:
         """Each line of a file with its number."""
         with self.reader(name) as handle:
-            yield from _lines(handle, name, MAX_STREAM)
+            yield from _lines(handle, name, MAX_STREAM, MAX_PLAIN_LINE)
 
     def gzip_lines(self, name: str) -> Iterator[tuple[int, bytes]]:
         """Each line of a gzip-compressed file with its number."""
         with self.reader(name) as handle, gzip.open(handle, "rb") as stream:
             most = SLACK + RATIO * os.fstat(handle.fileno()).st_size
-            yield from _lines(stream, name, min(most, MAX_STREAM))
+            yield from _lines(stream, name, min(most, MAX_STREAM), MAX_LINE)
 
 
-def _lines(handle: IO[bytes] | gzip.GzipFile, name: str, most: int) -> Iterator[tuple[int, bytes]]:
+def _lines(
+    handle: IO[bytes] | gzip.GzipFile, name: str, most: int, longest: int
+) -> Iterator[tuple[int, bytes]]:
     total = number = 0
-    while line := handle.readline(MAX_LINE + 1):
+    while line := handle.readline(longest + 1):
         number += 1
         total += len(line)
-        if len(line) > MAX_LINE:
-            raise broken(f"line {number:,} of {shown(name)} is longer than {MAX_LINE // MiB} MiB")
+        if len(line) > longest:
+            raise broken(f"line {number:,} of {shown(name)} is longer than {longest // MiB} MiB")
         if total > most or number > MAX_LINES:
             limit = f"{most // MiB:,} MiB or {MAX_LINES:,} lines"
             raise broken(f"{shown(name)} is over the limit of {limit}")

@@ -24,6 +24,13 @@ from evalkit.record.reading.folder import BROKEN, Folder, MiB, reason
 MAX_RECORD = 32 * MiB
 VERSION = 4  # of the record schema that this evalkit reads
 UNLISTED = {"record.json", "attestation.json", "report.html"}
+# What lies beside a run's files and is none of them: a lock, what a killed process was writing,
+# what NFS and FUSE keep of a removed file that is open, what macOS and Windows add to folders.
+_PASSING = re.compile(
+    r"[.]lock|[.].+[.]part|[.]nfs[0-9a-f]+|[.]fuse_hidden[0-9a-f]+"
+    r"|[.]DS_Store|[.]_.+|Thumbs[.]db|desktop[.]ini",
+    re.ASCII | re.DOTALL,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +102,11 @@ def read_samples(run: Path) -> Iterator[Sample]:
         raise EvalkitError(reason(error), where=str(run / NAME), code=Exit.FAILED) from None
 
 
+def is_passing(name: str) -> bool:
+    """Say whether a file of that name in a run's folder is none of the run's, and nobody's work."""
+    return _PASSING.fullmatch(name.rpartition("/")[2]) is not None
+
+
 def files(folder: Folder, record: dict[str, Any]) -> Check:
     """Check that every listed file is there with its size and digest, and nothing else is."""
     findings = Findings("files")
@@ -104,6 +116,7 @@ def files(folder: Folder, record: dict[str, Any]) -> Check:
             findings.add(file_problem(folder, name, listed[name]))
         except BROKEN as error:
             findings.add(reason(error))
+    beside: set[str] = set()
     try:
         names, strange = folder.walk()
     except BROKEN as error:
@@ -111,10 +124,14 @@ def files(folder: Folder, record: dict[str, Any]) -> Check:
     else:
         if strange:
             findings.add(f"neither files nor folders: {few(strange)}")
-        if extra := names - set(listed) - UNLISTED:
+        beside = set(filter(is_passing, names - set(listed)))
+        if extra := names - set(listed) - UNLISTED - beside:
             findings.add(f"{len(extra):,} files that the record does not list: {few(extra)}")
     size = sum(entry["size"] for entry in listed.values())
-    return findings.check(f"{len(listed):,} files, {size / MiB:,.1f} MiB, digests equal")
+    passed = f"{len(listed):,} files, {size / MiB:,.1f} MiB, digests equal"
+    if findings.count or not beside:
+        return findings.check(passed)
+    return Check("files", Status.WARN, f"{passed}; {len(beside):,} beside them: {few(beside)}")
 
 
 def file_problem(folder: Folder, name: str, entry: FileEntry) -> str:

@@ -122,20 +122,32 @@ def stamp(folder: Path, signer: Public, authority: str) -> None:
 
 
 def check_clock(run: Path) -> None:
-    """Stop a host whose clock is behind the one that sealed this run, before it answers anything:
-    by the record the seal would be younger than the first answer, and the record BROKEN.
+    """Stop a host whose clock is behind the seal of this run or its timestamp, before it answers
+    anything: by the record the seal would be younger than the first answer, and the record BROKEN.
 
     Raises EvalkitError (3).
     """
     with foreign(run):
-        sealed_at = read(Folder(run)).predicate["sealedAt"]
-    if (here := now()) < sealed_at:
+        made = read(Folder(run))
+        sealed_at = max(made.predicate["sealedAt"], _stamped_at(made))
+    if (here := now()) <= sealed_at:
         raise EvalkitError(
             f"this host's clock says {here}, and the run was sealed at {sealed_at}",
             where=str(run),
             fix="set the clock of this host",
             code=Exit.MISSING,
         )
+
+
+def _stamped_at(made: Seal) -> str:
+    """When a seal was there at the latest, by its timestamp, whoever gave it; empty where it has
+    none, or it can't be read here."""
+    if made.timestamp is None:
+        return ""
+    try:
+        return timestamps.claimed(made.timestamp)
+    except ModuleNotFoundError:
+        return ""
 
 
 def read(folder: Folder, known: Iterable[Public] = ()) -> Seal:

@@ -92,6 +92,15 @@ def time_of(token: bytes, message: bytes, trusted: Sequence["Certificate"]) -> d
     return _latest(found)
 
 
+def claimed(token: bytes) -> str:
+    """The latest time that a timestamp speaks of, as events write theirs; ValueError where it is
+    none. Nothing is proven by it: see `time_of`."""
+    from rfc3161_client import decode_timestamp_response
+
+    latest = _latest(decode_timestamp_response(token))
+    return latest.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
 def wait_until_past(token: bytes, address: str) -> None:
     """Return once this host's clock is past the latest time of a timestamp just given, which is its
     time and its accuracy: a second, say. EvalkitError (3) where the two clocks are far apart."""

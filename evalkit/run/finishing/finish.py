@@ -198,7 +198,7 @@ def _add_energy(total: dict[str, Any], more: dict[str, Any]) -> None:
 def _segments(happened: list[dict[str, Any]], done: journal.Journal) -> list[Segment]:
     untold = stamp.unknown("an older evalkit does not say")
     stops = {e["segment"]: e["time"] for e in happened if e["event"] == "segment.stop"}
-    return [
+    found: list[Segment] = [
         {
             "segment": event["segment"],
             "started": event["time"],
@@ -214,6 +214,20 @@ def _segments(happened: list[dict[str, Any]], done: journal.Journal) -> list[Seg
         for event in happened
         if event["event"] == "segment.start"
     ]
+    lost = done.by_segment.keys() - {segment["segment"] for segment in found}
+    return found + [_untold(name, done.by_segment[name]) for name in sorted(lost)]
+
+
+def _untold(name: str, batches: int) -> Segment:
+    """A segment of which only answers are there: each of them is on the disk before the next one,
+    while a host that loses power may take what it said of itself along."""
+    why = "its events were lost"
+    lost = stamp.unknown(why)
+    return {
+        "segment": name, "started": lost, "stopped": lost, "host": lost, "slurm": None,
+        "hardware": {"unknown": why}, "level": lost, "repeats": lost, "kernels": lost,
+        "batches": batches,
+    }  # fmt: skip
 
 
 def log_finished(run: Run) -> None:

@@ -5,16 +5,12 @@ before the next begins, so that all that is ever lost with a worker is the batch
 `serving` makes a process of its own of it.
 """
 
-import os
-import secrets
-import socket
 import threading
 from collections.abc import Callable
-from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from evalkit.base.errors import EvalkitError, Exit
-from evalkit.base.events import Events
+from evalkit.base.events import Events, now
 from evalkit.base.machine import stamp
 from evalkit.inputs.models import architecture
 from evalkit.inputs.models.model import Model
@@ -49,10 +45,8 @@ PROBED, PROBED_BEFORE = "probed", "probed before"
 
 
 def segment_name() -> str:
-    """A name for this process's stretch of a run: when it started, where, and a random end."""
-    started = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
-    host = "".join(c if c.isalnum() else "-" for c in socket.gethostname())[:40].strip("-")
-    return f"{started}-{host or 'host'}-{os.getpid()}-{secrets.token_hex(2)}"
+    """A name for a stretch of a run by this process, from now on."""
+    return journal.segment_name(now(), stamp.host())
 
 
 class Worker:
@@ -110,8 +104,9 @@ class Worker:
         kernels = kind.kernels(self.engine, self._model, device)
         how = {"level": checked, "repeats": checked, "kernels": kernels}
         here = stamp.segment_start(kind.hardware(device))
-        self.segment = segment_name()  # the time in it is that of the next line
-        log("segment.start", segment=self.segment, **how, **here)
+        started = now()  # read once: a clock may be set, a host renamed or put to sleep
+        self.segment = journal.segment_name(started, here["host"])
+        log("segment.start", time=started, segment=self.segment, **how, **here)
         ids = run.body["ids"]
         self._writer = journal.Writer(run.folder / "journal", ids["run"], self.segment)
 

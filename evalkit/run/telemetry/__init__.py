@@ -89,6 +89,8 @@ def energy(before: Joules, after: Joules, missing: dict[str, str]) -> dict[str, 
         last = after[part]
         if first is None or last is None:
             said[part] = stamp.unknown(missing.get(part, "its meter was not read in time"))
+        elif last < first:  # a driver that was loaded again, a laptop that slept
+            said[part] = stamp.unknown("its meter was set back meanwhile")
         else:
             said[part] = round(last - first, 3)
     return said
@@ -156,7 +158,7 @@ class Telemetry:
     def _work(self) -> None:
         """The thread's work; the file is opened here as well, for a disk can hang too."""
         try:
-            with closing(canon.Appender(self._path, sync=False)) as log:
+            with closing(canon.Appender(self._path)) as log:
                 while not self._over.wait(self._write_sample(log)):
                     pass
                 self._write_sample(log)
@@ -171,5 +173,5 @@ class Telemetry:
         line = self._meter.sample()
         with self._writing:
             if not self._left:
-                log.append(line)
+                log.append(line, sync=False)
         return max(self._interval_s, (time.monotonic() - began) / SHARE)

@@ -15,6 +15,7 @@ from evalkit.inputs import untrusted
 from evalkit.judge.verify.checks import completeness
 from evalkit.plan.requests.request import recorded_terms, settings_from
 from evalkit.record import sections
+from evalkit.record.journal import host_in_name
 from evalkit.record.reading.evidence.journal import Journal
 from evalkit.record.reading.evidence.plan import Plan
 from evalkit.record.reading.evidence.samples import Samples
@@ -57,7 +58,7 @@ def _record(record: Value) -> Iterator[str]:
             yield f"there is no {key} {shown(numerics[key])}"
     if numerics["profile"] == "precise" and numerics["tf32"] is True:
         yield "products are precise, and rounded to TF32"
-    installed = environment["packages"]
+    installed = {_plain(name): version for name, version in environment["packages"].items()}
     for name, version in environment["versions"].items():
         if name != "evalkit" and version != installed.get(name, "not installed"):
             yield f"{name} {shown(version)} in versions, {shown(installed.get(name))} in packages"
@@ -74,6 +75,11 @@ def _record(record: Value) -> Iterator[str]:
             yield f"command.config's {key} is {shown(config[key])}, it was {shown(wanted)}"
     yield from _errors(record)
     yield from _rates(record["phases"])
+
+
+def _plain(package: str) -> str:
+    """Return a package's name as versions have it: installers write lm-eval, lm_eval or LM_eval."""
+    return re.sub("[-_.]+", "_", package).lower()
 
 
 def _errors(record: Value) -> Iterator[str]:
@@ -148,8 +154,7 @@ def _named(segment: Value, match: re.Match[str], started: datetime | None) -> It
     if started and abs((started - named).total_seconds()) > _SLACK_S:
         yield f"{shown(segment['segment'])} is named after another time than it started"
     host = segment["host"]
-    plain = "".join(c if c.isalnum() else "-" for c in str(host))[:40].strip("-") or "host"
-    if isinstance(host, str) and match[2] != plain:
+    if isinstance(host, str) and match[2] != host_in_name(host):
         yield f"{shown(segment['segment'])} is named after another host, {shown(host)}"
 
 

@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
+import evalkit
 from evalkit.base import canon, schema
 from evalkit.base.machine import shipped as shipped_files
 from evalkit.inputs import rows, untrusted
@@ -31,10 +32,8 @@ Value = dict[str, Any]
 
 
 def shipped(name: str, kind: str) -> Value | None:
-    """Return a shipped suite's file (kind `yaml`) or lock (kind `lock.yaml`), or None.
-
-    `name` comes from a record: it is looked for among the shipped names, never made into a path.
-    """
+    """Return a shipped suite's file (kind `yaml`) or lock (kind `lock.yaml`), or None. `name` comes
+    from a record: it is looked for among the shipped names, never made into a path."""
     for folder in SUITES:
         for path in sorted(folder.glob(f"*.{kind}")):
             if path.name == f"{name}.{kind}":
@@ -71,6 +70,8 @@ def lock_of(folder: Folder, record: Value, findings: Findings) -> tuple[Value | 
     if wanted.get("unlocked"):
         _compare_parts(found, wanted, findings)
         return found, False  # the author of the record has locked some members
+    if found != wanted and record["environment"]["versions"]["evalkit"] != evalkit.__version__:
+        return found, False  # another release may ship another lock of that name
     if found != wanted:
         findings.add(f"lock.yaml is not the shipped one: {_first_unlike(found, wanted)}")
     return wanted, True
@@ -149,7 +150,9 @@ def check(record: Value, lock: Value | None, shipped_lock: bool, samples: Sample
     passed = f"{sum(wanted.values()):,} documents of {len(wanted):,} leaf tasks"
     if findings.count or shipped_lock:
         return findings.check(f"{passed}, as the shipped lock asks")
-    return Check(findings.name, Status.WARN, f"{passed}; {AUTHORS_WORD}")
+    release = record["environment"]["versions"]["evalkit"]
+    other = f" (of evalkit {shown(release)})" if release != evalkit.__version__ else ""
+    return Check(findings.name, Status.WARN, f"{passed}; {AUTHORS_WORD}{other}")
 
 
 def _groups(record: Value, lock: Value, findings: Findings) -> None:

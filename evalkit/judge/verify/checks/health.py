@@ -2,6 +2,7 @@
 harness, unlike machines, a part of the suite.
 """
 
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from evalkit.base import canon
@@ -24,6 +25,7 @@ _WARNED = {
     "answers_not_found": "generations in which no answer was found",
     "split_batches": "batches split because memory ran out (bits are promised for equal splits)",
 }
+_AHEAD = timedelta(days=1)  # by which one clock may well be ahead of another
 
 Value = dict[str, Any]
 
@@ -145,6 +147,16 @@ def segments(record: Value) -> Check:
         return Check("segments", Status.PASS, f"{number} on like hardware")
     detail = f"{len(kinds):,} kinds of hardware in one run: {few(set(kinds))}"
     return Check("segments", Status.WARN, detail)
+
+
+def dated(record: Value) -> list[Check]:
+    """Whether the record was written in the future, by this host's clock. Somebody's clock was
+    wrong, then: a warning, as no clock is proof of anything."""
+    written = datetime.fromisoformat(record["created"])
+    if written <= datetime.now(UTC) + _AHEAD:
+        return []
+    detail = f"written at {shown(record['created'])}, which is still to come by this host's clock"
+    return [Check("created", Status.WARN, detail)]
 
 
 def partial(record: Value) -> Check:

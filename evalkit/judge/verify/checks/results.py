@@ -8,6 +8,15 @@ from evalkit.record.reading.folder import BROKEN, Folder, MiB, reason
 
 MAX_RESULTS = 256 * MiB
 _SECTIONS = ("results", "configs", "versions", "n-shot", "n-samples", "higher_is_better")
+# All that stands in it: what lm-eval 0.4.13 makes of samples, and what it says of its call.
+_WRITTEN = {
+    *_SECTIONS, "groups", "group_subtasks", "config", "git_hash", "date", "pretty_env_info",
+    "transformers_version", "lm_eval_version", "upper_git_hash", "tokenizer_pad_token",
+    "tokenizer_eos_token", "tokenizer_bos_token", "eot_token_id", "max_length", "task_hashes",
+    "model_source", "model_name", "model_name_sanitized", "system_instruction",
+    "system_instruction_sha", "fewshot_as_multiturn", "chat_template", "chat_template_sha",
+    "total_evaluation_time_seconds",
+}  # fmt: skip
 
 Value = dict[str, Any]
 
@@ -30,6 +39,8 @@ def check(record: Value, results: Value, hashes: dict[str, str]) -> Check:
     task, from the samples."""
     findings = Findings("results")
     _heads(record, results, hashes, findings)
+    if made_up := results.keys() - _WRITTEN:
+        findings.add(f"results.json holds what lm-eval does not write: {few(made_up)}")
     subtasks = {name: group["subtasks"] for name, group in record["groups"].items()}
     if results.get("group_subtasks", {}) != subtasks:
         findings.add("results.json's group_subtasks are not the record's")
@@ -50,8 +61,9 @@ def check(record: Value, results: Value, hashes: dict[str, str]) -> Check:
 
 
 def _heads(record: Value, results: Value, hashes: dict[str, str], findings: Findings) -> None:
-    """What results.json says of the whole run, as far as it says it."""
-    suite, installed = record["suite"], record["environment"]["packages"]
+    """What results.json says of the whole run, as far as it says it. The versions in it are those
+    of where it was scored, which need not be where it was answered."""
+    suite = record["suite"]
     call = {"limit": suite["limit"], "gen_kwargs": suite["gen_kwargs"] or None}
     call |= {f"{name}_seed": seed for name, seed in suite["seeds"].items()}
     call["model_args"] = f"pretrained={record['model']['reference']}"
@@ -60,8 +72,6 @@ def _heads(record: Value, results: Value, hashes: dict[str, str], findings: Find
         findings.add_unequal(f"results.json's config.{name}", wanted, found.get(name, wanted))
     told = {
         "model_name": record["model"]["reference"],
-        "lm_eval_version": installed.get("lm_eval"),
-        "transformers_version": installed.get("transformers"),
         "system_instruction": suite["system_instruction"],
         "fewshot_as_multiturn": suite["fewshot_as_multiturn"],
         "task_hashes": hashes,

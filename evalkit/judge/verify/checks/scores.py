@@ -28,10 +28,11 @@ Value = dict[str, Any]
 
 @dataclass(slots=True)
 class Scores:
-    """Scores each document handed to it, in order."""
+    """Scores each document handed to it, in order. `release`: lm-eval's that scored them first."""
 
     configs: dict[str, Any]
     chat: bool
+    release: object = None
     native: Findings = field(default_factory=lambda: Findings("scores"))
     by_harness: Findings = field(default_factory=lambda: Findings("rescoring"))
     natively: Counter[str] = field(default_factory=Counter)  # leaf -> samples
@@ -84,6 +85,9 @@ class Scores:
             self.refused[document.leaf] = "its recorded config is not the installed task's"
         except Refused as why:
             self.refused[document.leaf] = str(why)
+        except ImportError:
+            why_not = f"lm-eval {rescore.installed()} is not one that this evalkit can ask"
+            self.refused[document.leaf] = why_not
 
     def _built(self, document: Document, config: dict[str, Any]) -> rescore.Task | apart.Away:
         """The installed task; one with code of its own in a process apart."""
@@ -153,7 +157,10 @@ class Scores:
         ):
             if done or findings.count:
                 text = f"{done.total():,} samples of {len(done):,} tasks {how}, equal"
-                found.append(findings.check(text))
+                found.append(self._by_another(findings) or findings.check(text))
+        if lm_eval and self.release not in (None, lm_eval):
+            other = f"lm-eval {shown(self.release)} scored it, the shipped lock is for {lm_eval}"
+            found.append(Check("configs", Status.FAIL, other))
         if self.unlike:
             text = f"{len(self.unlike):,} recorded configs are not the installed lm-eval's:"
             detail = f"{text} {few(self.unlike.values())}"
@@ -161,6 +168,14 @@ class Scores:
             status = Status.FAIL if same_release else Status.WARN
             found.append(Check("configs", status, detail))
         return found + self._skipped()
+
+    def _by_another(self, findings: Findings) -> Check | None:
+        """A warning where another release of lm-eval scores otherwise than the one that scored."""
+        same = self.release in (None, rescore.installed())
+        if same or findings is not self.by_harness or not findings.count:
+            return None
+        detail = f"otherwise scored by lm-eval {rescore.installed()}, not by {shown(self.release)}"
+        return Check(findings.name, Status.WARN, f"{detail}: {findings.check('').detail}")
 
     def _skipped(self) -> list[Check]:
         reasons: dict[str, set[str]] = defaultdict(set)

@@ -53,6 +53,8 @@ class Journal:
     nan: set[tuple[str, str]] = field(default_factory=set)  # (leaf task, doc_id) with a NaN
     by_segment: Counter[str] = field(default_factory=Counter)  # batches that each answered first
     scored: dict[str, int] = field(default_factory=dict)  # part id -> tokens that it scored
+    single: dict[str, tuple[int, int]] = field(default_factory=dict)  # one token -> where, which
+    flip: float = 0.0  # `possible.flip`
 
     @property
     def cut(self) -> int:
@@ -120,7 +122,7 @@ class _Reader:
         for part, answer in line["answers"].items():
             if not _fits(batch.kind, answer, foreign=self.foreign):
                 return f"the answer of {shown(part)} is not a {batch.kind} answer"
-            if problem := possible.problem(answer, batch.settings):
+            if problem := possible.problem(answer, batch.settings, foreign=self.foreign):
                 return f"the answer of {shown(part)} can't be: {problem}"
             if batch.settings and (problem := cut_problem(answer, batch.settings)):
                 return f"the answer of {shown(part)} {problem}"
@@ -148,6 +150,10 @@ class _Reader:
         prefix = len(batch.task) + 1
         for part, answer in line["answers"].items():
             self._answer(batch, part[prefix:], answer, answers[part])
+        if batch.kind == "loglikelihood" and not self.foreign:
+            for part, place in zip(batch.parts, batch.scored, strict=True):
+                if line["answers"][name := f"{batch.task}/{part}"]["num_tokens"] == 1:
+                    self.journal.single[name] = place
 
     def _answer(self, batch: Batch, part: str, answer: dict[str, Any], text: str) -> None:
         if batch.settings is None:
@@ -250,6 +256,7 @@ def read(folder: Folder, record: dict[str, Any], plan: Plan, findings: Findings)
     foreign = record["engine"]["name"] != "evalkit"
     prefer = record["preferred"]["segment"] if record["preferred"] else None
     reader = _Reader(plan, record["ids"]["run"], findings, foreign=foreign, prefer=prefer)
+    reader.journal.flip = possible.flip(record["numerics"])
     names = sorted(name for name in record["files"] if name.startswith("journal/"))
     names.sort(key=lambda name: name != f"journal/{prefer}.jsonl")
     try:

@@ -22,13 +22,14 @@ _INTEGERS = ("rows", "width", "cost", "tokens", "offset", "size")
 
 @dataclass(slots=True)
 class Batch:
-    """A planned batch: its leaf task, its request kind, the part ids that it answers, and how it
-    generates."""
+    """A planned batch: its leaf task, its request kind, the part ids that it answers, how it
+    generates, and for each part where its first scored token stands and which its last one is."""
 
     task: str
     kind: str
     parts: list[str]
     settings: SettingsEntry | None = None
+    scored: list[tuple[int, int]] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -132,7 +133,9 @@ def _indexed(body: PlanBody, findings: Findings) -> Plan:
             findings.add(f"batch {entry['id'][:19]} stands twice")
         index = entry["settings"]
         settings = None if index is None else body["settings"][index]
-        plan.batches[entry["id"]] = Batch(entry["task"], entry["kind"], parts, settings)
+        scored = [(target[2], target[3]) for target in entry["targets"]]
+        batch = Batch(entry["task"], entry["kind"], parts, settings, scored)
+        plan.batches[entry["id"]] = batch
         for part in parts:
             request, mark, number = part.partition("#")
             requests[entry["task"]][request].append(int(number) if mark else None)

@@ -18,6 +18,7 @@ from evalkit.harness.samples import Sample, unmarked, value_of
 from evalkit.inputs import rows
 from evalkit.record.reading.evidence import possible
 from evalkit.record.reading.evidence.journal import Journal
+from evalkit.record.reading.evidence.possible import Answer
 from evalkit.record.reading.findings import Findings, shown
 from evalkit.record.reading.folder import BROKEN, Folder, reason
 
@@ -219,21 +220,23 @@ def _note_asked(sample: Sample, leaf: Leaf) -> None:
 
 
 def _note_choices(document: Document, found: Samples, journal: Journal | None) -> None:
-    """The answers to a document's choices, where these stand behind one prompt."""
+    """Compare the answers to those of a document's choices that are one token, and stand behind one
+    prompt at one place."""
     asked = list(document.first["arguments"].values())
     said = [repeats[0] for repeats in document.first["resps"]]
     if journal is None or len({each["arg_0"] for each in asked}) > 1:
         return
-    answers = []
-    for index, (argument, response) in enumerate(zip(asked, said, strict=True)):
-        count = journal.scored.get(f"{document.leaf}/{document.doc_id}/{index}/0")
-        if not isinstance(response, list) or count is None:
-            return
-        value, greedy = response
-        answer = {"loglikelihood": value, "is_greedy": greedy == "True", "num_tokens": count}
-        answers.append((str(argument.get("arg_1")), answer))
-    if problem := possible.choices(answers):
-        found.answers.add(f"{document.name}: {problem}")
+    places: dict[int, list[tuple[int, Answer]]] = defaultdict(list)
+    for index, response in enumerate(said):
+        single = journal.single.get(f"{document.leaf}/{document.doc_id}/{index}/0")
+        if single is not None and isinstance(response, list):
+            place, token = single
+            value, greedy = response
+            answer = {"loglikelihood": value, "is_greedy": greedy == "True"}
+            places[place].append((token, answer))
+    for answers in places.values():
+        if problem := possible.choices(answers, journal.flip):
+            found.answers.add(f"{document.name}: {problem}")
 
 
 def _note_filters(document: Document, leaf: Leaf, found: Samples) -> None:
