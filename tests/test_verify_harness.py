@@ -9,11 +9,13 @@ from typing import Any
 
 import pytest
 import runs
+from forgeries import identified
 from runs import Run
 from verifying import failed, judged, line, nan_in, set_score
 
+import evalkit
 from evalkit.harness.scoring import own_code, rescore
-from evalkit.judge.verify import Status, verify
+from evalkit.judge.verify import Report, Status, verify
 from evalkit.judge.verify.checks import completeness
 
 pytestmark = pytest.mark.usefixtures("without_lm_eval")
@@ -124,6 +126,30 @@ def test_lm_eval_scores_a_raised_generation_otherwise(tmp_path: Path) -> None:
     report = judged(run, tmp_path)
     assert failed(report) == {"rescoring"}
     assert "exact_match is 1.0, should be 0.0" in line(report, "rescoring", Status.FAIL)
+
+
+@pytest.mark.usefixtures("lm_eval")
+def test_another_release_of_lm_eval_may_score_otherwise_and_no_one_may_say_so_who_had_this_one(
+    tmp_path: Path, shipped: Path
+) -> None:
+    """What evalkit 0.1.9 had scored by the lm-eval of its time is no lie where ours differs; but
+    a run of this evalkit was scored by the release that it asks for."""
+
+    def made(where: str, version: str) -> Report:
+        run = Run()
+        set_score(run, "exact_match", 0.0)
+        run.results["lm_eval_version"] = "0.4.12"
+        for part in ("versions", "packages"):
+            run.record["environment"][part]["evalkit"] = version
+        run.lock["datasets"]["json"]["licence"] = "another" if version == "0.1.9" else "mit"
+        leaf = run.record["tasks"]["whole_texts"]["dataset"]
+        leaf["licence"] = run.lock["datasets"]["json"]["licence"]
+        return verify(identified(run).write(tmp_path / where))
+
+    report = made("older", "0.1.9")
+    assert "not by 0.4.12: bbh_cot_fewshot" in line(report, "rescoring", Status.WARN)
+    assert report.verdict.endswith(completeness.AUTHORS_WORD)
+    assert failed(made("ours", evalkit.__version__)) == {"rescoring", "configs"}
 
 
 @pytest.mark.usefixtures("lm_eval")

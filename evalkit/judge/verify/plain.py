@@ -125,7 +125,7 @@ class _Evidence:
         self._head, self._date = head + slash, tail[len("results_") : -len(".json")]
         self.samples = Samples()
         chat, release = results.get("chat_template") is not None, results.get("lm_eval_version")
-        self.scores = Scores(results["configs"], chat, release)
+        self.scores = Scores(results["configs"], chat, release, other=True)
         self.kept = [leaf for leaf in sorted(record["tasks"]) if folder.holds(self._file(leaf))]
 
     @property

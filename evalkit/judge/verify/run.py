@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import evalkit
 from evalkit.base import bounded
 from evalkit.base.errors import EvalkitError, Exit, no_right
 from evalkit.judge.verify import deep as deeper
@@ -151,7 +152,10 @@ class _Evidence:
         self.results = published.read(folder, self.publishing)
         self.samples = sampled.Samples()
         chat, results = bool(record["suite"]["apply_chat_template"]), self.results or {}
-        self.scores = Scores(results.get("configs", {}), chat, results.get("lm_eval_version"))
+        self.scores = Scores(
+            results.get("configs", {}), chat, results.get("lm_eval_version"),
+            other=record["environment"]["versions"]["evalkit"] != evalkit.__version__,
+        )  # fmt: skip
         self.grading = Grading(folder, record)
         for document in sampled.documents(folder, self.samples):
             for step in (self._note, self.scores.add, self.grading.add):

@@ -28,11 +28,13 @@ Value = dict[str, Any]
 
 @dataclass(slots=True)
 class Scores:
-    """Scores each document handed to it, in order. `release`: lm-eval's that scored them first."""
+    """Scores each document handed to it, in order. `release`: lm-eval's that scored them first,
+    which may well be another than the installed one (`other`), as another evalkit asked it."""
 
     configs: dict[str, Any]
     chat: bool
     release: object = None
+    other: bool = False
     native: Findings = field(default_factory=lambda: Findings("scores"))
     by_harness: Findings = field(default_factory=lambda: Findings("rescoring"))
     natively: Counter[str] = field(default_factory=Counter)  # leaf -> samples
@@ -171,7 +173,7 @@ class Scores:
 
     def _by_another(self, findings: Findings) -> Check | None:
         """A warning where another release of lm-eval scores otherwise than the one that scored."""
-        same = self.release in (None, rescore.installed())
+        same = not self.other or self.release in (None, rescore.installed())
         if same or findings is not self.by_harness or not findings.count:
             return None
         detail = f"otherwise scored by lm-eval {rescore.installed()}, not by {shown(self.release)}"
