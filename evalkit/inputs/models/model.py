@@ -98,13 +98,9 @@ def _matches(name: str, patterns: Iterable[str]) -> bool:
 
 
 def resolve(
-    reference: str,
-    *,
-    revision: str | None = None,
-    offline: bool = False,
-    allow_pickle: bool = False,
-    trust_remote_code: bool = False,
-) -> Model:
+    reference: str, *, revision: str | None = None, offline: bool = False,
+    allow_pickle: bool = False, trust_remote_code: bool = False,
+) -> Model:  # fmt: skip
     """Find a model and digest its files; EvalkitError in one line when it can't be run."""
     wanted = [*WEIGHTS, *TOKENIZER, *CONFIG]
     wanted += PICKLES if allow_pickle else ()
