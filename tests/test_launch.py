@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from support import ROOT, call
 
-from evalkit.base import canon, lease
+from evalkit.base import canon, lease, private
 from evalkit.base.errors import EvalkitError
 from evalkit.base.machine import stamp
 from evalkit.host import inside
@@ -362,14 +362,14 @@ def wait_for(path: Path) -> None:
 def test_a_group_may_read_what_is_made_and_the_image_is_told_its_number(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(canon.GROUP, "")
+    monkeypatch.setenv(private.GROUP, "")
     group = grp.getgrgid(os.getgid()).gr_name
     umask = os.umask(0o077)
     try:
         words = ("--model", "model", "--group", group, "--out", "new", "--offline")
         found = work(home, "eval", *words)
         assert "--group" not in found.arguments and group not in found.arguments[3:]
-        assert (canon.GROUP, str(os.getgid())) in found.environment
+        assert (private.GROUP, str(os.getgid())) in found.environment
         assert (home / "new").stat().st_mode & 0o7777 == 0o2750
         canon.write_atomic(home / "new" / "x", "x")
         assert (home / "new" / "x").stat().st_mode & 0o777 == 0o640

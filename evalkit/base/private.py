@@ -1,17 +1,21 @@
-"""What must not be published: credentials, by their name or by what they look like, and where
-things lie on this machine.
+"""What others must not see: credentials and this machine's paths in what is published, and files
+that are the user's or a group's.
 
-Everything that a user gives may end up in a record, a log or a pack. Arguments that look like
-credentials are refused, as they are part of a run's identity; command lines, options and errors are
-published without them, without the parts of an address in which they travel (user, query,
-fragment), and with no more than the last part of a path.
+Everything that a user enters may get into a record, a log or a pack. Arguments that look like
+credentials are refused, because they are part of a run's identity. Command lines, options and
+errors are published without credentials, without the parts of an address that may hold them (user,
+query, fragment), and with only the last part of a path.
 """
 
+import os
 import re
 from pathlib import Path
 from urllib.parse import unquote
 
+from evalkit.base.errors import EvalkitError
+
 HIDDEN = "(hidden)"
+GROUP = "EVALKIT_GROUP"  # the number of a Unix group that may read new files
 _NAMES = (
     r"api_?key|access_?key|key|secret|passw(or)?d|passphrase|passwd|pwd|auth(orization)?|headers?|"
     r"credentials?|bearer|cookies?|sess(ion)?(_?id)?|sig(nature)?|jwt|"
@@ -53,36 +57,36 @@ _VERSION = re.compile(r"\?(api-)?version=[\w.-]{1,20}", re.I)
 
 
 def is_secret_name(name: str) -> bool:
-    """Whether an argument's name is one that credentials have."""
+    """Return whether an argument has a name that credentials have."""
     return bool(_NAME.search(name))
 
 
 def is_secret(text: str, name: str = "") -> bool:
-    """Whether a value looks like a credential, or holds one, also where it is percent-encoded.
+    """Return whether a value looks like a credential or holds one, also percent-encoded.
 
-    `name`: what it is the value of; a `revision` has 40 hex digits.
+    `name` is the name of the value: a `revision` may have 40 hex digits.
     """
     for form in dict.fromkeys((text, unquote(text), unquote(unquote(text)))):
         if any(pattern.search(form) for pattern in _FORMS):
             return True
         commit = "revision" in name or "commit" in name or "sha" in name
-        if any(not (commit and len(found) in (40, 64)) for found in _HEX.findall(form)):
+        if any(not (commit and len(digits) in (40, 64)) for digits in _HEX.findall(form)):
             return True
     return False
 
 
 def address_problem(text: str) -> str:
-    """What of an address in a text is not for publication, in words, or nothing."""
-    for found in _ADDRESS.finditer(text):
-        if "@" in unquote(found[2]):
+    """Return why an address in a text must not be published; empty where it may be."""
+    for address in _ADDRESS.finditer(text):
+        if "@" in unquote(address[2]):
             return "an address with a user in it"
-        if found[5] or (found[4] and not _VERSION.fullmatch(found[4])):
+        if address[5] or (address[4] and not _VERSION.fullmatch(address[4])):
             return "an address with a query or a fragment"
     return ""
 
 
 def place(text: str) -> str:
-    """A path as it may be published: its last part where it is one of this machine."""
+    """Return a path as it may be published: of a path of this machine only the last part."""
     if "://" in text:
         return words(text)
     parts = text.split("/")
@@ -93,14 +97,34 @@ def place(text: str) -> str:
 
 
 def words(text: str) -> str:
-    """A text for publication: addresses without user, query and fragment, no credentials."""
+    """Return a text without credentials, and with addresses without user, query and fragment."""
     text = _ADDRESS.sub(_bare, text)
-    text = _PAIR.sub(lambda found: f"{found[1]}{HIDDEN}", text)
+    text = _PAIR.sub(lambda pair: f"{pair[1]}{HIDDEN}", text)
     for pattern in (_BEGINS, _PEM, _CAMEL, _LOOSE_USER, _UUID, _MIXED):
         text = pattern.sub(HIDDEN, text)
-    text = _HEX.sub(lambda found: found[0] if len(found[0]) in (40, 64) else HIDDEN, text)
+    text = _HEX.sub(lambda digits: digits[0] if len(digits[0]) in (40, 64) else HIDDEN, text)
     return HIDDEN if "%" in text and is_secret(unquote(text)) else text
 
 
-def _bare(found: re.Match[str]) -> str:
-    return f"{found[1]}://{found[2].rpartition('@')[2]}{found[3]}"
+def _bare(address: re.Match[str]) -> str:
+    return f"{address[1]}://{address[2].rpartition('@')[2]}{address[3]}"
+
+
+def umask() -> int:
+    """Return the umask for new files: they are the user's alone, or a group may read them."""
+    return 0o027 if os.environ.get(GROUP) else 0o077
+
+
+def share(group: str) -> None:
+    """Let a Unix group, by name or number, read new files of this process and its children.
+    EvalkitError where the user is not in the group."""
+    import grp
+
+    try:
+        number = int(group) if group.isdecimal() else grp.getgrnam(group).gr_gid
+    except KeyError:
+        raise EvalkitError(f"there is no group '{group}'", fix="`id` lists yours") from None
+    if number not in (os.getgid(), *os.getgroups()) and os.getuid() != 0:
+        raise EvalkitError(f"you are not in the group '{group}'", fix="`id` lists yours")
+    os.environ[GROUP] = str(number)
+    os.umask(umask())

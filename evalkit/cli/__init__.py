@@ -16,7 +16,7 @@ from typing import NoReturn
 import click
 
 import evalkit
-from evalkit.base import bounded, canon, stopping
+from evalkit.base import bounded, private, stopping
 from evalkit.base.errors import EvalkitError, Exit, no_right
 from evalkit.base.machine import steering
 from evalkit.cli import hosting, judging, running, sharing, showing, submitting
@@ -88,7 +88,7 @@ for _command in (*chain.from_iterable(COMMANDS.values()), running.worker_command
 
 def main() -> None:
     """Run the command line; every way out has its exit code."""
-    os.umask(canon.umask())
+    os.umask(private.umask())
     stopping.at_once()
     try:
         inside.enter()

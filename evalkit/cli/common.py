@@ -45,10 +45,10 @@ def _suites() -> list[str]:
 
 
 def _share(_: click.Context, __: click.Parameter, group: str | None) -> None:
-    from evalkit.base import canon
+    from evalkit.base import private
 
     if group:
-        canon.share(group)
+        private.share(group)
 
 
 SUITE = Names(_suites, files=True)

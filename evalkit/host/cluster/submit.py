@@ -15,7 +15,7 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-from evalkit.base import canon
+from evalkit.base import canon, private
 from evalkit.base.errors import EvalkitError, Exit
 from evalkit.host import stage_manifest
 from evalkit.host.cluster import checks, script, slurm, submission
@@ -226,7 +226,7 @@ def _environment(wanted: Wanted) -> dict[str, str]:
     return {
         **{name: os.fspath(path) for name, path in caches.items()},
         "XDG_CACHE_HOME": str(wanted.out.absolute() / submission.FOLDER / "cache"),
-        **({canon.GROUP: os.environ[canon.GROUP]} if canon.GROUP in os.environ else {}),
+        **({private.GROUP: os.environ[private.GROUP]} if private.GROUP in os.environ else {}),
         **hub.OFFLINE,
     }
 

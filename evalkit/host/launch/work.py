@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 
-from evalkit.base import canon
+from evalkit.base import canon, private
 from evalkit.base.errors import EvalkitError
 from evalkit.host.launch.command import SCRATCH, Work
 from evalkit.inputs import hub, rows
@@ -46,7 +46,7 @@ def of(arguments: Sequence[str], environment: Mapping[str, str], scratch: Path) 
     arguments = _shared(_as_they_lie(arguments))
     readable, writable = _named(arguments)
     variables = [(name, environment[name]) for name in PASSED if name in environment]
-    variables += [(canon.GROUP, os.environ[canon.GROUP])] if os.environ.get(canon.GROUP) else []
+    variables += [(private.GROUP, group)] if (group := os.environ.get(private.GROUP, "")) else []
     if _options(arguments).get("--model") == smollm2.NAME:  # fetched here: the image has no pip
         file = _absolute(smollm2.file(offline=not online))
         readable.add(file)
@@ -72,7 +72,7 @@ def of(arguments: Sequence[str], environment: Mapping[str, str], scratch: Path) 
         gpus=any(Path(device).exists() for device in ("/dev/nvidiactl", "/dev/dxg")),
         terminal=all(stream.isatty() for stream in (sys.stdin, sys.stdout, sys.stderr)),
         name=_name(arguments),
-        group=os.environ.get(canon.GROUP, ""),
+        group=group,
     )
 
 
@@ -103,7 +103,7 @@ def _shared(arguments: list[str]) -> list[str]:
     group = _options(arguments).get("--group")
     if not group:
         return arguments
-    canon.share(group)
+    private.share(group)
     kept = [word for word in arguments if not word.startswith("--group=")]
     at = kept.index("--group") if "--group" in kept else len(kept)
     return [*kept[:at], *kept[at + 2 :]]
