@@ -419,7 +419,7 @@ def test_values_that_lie_across_are_attended_as_others(masked: bool, more: int) 
 def test_slots_keep_their_content_and_how_it_lies() -> None:
     from evalkit.engine.tree.buffers import BUCKET, Indexed
     from evalkit.engine.tree.slots import Slots, Stem
-    from evalkit.engine.tree.trunk import NOTHING
+    from evalkit.engine.tree.tree import NOTHING
 
     key, value = torch.randn(3, 2, 5, 4), torch.randn(3, 2, 5, 6)
     slots, stem = Slots(torch.device("cpu"), 3), Stem(NOTHING, 100)

@@ -13,7 +13,7 @@ from support import call
 
 from evalkit.base.errors import EvalkitError
 from evalkit.engine import core
-from evalkit.engine.hardware import kernels, packages
+from evalkit.engine.hardware import kernels, weights
 from evalkit.engine.hardware.kernels import EFFICIENT, PLAIN
 from evalkit.engine.probe import probe, repeat
 from evalkit.engine.tree import attention
@@ -82,9 +82,9 @@ def test_a_fallback_is_named_with_its_reason() -> None:
     numerics = SimpleNamespace(profile="native")
     engine: Any = SimpleNamespace(level="tree", model=model, numerics=numerics)
     engine.device = torch.device("cuda:0")
-    assert kernels.told(engine) == EFFICIENT
+    assert kernels.describe_attention(engine) == EFFICIENT
     config.attn_logit_softcapping = 50.0
-    assert kernels.told(engine) == "plain: scores are capped"
+    assert kernels.describe_attention(engine) == "plain: scores are capped"
 
 
 # Cumulative sums
@@ -133,35 +133,42 @@ def test_sums_are_replaced_for_such_models_on_a_gpu_only() -> None:
 # Quantised checkpoints
 
 
+def quantised(method: str | None) -> Any:
+    """A model of which only the config is read."""
+    config = {"quantization_config": {"quant_method": method}} if method else {}
+    return SimpleNamespace(reference="x/y", config=config)
+
+
 def test_what_a_quantised_checkpoint_lacks_is_named_before_anything_is_loaded(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(packages, "find_spec", lambda name: None)
+    monkeypatch.setattr(weights, "find_spec", lambda name: None)
     with pytest.raises(EvalkitError, match="compressed_tensors, which is not") as found:
-        packages.require("compressed-tensors", "cpu", "x/y")
+        weights.require_packages(quantised("compressed-tensors"), "cpu")
     assert "QUANT=1" in str(found.value)
     with pytest.raises(EvalkitError, match="optimum and gptqmodel, which is not") as found:
-        packages.require("gptq", "cuda:0", "x/y")
+        weights.require_packages(quantised("gptq"), "cuda:0")
     assert "QUANT=1" not in str(found.value) and "that it was made from" in str(found.value)
-    packages.require(None, "cpu", "x/y")
-    packages.require("mxfp4", "cuda:0", "x/y")  # made larger, which the record names
+    weights.require_packages(quantised(None), "cpu")
+    weights.require_packages(quantised("mxfp4"), "cuda:0")  # dequantised: the record says so
 
 
 def test_fp8_needs_its_kernels_only_where_it_is_computed_as_stored(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(packages, "find_spec", lambda name: None)
+    monkeypatch.setattr(weights, "find_spec", lambda name: None)
     for capability, lacking in ((A100, []), (L4, ["kernels"]), (H200, ["kernels"])):
         monkeypatch.setattr(kernels, "capability", lambda _, found=capability: found)
-        assert packages.missing("fp8", "cuda:0") == packages.missing("fp8", "auto") == lacking
-    assert packages.missing("fp8", "cpu") == []
+        for device in ("cuda:0", "auto"):
+            assert weights.missing_packages("fp8", device) == lacking
+    assert weights.missing_packages("fp8", "cpu") == []
 
 
 def test_every_way_to_quantise_that_is_looked_for_is_one_of_transformers() -> None:
     from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING as KNOWN
 
     known = {str(name).removesuffix("_4bit").removesuffix("_8bit") for name in KNOWN}
-    assert {*packages.NEEDED, *packages.ON_GPUS} <= known
+    assert {*weights.NEEDED, *weights.ON_GPUS} <= known
 
 
 # The same batch twice

@@ -16,7 +16,6 @@ import pytest
 from batches import token_ids
 
 from evalkit.base.errors import EvalkitError, Exit
-from evalkit.engine.hardware import packages
 from evalkit.inputs.models import model as models
 from evalkit.inputs.models.tokenizer import Tokenizer
 from evalkit.plan.batch import Batch
@@ -310,14 +309,21 @@ def fp8(tiny_model: Make, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def described(folder: Path, engine: Any) -> list[str]:
+    """What the record says of how an engine computes with quantised weights."""
+    from evalkit.engine.hardware import weights
+
+    return weights.describe_quantized(models.resolve(str(folder)), engine.model)
+
+
 def test_a_quantised_checkpoint_is_loaded_where_transformers_can(
     tiny_model: Make, fp8: Path
 ) -> None:
     """Without a GPU transformers makes bfloat16 of float8."""
     loaded, original = load(fp8), load(tiny_model(dtype="bfloat16"))
     assert loaded.numerics.dtype == "bfloat16"
-    assert packages.told("fp8", loaded.model) == ["weights fp8, dequantised to bfloat16"]
-    assert packages.told(None, original.model) == []
+    assert described(fp8, loaded) == ["weights fp8, dequantised to bfloat16"]
+    assert described(tiny_model(dtype="bfloat16"), original) == []
     found, expected = loaded.execute(SCORED), original.execute(SCORED)
     assert found != expected
     for name, answer in found.items():
@@ -463,11 +469,9 @@ def test_other_words_for_a_full_memory_are_known(
 
 
 def test_the_cpus_allocator_says_what_we_look_for() -> None:
-    from evalkit.engine.hardware import split
-
     with pytest.raises(RuntimeError) as caught:
         torch.empty(2**62, dtype=torch.uint8)
-    assert split.is_out_of_memory(caught.value)
+    assert core.is_out_of_memory(caught.value)
 
 
 def test_another_error_is_not_taken_for_a_full_memory(
@@ -490,12 +494,10 @@ def test_a_row_that_does_not_fit_alone_is_told_in_a_line(
 
 
 def test_halves_have_every_row_and_target_once() -> None:
-    from evalkit.engine.hardware import split
-
     def leaves(batch: Batch) -> list[Batch]:
         if len(batch.rows) == 1:
             return [batch]
-        return [leaf for half in split.halves(batch) for leaf in leaves(half)]
+        return [leaf for half in core.halves(batch) for leaf in leaves(half)]
 
     pieces = leaves(SCORED)
     assert [id(piece.rows[0]) for piece in pieces] == [id(row) for row in SCORED.rows]

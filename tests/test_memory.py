@@ -17,7 +17,7 @@ from bench import gpu_memory, tables
 from evalkit.base.errors import EvalkitError
 from evalkit.engine import Engine, Numerics
 from evalkit.engine.hardware import device as devices
-from evalkit.engine.tree import attention, trunk
+from evalkit.engine.tree import attention, tree
 from evalkit.inputs.models import architecture
 from evalkit.plan import memory, store
 from evalkit.plan.batch import Policy, make_trunk
@@ -47,7 +47,7 @@ def test_the_bytes_of_a_tokens_keys_and_values_are_those_that_the_engine_keeps(n
     engine = Engine(model, tokenizer, "cpu", "tree", Numerics("float32"))
     tokens = np.arange(20, 60, dtype=np.uint32)
     with torch.inference_mode():
-        kept = trunk.prefix(engine, make_trunk(None, tokens), 64)
+        kept = tree.prefix(engine, make_trunk(None, tokens), 64)
     held = sum(each.numel() * 4 for pair in kept.layers.values() for each in pair)
     assert (
         architecture.shape_of(model.config.get_text_config()).cache_bytes(4) * len(tokens) == held

@@ -151,10 +151,10 @@ def test_one_weight_is_upcast_at_a_time_and_of_a_table_only_the_rows(
     load: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of the embeddings, whose table is the largest tensor of many models, what is looked up."""
-    from evalkit.engine.hardware import products
+    from evalkit.engine.hardware import kernels
     from evalkit.engine.numerics import precise
 
-    monkeypatch.setattr(products, "PACKED_BYTES", 0)  # as for a large model
+    monkeypatch.setattr(kernels, "PACKED_BYTES", 0)  # as for a large model
     loaded = load("llama", "bfloat16", "precise", num_hidden_layers=3)
     table = loaded.model.get_input_embeddings()._parameters["weight"].data_ptr()
     read, upcast = precise._read, []
@@ -224,11 +224,11 @@ def test_precise_and_accelerates_hooks_live_together(
     """Weights that accelerate brings from the disk for each layer, as on a GPU too small."""
     from transformers import AutoModelForCausalLM
 
-    from evalkit.engine.hardware import products
+    from evalkit.engine.hardware import kernels
     from evalkit.engine.numerics import precise
 
     model = models.resolve(str(tiny_model("llama", dtype="bfloat16")))
-    monkeypatch.setattr(products, "use_onednn", lambda _: None)  # not for layers on several devices
+    monkeypatch.setattr(kernels, "use_onednn", lambda _: None)  # not for layers on several devices
     whole = core.load(model, Tokenizer(model), core.Numerics("float32"), "cpu", level="none")
     causal: Any = AutoModelForCausalLM
     places = {
@@ -254,24 +254,24 @@ def test_onednn_computes_float32s_linear_layers(
     dtype: str, profile: str, packed: bool, tiny_model: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With the same answers as MKL, but for rounding; not where it is missing."""
-    from evalkit.engine.hardware import products
+    from evalkit.engine.hardware import kernels
 
     model = models.resolve(str(tiny_model("llama", dtype="bfloat16")))
     if not packed:
-        monkeypatch.setattr(products, "PACKED_BYTES", 0)
+        monkeypatch.setattr(kernels, "PACKED_BYTES", 0)
 
     def loaded(*numerics: str) -> Any:
         return core.load(model, Tokenizer(model), core.Numerics(*numerics), "cpu", level="none")
 
     ours, full = loaded(dtype, profile), loaded("float32", "native")
     linear = [m for m in ours.model.modules() if isinstance(m, torch.nn.Linear)]
-    assert len(linear) == 2 * 7 + 1 and all(isinstance(m, products.Linear) for m in linear)
-    assert all(isinstance(m, products.Packed) == packed for m in linear)
+    assert len(linear) == 2 * 7 + 1 and all(isinstance(m, kernels.Linear) for m in linear)
+    assert all(isinstance(m, kernels.Packed) == packed for m in linear)
     assert ours.execute(SCORED) == full.execute(SCORED)
     assert ours.execute(GREEDY) == full.execute(GREEDY)
     monkeypatch.setattr("torch.backends.mkldnn.is_available", lambda: False)
     plain = loaded(dtype, profile)
-    assert not any(isinstance(module, products.Linear) for module in plain.model.modules())
+    assert not any(isinstance(module, kernels.Linear) for module in plain.model.modules())
     for one, other in zip(
         ours.execute(SCORED).values(), plain.execute(SCORED).values(), strict=True
     ):
@@ -280,12 +280,12 @@ def test_onednn_computes_float32s_linear_layers(
 
 
 def test_a_packed_layer_follows_its_weight_and_can_be_copied() -> None:
-    from evalkit.engine.hardware import products
+    from evalkit.engine.hardware import kernels
 
     layer = torch.nn.Linear(6, 4)
     given = torch.arange(18.0).view(3, 6)
-    products.use_onednn(layer)
-    assert isinstance(layer, products.Packed)
+    kernels.use_onednn(layer)
+    assert isinstance(layer, kernels.Packed)
     with torch.no_grad():
         before = layer(given)
         other = copy.deepcopy(layer)
@@ -295,11 +295,11 @@ def test_a_packed_layer_follows_its_weight_and_can_be_copied() -> None:
 
 
 def test_bfloat16s_linear_layers_stay_as_they_are(tiny_model: Make) -> None:
-    from evalkit.engine.hardware import products
+    from evalkit.engine.hardware import kernels
 
     model = models.resolve(str(tiny_model("llama", dtype="bfloat16")))
     loaded = core.load(model, Tokenizer(model), core.Numerics("bfloat16"), "cpu", level="none")
-    assert not any(isinstance(module, products.Linear) for module in loaded.model.modules())
+    assert not any(isinstance(module, kernels.Linear) for module in loaded.model.modules())
 
 
 # Which numerics
@@ -367,7 +367,8 @@ def test_how_a_checkpoint_is_quantised(
     tiny_model: Make, tmp_path: Path, stated: dict[str, Any], method: str, bits: int | None
 ) -> None:
     model = edited(tiny_model(), tmp_path / "quantised", quantization_config=stated)
-    assert core.quantization(model) == {"method": method, "bits": bits}
+    quantized = core.quantization(model)
+    assert quantized is not None and (quantized.method, quantized.bits) == (method, bits)
 
 
 def test_a_checkpoint_that_is_not_quantised_has_no_quantisation(tiny_model: Make) -> None:

@@ -15,7 +15,6 @@ from support import call, read_journal
 from evalkit import engine
 from evalkit.base import canon
 from evalkit.engine import pipeline
-from evalkit.engine.hardware import clock
 from evalkit.engine.pipeline import Stages
 from evalkit.inputs.models import model as models
 from evalkit.inputs.models.tokenizer import Tokenizer
@@ -222,7 +221,7 @@ def test_a_stage_on_a_gpu_is_measured_by_its_events_not_by_when_it_was_told(
 ) -> None:
     Events(monkeypatch)
     gpu, cpu = torch.device("cuda:0"), torch.device("cpu")
-    made = clock.Clock([gpu, cpu])
+    made = pipeline.Clock([gpu, cpu])
     first, second = made.mark(gpu), made.mark(gpu)
     assert second() - first() == pytest.approx(1.0)
     told, again = made.mark(cpu), made.mark(cpu)
@@ -234,9 +233,9 @@ def test_a_lane_has_a_stream_of_its_own_on_every_gpu_and_none_on_a_cpu(
 ) -> None:
     seen = Events(monkeypatch)
     places = [torch.device(name) for name in ("cuda:0", "cuda:1", "cuda:0", "cpu")]
-    own = clock.streams(places)
+    own = pipeline.streams(places)
     assert own == ["stream on cuda:0", "stream on cuda:1"]
-    with clock.within(own):
+    with pipeline.using(own):
         assert seen.entered == own
     assert seen.entered[2:] == ["left stream on cuda:1", "left stream on cuda:0"]
 

@@ -23,11 +23,11 @@ from evalkit.inputs.models.tokenizer import Tokenizer
 torch = pytest.importorskip("torch")
 engine = pytest.importorskip("evalkit.engine")
 
-from evalkit.engine import prefix  # noqa: E402
+from evalkit.engine import passes  # noqa: E402
 from evalkit.engine.answers import scoring  # noqa: E402
 from evalkit.engine.numerics import numerics  # noqa: E402
 from evalkit.engine.probe import probe, shrink, trials  # noqa: E402
-from evalkit.engine.tree import buffers, slots, tail, tree, trunk  # noqa: E402
+from evalkit.engine.tree import buffers, slots, tail, tree  # noqa: E402
 
 VOCABULARY = 1200
 # Flagships' configs, as far as their sizes are concerned.
@@ -314,7 +314,7 @@ def tail_too_early(original: Any) -> Any:
 FAULTS = [
     (tree, "visible", mask_off_by_one, "llama"),
     (tree, "depths", position_off_by_one, "llama"),
-    (trunk.Prefix, "grown", trunk_token_short, "llama"),
+    (tree.Prefix, "grown", trunk_token_short, "llama"),
     (buffers.Indexed, "put", stale_slot, "llama"),
     (tree.Tree, "attend", window_off_by_one, "gemma3"),
     (slots.Slots, "attend", window_off_by_one, "gemma3"),
@@ -363,14 +363,14 @@ def test_a_wrong_position_behind_a_cache_is_seen_at_the_lower_levels(
     level: str, load: Made, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loaded = load(level)
-    original = prefix.run
+    original = passes.run
 
     def run(engine: Any, places: Any, input_ids: Any, state: Any) -> Any:
         if state is not None and state.length:
             state = replace(state, length=state.length + 1)
         return original(engine, places, input_ids, state)
 
-    monkeypatch.setattr(prefix, "run", run)
+    monkeypatch.setattr(passes, "run", run)
     with pytest.raises(EvalkitError, match=f"at level {level} are not its own") as caught:
         probe.check(loaded)
     assert "lm-eval:hf" in caught.value.fix

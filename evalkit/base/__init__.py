@@ -1,5 +1,5 @@
-"""What every other room needs: errors, canonical JSON and files, schemas, events, statistics, what
-software this is.
+"""The modules that every other room needs: errors, canonical JSON and files, schemas, events,
+statistics, and the stamp of software and hardware.
 
-Nothing here knows what a suite, a plan or a record is, and nothing imports another room.
+Nothing here knows of suites, plans or records, and nothing imports another room.
 """

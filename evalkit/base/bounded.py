@@ -1,9 +1,10 @@
-"""Work on somebody else's files in a child process with a limit of time and one of memory.
+"""Runs work on a stranger's files in a child process, with limits of time and memory.
 
-Parsers here are linear and what they hold is counted; this is for what nobody thought of. The child
-may use 60 seconds of processor time and 2 GiB of memory, and as much again for each 64 MiB of input
-beyond the first; whoever waits for it is told which of these it went over. Processor time, so
-that a busy machine calls nothing broken. On Linux only: elsewhere the work is done unbounded.
+evalkit's parsers take linear time and count what they hold; these limits are for cases that nobody
+thought of. The child may use 60 seconds of processor time and 2 GiB of memory, and as much again
+for each 64 MiB of input after the first. An error names the limit that was exceeded. Processor time
+is counted, so that a busy machine does not make a file BROKEN. Other systems than Linux have no
+limits.
 """
 
 import multiprocessing
@@ -20,9 +21,9 @@ from typing import Any, TypeVar
 
 from evalkit.base.errors import EvalkitError, Exit
 
-PORTION = 64 << 20  # bytes of input that a limit of time is for
-SECONDS = 60  # of processor time, for the first portion and for each one more
-MEMORY = 2 << 30  # bytes
+PORTION = 64 << 20  # bytes of input for which the limits hold once
+SECONDS = 60  # of processor time for each portion
+MEMORY = 2 << 30  # bytes for each portion
 _LOOK_S = 0.05  # how often the parent looks at the child's memory
 _MAX_ENTRIES = 100_000
 
@@ -30,7 +31,7 @@ Made = TypeVar("Made")
 
 
 class OverLimit(EvalkitError):
-    """What is to be read takes more than it may; `limit` says of what."""
+    """Reading a file exceeded a limit, which `limit` names."""
 
     def __init__(self, limit: str) -> None:
         self.limit = limit
@@ -41,7 +42,7 @@ class OverLimit(EvalkitError):
 
 
 class Crashed(EvalkitError):
-    """A bug of ours that ended the child; `trace` is its traceback."""
+    """A bug in evalkit ended the child; `trace` is its traceback."""
 
     def __init__(self, trace: str) -> None:
         self.trace = trace
@@ -52,9 +53,10 @@ class Crashed(EvalkitError):
 
 
 def run(work: Callable[[], Made], paths: Iterable[Path]) -> Made:
-    """What `work` returns, which can be pickled; `paths`: the input that it is about.
+    """Call `work` in a child process and return its result, which must be picklable. `paths` are
+    the files that it reads.
 
-    Raises EvalkitError (1) where it went over a limit, and whatever EvalkitError the work raises.
+    Raises EvalkitError (1) where it exceeds a limit, and the EvalkitError that the work raises.
     """
     if sys.platform != "linux":
         return work()
@@ -70,8 +72,8 @@ def run(work: Callable[[], Made], paths: Iterable[Path]) -> Made:
         if isinstance(made, EvalkitError):
             raise made
         if made is not None:
-            found: Made = made[0]
-            return found
+            result: Made = made[0]
+            return result
     finally:
         ours.close()
         if child.is_alive():
@@ -84,7 +86,7 @@ def run(work: Callable[[], Made], paths: Iterable[Path]) -> Made:
 
 
 def _work(work: Callable[[], object], answer: Connection, seconds: int) -> None:
-    """The child: no more than so much processor time, and one answer."""
+    """Limit the child's processor time, do the work and send one answer."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     used = resource.getrusage(resource.RUSAGE_SELF)
     spent = int(used.ru_utime + used.ru_stime)
@@ -101,14 +103,14 @@ def _work(work: Callable[[], object], answer: Connection, seconds: int) -> None:
                             code=Exit.MISSING)  # fmt: skip
     except (KeyboardInterrupt, SystemExit):
         raise
-    except Exception:  # told to the parent, who ends with it
+    except Exception:  # sent to the parent, which raises it
         made = Crashed(traceback.format_exc())
     answer.send(made)
     answer.close()
 
 
 def _awaited(answer: Connection, child: int, memory: int) -> Any:
-    """What the child sends; None where it ends without a word. Ends it over its memory."""
+    """Return the child's answer; None if it ends without one. Kill it if it exceeds its memory."""
     while not answer.poll(_LOOK_S):
         if _memory(child) > memory:
             os.kill(child, signal.SIGKILL)
@@ -119,7 +121,7 @@ def _awaited(answer: Connection, child: int, memory: int) -> Any:
 
 
 def _memory(child: int) -> int:
-    """Bytes that a process holds of its own: what it shares with its parent is not its doing."""
+    """Return the bytes of a process's own memory, without what it shares with its parent."""
     with suppress(OSError, ValueError, IndexError):
         words = Path(f"/proc/{child}/statm").read_text().split()
         return (int(words[1]) - int(words[2])) * resource.getpagesize()
@@ -127,7 +129,7 @@ def _memory(child: int) -> int:
 
 
 def _size(path: Path) -> int:
-    """Bytes of the plain files at or below a path; links count for nothing."""
+    """Return the bytes of the plain files at or below a path, without links."""
     if not path.is_dir():
         return path.stat().st_size if path.is_file() else 0
     total = 0

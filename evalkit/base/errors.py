@@ -1,13 +1,14 @@
-"""The one error that evalkit raises for a user's mistake, and the exit codes.
+"""The error that evalkit raises for a user's mistake, and the exit codes.
 
-Raised deep, caught once in `cli.main`, printed as one line: what is wrong, where, what to do next.
+It is raised anywhere, caught once in `cli.main`, and printed as one line: what is wrong, where, and
+what to do next.
 """
 
 from enum import IntEnum
 
 
 class Exit(IntEnum):
-    """What the command line's exit status says (make only promises zero or not)."""
+    """The exit status of the command line (make only promises zero or not)."""
 
     OK = 0
     FAILED = 1  # a check failed
@@ -19,12 +20,12 @@ class Exit(IntEnum):
 
 
 def printable(text: object) -> str:
-    """A text on one line that does nothing to a terminal: what does not show is escaped."""
+    """Return a text with unprintable characters escaped, so that it can't control a terminal."""
     return "".join(c if c.isprintable() else _escaped(c) for c in str(text))
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of what an exception says; empty where it says nothing."""
+    """Return the first line of an exception's message; empty where it has none."""
     return (str(error).strip().splitlines() or [""])[0]
 
 
@@ -52,7 +53,7 @@ class EvalkitError(Exception):
 
 
 def one_of(name: str, choices: list[str]) -> str:
-    """The hint for a mistyped name: the nearest valid ones, or the first few of all."""
+    """Return a hint for a mistyped name: the nearest valid names, or the first few of all."""
     from difflib import get_close_matches
 
     near = get_close_matches(name, choices, n=3, cutoff=0.5)
@@ -62,7 +63,7 @@ def one_of(name: str, choices: list[str]) -> str:
 
 
 def no_right(path: object) -> EvalkitError:
-    """What to say of a file or folder that is somebody else's, and may not be read or written."""
+    """Return the error for a file or folder that the user may not read or write."""
     fix = "ask its owner, who shares runs with a group by --group, or for a pack (`evalkit pack`)"
     what = "there is no right to read or write this"
     return EvalkitError(what, where=str(path), fix=fix, code=Exit.MISSING)

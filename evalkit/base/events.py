@@ -1,8 +1,8 @@
 """The structured log of a run, and the progress that people see.
 
-Every notable moment is one JSON line in `events/<segment>.jsonl`. On a terminal a progress bar
-shows phase, share done, tokens a second and time left; elsewhere one JSON line at least every
-30 s says the same. Nothing here changes a result.
+Each event is one JSON line in `events/<segment>.jsonl`. On a terminal a progress bar shows the
+phase, the share that is done, tokens a second and the time left; without a terminal a JSON line on
+stderr says the same at least every 30 s. Nothing here changes a result.
 """
 
 import sys
@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
@@ -20,27 +19,27 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from evalkit.base import canon
 from evalkit.base.errors import printable
 
-NEEDED = ("environment", "segment.start")  # without which answers that are there make no record
-QUIET_INTERVAL_S = 30.0  # how often a run without a terminal says where it is
+NEEDED = ("environment", "segment.start")  # events without which answers make no record
+QUIET_INTERVAL_S = 30.0  # how often a run without a terminal prints its progress
 
 
 def now() -> str:
-    """The time in UTC, ISO 8601 with milliseconds."""
+    """Return the time in UTC, ISO 8601 with milliseconds."""
     return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 class Events:
-    """Where a run says what it does. Without a folder (before the run has one) it only shows."""
+    """The log of a run and its messages. Before the run has a folder, events are kept in memory."""
 
     def __init__(self, console: Console | None = None) -> None:
         width = None if sys.stderr.isatty() else 110  # a log has room for a whole table
         self.console = console or Console(stderr=True, highlight=False, soft_wrap=True, width=width)
         self._log: canon.Appender | None = None
-        self.path: Path | None = None  # of the file that it writes to
-        self._kept: list[dict[str, Any]] = []
+        self.path: Path | None = None  # of the events file
+        self._kept: list[dict[str, object]] = []
 
     def open(self, path: Path) -> None:
-        """Start writing to a run's events file, what was said before included."""
+        """Open a run's events file and write the events that were kept."""
         self.close()
         self._log, self.path = canon.Appender(path), path
         for event in self._kept:
@@ -53,8 +52,8 @@ class Events:
             self._log.close()
         self._log = self.path = None
 
-    def log(self, event: str, **fields: Any) -> None:
-        """Write one event: its time, its name, its fields."""
+    def log(self, event: str, **fields: object) -> None:
+        """Write an event: its time, its name, its fields."""
         line = {"time": now(), "event": event, **fields}
         if self._log:
             self._log.append(line, sync=event in NEEDED)
@@ -62,15 +61,15 @@ class Events:
             self._kept.append(line)
 
     def say(self, text: str) -> None:
-        """Tell the person at the terminal one line (on stderr)."""
+        """Print a message on stderr."""
         self.console.print("\n".join(map(printable, text.split("\n"))), markup=False)
 
     @contextmanager
     def phase(
         self, name: str, total: int, unit: str = "tokens", before: int = 0
     ) -> Iterator["Phase"]:
-        """Show and log one phase of a run; `total` is its work in `unit`s, 0 when not known, and
-        `before` what of that was done when the phase began."""
+        """Show and log one phase of a run. `total` is its work in `unit`s, 0 where it is not known;
+        `before` is the part that was done before the phase began."""
         phase = Phase(self, name, total, unit, before)
         self.log("phase.start", phase=name, total=total, unit=unit)
         with phase:
@@ -80,7 +79,7 @@ class Events:
 
 
 class Phase:
-    """The progress of one phase. `advance` is cheap enough for every batch."""
+    """The progress of one phase. `advance` is cheap enough to be called for every batch."""
 
     def __init__(self, events: Events, name: str, total: int, unit: str, before: int = 0) -> None:
         self.events, self.name, self.total, self.unit = events, name, total, unit
@@ -93,7 +92,7 @@ class Phase:
 
     @property
     def seconds(self) -> float:
-        """Wall time of the phase so far, or in all once it is over."""
+        """The wall time of the phase so far, or of the whole phase once it is over."""
         return (self._stopped or time.monotonic()) - self._started
 
     def __enter__(self) -> "Phase":
@@ -130,7 +129,7 @@ class Phase:
             self._progress.update(self._bar, advance=amount, rate=shown)
 
     def _say_now_and_then(self) -> None:
-        """A thread's work: one long batch must not silence a run."""
+        """Print the progress from a thread, so that a long batch does not silence a run."""
         while not self._over.wait(QUIET_INTERVAL_S):
             self._say_line()
 

@@ -1,9 +1,10 @@
-"""One process works on a folder: a lock file that names its owner and beats while it lives.
+"""A lock on a folder, for one process at a time: a file that names its owner, who rewrites it
+again and again (a beat).
 
-Made exclusively and written in place, so it works where flock does not. Whether an owner is alive
-is known at once where its process can be seen (the same boot of the same host, the same
-container). Elsewhere its lock is watched, by what stands in it and by this host's monotonic clock,
-so no two clocks need agree: one that does not beat for `STALE_S` is a dead owner's.
+The file is created exclusively and written in place, so it works where flock does not. Where the
+owner's process can be seen (same boot of the same host, same container), it is known at once
+whether the owner is alive. Elsewhere the file is watched: if it does not change for `STALE_S` of
+this host's monotonic clock, its owner is dead. So no two clocks have to agree.
 """
 
 import os
@@ -21,18 +22,18 @@ from evalkit.base import canon
 from evalkit.base.errors import EvalkitError, Exit
 
 NAME = ".lock"
-LAUNCHER = "EVALKIT_LAUNCHER"  # what launches a container says of itself
+LAUNCHER = "EVALKIT_LAUNCHER"  # in a container: the process outside that started it
 BEAT_S = 10.0
-# NFS may show what stood in a file a minute ago, unless it is opened anew, as is done here.
+# NFS may show the content of a minute ago, unless the file is opened again, as is done here.
 STALE_S = 60.0
 _BEAT_DIGITS = 12
 
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """Who holds a lock. `seen_from`: where its process can be seen, a boot of a host and a
-    namespace of processes; `started`: when the process began, in the kernel's words, since numbers
-    of processes are used again. Both are empty where the kernel does not tell. `mark` is random."""
+    """The process that holds a lock. `seen_from` is where the process can be seen: a boot of a host
+    and a namespace of processes. `started` is the kernel's time of its start, since process numbers
+    are used again. Both are empty where the kernel does not tell. `mark` is random."""
 
     host: str = "unknown"
     pid: int = 0
@@ -40,12 +41,12 @@ class Owner:
     started: str = ""
     mark: str = ""
 
-    def to_json(self) -> dict[str, Any]:
-        """The owner as its lock holds it."""
+    def to_json(self) -> dict[str, str | int]:
+        """Return the owner as the lock file holds it."""
         return {name: getattr(self, name) for name in self.__slots__}
 
     def is_dead(self) -> bool | None:
-        """Whether its process is no more; None where that can't be seen from here."""
+        """Return whether its process has ended; None where that can't be seen from here."""
         if not self.seen_from or self.seen_from != _seen_from():
             return None
         try:
@@ -58,7 +59,7 @@ class Owner:
 
 
 class Lease:
-    """A lock that this process holds; a thread lets it beat."""
+    """A lock that this process holds. A thread rewrites it at every beat."""
 
     def __init__(self, path: Path, owner: Owner) -> None:
         self._path, self._owner = path, owner
@@ -67,8 +68,8 @@ class Lease:
         self._thread.start()
 
     def check(self) -> None:
-        """EvalkitError (75) where the lock was lost: this process stood still for so long that
-        another took it for dead."""
+        """Raise EvalkitError (75) where the lock was lost: this process stood still for so long
+        that another one took it for dead."""
         if self._lost.is_set():
             raise EvalkitError(
                 "another process has taken this over, because this one stood still",
@@ -78,11 +79,11 @@ class Lease:
             )
 
     def release(self) -> None:
-        """Give the lock back."""
+        """Remove the lock."""
         self._over.set()
         self._thread.join()
         if not self._lost.is_set() and _read(self._path)[0] == self._owner:
-            with suppress(OSError):  # a folder made read-only: what stays is a dead owner's soon
+            with suppress(OSError):  # the folder is read-only now; the lock goes stale
                 self._path.unlink()
 
     def _beat(self) -> None:
@@ -95,7 +96,7 @@ class Lease:
                     return
                 _write(self._path, os.O_WRONLY, self._owner, count)
             except OSError:
-                pass  # a file server that is away for a moment; the next beat may reach it
+                pass  # the file server may be back at the next beat
 
 
 @contextmanager
@@ -103,11 +104,12 @@ def held(
     folder: Path, name: str = NAME, *, wait_s: float = 0.0,
     say: Callable[[str], None] = lambda _: None,
 ) -> Iterator[Lease]:  # fmt: skip
-    """Hold a folder's lock for the block.
+    """Hold a folder's lock until the end of the block.
 
-    A live owner is waited for `wait_s` seconds; one that can't be seen from here is watched for
-    `STALE_S` in any case, which `say` is told, and taken over where it does not beat. Raises
-    EvalkitError (3) naming the owner, or when the folder can't be written.
+    Wait up to `wait_s` seconds for a live owner. An owner that can't be seen from here is always
+    watched for up to `STALE_S`, which `say` announces, and its lock is taken over if it does not
+    beat. Raises EvalkitError (3), which names the owner, where the lock is held, and where the
+    folder can't be written.
     """
     path = folder / name
     owner = this_process(secrets.token_hex(8))
@@ -128,18 +130,18 @@ def held(
 
 
 class _Watched:
-    """Another's lock, looked at again and again."""
+    """A lock of another process, which is read again and again."""
 
     def __init__(self, path: Path, say: Callable[[str], None]) -> None:
         self.path, self._say = path, say
         self.owner = Owner()
         self._text: bytes | None = None
         self._beats = 0
-        self._told = False
-        self._since = time.monotonic()  # when it was first seen as it is
+        self._announced = False
+        self._since = time.monotonic()  # of the last change
 
     def is_dead(self) -> bool:
-        """Whether its owner is known to be dead, or has not let it beat for too long."""
+        """Read the lock. Return whether its owner has ended, or has not beaten for too long."""
         owner, text = _read(self.path)
         if text != self._text:
             same = self._text is not None and owner == self.owner
@@ -149,36 +151,35 @@ class _Watched:
         return dead if dead is not None else time.monotonic() - self._since > STALE_S
 
     def is_alive(self) -> bool:
-        """Whether its owner is known to live: it can be seen, or its lock was seen to beat."""
+        """Return whether its owner is known to live: its process is seen, or the lock beats."""
         return self.owner.is_dead() is False or self._beats > 0
 
     def wait(self) -> None:
-        """A moment, until the next look; longer where it goes over a network, and told."""
+        """Wait until the next look: longer, and with a message, where the owner can't be seen."""
         if self.owner.is_dead() is False:
             time.sleep(0.05)
             return
-        if not self._told:
-            self._told = True
+        if not self._announced:
+            self._announced = True
             who = f"process {self.owner.pid} on {self.owner.host}" if self.owner.pid else "somebody"
             self._say(f"{who} holds {self.path}: seeing for {STALE_S:.0f} s whether it lives")
         time.sleep(min(0.5, STALE_S / 10))
 
 
 def is_held(folder: Path, name: str = NAME) -> bool:
-    """Whether a process works on a folder now, as far as a look can tell: its lock is there, and
-    not of one that is known to be dead."""
+    """Return whether a lock is there whose owner is not known to be dead."""
     path = folder / name
     return path.exists() and not _read(path)[0].is_dead()
 
 
 def launched() -> str:
-    """What a container is told of the process that starts it, and lives and dies with it: in the
-    container every process is number 1 or so, which says nothing to anybody outside."""
+    """Return this process as `LAUNCHER` names it to a container that it starts and that ends with
+    it. In the container a process number means nothing to other hosts and containers."""
     return f"{os.getpid()}:{_started(os.getpid())}:{_seen_from()}"
 
 
 def this_process(mark: str = "") -> Owner:
-    """Return this process as an owner, or the launcher's process outside where one started it."""
+    """Return this process as an owner; in a container, the process outside that started it."""
     pid, started, seen_from = [*os.environ.get(LAUNCHER, "").split(":", 2), "", "", ""][:3]
     if pid.isdecimal():
         return Owner(socket.gethostname(), int(pid), seen_from, started, mark)
@@ -189,12 +190,12 @@ def _seen_from() -> str:
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
-    except OSError:  # not Linux: a host's processes are those that its name stands for
+    except OSError:  # not Linux: the host's name identifies its processes
         return "" if Path("/proc/self").exists() else socket.gethostname()
 
 
 def _started(pid: int) -> str:
-    """When a process began, in ticks since the boot; empty where the kernel does not tell."""
+    """Return when a process started, in ticks since the boot; empty where this is not known."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
     except (OSError, IndexError):
@@ -202,12 +203,13 @@ def _started(pid: int) -> str:
 
 
 def _read(path: Path) -> tuple[Owner, bytes]:
-    """A lock's owner and all that stands in it; nobody where it can't be read or names none."""
+    """Return a lock's owner and its whole content; an empty owner where it can't be read."""
     text = b""
     try:
         text = path.read_bytes()
-        found = canon.loads(text)["owner"]
-        return Owner(**{name: type(item)(found[name]) for name, item in _FIELDS.items()}), text
+        stored = canon.loads(text)["owner"]
+        fields: Any = {name: type(empty)(stored[name]) for name, empty in _FIELDS.items()}
+        return Owner(**fields), text
     except (OSError, ValueError, KeyError, TypeError):
         return Owner(), text
 
@@ -216,7 +218,7 @@ _FIELDS = Owner().to_json()
 
 
 def _write(path: Path, flags: int, owner: Owner, count: int) -> None:
-    """Write a lock in place. Its length never changes, so that a beat can't fill a disk."""
+    """Write a lock in place. Its length never changes, so a beat can't fill a disk."""
     text = canon.dumps({"beat": f"{count:0{_BEAT_DIGITS}}", "owner": owner.to_json()})
     handle = os.open(path, flags, 0o600)
     try:
@@ -232,7 +234,7 @@ def _taken(path: Path, owner: Owner) -> bool:
     except FileExistsError:
         return False
     except OSError as error:
-        if _read(path)[0] in (Owner(), owner):  # made, and then there was no room to sign it
+        if _read(path)[0] in (Owner(), owner):  # it was created, and then the disk was full
             with suppress(OSError):
                 path.unlink(missing_ok=True)
         raise EvalkitError(
@@ -254,7 +256,7 @@ def _locked(path: Path, owner: Owner) -> EvalkitError:
 
 
 def _take_away(path: Path, owner: Owner) -> None:
-    """Remove a dead owner's lock, and put back what another process has meanwhile locked."""
+    """Remove a dead owner's lock. If another process has locked meanwhile, put its lock back."""
     aside = canon.beside(path)
     with suppress(FileNotFoundError):
         path.rename(aside)

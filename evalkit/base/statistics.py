@@ -17,31 +17,31 @@ _TINY = 1e-300
 
 
 def mean(values: Sequence[float]) -> float:
-    """The arithmetic mean of at least one value."""
+    """Return the arithmetic mean of at least one value."""
     assert values, "a mean needs a value"
     return _sum(values) / len(values)
 
 
 def sample_stddev(values: Sequence[float]) -> float:
-    """The standard deviation with Bessel's correction (n - 1), of at least two values."""
+    """Return the standard deviation with Bessel's correction (n - 1), of at least two values."""
     assert len(values) > 1, "a sample standard deviation needs two values"
     centre = mean(values)
     return math.sqrt(_sum([(value - centre) ** 2 for value in values]) / (len(values) - 1))
 
 
 def standard_error(values: Sequence[float]) -> float:
-    """The standard error of a mean: sample stddev / sqrt(n), lm-eval's `mean_stderr`."""
+    """Return the standard error of a mean: sample stddev / sqrt(n), lm-eval's `mean_stderr`."""
     return sample_stddev(values) / math.sqrt(len(values))
 
 
 def weighted_mean(values: Sequence[float], sizes: Sequence[float]) -> float:
-    """A group's score: its members' scores weighted by their sizes."""
+    """Return a group's score: its members' scores weighted by their sizes."""
     assert len(values) == len(sizes), "a size for every value"
     return _sum([value * size for value, size in zip(values, sizes, strict=True)]) / _sum(sizes)
 
 
 def pooled_standard_error(errors: Sequence[float], sizes: Sequence[int]) -> float:
-    """The standard error of a size-weighted group mean, lm-eval's `pooled_sample_stderr`.
+    """Return the standard error of a size-weighted group mean, lm-eval's `pooled_sample_stderr`.
 
     The pooled variance sum((n_i - 1) s_i^2) / (sum n_i - k), with s_i^2 = n_i SE_i^2, over sum n_i.
     Source: https://en.wikipedia.org/wiki/Pooled_variance
@@ -97,7 +97,7 @@ class Difference:
         return 2 * t_tail(self._ratio(0.0), self.freedom)
 
     def interval(self, level: float = 1 - ALPHA) -> tuple[float, float] | None:
-        """The two-sided confidence interval."""
+        """Return the two-sided confidence interval."""
         if self.error is None:
             return None
         half = t_quantile(0.5 + level / 2, self.freedom) * self.error
@@ -135,7 +135,7 @@ class Difference:
 
 
 def clustered(clusters: Sequence[Pairs]) -> Difference:
-    """The mean of paired differences and its standard error, clustered.
+    """Return the mean of paired differences and its standard error, clustered.
 
     Each cluster holds the (difference, weight) pairs of documents whose errors may be correlated;
     a cluster a document gives the ordinary paired t-test. The estimate is sum(d w) / sum(w); with
@@ -210,7 +210,7 @@ def _root(rising: Callable[[float], float]) -> float:
 
 
 def _beta(a: float, b: float, x: float) -> float:
-    """The regularised incomplete beta function I_x(a, b).
+    """Return the regularised incomplete beta function I_x(a, b).
     Source: its continued fraction, DLMF 8.17.22, by Lentz's method."""
     if x <= 0 or x >= 1:
         return float(x >= 1)

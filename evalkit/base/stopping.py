@@ -1,10 +1,10 @@
-"""The signals that end a run: SIGINT, SIGTERM, SIGUSR1 (Slurm's warning), SIGHUP (the terminal is
-gone).
+"""The signals that end a run: SIGINT, SIGTERM, SIGUSR1 (Slurm's warning), SIGHUP (the terminal has
+closed).
 
-They all mean the same. Where nothing much is lost by it they end the process at once, as
-KeyboardInterrupt; while batches are computed they are `deferred`, so that the one in hand can be
-kept if it is done within a grace. A signal that was ignored when the process started (nohup, a
-background job) stays ignored.
+All of them mean the same. Where little is lost, they end the process at once, as KeyboardInterrupt.
+While batches are computed they are `deferred`, so that the current batch is kept if it ends within
+a grace period. A signal that was ignored when the process started (nohup, a background job) stays
+ignored.
 """
 
 import os
@@ -13,12 +13,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-GRACE_S = 20.0  # that batches in hand get unless the user says otherwise
+GRACE_S = 20.0  # default for the current batches
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 
 
 def _set(handler: Callable[..., Any]) -> dict[int, Any]:
-    """Let the signals call `handler`; what they called before."""
+    """Let the signals call `handler`, and return their former handlers."""
     before: dict[int, Any] = {number: signal.getsignal(number) for number in SIGNALS}
     before = {number: old for number, old in before.items() if old != signal.SIG_IGN}
     for number in before:
@@ -39,26 +39,27 @@ def at_once() -> None:
 
 
 def told(notice: Callable[[], None]) -> None:
-    """Let every signal only call `notice`, for good: in a worker, whose parent decides."""
+    """Let signals only call `notice` until the process ends: the parent of a worker decides."""
     _set(lambda *_: notice())
 
 
 class Stop:
-    """Whether the process was asked to stop."""
+    """Whether a signal has asked the process to stop."""
 
     def __init__(self) -> None:
         self.asked = False
 
     def check(self) -> None:
-        """KeyboardInterrupt if it was."""
+        """Raise KeyboardInterrupt if the process was asked to stop."""
         if self.asked:
             raise KeyboardInterrupt
 
 
 @contextmanager
 def deferred(grace_s: float, notice: Callable[[], None]) -> Iterator[Stop]:
-    """Within the block the first signal only marks `Stop`, and `notice` is called; the block is to
-    end by itself soon. KeyboardInterrupt comes after `grace_s` seconds, and on a second SIGINT."""
+    """Until the end of the block, let the first signal only mark `Stop` and call `notice`; the
+    block should then end by itself. KeyboardInterrupt is raised after `grace_s` seconds, and on a
+    second SIGINT."""
     stop = Stop()
 
     def handle(number: int, _: Any) -> None:

@@ -1,6 +1,14 @@
-"""The engine itself: a loaded model that sends a batch to scoring or to generation."""
+"""The engine: a loaded model that scores or generates the batches of a plan.
 
+A batch that does not fit into memory is cut in halves, always at the same places. The halves keep
+the batch's width, slots, chunk and trunk, so each row is computed at the same padded width. Which
+rows a half holds depends on the batch only; whether it was cut depends on the memory. The engine
+therefore reports a cut, and a run's bits are promised for equal cuts only.
+"""
+
+import gc
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -8,29 +16,34 @@ from typing import Any
 import torch
 
 from evalkit.base.errors import EvalkitError, Exit
+from evalkit.engine import passes
 from evalkit.engine.answers import generate, scoring
-from evalkit.engine.hardware import kernels, split, weights
+from evalkit.engine.hardware import kernels, weights
 from evalkit.engine.hardware.device import AUTO, keep_freed_memory
 from evalkit.engine.numerics.numerics import Numerics, fix_numerics, numerics_for, quantization
 from evalkit.engine.text import decoding, processors
-from evalkit.engine.tree import attention, rotary, tail
+from evalkit.engine.tree import attention, tail
 from evalkit.inputs.models.model import Model
 from evalkit.inputs.models.tokenizer import Tokenizer
+from evalkit.inputs.types import Answer
 from evalkit.plan.batch import Batch
 from evalkit.plan.requests.request import Settings
 
 __all__ = ["NAME", "Engine", "Numerics", "load", "numerics_for", "quantization"]
 NAME = "evalkit"
+Answers = dict[str, Answer]  # by part id
+# How a full memory shows without a torch.OutOfMemoryError: torch's CPU allocator, cuBLAS.
+_OUT_OF_MEMORY = ("DefaultCPUAllocator", "CUBLAS_STATUS_ALLOC_FAILED")
 
 
 class Engine:
     """A loaded model. `execute` is a pure function of the weights, the numerics and the batch.
 
-    `device` is where inputs go (that of the embedding, where the model lies on several); `kept` is
-    the last trunk's state, which only saves time and is dropped when memory runs out; `last_split`
-    is how deep the last executed batch was cut in halves for lack of memory: 0, it was not.
-    `generation` is the model's own generation config where that changes the most probable text,
-    `warpers` what is done to logits that are drawn from, by settings.
+    `device` is where inputs go: the embedding's, where the model lies on several devices. `kept`
+    is the state of the last trunk; it only saves time and is dropped when memory runs out.
+    `last_split` counts how often the last batch was cut in halves for lack of memory. `generation`
+    is the model's own generation config, if it changes the most probable text. `warpers` holds the
+    warpers of sampled texts by settings.
     """
 
     def __init__(
@@ -47,22 +60,22 @@ class Engine:
 
     @cached_property
     def tail(self) -> tail.Tail:
-        """Where the model's attention ends (level tree)."""
+        """The modules after the model's last attention (level tree)."""
         return tail.find(self.model)
 
     @cached_property
     def endings(self) -> decoding.Endings:
-        """Which tokens may complete a stop string."""
+        """The tokens that may complete a stop string."""
         return decoding.Endings(self.tokenizer)
 
     def on_step(self, notice: Callable[[], None]) -> None:
-        """Call `notice` after every forward pass: a sign of life within a long batch."""
+        """Call `notice` after every forward pass, to show progress within a long batch."""
         self.model.register_forward_hook(lambda *_: notice())
 
-    def execute(self, batch: Batch) -> dict[str, dict[str, Any]]:
-        """Answers of a batch by part id, and `last_split`; EvalkitError when the device has too
-        little memory for a single row."""
-        done = split.run(batch, self._answers, self._free)
+    def execute(self, batch: Batch) -> dict[str, Any]:
+        """Return the `Answer`s of a batch by part id, and set `last_split`. Raises EvalkitError if
+        the device has too little memory for a single row."""
+        done = execute_split(batch, self._answers, self._free)
         if done is None:
             raise EvalkitError(
                 f"out of memory in a batch of {len(batch.rows)} rows x {batch.width} tokens, cut"
@@ -76,12 +89,15 @@ class Engine:
 
     def together(
         self, first: Batch, more: Callable[[int], Batch | None],
-        answered: Callable[[Batch, dict[str, dict[str, Any]]], None],
+        answered: Callable[[Batch, Answers], None],
     ) -> None:  # fmt: skip
-        """Answer a generating batch and those that `more` gives (None: no more now), which have its
-        settings and slots, side by side (level tree): each one's answers, told to `answered`, are
-        those of `execute`. `more` is told how many tokens of trunks are held for those in hand.
-        Where memory runs out, the rest are executed one by one."""
+        """Generate the answers of several batches side by side (level tree).
+
+        `more` returns another batch with the settings and slots of `first`, or None if there is
+        none now; its argument is the number of trunk tokens that the current batches hold.
+        `answered` is called with each finished batch and its answers, which equal those of
+        `execute`. When memory runs out, the batches that are left are executed one by one.
+        """
         left: dict[str, Batch] = {first.id: first}
 
         def following(held: int) -> Batch | None:
@@ -90,23 +106,23 @@ class Engine:
                 left[batch.id] = batch
             return batch
 
-        def told(batch: Batch, answers: dict[str, dict[str, Any]]) -> None:
+        def finished(batch: Batch, answers: Answers) -> None:
             self.last_split = 0
             answered(left.pop(batch.id), answers)
 
         def attempt() -> None:
             with torch.inference_mode():
-                rotary.reset(self.model)
-                generate.together(self, first, following, told)
+                passes.reset_rotary(self.model)
+                generate.together(self, first, following, finished)
 
-        if not split.fits(attempt):
+        if not fits(attempt):
             self._free()
             for batch in list(left.values()):
                 answered(batch, self.execute(batch))
 
-    def _answers(self, batch: Batch) -> dict[str, dict[str, Any]]:
+    def _answers(self, batch: Batch) -> Answers:
         with torch.inference_mode():
-            rotary.reset(self.model)
+            passes.reset_rotary(self.model)
             if batch.kind == "generate_until":
                 return generate.generate(self, batch)
             return scoring.score(self, batch)
@@ -116,20 +132,79 @@ class Engine:
         torch.cuda.empty_cache()  # does nothing where there is no GPU
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an exception says that an allocation failed."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and any(word in str(error) for word in _OUT_OF_MEMORY)
+
+
+def fits(attempt: Callable[[], None]) -> bool:
+    """Call `attempt` and return whether memory was enough. What a failed attempt held is released
+    before this returns."""
+    try:
+        attempt()
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return False
+    return True
+
+
+def halves(batch: Batch) -> tuple[Batch, Batch]:
+    """Return two batches with the id of this one: the first half of its rows, and the rest, each
+    with its targets."""
+    cut = len(batch.rows) // 2
+    first = tuple(target for target in batch.targets if target.row < cut)
+    rest = (target for target in batch.targets if target.row >= cut)
+    second = tuple(replace(target, row=target.row - cut) for target in rest)
+    return (
+        replace(batch, rows=batch.rows[:cut], targets=first),
+        replace(batch, rows=batch.rows[cut:], targets=second),
+    )
+
+
+def execute_split(
+    batch: Batch, attempt: Callable[[Batch], Answers], free: Callable[[], None]
+) -> tuple[Answers, int] | None:
+    """Return the answers of a batch and how often it was cut in halves (0: it was not); None where
+    a single row does not fit.
+
+    Each piece is attempted twice: `free` is called between, and releases what is kept to save time.
+    """
+    answers: list[Answers] = []
+    for _ in range(2):
+        if fits(lambda: answers.append(attempt(batch))):
+            return answers[0], 0
+        free()
+        gc.collect()  # the failed attempt's frames and its exception refer to each other
+    if len(batch.rows) == 1:
+        return None
+    joined: Answers = {}
+    deepest = 0
+    for half in halves(batch):
+        done = execute_split(half, attempt, free)
+        if done is None:
+            return None
+        joined |= done[0]
+        deepest = max(deepest, done[1])
+    return {target.id: joined[target.id] for target in batch.targets}, deepest + 1
+
+
 def eos_ids(model: Any, tokenizer: Tokenizer) -> frozenset[int]:
-    """Token ids that end a text: the tokenizer's EOS and those of the generation config."""
-    found = {tokenizer.hf.eos_token_id}
+    """Return the token ids that end a text: the tokenizer's EOS and those of the model's generation
+    config."""
     stated = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
-    found.update(stated if isinstance(stated, list) else [stated])
-    return frozenset(token for token in found if token is not None)
+    ids = [tokenizer.hf.eos_token_id, *(stated if isinstance(stated, list) else [stated])]
+    return frozenset(token for token in ids if token is not None)
 
 
 def load(
     model: Model, tokenizer: Tokenizer, numerics: Numerics, device: str,
     *, level: str, adapter: Path | None = None,
 ) -> Engine:  # fmt: skip
-    """Fix the numerics and load the weights on `device` ("auto": over all GPUs), ready for batches
-    of a level. Raises EvalkitError when that can't be done."""
+    """Set the numerics, load the weights on `device` ("auto": over all GPUs) and return an engine
+    for batches of a level. Raises EvalkitError where the model can't be loaded."""
     fix_numerics(numerics)
     loaded = weights.load(model, numerics, device, adapter)
     if kernels.needs_cumsum(loaded.config, device):

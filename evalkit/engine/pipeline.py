@@ -1,17 +1,20 @@
-"""Several batches at once through the layer stages of a model that lies on several devices.
+"""Runs several batches at once through the layer stages of a model that lies on several devices.
 
-`device_map` alone lets one device compute while the others wait. Here as many batches are under way
-as there are stages, each in a lane of its own: a thread, a stream on every GPU, so that no lane
-waits for what another has given to a device, and a tree of modules that shares every weight with
-the others and nothing that a forward pass changes. A stage takes one batch at a time.
-Every batch is computed alone, by the same kernels in the same order as without lanes, so its bits
-are the same; only when is another matter. A trunk's cache is kept by each lane for itself.
+With `device_map` alone one device computes while the others wait. Here as many batches run as there
+are stages, each in its own lane. A lane is a thread with a stream on every GPU, so that no lane
+waits for the work of another, and a tree of modules that shares all weights with the other lanes
+but nothing that a forward pass changes. A stage computes for one lane at a time.
+
+Each batch is computed alone, by the same kernels in the same order as without lanes, so its bits
+are the same; only the time differs. Each lane keeps the cache of its own last trunk.
 """
 
 import copy
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from queue import SimpleQueue
@@ -20,13 +23,67 @@ from typing import Any
 import torch
 
 from evalkit.engine.core import Engine
-from evalkit.engine.hardware import clock
-from evalkit.engine.hardware.clock import Clock, Mark
+
+Mark = Callable[[], float]  # returns the moment in seconds, once the work is done
+
+
+class Clock:
+    """Marks moments in the work of devices, in seconds of the monotonic clock.
+
+    The host only queues work for a GPU, so the moment comes from an event in the GPU's stream. A
+    CPU computes while it is called, so there the host's clock is right.
+    """
+
+    def __init__(self, devices: Iterable[torch.device]) -> None:
+        self._bases: dict[torch.device, tuple[float, Any]] = {}
+        for device in dict.fromkeys(devices):
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+                self._bases[device] = (time.monotonic(), _event(device))
+
+    def mark(self, device: torch.device) -> Mark:
+        """Mark the moment when a device has done all the work that it was given so far."""
+        if device not in self._bases:
+            now = time.monotonic()
+            return lambda: now
+        begin, base = self._bases[device]
+        event = _event(device)
+
+        def moment() -> float:
+            event.synchronize()
+            return begin + float(base.elapsed_time(event)) / 1000
+
+        return moment
+
+
+def _event(device: torch.device) -> Any:
+    untyped: Any = torch.cuda
+    event = untyped.Event(enable_timing=True)
+    event.record(torch.cuda.current_stream(device))
+    return event
+
+
+def streams(devices: Iterable[torch.device]) -> list[Any]:
+    """Return a new stream on each GPU among the devices, once their work so far is done."""
+    untyped: Any = torch.cuda
+    gpus = [device for device in dict.fromkeys(devices) if device.type == "cuda"]
+    for device in gpus:
+        torch.cuda.synchronize(device)
+    return [untyped.Stream(device) for device in gpus]
+
+
+@contextmanager
+def using(streams: Iterable[Any]) -> Iterator[None]:
+    """Send this thread's GPU work to these streams until the end of the block."""
+    with ExitStack() as stack:
+        for stream in streams:
+            stack.enter_context(torch.cuda.stream(stream))
+        yield
 
 
 @dataclass(frozen=True, slots=True)
 class Busy:
-    """A stretch of time in which a stage computed for a lane, by its device's word (`Clock`)."""
+    """The time in which a stage computed for a lane, as the device's `Clock` measured it."""
 
     stage: int
     lane: int
@@ -35,8 +92,8 @@ class Busy:
 
 
 def first_layers(model: Any, stages: int | None = None) -> list[int]:
-    """The layer that each stage begins with: where the device changes, or of `stages` about equal
-    parts."""
+    """Return the index of each stage's first layer. A stage begins where the device changes; with
+    `stages`, the layers are cut into that many parts of about equal size."""
     layers = _layers(model)
     if stages is not None:
         assert 1 <= stages <= len(layers), "a stage has a layer"
@@ -46,21 +103,20 @@ def first_layers(model: Any, stages: int | None = None) -> list[int]:
 
 
 def _layers(model: Any) -> torch.nn.ModuleList:
-    """The model's decoder layers: its longest list of modules."""
+    """Return the model's decoder layers: its longest list of modules."""
     lists = [module for module in model.modules() if isinstance(module, torch.nn.ModuleList)]
     return max(lists, key=len, default=torch.nn.ModuleList())
 
 
 def devices(model: Any, first: list[int]) -> list[torch.device]:
-    """The device that each stage computes on."""
-    layers = _layers(model)
-    found = [next((p.device for p in layers[at].parameters()), None) for at in first]
-    return [device or torch.device("cpu") for device in found]
+    """Return the device that each stage computes on."""
+    layers, cpu = _layers(model), torch.device("cpu")
+    return [next((p.device for p in layers[index].parameters()), cpu) for index in first]
 
 
 class Stages:
-    """The stages of a model, each with at most one batch in it. With `measured`, `busy` says who
-    computed in which, and when."""
+    """The stages of a model, each for one lane at a time. With `measured`, `busy` lists when each
+    stage computed and for which lane."""
 
     def __init__(self, first: list[int], *, measured: bool = False) -> None:
         self.first, self.measured = first, measured
@@ -70,29 +126,29 @@ class Stages:
 
     @property
     def busy(self) -> list[Busy]:
-        """The stretches so far; waits until the devices have come to their ends."""
+        """The times so far. This waits until the devices have done the work."""
         return [Busy(stage, lane, start(), end()) for stage, lane, start, end in self._marks]
 
     def guard(self, model: Any, lane: int) -> None:
-        """Let a lane's model wait for each stage that it comes to."""
+        """Make a lane's model wait for each stage before it enters it."""
         where = devices(model, self.first)
         if self.measured and self._clock is None:
             self._clock = Clock(where)
-        now = _Held(self._locks, lane, self._clock, where, self._marks)
-        model.register_forward_pre_hook(lambda *_: now.move(0))
+        position = _Position(self._locks, lane, self._clock, where, self._marks)
+        model.register_forward_pre_hook(lambda *_: position.move(0))
         for stage, index in enumerate(self.first[1:], 1):
-            move: Callable[..., None] = _mover(now, stage)
-            _layers(model)[index].register_forward_pre_hook(move)
+            enter: Callable[..., None] = _entering(position, stage)
+            _layers(model)[index].register_forward_pre_hook(enter)
         # also where a pass ends in an error: the other lanes go on
-        model.register_forward_hook(lambda *_: now.move(None), always_call=True)
+        model.register_forward_hook(lambda *_: position.move(None), always_call=True)
 
 
-def _mover(held: "_Held", stage: int) -> Callable[..., None]:
-    return lambda *_: held.move(stage)
+def _entering(position: "_Position", stage: int) -> Callable[..., None]:
+    return lambda *_: position.move(stage)
 
 
-class _Held:
-    """Which stage a lane is in."""
+class _Position:
+    """The stage that a lane is in."""
 
     def __init__(
         self, locks: list[threading.Lock], lane: int, clock: Clock | None,
@@ -104,7 +160,7 @@ class _Held:
         self._since: Mark | None = None
 
     def move(self, stage: int | None) -> None:
-        """Leave the stage that the lane is in, for another or for none."""
+        """Leave the current stage and enter another one, or none."""
         if self._stage is not None:
             if self._clock is not None and self._since is not None:
                 end = self._clock.mark(self._where[self._stage])
@@ -118,21 +174,21 @@ class _Held:
 
 
 def lanes(engine: Engine, stages: Stages, count: int | None = None) -> list[Engine]:
-    """Engines on one engine's weights, as many as there are stages unless `count` says otherwise;
-    each is for one thread at a time. Whoever has them leaves the engine itself alone."""
-    made = []
+    """Return engines that share one engine's weights: `count` of them, or one a stage. Each is for
+    one thread at a time. The engine itself must not be used beside them."""
+    engines = []
     for lane in range(count or len(stages.first)):
         model = _sharing(engine.model)
         stages.guard(model, lane)
-        made.append(
+        engines.append(
             Engine(model, engine.tokenizer, str(engine.device), engine.level, engine.numerics)
         )
-    return made
+    return engines
 
 
 def _sharing(model: Any) -> Any:
-    """A copy of a model's tree of modules with the same weights; what rotary embeddings remember is
-    its own."""
+    """Return a copy of a model's tree of modules with the same weights. Its rotary embeddings keep
+    a state of their own."""
     memory = {id(weight): weight for weight in model.parameters()}
     for module in model.modules():
         if not hasattr(module, "rope_type"):
@@ -144,16 +200,19 @@ def spread(
     lanes: list[Engine], following: Callable[[], int | None],
     one: Callable[[int, Engine], None], end: Callable[[], None],
 ) -> None:  # fmt: skip
-    """Have `one` done for each number that `following` gives, in whichever lane is free, until it
-    gives None. An error in a lane calls `end`, which is to make it do so, and is raised then."""
+    """Call `one` for each number that `following` returns, in any free lane, until it returns None.
+
+    After an error in a lane, `end` is called, which must make `following` return None; the error is
+    raised when the other lanes are done.
+    """
     free: SimpleQueue[Engine] = SimpleQueue()
     under_way: list[Future[None]] = []
-    own = {id(lane): clock.streams(p.device for p in lane.model.parameters()) for lane in lanes}
+    own = {id(lane): streams(p.device for p in lane.model.parameters()) for lane in lanes}
     for lane in lanes:
         free.put(lane)
 
     def work(index: int, lane: Engine) -> None:
-        with clock.within(own[id(lane)]):
+        with using(own[id(lane)]):
             one(index, lane)
 
     def over(done: Future[None], lane: Engine) -> None:
@@ -171,7 +230,7 @@ def spread(
 
 
 def overlap(busy: list[Busy]) -> float:
-    """The share of the time in which any stage works in which at least two do."""
+    """Return the share of the busy time in which at least two stages work."""
     moments = sorted([(b.start, 1) for b in busy] + [(b.end, -1) for b in busy])
     some = several = 0.0
     working, before = 0, 0.0

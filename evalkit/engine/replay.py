@@ -1,27 +1,29 @@
-"""What a model gives for answers that are there already: each token's log-probability and margin,
-by teacher forcing.
+"""Computes a model's log-probabilities and margins for the tokens of existing answers, by teacher
+forcing.
 
-One forward pass over prompt and answer takes the place of a pass for each token, and a wrong token
-does not change what follows it. Sharing and packing are the plan's, so that the cost is that of its
-prompts. `in_float32` lets the same be computed without the rounding of a lower precision. `twice`
-gives such values beside others that are as good.
+One forward pass over prompt and answer replaces a pass for each token, and a wrong token does not
+change the values after it. Rows are shared and packed as in the plan, so the cost is that of its
+prompts. `in_float32` computes the same without the rounding of a lower precision. `twice` returns
+such values beside those of a reference.
 """
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
 from evalkit.base import canon
+from evalkit.engine import passes
 from evalkit.engine.answers import scoring
 from evalkit.engine.numerics.numerics import DTYPES
 from evalkit.engine.probe import reference
 from evalkit.engine.probe.reference import Answered
 from evalkit.engine.text import decoding, processors, thoughts
-from evalkit.engine.tree import attention, rotary
+from evalkit.engine.tree import attention
 from evalkit.engine.tree.tree import depths
+from evalkit.inputs.types import Generation
 from evalkit.plan.batch import Batch, BatchTarget
 from evalkit.plan.requests.request import Settings
 
@@ -31,8 +33,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Replayed:
-    """Of each token of an answer, in order: its log-probability, and by how much its logit is ahead
-    of (negative: behind) the best of the others."""
+    """For each token of an answer, in order: its log-probability, and the difference between its
+    logit and the best of the others."""
 
     logprobs: list[float]
     margins: list[float]
@@ -46,23 +48,23 @@ class Replayed:
 def replay(
     engine: "Engine", batch: Batch, generated: Mapping[str, Settings]
 ) -> dict[str, Replayed]:
-    """Every target of a scoring batch by part id. `generated`: with which settings those of them
-    that are texts were written, so that the same is done to their logits."""
+    """Replay every target of a scoring batch, and return the values by part id. `generated` holds
+    the settings of targets that are generated texts, whose logits are processed as they were."""
     with torch.inference_mode():
-        rotary.reset(engine.model)
+        passes.reset_rotary(engine.model)
         rows = scoring.rows_at_once(engine, batch)
-        found: dict[str, Replayed] = {}
+        replayed: dict[str, Replayed] = {}
         for first in range(0, len(batch.rows), rows):
             targets = [t for t in batch.targets if first <= t.row < first + rows]
-            found |= _replayed(engine, batch, first, rows, targets, generated)
-    return found
+            replayed |= _replayed(engine, batch, first, rows, targets, generated)
+    return replayed
 
 
 def _replayed(
     engine: "Engine", batch: Batch, first: int, rows: int, targets: list[BatchTarget],
     generated: Mapping[str, Settings],
 ) -> dict[str, Replayed]:  # fmt: skip
-    """The targets of some rows, from one forward pass."""
+    """Replay the targets of some rows in one forward pass."""
     before = batch.trunk.length if batch.trunk else 0
     paths = []
     for target in targets:
@@ -71,7 +73,7 @@ def _replayed(
     places = sorted({(row - first, at) for path in paths for (row, at), _ in path})
     number = {place: index for index, place in enumerate(places)}
     logits = scoring.forward(engine, batch, batch.rows[first : first + rows], places)
-    found = {}
+    replayed = {}
     for target, path in zip(targets, paths, strict=True):
         index = [number[row - first, at] for (row, at), _ in path]
         labels = [label for _, label in path]
@@ -79,8 +81,8 @@ def _replayed(
         if target.id in generated:
             tokens = [*batch.tokens_of(target), target.last]
             values = _processed(engine, tokens, labels, values, generated[target.id])
-        found[target.id] = Replayed(*reference.chances(values, labels))
-    return found
+        replayed[target.id] = Replayed(*reference.chances(values, labels))
+    return replayed
 
 
 def _processed(
@@ -94,8 +96,8 @@ def _processed(
 
 
 def rounds(engine: "Engine") -> bool:
-    """Whether an engine computes in less than float32 and could do so in float32: a quantised model
-    can't."""
+    """Return whether an engine computes in less than float32 and could compute in float32, which a
+    quantised model can't."""
     low = engine.numerics.profile == "native" and DTYPES[engine.numerics.dtype] != torch.float32
     return low and getattr(engine.model.config, "quantization_config", None) is None
 
@@ -103,7 +105,7 @@ def rounds(engine: "Engine") -> bool:
 @contextmanager
 def in_float32(engine: "Engine") -> Iterator[None]:
     """Let an engine compute in float32 from its stored weights until the end of the block."""
-    engine.kept = None  # a trunk's state is of one precision
+    engine.kept = None  # the state of a trunk has one precision
     try:
         with reference.float32(engine.model):
             yield
@@ -112,27 +114,28 @@ def in_float32(engine: "Engine") -> Iterator[None]:
 
 
 def twice(engine: "Engine", batch: Batch, count: int) -> list[tuple[float, float]]:
-    """Log-probabilities of `count` targets, token by token: replayed, and the model's own, which
-    are those in float32 where it computes in less, else those of each sequence alone."""
+    """Return pairs of log-probabilities for the tokens of `count` targets: replayed, and from a
+    reference. The reference is in float32 where the engine computes in less, else it is each
+    sequence alone."""
     replayed = replay(engine, batch, {})
-    found: list[tuple[float, float]] = []
+    pairs: list[tuple[float, float]] = []
     with torch.inference_mode(), attention.plain(engine):
-        rotary.reset(engine.model)
+        passes.reset_rotary(engine.model)
         for target in batch.targets[:count]:
             values = replayed[target.id].logprobs
             answer = Answered([*batch.tokens_of(target), target.last], len(values), 0, False, [])
             with reference.float32(engine.model) if rounds(engine) else nullcontext():
                 (own,) = reference.forward(engine, [answer])
-            found += zip(values, own.each, strict=True)
-    return found
+            pairs += zip(values, own.each, strict=True)
+    return pairs
 
 
 def retold(
     engine: "Engine", prompt: list[int], tokens: list[int], settings: Settings
-) -> tuple[dict[str, Any], str]:
-    """What the journal holds of the text that these tokens are behind a prompt, and why it ended
-    with the last of them; the reason is empty where it would not have ended there, or earlier."""
-    chooser = processors.Chooser(prompt, None, None)  # what is there is not chosen again
+) -> tuple[Generation, str]:
+    """Return the journal's answer for a text of these tokens after a prompt, and why it stopped at
+    the last of them. The reason is empty where the text would stop earlier, or not yet."""
+    chooser = processors.Chooser(prompt, None, None)  # existing tokens are not chosen again
     thought = thoughts.of(engine.tokenizer, settings, prompt)
     text = decoding.Text("", chooser, None, thought=thought)
     too_late = False

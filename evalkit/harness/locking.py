@@ -12,7 +12,7 @@ from typing import Any
 
 from evalkit.base import canon, schema
 from evalkit.base.errors import EvalkitError, Exit
-from evalkit.base.machine.stamp import Unknown
+from evalkit.base.machine.types import Unknown
 from evalkit.harness import tasks
 from evalkit.harness.asking import asked
 from evalkit.harness.data import loading, pinning

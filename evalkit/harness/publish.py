@@ -7,6 +7,7 @@ run gives the same files anywhere; where a number came from stands in record.jso
 import hashlib
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ ELSEWHERE = "see record.json"
 BOOTSTRAP_ITERS = 100000  # lm-eval's default
 
 
-def clean(results: dict[str, Any], folder: Path | None = None) -> dict[str, Any]:
+def clean(results: Mapping[str, Any], folder: Path | None = None) -> dict[str, Any]:
     """lm-eval's results as JSON values, task paths and object addresses replaced; `folder`: the
     suite's own task folder."""
     return {key: _without_host(plain(value), folder) for key, value in results.items()}
@@ -64,14 +65,15 @@ def _clean_source(path: Any) -> str:
 
 
 def published(
-    results: dict[str, Any], hashes: dict[str, str], suite: Suite, model: str,
-    tokenizer: dict[str, Any],
-) -> dict[str, Any]:  # fmt: skip
+    results: Mapping[str, object], hashes: dict[str, str], suite: Suite, model: str,
+    tokenizer: Mapping[str, object],
+) -> dict[str, object]:  # fmt: skip
     """results.json. `hashes`: each leaf task's `task_hash`; `tokenizer`: what lm-eval reports of
     one (`tokenizer.reported`)."""
-    template, instruction = tokenizer.pop("chat_template"), suite.system_instruction
-    template = template if suite.apply_chat_template else None  # what was applied, as lm-eval says
-    return results | {
+    template = tokenizer["chat_template"] if suite.apply_chat_template else None
+    instruction = suite.system_instruction
+    return {
+        **results,
         "config": _call(suite, model),
         "git_hash": ELSEWHERE,
         "date": 0,
@@ -79,7 +81,7 @@ def published(
         "transformers_version": stamp.version("transformers"),
         "lm_eval_version": stamp.version("lm_eval"),
         "upper_git_hash": None,
-        **tokenizer,
+        **{key: value for key, value in tokenizer.items() if key != "chat_template"},
         "task_hashes": hashes,
         "model_source": "evalkit",
         "model_name": model,
@@ -93,7 +95,7 @@ def published(
     }
 
 
-def _call(suite: Suite, model: str) -> dict[str, Any]:
+def _call(suite: Suite, model: str) -> dict[str, object]:
     """What lm-eval reports of its own call."""
     return {
         "model": "evalkit",

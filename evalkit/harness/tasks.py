@@ -10,13 +10,13 @@ import logging
 import random
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypedDict
 
 from evalkit.base.errors import EvalkitError, Exit, first_line, one_of
 from evalkit.harness import index, verdicts
@@ -32,10 +32,8 @@ _NO_PLACE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT,
 
 @dataclass(frozen=True, slots=True)
 class Leaf:
-    """A loaded leaf task and the data that it was served: what a lock pins.
-
-    `drawn`: the state of Python's and numpy's generators once its member of the suite was loaded.
-    """
+    """A loaded leaf task and its data, as a lock pins them. `drawn` is the state of Python's and
+    numpy's generators after its member of the suite was loaded."""
 
     name: str
     task: Any  # lm_eval.api.task.Task
@@ -44,15 +42,23 @@ class Leaf:
 
     @property
     def each(self) -> Rows:
-        """Its rows one by one; every one of them is hashed for it."""
+        """Its rows one by one, each of which is hashed for it."""
         return pinning.single_rows(self.task, self.locked)
 
     def draw_again(self) -> None:
-        """Let what it draws from the generators be what it drew before, whatever came between."""
+        """Set the generators back to their state after loading, so that the task draws the same."""
         import numpy as np
 
         random.setstate(self.drawn[0])
         np.random.set_state(self.drawn[1])
+
+
+class TaskDict(TypedDict):
+    """lm-eval's loaded tasks and groups by name, and the leaf tasks of each group."""
+
+    tasks: dict[str, Any]  # lm_eval.api.task.Task
+    groups: dict[str, Any]  # lm_eval.api.group.Group
+    group_map: dict[str, list[str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +68,7 @@ class Loaded:
     suite: Suite
     leaves: dict[str, Leaf]
     groups: dict[str, list[str]]
-    task_dict: dict[str, Any]
+    task_dict: TaskDict
     top_level: dict[str, list[str]]  # suite member -> its leaf tasks
     lock: Lock | None = None  # that it was held against
 
@@ -93,7 +99,7 @@ def load(suite: Suite, pins: loading.Pins) -> Loaded:
         if member.task not in manager.task_index:
             hint = one_of(member.task, manager.all_tasks)
             raise EvalkitError(f"unknown task '{member.task}'", where=str(suite.path), fix=hint)
-    task_dict: dict[str, Any] = {"tasks": {}, "groups": {}, "group_map": {}}
+    task_dict: TaskDict = {"tasks": {}, "groups": {}, "group_map": {}}
     top_level: dict[str, list[str]] = {}
     drawn: dict[str, tuple[Any, Any]] = {}
     with loading.pinned(pins), code.fresh(suite.include_path), verdicts.guarded():
@@ -107,8 +113,9 @@ def load(suite: Suite, pins: loading.Pins) -> Loaded:
             _configure(part["tasks"], member, suite)
             top_level[member.task] = list(part["tasks"])
             drawn |= dict.fromkeys(part["tasks"], _drawn())
-            for key, kept in task_dict.items():
-                kept.update(part.get(key, {}))
+            task_dict["tasks"].update(part["tasks"])
+            task_dict["groups"].update(part.get("groups", {}))
+            task_dict["group_map"].update(part.get("group_map", {}))
         leaves = {}
         for name, task in task_dict["tasks"].items():
             with named(name):
@@ -120,7 +127,7 @@ def load(suite: Suite, pins: loading.Pins) -> Loaded:
 
 
 def _manager(suite: Suite) -> Any:
-    """lm-eval's task manager; without lm-eval's own 14,000 tasks where the suite needs none."""
+    """Return lm-eval's task manager, without lm-eval's 14,000 tasks where the suite needs none."""
     from lm_eval.tasks import TaskManager
 
     if suite.include_path is not None:
@@ -138,13 +145,13 @@ def _manager(suite: Suite) -> Any:
         return TaskManager()
 
 
-def _children(config: dict[str, Any] | None) -> list[Any]:
+def _children(config: Mapping[str, Any] | None) -> list[Any]:
     children = (config or {}).get("task")
     return children if isinstance(children, list) else []
 
 
 def _seed_everything(suite: Suite) -> None:
-    """The seeds that lm-eval sets once a run, before each member, so that none sees another's."""
+    """Set the seeds, as lm-eval does once a run, before each member: none depends on another."""
     import numpy as np
 
     random.seed(suite.seeds["random"])
@@ -152,14 +159,14 @@ def _seed_everything(suite: Suite) -> None:
 
 
 def _drawn() -> tuple[Any, Any]:
-    """How far the generators that tasks draw from have come."""
+    """Return the state of the generators that tasks draw from."""
     import numpy as np
 
     return random.getstate(), np.random.get_state()
 
 
-def _check_collapsed(part: dict[str, Any], manager: Any, suite: Suite) -> None:
-    """A leaf that bears a group's name is that group collapsed into its last leaf (#trap 1)."""
+def _check_collapsed(part: TaskDict, manager: Any, suite: Suite) -> None:
+    """Raise EvalkitError for a leaf with a group's name: the group collapsed into its last leaf."""
     for name in part["tasks"]:
         if name in manager.all_groups or name in manager.all_tags:
             raise EvalkitError(
@@ -170,15 +177,15 @@ def _check_collapsed(part: dict[str, Any], manager: Any, suite: Suite) -> None:
             )
 
 
-def _check_twice(tasks: dict[str, Any], top_level: dict[str, list[str]], member: str) -> None:
+def _check_twice(tasks: Iterable[str], top_level: dict[str, list[str]], member: str) -> None:
     for other, leaves in top_level.items():
         twice = sorted(set(tasks) & set(leaves))
         if twice:
             raise EvalkitError(f"task '{twice[0]}' is asked for twice, by '{other}' and '{member}'")
 
 
-def _configure(tasks: dict[str, Any], member: suites.SuiteTask, suite: Suite) -> None:
-    """What lm-eval's `simple_evaluate` sets on each task before it builds requests."""
+def _configure(tasks: Mapping[str, Any], member: suites.SuiteTask, suite: Suite) -> None:
+    """Set on each task what lm-eval's `simple_evaluate` sets before it builds requests."""
     for name, task in tasks.items():
         fixed = task.get_config("num_fewshot")
         if member.num_fewshot is not None:

@@ -105,7 +105,7 @@ class Grader:
 
     def compute(
         self, references: list[str], predictions: list[list[str]], k: Any = (1,), **_: Any
-    ) -> tuple[dict[str, float], dict[str, Any]]:
+    ) -> tuple[dict[str, float], dict[str, object]]:
         """pass@k over the answers of each question, as `code_eval` means it."""
         ks, values = [k] if isinstance(k, int) else list(k), []
         for test, answers in zip(references, predictions, strict=True):

@@ -19,7 +19,7 @@ import yaml
 from evalkit.base import canon, schema
 from evalkit.base.errors import EvalkitError, Exit
 from evalkit.base.machine import stamp
-from evalkit.base.machine.stamp import Unknown
+from evalkit.base.machine.types import Unknown
 from evalkit.inputs import rows, untrusted
 from evalkit.inputs.rows import Rows
 from evalkit.inputs.types import Asked, GroupScore, LockBody, MetricEntry, ShotRows, Version

@@ -11,7 +11,7 @@ read and compared; no data is loaded.
 import base64
 import binascii
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,7 +61,7 @@ def of_target(target: str, continuations: Sequence[str]) -> bytes:
     return _digest([target, *continuations])
 
 
-def of_settings(config: dict[str, Any]) -> str:
+def of_settings(config: Mapping[str, Any]) -> str:
     """The digest of lm-eval's config of a leaf task, as results.json has it: all that decides how
     a document is asked and scored."""
     return canon.digest({key: config[key] for key in sorted(config.keys() - NOT_SETTINGS)})
@@ -76,7 +76,7 @@ def text(leaves: dict[str, Rows]) -> str:
     return "".join(f"{canon.dumps(_line(name, leaves[name]))}\n" for name in sorted(leaves))
 
 
-def _line(name: str, rows: Rows) -> dict[str, Any]:
+def _line(name: str, rows: Rows) -> dict[str, str | None]:
     columns = {key: getattr(rows, key) for key in ("documents", "prompts", "targets", "shots")}
     coded = {
         key: None if data is None else base64.b64encode(data).decode()

@@ -7,7 +7,7 @@ process wrote it.
 
 from typing import NotRequired, TypedDict, final
 
-from evalkit.base.machine.stamp import Unknown
+from evalkit.base.machine.types import Unknown, Versions
 
 Setting = str | int | float | bool | None | list[str]  # a value of a task's generation settings
 Version = str | int | float | None  # a task's or a group's, as its YAML gives it
@@ -233,15 +233,6 @@ class EngineEntry(TypedDict):
     args: dict[str, str]
     versions: dict[str, str | Unknown]
     bit_repeatable: bool
-
-
-class Versions(TypedDict):
-    """The versions of the software that the run id covers."""
-
-    evalkit: str
-    torch: str | Unknown
-    transformers: str | Unknown
-    tokenizers: str | Unknown
 
 
 class RunInputs(TypedDict):

@@ -6,18 +6,17 @@ tests/test_record_types.py compares them with the schema.
 
 from typing import NotRequired, TypedDict
 
-from evalkit.base.machine.stamp import Unknown
+from evalkit.base.machine.types import Code as Code
+from evalkit.base.machine.types import Environment as Environment
+from evalkit.base.machine.types import Flag, Text, Unknown
 from evalkit.inputs.types import (
     AdapterEntry,
     FileEntry,
     Number,
     Quantization,
     Version,
-    Versions,
 )
 
-Text = str | Unknown
-Flag = bool | Unknown
 Count = int | Unknown
 # How lm-eval makes a standard error.
 MEAN = "sample standard deviation / sqrt(n)"
@@ -143,36 +142,6 @@ class Health(TypedDict):
     endless_thoughts: NotRequired[int]
 
 
-class Image(TypedDict):
-    """The container image that a run was executed in, as its launcher asserts."""
-
-    digest: str
-    of: str
-    runtime: str
-    asserted_by: str
-    network: NotRequired[str]
-
-
-class Environment(TypedDict):
-    """The software and hardware that a run was executed with."""
-
-    versions: Versions
-    packages: dict[str, str]
-    image: Image | Unknown
-    lock: Text
-    harness_intact: Flag
-    python: Text
-    os: Text
-    cpu: Text
-    gpu: list[str] | Unknown
-    driver: Text
-    cuda: Text
-    runtime: Text
-    cublas: NotRequired[Text]
-    cudnn: NotRequired[Text]
-    cleared: NotRequired[dict[str, str]]
-
-
 class OptionsEntry(TypedDict):
     """The options of a run as run.json and record.json keep them; see `prepare.Options`."""
 
@@ -196,13 +165,6 @@ class OptionsEntry(TypedDict):
     trust_remote_code: bool
     fresh: bool
     again: bool
-
-
-class Code(TypedDict):
-    """The commit of evalkit's own source."""
-
-    commit: Text
-    dirty: Flag
 
 
 class Command(TypedDict):

@@ -8,6 +8,7 @@ has such a type only after `schema.check` has accepted it.
 
 from typing import NotRequired, TypedDict
 
+from evalkit.base.machine.types import Code, Environment
 from evalkit.inputs.types import (
     Answer,
     EngineEntry,
@@ -19,9 +20,7 @@ from evalkit.inputs.types import (
 from evalkit.plan.types import PlanIds
 from evalkit.record.sections import (
     Carried,
-    Code,
     Command,
-    Environment,
     Graded,
     GroupResult,
     Health,

@@ -1,4 +1,4 @@
-"""A run's folder: what stands in it before it executes, and which one a job continues."""
+"""A run's folder: its files before the run executes, and the folder that a job continues."""
 
 import secrets
 from dataclasses import dataclass, replace
@@ -16,8 +16,10 @@ from evalkit.inputs.models import model as models
 from evalkit.inputs.models.model import Model
 from evalkit.inputs.models.tokenizer import Tokenizer
 from evalkit.inputs.suite import Suite
-from evalkit.inputs.types import Quantization
+from evalkit.inputs.types import AdapterEntry, Quantization, SuiteIdentity
 from evalkit.plan.cache import Planned
+from evalkit.record.sections import ModelDescription
+from evalkit.record.types import RecordedSuite
 from evalkit.run.preparing import named
 from evalkit.run.preparing.prepare import Job, Options
 
@@ -26,7 +28,7 @@ SCHEMA = "evalkit/run/3"
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A run's folder and run.json, what was decided before it executed."""
+    """A run's folder and the content of its run.json, which is written before it executes."""
 
     folder: Path
     body: dict[str, Any]
@@ -38,14 +40,14 @@ class Run:
 
 
 def run_id(plan_id: str, inputs: dict[str, Any]) -> str:
-    """The run's identity: the plan, and all of `inputs` that the plan does not cover."""
+    """Return the run's identity: the plan, and all of `inputs` that the plan does not cover."""
     rest = {key: inputs[key] for key in ("model", "adapter", "numerics", "engine", "versions")}
     return canon.digest({"plan": plan_id, **rest})
 
 
 def at_its_time(job: Job) -> Job:
-    """The job with the clock of a run that is the same but for that, which it then goes on with, or
-    already is; the job itself where there is none."""
+    """Return the job with the clock of a run that differs from it in nothing else, so that it
+    continues that run; the job itself where there is no such run."""
     if job.suite.chat.clock is None or job.options.clock or job.options.fresh:
         return job
     runs = _runs(job.folder, job.suite.name)
@@ -57,17 +59,18 @@ def at_its_time(job: Job) -> Job:
 
 
 def _timed(job: Job, clock: str) -> Job:
-    """The job as it would be at another time."""
+    """Return the job with another clock."""
     suite = replace(job.suite, chat=job.suite.chat.at(clock))
     inputs = job.inputs | {"suite": suites.identity(suite, job.lock)}
     return replace(job, suite=suite, inputs=inputs)
 
 
 def find(job: Job) -> Run | None:
-    """The run that this job continues or already is; None when it must be planned.
+    """Return the run that this job continues, or the finished run of the same inputs; None where
+    the job must be planned.
 
-    Raises EvalkitError (2) that names the first differing input where an unfinished run of the
-    same model and suite name was started with others.
+    Raises EvalkitError (2), with the first input that differs, where an unfinished run of the same
+    model and suite name has other inputs.
     """
     runs = _runs(job.folder, job.suite.name)
     wanted = {"schema": SCHEMA, **job.inputs}
@@ -89,22 +92,20 @@ def find(job: Job) -> Run | None:
 
 
 def _or_score(name: str) -> str:
-    """What else may be done where only the suite was changed."""
+    """Return what else can be done where only the suite was changed."""
     mended = name.startswith("suite.")
     return ", `evalkit finish RUN` to score what it answered if prompts are equal" if mended else ""
 
 
 def _runs(folder: Path, suite: str) -> list[Run]:
-    """Runs of a suite of that name, those of an older evalkit included."""
-    found = sorted(
-        [*folder.glob(f"{suite}-*/run.json"), *folder.glob(f"{suite}.limit*-*/run.json")]
-    )
-    runs = [Run(path.parent, _body(path.parent)) for path in found]
+    """Return the runs of a suite of that name, also those of an older evalkit."""
+    paths = [*folder.glob(f"{suite}-*/run.json"), *folder.glob(f"{suite}.limit*-*/run.json")]
+    runs = [Run(path.parent, _body(path.parent)) for path in sorted(paths)]
     return [run for run in runs if run.body["suite"]["name"] == suite]
 
 
 def _inputs(run: Run) -> dict[str, Any]:
-    """What a run follows from, with the form in which it is written down."""
+    """Return the inputs of a run, with the schema of its run.json."""
     return {"schema": run.body["schema"], **run.body["inputs"]}
 
 
@@ -116,7 +117,7 @@ def _body(folder: Path) -> dict[str, Any]:
 
 
 def read(folder: Path) -> Run:
-    """A run's folder with its run.json; EvalkitError when it is none, or of another evalkit."""
+    """Return a run's folder with its run.json; EvalkitError where there is none of this evalkit."""
     body = _body(folder)
     if body["schema"] != SCHEMA:
         raise EvalkitError(
@@ -126,7 +127,8 @@ def read(folder: Path) -> Run:
 
 
 def first_difference(old: Any, new: Any, name: str = "") -> tuple[str, Any, Any]:
-    """The first place, in the inputs' order, where two nested values differ: (name, old, new)."""
+    """Return the first place, in the order of `new`, where two nested values differ: its name, the
+    old value and the new one."""
     if isinstance(old, dict) and isinstance(new, dict):
         for key in [*new, *(key for key in old if key not in new)]:
             if old.get(key) != new.get(key):
@@ -135,18 +137,18 @@ def first_difference(old: Any, new: Any, name: str = "") -> tuple[str, Any, Any]
 
 
 def name_of(suite: Suite, run: str) -> str:
-    """What the folder of a run of that id is called."""
+    """Return the name of the folder of a run of that id."""
     limit = f".limit{suite.limit}" if suite.limit else ""
     return f"{suite.name}{limit}-{run[7:19]}"
 
 
-def described(suite: Suite, identity: dict[str, Any]) -> dict[str, Any]:
-    """A run's word of its suite."""
+def described(suite: Suite, identity: SuiteIdentity) -> RecordedSuite:
+    """Return the suite section of run.json."""
     return {"name": suite.name, "partial": suite.limit is not None, **identity}
 
 
 def create(job: Job, planned: Planned, tokenizer: Tokenizer) -> Run:
-    """Write a planned run's folder; it appears under its name when it is complete."""
+    """Write the folder of a planned run, which gets its name when it is complete, and return it."""
     plan = planned.body
     run = run_id(plan["ids"]["plan"], job.inputs)
     suite, root = job.suite, job.folder
@@ -178,30 +180,30 @@ def create(job: Job, planned: Planned, tokenizer: Tokenizer) -> Run:
     return Run(folder, body)
 
 
-def _described(job: Job) -> dict[str, Any] | None:
-    """The record's word of an adapter: the folder's name and its files."""
+def _adapter(job: Job) -> AdapterEntry | None:
+    """Return the record's entry for an adapter."""
     if job.adapter is None:
         return None
-    return {"reference": job.options.published()["adapter"], "files": job.adapter}
+    return {"reference": str(job.options.published()["adapter"]), "files": job.adapter}
 
 
 def _quantised(model: Model) -> Quantization | None:
-    """The record's word of how the stored weights are quantised."""
+    """Return the record's entry for the quantisation of the stored weights."""
     from evalkit.engine import quantization
 
-    found = quantization(model)
-    if model.quantization or found is None:
+    quantized = quantization(model)
+    if model.quantization or quantized is None:
         return model.quantization
-    bits = found["bits"] if found["bits"] is not None else stamp.unknown("config.json does not say")
+    unknown = stamp.unknown("config.json does not say")
     return {
-        "method": found["method"],
-        "bits": bits,
+        "method": quantized.method,
+        "bits": unknown if quantized.bits is None else quantized.bits,
         "dequantized": stamp.unknown("transformers decides when it loads"),
     }
 
 
-def _describe(job: Job, tokenizer: Tokenizer) -> dict[str, Any]:
-    """The record's model section."""
+def _describe(job: Job, tokenizer: Tokenizer) -> ModelDescription:
+    """Return the model section of run.json."""
     model = job.model
     stored = model.config.get("dtype") or model.config.get("torch_dtype") or checkpoint.dtype(model)
     return {
@@ -213,8 +215,8 @@ def _describe(job: Job, tokenizer: Tokenizer) -> dict[str, Any]:
         "chat_template": canon.digest(tokenizer.template) if tokenizer.template else None,
         "special_tokens": tokenizer.unlike,
         "tokenizer_reads_otherwise": tokenizer.unlike_file(),
-        "adapter": _described(job),
-        "generation": checkpoint.own_settings(model),
+        "adapter": _adapter(job),
+        "generation": dict(checkpoint.own_settings(model)),
         "quantization": _quantised(model),
         "parameters": job.parameters
         if job.parameters is not None
@@ -225,8 +227,8 @@ def _describe(job: Job, tokenizer: Tokenizer) -> dict[str, Any]:
 
 
 def to_score(run: Run, suite: str | None, model: str | None, offline: bool) -> Options:
-    """What scoring needs of a run's options: the suite and the tokenizer; no engine, so neither its
-    package nor an adapter, and no level to find out."""
+    """Return the options for scoring a run: its suite and tokenizer, but no engine, so neither an
+    engine's package nor an adapter nor a probe of the level is needed."""
     asked, dtype = run.body["options"], run.body["inputs"]["numerics"]["dtype"]
     may = named.code(run.folder, run.body)
     return Options(
@@ -247,14 +249,14 @@ def to_score(run: Run, suite: str | None, model: str | None, offline: bool) -> O
 
 
 def _revision(run: Run, model: str | None) -> str | None:
-    """The commit that a run's model is of, where no other one is given."""
+    """Return the commit of a run's model; None where the user gives another model."""
     revision = run.body["model"]["revision"]
     same = model in (None, run.body["options"]["model"])
     return revision if same and isinstance(revision, str) else None
 
 
 def model_of(run: Run, where: str | None, offline: bool) -> Model:
-    """The model that a run is of, or the one that lies at `where`."""
+    """Return the model of a run, or the one at `where`."""
     asked, may = run.body["options"], named.code(run.folder, run.body)
     return models.resolve(
         where or asked["model"],

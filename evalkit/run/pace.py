@@ -1,15 +1,13 @@
-"""How fast a run's stretches went, and whether a shard gets anywhere.
+"""The speed of a run's stretches, and whether a shard makes progress, from journals and events.
 
-Seen from what they left: journals and events. A shard whose longest wait for a batch is longer than
-the time that it is given starts, is stopped and starts again for as long as it is let, and answers
-nothing; here that is noticed before its weights are loaded once more.
+A shard whose longest batch takes longer than its time limit would start, be stopped and start
+again, and never answer a batch. Here this is noticed before its weights are loaded again.
 """
 
 import os
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from evalkit.base import canon
 from evalkit.base.errors import EvalkitError, Exit
@@ -19,46 +17,45 @@ from evalkit.record import journal
 from evalkit.run import folder
 from evalkit.run.folder import Run
 
-EVENT = "shard"  # what a stretch logs at its start: its shard, what of it is left, which job it is
-STARTS = 2  # that may end without a batch
+EVENT = "shard"  # logged at the start of a stretch: its shard, the batches left, Slurm's job
+STARTS = 2  # starts that may end without a batch
 
 
 def speeds(run: Path, least_s: float = 0.0) -> list[float]:
-    """Tokens a second that each of a run's writers has answered, from its start on; of those that
-    worked for `least_s` at least."""
-    found, plan = folder.read(run), Plan(run)
+    """Return the tokens a second of each writer of a run, from its start to its last batch, if it
+    has worked for at least `least_s`."""
+    plan, own = Plan(run), folder.read(run).body["ids"]["run"]
     costs = {entry["id"]: entry["cost"] for entry in plan.body["batches"]}
     speeds = []
     for path in (run / "journal").glob("*.jsonl"):
         seconds = path.stat().st_mtime - _started(path.name)
-        told = [line for _, _, line in journal.lines(path) if line]
-        mine = found.body["ids"]["run"]
-        tokens = sum(costs.get(line["batch"], 0) for line in told if line["run"] == mine)
+        lines = [line for _, _, line in journal.lines(path) if line]
+        tokens = sum(costs.get(line["batch"], 0) for line in lines if line["run"] == own)
         if tokens and seconds > least_s:
             speeds.append(tokens / seconds)
     return speeds
 
 
 def _started(segment: str) -> float:
-    """When a segment began, in seconds since 1970, by its name."""
+    """Return when a segment began, in seconds since 1970, from its name."""
     return datetime.strptime(segment[:16], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC).timestamp()
 
 
-def noted(shard: Shard, todo: list[int], environment: Mapping[str, str]) -> dict[str, Any]:
-    """What a stretch notes of itself. `todo`: the batches that its shard has left."""
+def noted(shard: Shard, todo: list[int], environment: Mapping[str, str]) -> dict[str, object]:
+    """Return what a stretch notes of itself. `todo`: the batches that its shard has left."""
     job = environment.get("SLURM_ARRAY_JOB_ID", "")
     return {"shard": str(shard), "left": len(todo), "job": job}
 
 
 def check(run: Run, plan: Plan, shard: Shard, todo: list[int]) -> None:
-    """EvalkitError (1) where this job has started a shard twice already and no batch was answered
-    by it since; only asked where Slurm says that it is a restart."""
+    """Raise EvalkitError (1) where Slurm restarts a shard that this job has started twice without
+    answering a batch."""
     restarts = os.environ.get("SLURM_RESTART_COUNT", "")
     if not todo or not restarts.isdecimal() or int(restarts) < STARTS:
         return
     now = noted(shard, todo, os.environ)
-    mine = [span for event, span in _stretches(run.folder) if event == now]
-    spans = [span for span in mine if span >= START_S][-STARTS:]  # others were hardly started
+    equal = [span for event, span in _stretches(run.folder) if event == now]
+    spans = [span for span in equal if span >= START_S][-STARTS:]  # shorter ones hardly started
     if len(spans) < STARTS:
         return
     cost = max(plan.body["batches"][index]["cost"] for index in todo)
@@ -74,9 +71,9 @@ def check(run: Run, plan: Plan, shard: Shard, todo: list[int]) -> None:
     )
 
 
-def _stretches(run: Path) -> list[tuple[dict[str, Any], float]]:
-    """What each stretch noted of itself, with the seconds that it lasted, oldest first."""
-    found = []
+def _stretches(run: Path) -> list[tuple[dict[str, object], float]]:
+    """Return what each stretch noted of itself and its seconds, oldest first."""
+    stretches = []
     for path in sorted((run / "events").glob("*.jsonl")):
         with canon.reader(path) as handle:
             for line in handle.readlines(1 << 16):
@@ -86,5 +83,5 @@ def _stretches(run: Path) -> list[tuple[dict[str, Any], float]]:
                     continue  # torn
                 if event.get("event") == EVENT:
                     own = {name: event.get(name) for name in ("shard", "left", "job")}
-                    found.append((own, max(path.stat().st_mtime - _started(path.name), 0.0)))
-    return found
+                    stretches.append((own, max(path.stat().st_mtime - _started(path.name), 0.0)))
+    return stretches

@@ -1,7 +1,7 @@
-"""This host's NVIDIA driver, the lock whose CUDA it can run, and why a GPU is there and not seen.
+"""This host's NVIDIA driver, the lock whose CUDA it can run, and why torch does not see a GPU.
 
-Set-up, the image's build, the doctor and the engine's choice of a device ask here; standard library
-only, and no GPU is touched.
+Set-up, the build of the image, the doctor and the engine's choice of a device use this module. It
+needs the standard library only and uses no GPU.
 """
 
 import re
@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 LOCKS = ("base", "cpu", "cuda12", "cuda13")
 DRIVERS = {"12": 525, "13": 580}  # the oldest that runs a CUDA of that major version
-# What Slurm and NVIDIA's tools set where a process is to have GPUs: numbers of them, and names.
+# Variables by which Slurm and NVIDIA's tools give GPUs to a process: their number, or their names.
 COUNTS = ("SLURM_GPUS_ON_NODE", "SLURM_GPUS", "SLURM_GPUS_PER_NODE", "SLURM_GPUS_PER_TASK")
 NAMES = ("SLURM_JOB_GPUS", "SLURM_STEP_GPUS", "CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES")
 HIDDEN = ("", "-1", "NoDevFiles", "none", "void")
@@ -22,39 +22,39 @@ ROOT = Path("/")
 
 
 class Choice(NamedTuple):
-    """A lock, and why this one."""
+    """A lock, and the reason for it."""
 
     lock: str
     why: str
 
 
 def pick_lock(gpus: str | None, machine: str) -> Choice:
-    """The lock for what `nvidia-smi` printed (driver, compute capability; None: there is none)."""
+    """Return the lock for nvidia-smi's output (driver, compute capability; None without it)."""
     if gpus is None:
         return Choice("cpu", "there is no nvidia-smi here")
     rows = _rows(gpus)
     if not rows:
-        said = (gpus.strip().splitlines() or ["nothing"])[0]
-        return Choice("cpu", f"nvidia-smi names no GPU, it says: {said}")
+        first = (gpus.strip().splitlines() or ["nothing"])[0]
+        return Choice("cpu", f"nvidia-smi names no GPU, it says: {first}")
     driver = min(int(row[0]) for row in rows)
     capability = min((int(row[1]), int(row[2])) for row in rows)
-    found = f"driver {driver}, compute capability {capability[0]}.{capability[1]}"
+    host = f"driver {driver}, compute capability {capability[0]}.{capability[1]}"
     if driver >= 580 and capability >= (7, 5):
-        return Choice("cuda13", found)
+        return Choice("cuda13", host)
     if driver < 525 or capability < (7, 0):
-        return Choice("cpu", f"{found}: too old for CUDA 12.8 (525 and 7.0)")
+        return Choice("cpu", f"{host}: too old for CUDA 12.8 (525 and 7.0)")
     if machine != "x86_64":
-        return Choice("cpu", f"{found}: torch for CUDA 12.8 is for x86_64 only, not {machine}")
-    return Choice("cuda12", found)
+        return Choice("cpu", f"{host}: torch for CUDA 12.8 is for x86_64 only, not {machine}")
+    return Choice("cuda12", host)
 
 
-def _rows(said: str) -> list[tuple[str, str, str]]:
-    """The driver's major version and the compute capability of each GPU that nvidia-smi named."""
-    return re.findall(r"^(\d+)\.[\d.]+,\s*(\d+)\.(\d+)\s*$", said, re.M)
+def _rows(output: str) -> list[tuple[str, str, str]]:
+    """Return the driver's major version and the compute capability of each GPU in the output."""
+    return re.findall(r"^(\d+)\.[\d.]+,\s*(\d+)\.(\d+)\s*$", output, re.M)
 
 
 def ask(*fields: str) -> str | None:
-    """What nvidia-smi says of each GPU, a line each; None without one."""
+    """Return nvidia-smi's output, a line for each GPU; None where there is no nvidia-smi."""
     program = shutil.which("nvidia-smi")
     if program is None:
         return None
@@ -67,13 +67,12 @@ def ask(*fields: str) -> str | None:
 
 
 def ask_for_lock() -> str | None:
-    """What `pick_lock` is to read."""
+    """Return the output that `pick_lock` reads."""
     return ask("driver_version", "compute_cap")
 
 
 class Unseen(NamedTuple):
-    """A GPU that is there and can't be computed on: what says that it is there, why it can't, and
-    what to do."""
+    """A GPU that is there but can't be used: the signs of it, the reason, and what to do."""
 
     signs: str
     why: str
@@ -81,53 +80,53 @@ class Unseen(NamedTuple):
 
 
 def signs(environment: Mapping[str, str], root: Path = ROOT) -> list[str]:
-    """What says that this host has an NVIDIA GPU, or that this process was to have one, in words.
+    """Return the signs that this host has an NVIDIA GPU, or that this process should have one.
 
     `root`: where /dev and /proc are. A driver shows in /proc from inside a container as well.
     """
-    found = [f"/dev/{path.name}" for path in sorted((root / "dev").glob("nvidia[0-9]*"))[:1]]
+    seen = [f"/dev/{path.name}" for path in sorted((root / "dev").glob("nvidia[0-9]*"))[:1]]
     if (root / "proc/driver/nvidia/version").is_file():
-        found.append("a driver in /proc/driver/nvidia")
-    asked = {name: environment.get(name, "") for name in (*COUNTS, *NAMES)}
-    for name, value in asked.items():
-        # an image says that it takes all there are, on whatever host
+        seen.append("a driver in /proc/driver/nvidia")
+    for name in (*COUNTS, *NAMES):
+        value = environment.get(name, "")
+        # an image requests all GPUs on every host
         nothing = ("0", *HIDDEN) if name in COUNTS else ("all", *HIDDEN)
         if value not in nothing:
-            found.append(f"{name}={value}")
-    if not found and root == ROOT and _rows(ask_for_lock() or ""):
-        found.append("nvidia-smi names it")  # where devices have other names
-    return found
+            seen.append(f"{name}={value}")
+    if not seen and root == ROOT and _rows(ask_for_lock() or ""):
+        seen.append("nvidia-smi names it")  # where devices have other names
+    return seen
 
 
 def driver(root: Path = ROOT) -> str | None:
-    """The driver's version: from the kernel, else from nvidia-smi; None where there is none."""
+    """Return the driver's version from the kernel or from nvidia-smi; None without a driver."""
     try:
-        said = (root / "proc/driver/nvidia/version").read_text()
+        text = (root / "proc/driver/nvidia/version").read_text()
     except OSError:
-        said = (ask("driver_version") or "") if root == ROOT else ""
-    found = re.search(r"\b(\d{3,4}\.\d+(?:\.\d+)?)\b", said)
-    return found[1] if found else None
+        text = (ask("driver_version") or "") if root == ROOT else ""
+    version = re.search(r"\b(\d{3,4}\.\d+(?:\.\d+)?)\b", text)
+    return version[1] if version else None
 
 
 def unseen(
-    cuda: str | None, said: str, environment: Mapping[str, str], root: Path = ROOT
+    cuda: str | None, reason: str, environment: Mapping[str, str], root: Path = ROOT
 ) -> Unseen | None:
-    """Why torch sees no GPU where there is one; None where nothing says that there is.
+    """Return why torch does not see a GPU that is there; None where there is no sign of one.
 
-    `cuda`: the version that torch is built for, None where for none; `said`: torch's own reason.
+    `cuda`: the CUDA version of torch's build, None without CUDA; `reason`: torch's own.
     """
-    found = signs(environment, root)
-    if not found:
+    seen = signs(environment, root)
+    if not seen:
         return None
-    why, fix = _why(cuda, said, environment, root)
-    return Unseen(", ".join(found), why, fix)
+    why, fix = _why(cuda, reason, environment, root)
+    return Unseen(", ".join(seen), why, fix)
 
 
 def _why(
-    cuda: str | None, said: str, environment: Mapping[str, str], root: Path
+    cuda: str | None, reason: str, environment: Mapping[str, str], root: Path
 ) -> tuple[str, str]:
-    """The first reason that holds, and what to do: the lock, the driver, the image, who hides it,
-    then torch's own words."""
+    """Return the first reason that holds, and what to do: the lock, the driver, what hides the GPU,
+    the image, then torch's own reason."""
     version = driver(root)
     number = int(version.split(".")[0]) if version else DRIVERS["13"]
     if cuda is None:
@@ -150,4 +149,4 @@ def _why(
         return "the image was started without it", fix
     if not has_device and in_slurm:
         return "Slurm gave this job no GPU", ask_slurm
-    return said or "CUDA does not start", "run nvidia-smi and `evalkit doctor`"
+    return reason or "CUDA does not start", "run nvidia-smi and `evalkit doctor`"

@@ -1,6 +1,6 @@
-"""Where the files lie that come with evalkit beside its code: suites, schemas, one lock.
+"""The folders of files that evalkit ships beside its code: suites, schemas, a lock.
 
-In a wheel they are in the package, in a checkout in folders beside it. Nothing is read here.
+In a wheel they are in the package, in a checkout beside it. Nothing is read here.
 """
 
 from pathlib import Path
@@ -11,7 +11,7 @@ PACKAGE = Path(evalkit.__file__).parent
 
 
 def folder(name: str) -> Path:
-    """The folder of that name that came with this evalkit."""
+    """Return the shipped folder of that name."""
     inside = PACKAGE / name
     beside = PACKAGE.parent / name
     return beside if not inside.is_dir() and beside.is_dir() else inside

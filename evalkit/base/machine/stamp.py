@@ -1,7 +1,8 @@
-"""Where a number came from: software, hardware, source, and whether the harness is untouched.
+"""Reads where a number comes from: software, hardware, source code, and whether the harness is
+unchanged.
 
-Reads the machine, never a secret: no environment variable's value is copied but those named here.
-What can't be known is `{"unknown": "<reason>"}`.
+It reads no secret: of environment variables, only the values of those named here are copied. What
+can't be known is `{"unknown": "<reason>"}`.
 """
 
 import base64
@@ -16,30 +17,35 @@ from contextlib import suppress
 from functools import cache
 from importlib import metadata
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Literal
 
 import evalkit
 from evalkit.base import canon, private
 from evalkit.base.errors import EvalkitError
 from evalkit.base.machine import steering
+from evalkit.base.machine.types import (
+    Code,
+    Environment,
+    Hardware,
+    Image,
+    Machine,
+    Stretch,
+    Versions,
+)
+from evalkit.base.machine.types import Unknown as Unknown
 
-VERSIONED = ("torch", "transformers", "tokenizers")
-GPU_PARTS = ("driver", "cuda", "cublas", "cudnn")  # versions that decide what a GPU computes
+GPU_PARTS: tuple[Literal["driver", "cuda", "cublas", "cudnn"], ...] = (
+    "driver", "cuda", "cublas", "cudnn",
+)  # fmt: skip  # versions that decide what a GPU computes
 SLURM = ("SLURM_JOB_ID", "SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID", "SLURM_RESTART_COUNT",
          "SLURM_JOB_PARTITION")  # fmt: skip
-# What launches a container says of its image, in words: what the digest is of, the digest, the
-# runtime and its version. An image can't hold its own digest.
+# Set by what launches a container, since an image can't hold its own digest: what the digest is of,
+# the digest, the runtime and its version.
 IMAGE = "EVALKIT_IMAGE"
-NETWORK = "EVALKIT_NETWORK"  # and whether it gave the container a network: none or open
+NETWORK = "EVALKIT_NETWORK"  # whether the container has a network: none or open
 ASSERTED = re.compile(r"(manifest|config|sif) (sha256:[0-9a-f]{64}) ([a-z]+) (\S{1,60})")
-SETUP_NOTE = "evalkit-setup.json"  # what requirements/setup.py leaves in an environment
+SETUP_NOTE = "evalkit-setup.json"  # requirements/setup.py writes it into an environment
 COMMIT = "EVALKIT_COMMIT"  # evalkit's own commit, set when an image is built
-
-
-class Unknown(TypedDict):
-    """A value that can't be known, and why."""
-
-    unknown: str
 
 
 def unknown(reason: str) -> Unknown:
@@ -48,17 +54,22 @@ def unknown(reason: str) -> Unknown:
 
 
 def version(package: str) -> str | None:
-    """An installed distribution's version, or None."""
+    """Return the version of an installed distribution, or None."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return None
 
 
-def versions() -> dict[str, str]:
-    """The versions that the run id covers."""
-    found = {name: version(name) or "not installed" for name in VERSIONED}
-    return {"evalkit": evalkit.__version__, **found}
+def versions() -> Versions:
+    """Return the versions that the run id covers."""
+    absent = "not installed"
+    return {
+        "evalkit": evalkit.__version__,
+        "torch": version("torch") or absent,
+        "transformers": version("transformers") or absent,
+        "tokenizers": version("tokenizers") or absent,
+    }
 
 
 def _run(*command: str) -> str | None:
@@ -69,8 +80,8 @@ def _run(*command: str) -> str | None:
     return done.stdout.strip()
 
 
-def code() -> dict[str, Any]:
-    """evalkit's own commit, and whether its tracked files differ from it."""
+def code() -> Code:
+    """Return evalkit's own commit, and whether its tracked files differ from it."""
     source = Path(evalkit.__file__).resolve().parent
     if os.environ.get(COMMIT):
         return {"commit": os.environ[COMMIT], "dirty": False}
@@ -87,7 +98,7 @@ def code() -> dict[str, Any]:
 
 @cache  # 14,000 files; what a process has imported does not change after
 def harness_intact() -> bool | Unknown:
-    """Whether every installed lm-eval file still has the digest that its RECORD gives."""
+    """Return whether every file of the installed lm-eval still has the digest in its RECORD."""
     try:
         distribution = metadata.distribution("lm_eval")
     except metadata.PackageNotFoundError:
@@ -108,7 +119,7 @@ def harness_intact() -> bool | Unknown:
 
 
 def cpu() -> str:
-    """The processor's name."""
+    """Return the processor's name."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         return next(
@@ -118,22 +129,26 @@ def cpu() -> str:
         return platform.processor() or platform.machine()
 
 
-def image() -> dict[str, str] | Unknown:
-    """The image that this runs in, as its launcher asserts it."""
-    said = os.environ.get(IMAGE)
-    if not said:
+def image() -> Image | Unknown:
+    """Return the image that this process runs in, as its launcher asserts it."""
+    assertion = os.environ.get(IMAGE)
+    if not assertion:
         return unknown("not started from an image by evalkit")
-    found = ASSERTED.fullmatch(said)
-    if found is None:
+    match = ASSERTED.fullmatch(assertion)
+    if match is None:
         return unknown(f"what {IMAGE} says is not what evalkit's launcher writes")
-    of, digest, name, number = found.groups()
-    told = {"digest": digest, "of": of, "runtime": f"{name} {number}", "asserted_by": "launcher"}
+    of, digest, name, number = match.groups()
+    asserted: Image = {
+        "digest": digest, "of": of, "runtime": f"{name} {number}", "asserted_by": "launcher",
+    }  # fmt: skip
     network = os.environ.get(NETWORK)
-    return told | ({"network": network} if network in ("none", "open") else {})
+    if network in ("none", "open"):
+        asserted["network"] = network
+    return asserted
 
 
 def _container() -> str:
-    """The container runtime, as it shows from inside."""
+    """Return the name of the container runtime, as far as the container shows it."""
     for name in ("apptainer", "singularity"):
         if os.environ.get(f"{name.upper()}_CONTAINER"):
             return name
@@ -145,7 +160,8 @@ def _container() -> str:
 
 
 def _lock() -> str | Unknown:
-    """Digest of the lock that this environment was installed from, as set-up noted it."""
+    """Return the lock that this environment was installed from and its digest, as set-up noted
+    them."""
     try:
         note = canon.read_json(Path(sys.prefix) / SETUP_NOTE)
         return f"{note['lock']} sha256:{note['done']['packages']}"
@@ -156,14 +172,15 @@ def _lock() -> str | Unknown:
 @cache
 def _packages() -> dict[str, str]:
     """Return the version of every installed distribution, by name."""
-    names = {found.name for found in metadata.distributions() if found.name}
-    # Of a name that stands twice (what pip left behind, a user's own beside the host's) the version
-    # is the one that `version` finds.
-    return {name: found for name in sorted(names) if (found := version(name))}
+    names = {package.name for package in metadata.distributions() if package.name}
+    # Of a name that is installed twice (a leftover of pip, the user's own beside the host's), the
+    # version is the one that `version` finds.
+    return {name: number for name in sorted(names) if (number := version(name))}
 
 
-def environment(hardware: dict[str, Any]) -> dict[str, Any]:
-    """The software and hardware that this process runs on. `hardware`: `engine.hardware`."""
+def environment(hardware: Hardware) -> Environment:
+    """Return the software and hardware that this process runs on. `hardware`: `engine.hardware`."""
+    no_part = unknown("this torch does not say" if hardware["gpu"] else "not run on a GPU")
     return {
         "versions": versions(),
         "packages": _packages(),
@@ -174,59 +191,60 @@ def environment(hardware: dict[str, Any]) -> dict[str, Any]:
         "os": platform.platform(),
         "cpu": cpu(),
         "gpu": hardware["gpu"],
-        **{part: hardware.get(part) or unknown(_no_part(hardware)) for part in GPU_PARTS},
+        "driver": hardware.get("driver") or no_part,
+        "cuda": hardware.get("cuda") or no_part,
+        "cublas": hardware.get("cublas") or no_part,
+        "cudnn": hardware.get("cudnn") or no_part,
         "runtime": _container(),
         "cleared": {name: without_paths(value) for name, value in steering.told().items()},
     }
 
 
-def segment_start(hardware: dict[str, Any]) -> dict[str, Any]:
-    """Who runs this stretch: host, hardware (unknown where a server computes) and Slurm's ids."""
+def segment_start(hardware: Hardware) -> Stretch:
+    """Return the host of this stretch of a run, its hardware (unknown where a server computes) and
+    Slurm's ids."""
     slurm = {name: os.environ[name] for name in SLURM if name in os.environ}
     return {"host": host(), "hardware": machine(hardware), "slurm": slurm or None}
 
 
 def host() -> str:
-    """This host's name; bytes that are no text are replaced."""
+    """Return this host's name, with bytes replaced that are no text."""
     return socket.gethostname().encode("utf-8", "replace").decode()
 
 
-def machine(hardware: dict[str, Any]) -> Any:
-    """What stretches of a run must have in common for equal bits: the kinds of GPU, whatever their
-    number, with the versions of what chooses their kernels; else the processor."""
-    named = hardware["gpu"]
-    if isinstance(named, dict):
-        return named
-    if not named:
+def machine(hardware: Hardware) -> Machine:
+    """Return the hardware that stretches of a run must share for equal bits: the kinds of GPU,
+    whatever their number, with the versions of the software that chooses their kernels; or the
+    processor."""
+    kinds = hardware["gpu"]
+    if isinstance(kinds, dict):
+        return kinds
+    if not kinds:
         return f"{cpu()} ({os.cpu_count()} cores)"
-    told = {part: hardware[part] for part in GPU_PARTS if hardware.get(part)}
-    return {"gpu": ", ".join(sorted(set(named))), **told}
+    parts: dict[str, object] = {"gpu": ", ".join(sorted(set(kinds)))}
+    return parts | {part: hardware[part] for part in GPU_PARTS if hardware.get(part)}
 
 
-def unlike(one: Any, other: Any) -> str:
-    """How two machines (`machine`) differ, in words; empty where they don't."""
-    if not isinstance(one, dict) or not isinstance(other, dict):
-        return "" if one == other else f"{_shown(one)} -> {_shown(other)}"
-    parts = [part for part in {**one, **other} if one.get(part) != other.get(part)]
-    return ", ".join(f"{part} {one.get(part)} -> {other.get(part)}" for part in parts)
+def unlike(before: Machine, after: Machine) -> str:
+    """Return how two machines (`machine`) differ, in words; empty where they are equal."""
+    if isinstance(before, str) or isinstance(after, str):
+        return "" if before == after else f"{_shown(before)} -> {_shown(after)}"
+    parts = [part for part in {**before, **after} if before.get(part) != after.get(part)]
+    return ", ".join(f"{part} {before.get(part)} -> {after.get(part)}" for part in parts)
 
 
-def _shown(machine: Any) -> str:
-    return str(machine.get("gpu", machine)) if isinstance(machine, dict) else str(machine)
-
-
-def _no_part(hardware: dict[str, Any]) -> str:
-    return "this torch does not say" if hardware["gpu"] else "not run on a GPU"
+def _shown(machine: Machine) -> str:
+    return machine if isinstance(machine, str) else str(machine.get("gpu", machine))
 
 
 def command(argv: list[str]) -> list[str]:
-    """The command line as it may be published: paths of this host cut to their last part."""
+    """Return a command line as it may be published: of a path of this host only the last part."""
     return [Path(argv[0]).name if argv else "evalkit", *map(_word, argv[1:])]
 
 
 def _word(word: str) -> str:
-    """A word, or what stands behind its `--option=`, without credentials; where it is one path of
-    this machine, its last part."""
+    """Return a word, or the value after its `--option=`, without credentials; of a path of this
+    machine only the last part."""
     is_option = word.startswith("--") and "=" in word
     option, equals, value = word.partition("=") if is_option else ("", "", word)
     return option + equals + private.words(_place(value))
@@ -240,22 +258,22 @@ def _place(value: str) -> str:
 
 
 def without_paths(text: str) -> str:
-    """An error's text without credentials, and with every absolute path, and every one that leaves
-    its folder, cut to its last part."""
+    """Return an error's text without credentials, and with only the last part of every path that is
+    absolute or leaves its folder."""
     cut = re.sub(r"(?<![\w.~:/-])(?:~|\.\.?)?/(?:[^\s/'\":=,]+/)*(?=[^\s/])", "", text)
     return private.words(cut)
 
 
 def peak_memory_bytes() -> int:
-    """The most memory that this process has held so far.
+    """Return the most memory that this process has held so far.
 
-    Linux's getrusage keeps what the process was before it ran this program: its parent's.
+    On Linux, getrusage is only the fallback: it counts the memory of the parent before `exec` too.
     """
     import resource
 
     with suppress(OSError, StopIteration):
         lines = Path("/proc/self/status").read_text().splitlines()
-        told = next(line for line in lines if line.startswith("VmHWM:"))
-        return int(told.split()[1]) * 1024
+        peak_line = next(line for line in lines if line.startswith("VmHWM:"))
+        return int(peak_line.split()[1]) * 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024

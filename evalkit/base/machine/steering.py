@@ -1,9 +1,9 @@
 """Environment variables that choose how kernels compute: none of them decides an answer.
 
-torch, oneDNN, MKL, cuBLAS and cuDNN read them when they are first used, some in any pass. In an
-image they are refused (`inside`); elsewhere they are cleared before torch is imported, which is
-told and stands in the record. What only says how many threads there are, and where, stays: threads
-within an operation are set by the run's numerics.
+torch, oneDNN, MKL, cuBLAS and cuDNN read them at their first use, some in every pass. In an image
+they are refused (`inside`). Elsewhere they are cleared before torch is imported; the user is told,
+and the record lists them. Variables on the number and place of threads stay: the run's numerics set
+the threads of an operation.
 """
 
 import os
@@ -16,12 +16,12 @@ KERNELS = (
     "TORCHINDUCTOR_", "TORCH_ALLOW_TF32", "TORCH_BLAS_", "TORCH_COMPILE_", "TORCH_CUBLAS",
     "TORCH_CUDNN", "TORCH_LINALG", "TRITON_", "USE_HUB_KERNELS",
 )  # fmt: skip
-# Of those, what says how many threads there are, where files lie and what is printed.
+# Of those, the variables on the number of threads, on places of files and on what is printed.
 KEPT = ("NUM_THREADS", "THREAD_LIMIT", "PROC_BIND", "PLACES", "AFFINITY", "STACKSIZE", "BLOCKTIME",
         "WAIT_POLICY", "DISPLAY_ENV", "LIB_OK", "THREADING_LAYER", "FORCE_INTEL", "CACHE_DIR",
         "_HOME", "VERBOSE")  # fmt: skip
 DETERMINISTIC = ("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS needs to be deterministic
-# Blocks of a GPU's memory that grow: buffers that do leave no gaps behind. No bit depends on it.
+# Blocks of GPU memory can grow, so growing buffers leave no gaps. No bit depends on it.
 ALLOCATOR = ("PYTORCH_ALLOC_CONF", "expandable_segments:True")
 SHOWN = 80  # characters of a value
 
@@ -29,7 +29,7 @@ _cleared: dict[str, str] = {}
 
 
 def found(environment: Mapping[str, str]) -> dict[str, str]:
-    """The variables there that choose kernels, other than as evalkit sets them."""
+    """Return the variables that choose kernels and differ from what evalkit sets."""
     return {
         name: value[:SHOWN]
         for name, value in sorted(environment.items())
@@ -38,7 +38,7 @@ def found(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def clear(environment: MutableMapping[str, str] = os.environ) -> None:
-    """Take them out, and put in what evalkit sets. What was there is remembered (`told`)."""
+    """Remove such variables and set evalkit's own. `told` returns what was removed."""
     taken = found(environment)
     for name in taken:
         del environment[name]
@@ -49,10 +49,10 @@ def clear(environment: MutableMapping[str, str] = os.environ) -> None:
 
 
 def told() -> dict[str, str]:
-    """What this process has cleared, by name."""
+    """Return the variables that this process has cleared, by name."""
     return dict(sorted(_cleared.items()))
 
 
 def lines() -> list[str]:
-    """What to tell a person of it."""
+    """Return a line for the user on each cleared variable."""
     return [f"cleared {name}={value}: it chooses kernels" for name, value in told().items()]

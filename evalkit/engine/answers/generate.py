@@ -1,10 +1,11 @@
-"""Generation: a batch's prompts, and those of others beside them.
+"""Generates the texts of one batch, or of several side by side.
 
-Level tree decodes in slots: as many texts at once as the plan says, a stopped one's slot refilled
-by the next prompt, the slots closed up when too few prompts are left. Batches with the same
-settings may share the slots, whatever their tasks and trunks are: a text's bits depend on its own
-batch alone, because its prefill is its batch's own and a row of a step on its slot only (`slots`).
-Levels B and C go in step on transformers' own caches, a batch at a time.
+Level tree decodes in slots. As many texts run at once as the plan says; the next prompt takes the
+slot of a text that has stopped, and free slots are removed when few prompts are left. Batches with
+the same settings may share the slots, whatever their tasks and trunks. The bits of a text depend on
+its own batch only: each batch has its own prefill, and a row of a decoding step depends only on its
+slot (see `slots`). Levels prefix and none run a batch at a time on transformers' own caches, with
+one step for all its texts.
 """
 
 from collections import deque
@@ -14,30 +15,29 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from evalkit.engine import prefix as cloned
+from evalkit.engine import passes
 from evalkit.engine.text import decoding
 from evalkit.engine.text.decoding import Text
-from evalkit.engine.tree import attention, trunk
+from evalkit.engine.tree import attention, tree
 from evalkit.engine.tree.slots import ROWS, Slots, Stem
 from evalkit.engine.tree.tree import Tree, path_end
+from evalkit.inputs.types import Answer
 from evalkit.plan.batch import Batch
 from evalkit.plan.requests.request import Settings
 
 if TYPE_CHECKING:
     from evalkit.engine.core import Engine
 
-CLOSE_UP = 0.75  # levels prefix and none drop stopped rows when no more than this share goes on
-Answers = dict[str, dict[str, Any]]
+CLOSE_UP = 0.75  # levels prefix and none drop stopped rows when at most this share is running
+Answers = dict[str, Answer]  # by part id
 
 
 def generate(engine: "Engine", batch: Batch) -> Answers:
-    """Texts of a batch, with each token's log-probability and its margin to the runner-up."""
-    found: dict[str, Answers] = {}
+    """Return the texts of a batch, with each token's log-probability and margin to the next one."""
     if engine.level == "tree":
-        together(
-            engine, batch, lambda _: None, lambda one, answers: found.update({one.id: answers})
-        )
-        return found[batch.id]
+        answers: Answers = {}
+        together(engine, batch, lambda _: None, lambda _, texts: answers.update(texts))
+        return answers
     texts = decoding.texts_of(engine, batch)
     assert batch.settings is not None, "a generating batch has settings"
     _in_step(engine, batch, texts, batch.settings)
@@ -48,9 +48,12 @@ def together(
     engine: "Engine", first: Batch, more: Callable[[int], Batch | None],
     answered: Callable[[Batch, Answers], None],
 ) -> None:  # fmt: skip
-    """Level tree: texts of a batch, and of those that `more` gives (None: of no more now), which
-    have its settings and slots; it is told how many tokens of trunks are held. `answered` is told
-    of each batch as soon as all its texts are there."""
+    """Generate the texts of `first` and of further batches in shared slots (level tree).
+
+    `more` returns another batch with the same settings and slots, or None; its argument is the
+    number of trunk tokens that are held. `answered` is called with each batch and its answers as
+    soon as all its texts have stopped.
+    """
     pool = _Pool(engine, first)
     while True:
         pool.fill(more)
@@ -61,29 +64,30 @@ def together(
 
 
 def widths(most: int, device: torch.device) -> list[int]:
-    """How many rows a step may have for up to `most` texts: on a GPU always as many, on a CPU no
-    more than a third more than there are texts."""
+    """Return the numbers of rows that a step may have for up to `most` texts: one number on a GPU;
+    on a CPU several, so that a step has at most a third more rows than texts."""
     if device.type != "cpu":
         return [-(-most // ROWS) * ROWS]
-    found = [ROWS]
-    while found[-1] < most:
-        one = found[-1]
-        found.append(one * 3 // 2 if one & (one - 1) == 0 and one > ROWS else 1 << one.bit_length())
-    return found
+    sizes = [ROWS]
+    while sizes[-1] < most:
+        last = sizes[-1]
+        is_power = last & (last - 1) == 0 and last > ROWS
+        sizes.append(last * 3 // 2 if is_power else 1 << last.bit_length())
+    return sizes
 
 
 @dataclass(frozen=True, slots=True)
 class _Ready:
-    """A prefilled prompt: its keys and values are those at `path` of row `row` of `cache`."""
+    """A prefilled prompt. Its keys and values are those at `path` in row `row` of `cache`."""
 
     text: Text
-    cache: trunk.Layers
+    cache: tree.Layers
     row: int
     path: torch.Tensor
 
 
 class _Part:
-    """A batch in the slots: its texts, and its prompts that have none yet, in order."""
+    """A batch whose texts run in the slots, and its prompts that wait for a slot, in order."""
 
     def __init__(self, engine: "Engine", batch: Batch) -> None:
         self.batch, self._engine = batch, engine
@@ -91,31 +95,32 @@ class _Part:
         assert batch.settings is not None, "a generating batch has settings"
         self._settings = batch.settings
         longest = max(target.start for target in batch.targets) + batch.settings.max_gen_toks
-        self.stem = Stem(trunk.prefix(engine, batch.trunk, batch.chunk), longest)
+        self.stem = Stem(tree.prefix(engine, batch.trunk, batch.chunk), longest)
         self._left = deque(zip(batch.targets, self.texts, strict=True))
         self._row = 0
         self._ready: deque[_Ready] = deque()
 
     @property
     def is_over(self) -> bool:
-        """Whether all its texts are there."""
+        """Whether all its texts have stopped."""
         return all(text.stop for text in self.texts)
 
     def following(self) -> _Ready | None:
-        """The next prompt, prefilled; None where none is left. What ends at once needs no slot."""
+        """Return the next prefilled prompt, or None. A text that stops at its first token needs no
+        slot."""
         while not self._ready and self._left:
             self._prefill()
         return self._ready.popleft() if self._ready else None
 
     def _prefill(self) -> None:
-        """Compute the next rows and their prompts' first tokens."""
+        """Compute the next rows and the first token of each of their prompts."""
         first, width, batch = self._row, self.batch.width, self.batch
         self._row = last = first + max(1, batch.prefill // width)
-        tree = Tree(batch.rows[first:last], width, self.stem.prefix, self._engine, taking=True)
+        forest = Tree(batch.rows[first:last], width, self.stem.prefix, self._engine, taking=True)
         chosen = []
         while self._left and self._left[0][0].row < last:
             chosen.append(self._left.popleft())
-        logits = tree.logits([(target.row - first, target.end) for target, _ in chosen])
+        logits = forest.logits([(target.row - first, target.end) for target, _ in chosen])
         decoding.advance(self._engine, [text for _, text in chosen], logits, self._settings)
         paths = [
             path_end(batch.rows[target.row], target.end, target.start - self.stem.prefix.length)
@@ -125,11 +130,11 @@ class _Part:
         pieces: Any = flat  # torch's `split` is untyped
         for (target, text), path in zip(chosen, pieces.split([*map(len, paths)]), strict=True):
             if not text.stop:
-                self._ready.append(_Ready(text, tree.taken, target.row - first, path))
+                self._ready.append(_Ready(text, forest.taken, target.row - first, path))
 
 
 class _Pool:
-    """Slots and the batches whose texts stand in them."""
+    """The slots, and the batches whose texts are in them."""
 
     def __init__(self, engine: "Engine", first: Batch) -> None:
         assert first.settings is not None, "a generating batch has settings"
@@ -138,13 +143,13 @@ class _Pool:
         self._parts = [_Part(engine, first)]
         self._running: list[Text | None] = []  # by slot
         self._slots = Slots(engine.device, 0)
-        self._tokens: torch.Tensor | None = None  # [slots]: the newest; None where texts came
+        self._tokens: torch.Tensor | None = None  # [slots]: the newest; None after texts have come
 
     def fill(self, more: Callable[[int], Batch | None]) -> None:
-        """Put prompts into the free slots, as long as there are any."""
+        """Put prompts into the free slots, while there are prompts."""
         texts = sum(text is not None for text in self._running)
-        while texts < self._most and (found := self._following(more)) is not None:
-            part, prompt = found
+        while texts < self._most and (following := self._following(more)) is not None:
+            part, prompt = following
             texts += 1
             if texts > len(self._running):
                 self._resize(texts)
@@ -154,7 +159,7 @@ class _Pool:
         self._resize(texts)
 
     def _following(self, more: Callable[[int], Batch | None]) -> tuple[_Part, _Ready] | None:
-        """The next prompt of the batch that came first, or of one more."""
+        """Return the next prompt of the current batches, oldest first, or of another batch."""
         for part in self._parts:
             if (prompt := part.following()) is not None:
                 return part, prompt
@@ -166,11 +171,11 @@ class _Pool:
         return None
 
     def _held(self) -> int:
-        """How many tokens of trunks the texts here stand on."""
+        """Return the number of trunk tokens that the batches here hold."""
         return sum(part.stem.prefix.length for part in self._parts)
 
     def _resize(self, texts: int) -> None:
-        """As many slots as so many texts need; no text has to leave for that."""
+        """Change the number of slots to what so many texts need. All texts are kept."""
         width = next(width for width in self._widths if width >= texts)
         if texts and width != len(self._running):
             kept = [slot for slot, text in enumerate(self._running) if text is not None]
@@ -179,13 +184,13 @@ class _Pool:
             self._running, self._tokens = [*(self._running[slot] for slot in kept), *empty], None
 
     def over(self) -> list[_Part]:
-        """The batches that are over, which leave the pool."""
-        found = [part for part in self._parts if part.is_over]
+        """Remove the batches that are over, and return them."""
+        over = [part for part in self._parts if part.is_over]
         self._parts = [part for part in self._parts if not part.is_over]
-        return found
+        return over
 
     def step(self) -> bool:
-        """A new token for each text; False where there is none."""
+        """Generate a token for each text; return False where there is no text."""
         if not any(self._running):
             return False
         if self._tokens is None:
@@ -201,7 +206,7 @@ class _Pool:
         return True
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Logits [slots, vocabulary] behind each slot's newest token [slots]."""
+        """Return the logits [slots, vocabulary] after each slot's newest token [slots]."""
         with attention.viewing(self._slots):
             inputs = self._slots.inputs(tokens)
             logits: torch.Tensor = self._engine.model(**inputs, use_cache=False).logits
@@ -215,14 +220,14 @@ def _answers(engine: "Engine", batch: Batch, texts: list[Text]) -> Answers:
 
 
 def _in_step(engine: "Engine", batch: Batch, texts: list[Text], settings: Settings) -> None:
-    """Levels prefix and none: one step for all texts; those that have stopped are dropped when they
-    are many."""
+    """Generate all texts of a batch, one step for all (levels prefix and none). Stopped texts are
+    dropped when they are many."""
     assert all(len(row.tokens) == batch.width for row in batch.rows), "rows of one length"
-    state = cloned.start(engine, batch, len(texts))
-    ids, running = cloned.padded(engine, batch.rows, batch.width), texts
+    state = passes.start(engine, batch, len(texts))
+    ids, running = passes.padded(engine, batch.rows, batch.width), texts
     while True:
         places = [(row, ids.shape[1] - 1) for row in range(len(running))]
-        logits = cloned.run(engine, places, ids, state).logits[0]
+        logits = passes.run(engine, places, ids, state).logits[0]
         active = [row for row, text in enumerate(running) if not text.stop]
         decoding.advance(engine, [running[row] for row in active], logits[active], settings)
         active = [row for row in active if not running[row].stop]

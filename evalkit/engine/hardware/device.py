@@ -1,7 +1,7 @@
-"""Where a run computes: the device that was asked for or is there, and what it is.
+"""The device that a run computes on: which one, and its hardware.
 
-evalkit computes on NVIDIA GPUs and on CPUs. A CPU is never taken in silence where there is a GPU
-that torch can't see: that costs days, and the answers are another device's.
+evalkit computes on NVIDIA GPUs and on CPUs. Where there is a GPU that torch can't see, evalkit does
+not take the CPU in silence: that would cost days, and give the answers of another device.
 """
 
 import ctypes
@@ -15,12 +15,13 @@ import torch
 
 from evalkit.base.errors import EvalkitError, Exit
 from evalkit.base.machine import gpus, stamp
+from evalkit.base.machine.types import Hardware
 from evalkit.plan.shards import available_cores
 
 AUTO = "auto"  # the device that stands for all the visible GPUs
 CPU_FIX = "or DEVICE=cpu (--device cpu) to compute on the CPU"
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # malloc.h's M_TRIM_THRESHOLD and M_MMAP_MAX
-PLAIN: dict[str, Any] = {
+PLAIN: Hardware = {
     "device": "cpu",
     "gpu": [],
     "cuda": None,
@@ -31,10 +32,10 @@ PLAIN: dict[str, Any] = {
 
 
 def pick(device: str | None) -> str:
-    """The device asked for, or "cuda" for a worker on every GPU, or the CPU.
+    """Return the requested device; without one, "cuda" for a worker on every GPU, or else the CPU.
 
-    Raises EvalkitError when it isn't there, and for a GPU that is there and can't be computed on
-    unless the CPU is asked for by name.
+    Raises EvalkitError where the device isn't there. Raises it too where there is a GPU that can't
+    be used, unless the CPU was requested by name.
     """
     _refuse_rocm(device)
     is_seen = torch.cuda.is_available()
@@ -51,18 +52,19 @@ def pick(device: str | None) -> str:
             fix="use cpu, cuda or cuda:N (NVIDIA only), or auto for all GPUs",
         )
     if kind == "cuda" and not is_seen:
-        found = _unseen()
+        unseen = _unseen()
         raise EvalkitError(
             f"device '{chosen}' is asked for but torch sees no GPU"
-            + (f": {found.why}" if found else ""),
-            fix=found.fix if found else "run nvidia-smi; evalkit computes on NVIDIA GPUs only",
+            + (f": {unseen.why}" if unseen else ""),
+            fix=unseen.fix if unseen else "run nvidia-smi; evalkit computes on NVIDIA GPUs only",
             code=Exit.MISSING,
         )
     return chosen
 
 
 def _refuse_rocm(device: str | None) -> None:
-    """A ROCm build of torch calls its GPUs CUDA's; no kernel of ours was ever tried there."""
+    """Raise EvalkitError for a ROCm build of torch, which calls its GPUs `cuda`: evalkit was never
+    tried there."""
     if device == "cpu" or getattr(torch.version, "hip", None) is None:
         return
     raise EvalkitError(
@@ -73,21 +75,21 @@ def _refuse_rocm(device: str | None) -> None:
 
 
 def _unseen() -> gpus.Unseen | None:
-    return gpus.unseen(torch.version.cuda, _said(), os.environ)
+    return gpus.unseen(torch.version.cuda, _cuda_error(), os.environ)
 
 
 def _refuse_unseen() -> None:
-    found = _unseen()
-    if found is not None:
+    unseen = _unseen()
+    if unseen is not None:
         raise EvalkitError(
-            f"there is a GPU ({found.signs}) that torch can't see: {found.why}",
-            fix=f"{found.fix}, {CPU_FIX}",
+            f"there is a GPU ({unseen.signs}) that torch can't see: {unseen.why}",
+            fix=f"{unseen.fix}, {CPU_FIX}",
             code=Exit.MISSING,
         )
 
 
-def _said() -> str:
-    """Why CUDA does not start, in torch's words; empty where torch has none or it does."""
+def _cuda_error() -> str:
+    """Return torch's message on why CUDA does not start; empty where it starts or is not there."""
     if torch.version.cuda is None:
         return ""
     untyped: Any = torch.cuda
@@ -99,26 +101,24 @@ def _said() -> str:
 
 
 def usable(chosen: str, weight_bytes: int) -> list[str]:
-    """Where workers may be: of "cuda", each GPU that the weights fit into, with a tenth to spare.
-
-    Raises EvalkitError where they fit into none.
-    """
+    """Return the devices that may have a worker. Of "cuda", these are the GPUs that the weights fit
+    into with a tenth to spare. Raises EvalkitError where they fit into none."""
     if chosen != "cuda":
         return [chosen]
     sizes = memories(chosen)
-    found = [f"cuda:{index}" for index, size in enumerate(sizes) if weight_bytes < 0.9 * size]
-    if not found:
+    fitting = [f"cuda:{index}" for index, size in enumerate(sizes) if weight_bytes < 0.9 * size]
+    if not fitting:
         raise EvalkitError(
             f"{weight_bytes / 1e9:.0f} GB of weights do not fit into a GPU of"
             f" {max(sizes, default=0) / 1e9:.0f} GB",
             fix="--device auto spreads the model over all GPUs",
             code=Exit.MISSING,
         )
-    return found
+    return fitting
 
 
 def memories(chosen: str) -> list[int]:
-    """Bytes of memory of each GPU that a device stands for; none for a CPU."""
+    """Return the bytes of memory of each GPU of a device; none for a CPU."""
     return [torch.cuda.get_device_properties(index).total_memory for index in _indices(chosen)]
 
 
@@ -129,15 +129,15 @@ def _indices(chosen: str) -> list[int]:
     return [] if place.type == "cpu" else [place.index or 0]
 
 
-def hardware(device: str) -> dict[str, Any]:
-    """What the answers were computed on: the device and, for GPUs, their names (of "auto" and
-    "cuda", those of all that are visible) and the versions of what chooses their kernels."""
-    found = _indices(device)
-    if not found:
-        return dict(PLAIN)
+def hardware(device: str) -> Hardware:
+    """Return what a device is: for GPUs, their names and the versions of the software that chooses
+    their kernels. "auto" and "cuda" mean all visible GPUs."""
+    indices = _indices(device)
+    if not indices:
+        return PLAIN.copy()
     return {
         "device": device,
-        "gpu": [torch.cuda.get_device_name(index) for index in found],
+        "gpu": [torch.cuda.get_device_name(index) for index in indices],
         "cuda": torch.version.cuda,
         "driver": gpus.driver(),
         "cublas": _cublas(),
@@ -147,13 +147,13 @@ def hardware(device: str) -> dict[str, Any]:
 
 def _cudnn() -> str | None:
     cudnn: Any = torch.backends.cudnn  # untyped
-    found = cudnn.version() if cudnn.is_available() else None
-    return None if found is None else str(found)
+    version = cudnn.version() if cudnn.is_available() else None
+    return None if version is None else str(version)
 
 
 def _cublas(maps: Path = Path("/proc/self/maps")) -> str | None:
-    """The version of the cuBLAS that this process has loaded, asked of itself: a path of the host's
-    may have put another before the one that came with torch."""
+    """Return the version of the cuBLAS that this process has loaded. The library itself is called
+    for it: a search path of the host may have put another one before torch's."""
     loaded = re.search(r"(/\S*/libcublas\.so[.\d]*)$", maps.read_text(), re.M)
     if loaded is None:
         return None
@@ -166,24 +166,25 @@ def _cublas(maps: Path = Path("/proc/self/maps")) -> str | None:
 
 
 def described(device: str) -> str:
-    """What a run computes on, in a line."""
-    found = hardware(device)
-    if not found["gpu"]:
+    """Return a line that says what a run computes on."""
+    kinds = [torch.cuda.get_device_name(index) for index in _indices(device)]
+    if not kinds:
         return f"computes on the CPU: {stamp.cpu()}, {available_cores()} cores"
-    names = [f"{found['gpu'].count(name)} x {name}" for name in dict.fromkeys(found["gpu"])]
+    names = [f"{kinds.count(name)} x {name}" for name in dict.fromkeys(kinds)]
     sizes = "/".join(dict.fromkeys(f"{size / 2**30:.0f}" for size in memories(device)))
-    spread = ", one model over all" if device == AUTO and len(found["gpu"]) > 1 else ""
+    spread = ", one model over all" if device == AUTO and len(kinds) > 1 else ""
     return (
         f"computes on {', '.join(names)} ({sizes} GiB{spread}), driver"
-        f" {found['driver'] or 'unknown'}, CUDA {found['cuda']}"
+        f" {gpus.driver() or 'unknown'}, CUDA {torch.version.cuda}"
     )
 
 
 def keep_freed_memory() -> None:
-    """Let a CPU engine's process keep memory that it frees; without glibc nothing happens.
+    """Let a process that computes on the CPU keep the memory that it frees. Without glibc nothing
+    happens.
 
-    glibc gives a large block back to the system as soon as it is freed, and the next forward pass
-    asks for it again, page by page, zeroed: about a thirtieth of a CPU's time.
+    glibc returns a large block to the system when it is freed, and the next forward pass gets it
+    back page by page, set to zero: about a thirtieth of the CPU's time.
     """
     with suppress(OSError, AttributeError):
         library = ctypes.CDLL(None)

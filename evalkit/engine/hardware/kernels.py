@@ -1,17 +1,22 @@
-"""Which kernel computes attention, and a deterministic one for cumulative sums on a GPU.
+"""The kernels of attention, of cumulative sums on a GPU, and of float32 products on a CPU.
 
-Attention's kernel is read from a table of dtype, compute capability and head sizes, not tried. So
-the choice is the same on every GPU of a kind, stands in the record, and is tested without a GPU.
-Where the table has no row, attention is computed by plain products, in any dtype and size, and in
-more memory. Source: the checks that torch itself makes before it takes its memory-efficient kernel
+The kernel of attention is read from a table of dtype, compute capability and head sizes; it is not
+tried. So the choice is the same on every GPU of a kind, stands in the record, and is tested without
+a GPU. Where the table has no row, plain products compute attention, in any dtype and size, with
+more memory. Source: the checks that torch makes before it takes its memory-efficient kernel
 (aten/src/ATen/native/transformers/cuda/sdp_utils.cpp).
 
-State-space and hybrid models (Mamba 2, Qwen3-Next and their kin) sum decays along short chunks. On
-a GPU torch has no deterministic kernel for cumulative sums of floats and refuses them. Here such a
-sum is a product with a triangle of ones in float32, as deterministic as every other product; on a
-CPU nothing changes.
+State-space and hybrid models (Mamba 2, Qwen3-Next and others) sum decays along short chunks. torch
+has no deterministic kernel for cumulative sums of floats on a GPU and refuses them. Here such a sum
+is a product with a triangle of ones in float32, which is deterministic. On a CPU nothing changes.
+
+torch gives float32 products on a CPU to MKL. On x86 processors oneDNN, which torch uses for
+bfloat16, is faster, above all for few rows and wide layers such as an LM head in decoding. oneDNN
+arranges a weight anew for each product, which takes longer than the product where rows are few. So
+the weights of a model that is not large are kept arranged.
 """
 
+import platform
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -30,7 +35,7 @@ TABLE: tuple[tuple[torch.dtype, Capability, Capability, int], ...] = (
     (torch.float32, (8, 0), (12, 1), 4),
     (torch.float32, (5, 0), (7, 5), 1),
 )
-REHEARSED = (9, 0)  # where there is no GPU to ask: tensors that only say that they lie on one
+REHEARSED = (9, 0)  # without a GPU, for test tensors that only claim to lie on one
 # transformers' model types whose code sums floats cumulatively; tests/test_kernels.py finds them.
 CUMSUM_TYPES = (
     "bailing_hybrid", "bamba", "falcon_h1", "granitemoehybrid", "kimi_linear", "mamba2",
@@ -39,10 +44,12 @@ CUMSUM_TYPES = (
 )  # fmt: skip
 _cumsum = torch.cumsum
 CUMSUM_NOTE = "cumulative sums are products with a triangle of ones"
+PACKED_BYTES = 2 << 30  # of a model's linear layers; each worker has a copy of its own
+TOKENS = 64  # that a weight is arranged for; oneDNN takes the same arrangement from 2 to thousands
 
 
 class Path(NamedTuple):
-    """How attention is computed; where that is a fallback, why."""
+    """The kernel that computes attention and, for a fallback, the reason."""
 
     kernel: str
     why: str = ""
@@ -53,7 +60,7 @@ class Path(NamedTuple):
 
 @cache
 def path(dtype: torch.dtype, capability: Capability, key: int, value: int) -> Path:
-    """The kernel for heads of these sizes on a GPU of that compute capability."""
+    """Return the kernel for heads of these sizes on a GPU of that compute capability."""
     name = str(dtype).removeprefix("torch.")
     of_dtype = [row for row in TABLE if row[0] == dtype]
     rows = [row for row in of_dtype if row[1] <= capability <= row[2]]
@@ -70,26 +77,26 @@ def path(dtype: torch.dtype, capability: Capability, key: int, value: int) -> Pa
 
 @cache
 def capability(index: int | None) -> Capability:
-    """A GPU's compute capability."""
+    """Return a GPU's compute capability."""
     return torch.cuda.get_device_capability(index) if torch.cuda.is_available() else REHEARSED
 
 
 def on(device: torch.device, dtype: torch.dtype, key: int, value: int) -> Path:
-    """The kernel for heads of these sizes on a device."""
+    """Return the kernel for heads of these sizes on a device."""
     if device.type == "cpu":
         return Path(FLASH) if key >= value else Path(PLAIN, "values are wider than keys")
     return path(dtype, capability(device.index), key, value)
 
 
-def told(engine: Any) -> str:
-    """How the attention of an engine's model is computed, for the record."""
+def describe_attention(engine: Any) -> str:
+    """Return how the attention of an engine's model is computed, for the record."""
     if engine.level != "tree":
         return f"transformers' {engine.numerics.attention}"
-    found = architecture.shape_of(engine.model.config.get_text_config())
-    if found.softcap:
+    shape = architecture.shape_of(engine.model.config.get_text_config())
+    if shape.softcap:
         return str(Path(PLAIN, "scores are capped"))
     dtype = torch.float32 if engine.numerics.profile == "precise" else engine.model.dtype
-    return str(on(engine.device, dtype, found.key, found.value))
+    return str(on(engine.device, dtype, shape.key, shape.value))
 
 
 def needs_cumsum(config: Any, device: str) -> bool:
@@ -99,7 +106,7 @@ def needs_cumsum(config: Any, device: str) -> bool:
 
 
 def replace_cumsum() -> None:
-    """Let `cumsum` compute every cumulative sum from now on in this process."""
+    """Use `cumsum` for every cumulative sum in this process from now on."""
     untyped: Any = torch
     untyped.cumsum = cumsum
     untyped.Tensor.cumsum = cumsum
@@ -119,3 +126,47 @@ def triangle_product(values: torch.Tensor, dim: int) -> torch.Tensor:
     along = last.shape[-1]
     ones = torch.ones(along, along, device=values.device).triu()
     return (last @ ones).movedim(-1, dim)
+
+
+class Linear(torch.nn.Linear):
+    """A linear layer that oneDNN computes."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """[..., in] -> [..., out]."""
+        return _product(input, self.weight, self.bias)
+
+
+class Packed(Linear):
+    """The same, with its weight kept as oneDNN arranges it, beside the weight itself."""
+
+    _packed: tuple[int, torch.Tensor] | None = None  # with the version of the packed weight
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """[..., in] -> [..., out]."""
+        version = self.weight._version
+        if self._packed is None or self._packed[0] != version:
+            arrange: Any = torch.ops.mkldnn._reorder_linear_weight
+            self._packed = version, arrange(self.weight.detach(), TOKENS)
+        return _product(input, self._packed[1], self.bias)
+
+    def __getstate__(self) -> dict[str, object]:
+        """Leave out the packed weight, which torch can't copy."""
+        return {name: value for name, value in vars(self).items() if name != "_packed"}
+
+
+def _product(input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    product: torch.Tensor = torch.ops.mkldnn._linear_pointwise(input, weight, bias, "none", [], "")
+    return product
+
+
+def use_onednn(model: Any) -> None:
+    """Let oneDNN compute the linear layers of a model on a CPU in float32. Nothing changes where
+    torch lacks it or the processor is no x86. Whether weights are packed depends on the model only,
+    so it is the same on every host."""
+    onednn: Any = torch.backends.mkldnn  # untyped
+    if not onednn.is_available() or platform.machine() not in ("x86_64", "AMD64"):
+        return
+    linear = [module for module in model.modules() if type(module) is torch.nn.Linear]
+    small = 4 * sum(module.weight.numel() for module in linear) <= PACKED_BYTES
+    for module in linear:
+        module.__class__ = Packed if small else Linear

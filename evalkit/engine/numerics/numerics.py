@@ -1,8 +1,8 @@
-"""Every setting that can change a bit of an answer on the same hardware, and how it is set.
+"""The settings that can change a bit of an answer on the same hardware, and how they are set.
 
-Numerics are decided when a run is planned, from the model's config alone, stand in its identity,
-and are set here before the weights are loaded. Nothing is tuned by the clock and nothing is read
-from the host: neither its cores nor the environment variables that would change a kernel.
+A run's numerics are chosen when it is planned, from the model's config only. They are part of its
+identity and are set before the weights are loaded. Nothing is tuned by measuring time, and nothing
+depends on the host: neither on its cores nor on environment variables that would change a kernel.
 """
 
 import re
@@ -18,6 +18,7 @@ from evalkit.base.errors import EvalkitError
 from evalkit.base.machine import stamp, steering
 from evalkit.inputs.models import architecture, checkpoint
 from evalkit.inputs.models.model import Model
+from evalkit.inputs.types import NumericsEntry
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 PROFILES = ("native", "precise")
@@ -26,11 +27,11 @@ BIT_KEYS = ("bits", "w_bit", "nbits", "num_bits")
 
 @dataclass(frozen=True, slots=True)
 class Numerics:
-    """A run's numerics: part of its id.
+    """A run's numerics, which are part of its id.
 
-    `dtype` is the weights', `profile` whether they also compute in it ("native") or in float32
-    ("precise"); `attention` is transformers' plain implementation, "eager" where a model has no
-    "sdpa"; `threads` are those within an operation.
+    `dtype` is the dtype of the weights. The `profile` says whether the model computes in it too
+    ("native") or in float32 ("precise"). `attention` is transformers' own implementation: "eager"
+    where a model has no "sdpa". `threads` is the number within one operation.
     """
 
     dtype: str
@@ -40,15 +41,31 @@ class Numerics:
     deterministic: bool = True
     threads: int = 1
 
-    def to_json(self) -> dict[str, Any]:
-        """The numerics as the record holds them."""
-        return {name: getattr(self, name) for name in self.__slots__}
+    def to_json(self) -> NumericsEntry:
+        """Return the numerics as the record holds them."""
+        return {
+            "dtype": self.dtype,
+            "profile": self.profile,
+            "attention": self.attention,
+            "tf32": self.tf32,
+            "deterministic": self.deterministic,
+            "threads": self.threads,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Quantized:
+    """How the weights of a checkpoint are quantised; `bits` is None where its config does not
+    say."""
+
+    method: str
+    bits: int | None
 
 
 def numerics_for(
     model: Model, dtype: str | None, profile: str = "native", threads: int = 1
 ) -> Numerics:
-    """The numerics of a run: the weights' own dtype unless another is asked for.
+    """Return the numerics of a run: with `dtype`, or with the dtype of the weights.
 
     Raises EvalkitError for an unknown dtype, profile or quantisation, for `precise` on a quantised
     checkpoint, and for a config that transformers can't make a model of.
@@ -69,29 +86,29 @@ def numerics_for(
 
 
 def _check_quantised(model: Model, profile: str) -> None:
-    """EvalkitError for a way to quantise that transformers would pass over, taking the packed
-    numbers for weights, and for `precise`."""
-    found = quantization(model)
-    if found is None:
+    """Raise EvalkitError for the profile `precise` on a quantised checkpoint, and for a method that
+    transformers does not know: it would take the packed numbers for weights."""
+    quantized = quantization(model)
+    if quantized is None:
         return
     from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING as KNOWN
 
-    if found["method"] not in {str(method).removesuffix("_4bit") for method in KNOWN}:
+    if quantized.method not in {str(method).removesuffix("_4bit") for method in KNOWN}:
         raise EvalkitError(
-            f"'{model.reference}' is quantised by '{found['method']}', unknown to transformers",
+            f"'{model.reference}' is quantised by '{quantized.method}', unknown to transformers",
             where=str(model.folder),
         )
     if profile == "precise":
         raise EvalkitError(
-            f"'{model.reference}' is quantised ({found['method']}), and its kernels decide what is"
+            f"'{model.reference}' is quantised ({quantized.method}), and its kernels decide what is"
             " computed in float32",
             fix="use --profile native, or the checkpoint that it was made from",
         )
 
 
 def _plain_attention(model: Model) -> str:
-    """What transformers computes this model's attention with; remembered by config, code and
-    versions."""
+    """Return the implementation with which transformers computes this model's attention. It is kept
+    by config, code and versions."""
     key = origin(model)
     known = kept.read("attention")
     if key not in known:
@@ -110,8 +127,8 @@ def origin(model: Model) -> str:
 
 
 def _attention_of_skeleton(model: Model) -> str:
-    """What transformers computes this model's attention with: asked of a skeleton without weights,
-    because some models decide it when they are made."""
+    """Return the attention of a model that is built without weights: some models choose it when
+    they are built."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     silence()
@@ -128,19 +145,19 @@ def _attention_of_skeleton(model: Model) -> str:
 
 
 def cannot_load(model: Model, error: Exception) -> EvalkitError:
-    """transformers' reason in its first line's words."""
+    """Return the error for a model that transformers can't load, with transformers' reason."""
     what = f"transformers can't load '{model.reference}': {reason(error)}"
     return EvalkitError(what, where=str(model.folder))
 
 
 def reason(error: Exception) -> str:
-    """What an exception says, in a line; two where the first only announces the second."""
+    """Return the first line of an exception's message; two where the first ends in a colon."""
     lines = [line.strip() for line in str(error).strip().splitlines()] or [type(error).__name__]
     return " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
 
 
 def silence() -> None:
-    """Let transformers say nothing but errors: what else there is to say is ours to tell."""
+    """Let transformers print errors only: evalkit itself reports the rest."""
     from transformers.utils import logging
 
     untyped: Any = logging
@@ -148,9 +165,8 @@ def silence() -> None:
     untyped.disable_progress_bar()
 
 
-def quantization(model: Model) -> dict[str, Any] | None:
-    """How the checkpoint's weights are quantised, from its config: {"method", "bits"}, bits None
-    where the config does not say; None for a checkpoint that is not quantised."""
+def quantization(model: Model) -> Quantized | None:
+    """Return how a checkpoint's weights are quantised, as its config says; None if they are not."""
     config = model.config
     stated = config.get("quantization_config") or (config.get("text_config") or {}).get(
         "quantization_config"
@@ -159,32 +175,31 @@ def quantization(model: Model) -> dict[str, Any] | None:
         return None
     flags = [bits for bits in (4, 8) if stated.get(f"load_in_{bits}bit")]
     method = stated.get("quant_method") or ("bitsandbytes" if flags else "unknown")
-    found = [*flags, *_numbers(stated)]
-    if not found:
+    numbers = [*flags, *_bits(stated)]
+    if not numbers:
         words = " ".join(str(stated.get(key, "")) for key in ("weights", "quant_type"))
-        found = [
-            int(bits) for bits in re.findall(r"(?:fp|float|int)(\d+)", f"{method} {words}", re.I)
-        ]
-    return {"method": str(method), "bits": found[0] if found else None}
+        named = re.findall(r"(?:fp|float|int)(\d+)", f"{method} {words}", re.I)
+        numbers = [int(bits) for bits in named]
+    return Quantized(str(method), numbers[0] if numbers else None)
 
 
-def _numbers(value: Any) -> Iterator[int]:
-    """Every number of bits that a quantisation's config states, however deep."""
+def _bits(value: Any) -> Iterator[int]:
+    """Yield every number of bits in a quantisation's config, however deep it stands."""
     if isinstance(value, dict):
         for key, inner in value.items():
             if key in BIT_KEYS and isinstance(inner, int):
                 yield inner
             else:
-                yield from _numbers(inner)
+                yield from _bits(inner)
     elif isinstance(value, list):
         for inner in value:
-            yield from _numbers(inner)
+            yield from _bits(inner)
 
 
 def fix_numerics(numerics: Numerics) -> None:
-    """Set torch's global switches, whatever they were and whatever the environment says.
+    """Set torch's global switches, whatever they or the environment variables were.
 
-    torch has two interfaces to TF32 and refuses to read either where they disagree, so both are
+    torch has two interfaces to TF32, and refuses to read either where they disagree. So both are
     set, the older one first and without its deprecation warning.
     """
     steering.clear()  # where torch was imported before the command line could

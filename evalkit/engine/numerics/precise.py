@@ -1,16 +1,16 @@
 """The `precise` profile: weights stay in memory as they are stored, and all is computed in float32.
 
-Two steps. `skeleton` lets transformers build the model for float32, so that its config, its tables
-(rotary frequencies, scales of embeddings) and whatever else it derives from the dtype are those of
-float32, and load only the parameters as they are stored. `upcast` then makes each of them read as
-float32 at the moment that it is used: one at a time, freed right after, and where something is
-looked up in it (a token's embedding, an expert's matrix) only that. A layer's experts are one
-parameter, upcast whole where one kernel computes them all. Upcasting is exact, so the answers are
-those of the same checkpoint loaded in float32.
+There are two steps. `skeleton` lets transformers build the model for float32, so that its config,
+its tables (rotary frequencies, scales of embeddings) and all else that follows from the dtype are
+those of float32; only the parameters are loaded as they are stored. `upcast` then makes each
+parameter read as float32 when it is used: one at a time, and freed right after. Where something is
+looked up in it (a token's embedding, an expert's matrix), only that part is upcast. A layer's
+experts are one parameter, which is upcast whole where one kernel computes them all. Upcasting is
+exact, so the answers are those of the same checkpoint loaded in float32.
 
-Reading, not forward hooks: a parent that uses its child's weight, or asks for its dtype in order to
-cast to it, sees float32 too; there is nothing to put back after an exception; accelerate may move
-weights in and out underneath.
+Why reading, and no forward hooks: a parent that uses its child's weight, or casts to its dtype,
+sees float32 too; there is nothing to restore after an exception; accelerate may move weights in and
+out meanwhile.
 """
 
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ import torch
 from torch.nn import functional
 
 LOW = (torch.bfloat16, torch.float16)
-# What takes a part of a tensor, or says where it lies: done before the upcast.
+# Functions that take a part of a tensor, or describe it. They come before the upcast.
 _FIRST = {
     functional.embedding, torch.embedding, torch.index_select, torch.Tensor.index_select,
     torch.Tensor.__getitem__, torch.Tensor.data_ptr, torch.Tensor.size, torch.Tensor.dim,
@@ -30,21 +30,21 @@ _FIRST = {
 
 
 class Stored(torch.Tensor):
-    """A parameter in the dtype that it is stored in; every operation on it sees float32."""
+    """A parameter in its stored dtype. Every operation on it sees float32."""
 
     @classmethod
     def __torch_function__(
         cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        """Upcast, then do what was asked; the other way round where that takes a part only."""
+        """Upcast, then call `func`; the other way round where `func` takes a part only."""
         with torch._C.DisableTorchFunctionSubclass():
             if func == torch.Tensor.dtype.__get__:  # type: ignore[attr-defined]
                 return torch.float32
             first = func in _FIRST or getattr(func, "__name__", "") == "__get__"
             given = {name: _read(value, not first) for name, value in (kwargs or {}).items()}
-            found = func(*(_read(value, not first) for value in args), **given)
-            low = first and isinstance(found, torch.Tensor) and found.dtype in LOW
-            return found.float() if low else found
+            result = func(*(_read(value, not first) for value in args), **given)
+            low = first and isinstance(result, torch.Tensor) and result.dtype in LOW
+            return result.float() if low else result
 
 
 def _read(value: Any, upcast: bool) -> Any:
@@ -58,11 +58,12 @@ def _read(value: Any, upcast: bool) -> Any:
 
 @contextmanager
 def skeleton(dtype: torch.dtype) -> Iterator[None]:
-    """Models that transformers loads for float32 in this block keep their parameters in `dtype`.
+    """Let models that transformers loads for float32 in this block keep their parameters in
+    `dtype`.
 
-    transformers loads each parameter in the dtype that its empty model has there, so that one is
-    changed, between the building and the loading: at the only call which stands there, and whose
-    answer (what is kept in float32 whatever was asked for) is then that for `dtype`.
+    transformers loads each parameter in the dtype that the empty model has for it. That dtype is
+    changed between the building and the loading, in the only call between the two. The result of
+    that call (which parameters always stay in float32) is then that for `dtype`.
     """
     from transformers import PreTrainedModel
 
@@ -85,30 +86,30 @@ def skeleton(dtype: torch.dtype) -> Iterator[None]:
 def upcast(model: torch.nn.Module) -> None:
     """Make every low-precision parameter and buffer of `model` read as float32.
 
-    Each module that owns some gets a subclass of its own class, with the same names, that wraps
-    what is read; so does each of transformers' models, whose `dtype` is asked for too.
+    Each module that has such tensors gets a subclass of its own class, with the same names, that
+    wraps them when they are read. So does each of transformers' models, whose `dtype` is read too.
     """
     from transformers import PreTrainedModel
 
-    made: dict[type, type] = {}
+    subclasses: dict[type, type] = {}
     for module in list(model.modules()):
         tensors = (*module._parameters.values(), *module._buffers.values())
         low = any(tensor is not None and tensor.dtype in LOW for tensor in tensors)
         if low or isinstance(module, PreTrainedModel):
             own = type(module)
-            if own not in made:
-                made[own] = _reading(own, isinstance(module, PreTrainedModel))
-            module.__class__ = made[own]
+            if own not in subclasses:
+                subclasses[own] = _reading(own, isinstance(module, PreTrainedModel))
+            module.__class__ = subclasses[own]
 
 
 def _reading(own: type, whole_model: bool) -> type:
     def get(module: Any, name: str) -> Any:
-        found = own.__getattr__(module, name)  # type: ignore[attr-defined]
-        if isinstance(found, torch.Tensor) and found.dtype in LOW:
-            return found.detach().as_subclass(Stored)
-        return found
+        value = own.__getattr__(module, name)  # type: ignore[attr-defined]
+        if isinstance(value, torch.Tensor) and value.dtype in LOW:
+            return value.detach().as_subclass(Stored)
+        return value
 
-    body: dict[str, Any] = {"__getattr__": get, "__module__": own.__module__}
+    body: dict[str, object] = {"__getattr__": get, "__module__": own.__module__}
     body["__qualname__"], body["__doc__"] = own.__qualname__, own.__doc__
     if whole_model:
         body["dtype"] = property(lambda _: torch.float32)

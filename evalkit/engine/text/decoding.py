@@ -1,16 +1,16 @@
-"""One prompt's text as it grows: choosing the next token, seeing that it stops, the answer.
+"""The text of one prompt while it is generated: its next token, its end, its answer.
 
-A text stops at an end-of-text token, when a stop string shows in its decoded tail, or at its
-longest. It is what lm-eval's `hf` model would give: special tokens skipped, cut at the first stop
-string. Greedy, or sampled from a generator seeded by the request's own id, so that who shares the
-batch can't change a draw.
+A text stops at an end-of-text token, at a stop string in its decoded tail, or at its longest
+length. The answer is what lm-eval's `hf` model would return: without special tokens, and cut at the
+first stop string. Tokens are greedy, or drawn from a generator that is seeded by the request's id,
+so that other rows of the batch can't change a draw.
 """
 
 import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NotRequired, Protocol, TypedDict
 
 import torch
 
@@ -20,20 +20,21 @@ from evalkit.engine.text.thoughts import TAIL_TOKENS, Thought
 from evalkit.engine.tree.tree import path_end
 from evalkit.inputs.chat import texts
 from evalkit.inputs.models.tokenizer import Tokenizer
+from evalkit.inputs.types import Generation
 from evalkit.plan.batch import Batch
 from evalkit.plan.requests.request import Settings
 
 if TYPE_CHECKING:
     from evalkit.engine.core import Engine
 
-UNFINISHED = "\ufffd"  # what a piece of a character is decoded to
-# Decoders whose steps only append. `Strip` takes characters off a text's start.
+UNFINISHED = "\ufffd"  # a piece of a character is decoded to it
+# Steps of decoders that only append. `Strip` removes characters from the start of a text.
 APPENDING = {"ByteLevel", "ByteFallback", "Fuse", "Metaspace", "Replace", "Sequence", "Strip"}
 
 
 @dataclass
 class Text:
-    """One prompt and what has been generated behind it."""
+    """The tokens that are generated after one prompt."""
 
     id: str
     chooser: Chooser
@@ -46,7 +47,7 @@ class Text:
 
 
 def texts_of(engine: "Engine", batch: Batch) -> list[Text]:
-    """An empty text for each target of a batch, in their order."""
+    """Return an empty text for each target of a batch, in their order."""
     settings = batch.settings
     assert settings is not None, "a generating batch has settings"
     before: list[int] = []
@@ -74,11 +75,11 @@ def _generator(request: str, settings: Settings) -> torch.Generator | None:
 def advance(
     engine: "Engine", texts: Sequence[Text | None], logits: torch.Tensor, settings: Settings
 ) -> torch.Tensor:
-    """Choose each text's next token from its logits [texts, vocabulary] and see if it stops; None
-    stands where there is no text. Returns the tokens [texts] where the logits are.
+    """Choose each text's next token from its logits [texts, vocabulary], and check whether the text
+    stops. A row without a text is None. Return the tokens [texts] on the device of the logits.
 
-    What a model's generation config does to its logits is done first, so a log-probability is that
-    of the distribution that was chosen from. Of equally probable tokens the first is chosen.
+    The processors of the model's generation config come first, so a log-probability belongs to the
+    distribution that the token was chosen from. Of equally probable tokens the first is chosen.
     """
     logits = logits.float()
     if any(text is not None and text.chooser.has_processors for text in texts):
@@ -107,34 +108,34 @@ def advance(
 
 
 def to_host(table: torch.Tensor) -> list[list[float]]:
-    """A step's results, in the one copy from the device that a step makes."""
-    found: list[list[float]] = table.tolist()
-    return found
+    """Copy a step's results from the device, once a step."""
+    rows: list[list[float]] = table.tolist()
+    return rows
 
 
 def _sample(chooser: Chooser, logits: torch.Tensor, generator: torch.Generator) -> int:
-    """Draw from processed logits [vocabulary] in float32 on the CPU."""
+    """Draw a token from processed logits [vocabulary], in float32 on the CPU."""
     chances = chooser.warped(logits).softmax(-1)
-    if chances.isnan().any():  # a broken model: its log-probabilities say so, the batch goes on
+    if chances.isnan().any():  # a broken model, which its log-probabilities show
         return int(logits.argmax())
     return int(torch.multinomial(chances, 1, generator=generator))
 
 
 def see_stops(engine: "Engine", texts: list[Text], settings: Settings) -> None:
-    """Note of each text whether its last token ends it, and why."""
+    """Set the `stop` of each text that its last token ends."""
     if settings.think_end:
         for text in texts:
-            assert text.thought is not None, "it thinks by its settings"
+            assert text.thought is not None, "its settings make it think"
             why = thoughts.see(engine.tokenizer, text.thought, text.tokens, settings)
             text.stop = "eos" if text.tokens[-1] in engine.eos_ids else why
         return
     longest = max((len(stop.encode()) for stop in settings.until), default=0)
-    asked = [text for text in texts if longest and engine.endings.may_end(text.tokens, settings)]
-    tails = [text.tokens[-(longest + TAIL_TOKENS) :] for text in asked]
-    decoded = engine.tokenizer.decode(tails, skip_special_tokens=False) if tails else []
-    found = {id(text): tail for text, tail in zip(asked, decoded, strict=True)}
+    ending = [text for text in texts if longest and engine.endings.may_end(text.tokens, settings)]
+    last = [text.tokens[-(longest + TAIL_TOKENS) :] for text in ending]
+    decoded = engine.tokenizer.decode(last, skip_special_tokens=False) if last else []
+    tails = {id(text): tail for text, tail in zip(ending, decoded, strict=True)}
     for text in texts:
-        tail = found.get(id(text), "")
+        tail = tails.get(id(text), "")
         if text.tokens[-1] in engine.eos_ids:
             text.stop = "eos"
         elif any(stop and stop in tail for stop in settings.until):
@@ -144,12 +145,12 @@ def see_stops(engine: "Engine", texts: list[Text], settings: Settings) -> None:
 
 
 class Endings:
-    """Which tokens may complete a stop string: only where one came, a text's tail is decoded.
+    """The tokens that may complete a stop string. A text's tail is decoded only after such a token.
 
-    A decoder that only ever appends to what it has given shows a stop string first when the token
-    comes that holds its last character. What a token adds is asked of the tokenizer once, by
-    decoding it behind itself. Where that does not say it (pieces of a character, decoders that do
-    more than append), the tail is looked at as if there were no such rule.
+    If a decoder only appends, a stop string appears first with the token that holds its last
+    character. The text that a token adds is computed once, by decoding the token after itself.
+    Where this does not show it (pieces of a character, decoders that do more than append), the tail
+    is always decoded.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
@@ -159,15 +160,15 @@ class Endings:
         self._added: dict[int, str | None] = {}
 
     def may_end(self, tokens: list[int], settings: Settings) -> bool:
-        """Whether the last of a text's tokens may have completed a stop string."""
+        """Return whether the last of a text's tokens may have completed a stop string."""
         added = self._of(tokens[-1])
         if added is None or any(stop and stop[-1] in added for stop in settings.until):
             return True
         return self._cleans and self._may_join(tokens[-4:-1])
 
     def _may_join(self, before: list[int]) -> bool:
-        """Whether what transformers cleans up (`do n` + `'t`, `a '` + `s`) may take away a space
-        that stands before the last token."""
+        """Return whether transformers' clean-up (`do n` + `'t`, `a '` + `s`) may remove a space
+        before the last token."""
         added = [self._of(token) for token in before]
         tail = "".join(filter(None, added))[-3:]
         return None in added or "'" in tail or tail.endswith(" n")
@@ -182,33 +183,52 @@ class Endings:
         return self._added[token]
 
 
-def _appends(backend: Any) -> bool:
-    """Whether a tokenizer's decoder only appends."""
-    decoder = json.loads(backend.to_str())["decoder"] if backend is not None else None
+class DecoderStep(TypedDict):
+    """A step of a decoder in tokenizer.json, or a sequence of steps (`decoders`)."""
+
+    type: str
+    pattern: NotRequired[dict[str, str]]
+    content: NotRequired[str]
+    stop: NotRequired[int]
+    decoders: NotRequired[list["DecoderStep"]]
+
+
+class Backend(Protocol):
+    """The part of `tokenizers.Tokenizer` that is used here."""
+
+    def to_str(self) -> str:
+        """Return the content of tokenizer.json."""
+
+
+def _appends(backend: Backend | None) -> bool:
+    """Return whether a tokenizer's decoder only appends."""
+    decoder: DecoderStep | None = None
+    if backend is not None:
+        decoder = json.loads(backend.to_str())["decoder"]
     return decoder is not None and all(map(_appending, decoder.get("decoders", [decoder])))
 
 
-def _appending(step: dict[str, Any]) -> bool:
+def _appending(step: DecoderStep) -> bool:
     if step["type"] == "Replace":
         return len(step["pattern"].get("String", "")) == 1 == len(step["content"])
     return step["type"] in APPENDING and not step.get("stop")
 
 
-def answer(engine: "Engine", text: Text, settings: Settings) -> dict[str, Any]:
-    """A stopped text as the journal holds it."""
+def answer(engine: "Engine", text: Text, settings: Settings) -> Generation:
+    """Return a stopped text as the journal holds it."""
     raw = thoughts.raw(engine.tokenizer, text.tokens, settings)
     raw = texts.cut(raw, [engine.eos_text])  # some tokenizers' EOS is not a special token
     thinks = text.thought is not None and text.thought.begun
-    answer = texts.scored_part(raw, settings.to_json(), thinks=thinks)
-    found: dict[str, Any] = {
-        "text": answer,
+    scored = texts.scored_part(raw, settings.to_json(), thinks=thinks)
+    answer: Generation = {
+        "text": scored,
         "tokens": text.tokens,
-        "logprobs": text.logprobs,
-        "margins": text.margins,
+        "logprobs": [*text.logprobs],
+        "margins": [*text.margins],
         "stop": text.stop,
     }
-    if raw != answer:
-        found["raw"] = raw
+    if raw != scored:
+        answer["raw"] = raw
     if text.thought is not None:
-        found["thought"] = text.thought.to_json(len(text.tokens))
-    return found
+        answer["thought"] = text.thought.to_json(len(text.tokens))
+    return answer

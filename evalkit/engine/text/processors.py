@@ -1,9 +1,8 @@
-"""What happens to logits before a token is chosen from them: transformers' own processors and
-warpers, in transformers' order.
+"""Changes logits before a token is chosen: transformers' own processors and warpers, in its order.
 
-A model's generation config and a task's settings say which. Each text has a list of its own, since
-some count from its prompt's end, and its row is processed alone: who shares its batch changes
-nothing.
+A model's generation config and a task's settings say which ones. Each text has a list of its own,
+since some processors count from the end of the prompt, and its row is processed alone, so that
+other rows of the batch change nothing.
 """
 
 import copy
@@ -18,12 +17,12 @@ if TYPE_CHECKING:
     from evalkit.engine.core import Engine
 
 _MOST_PROBABLE = {"do_sample": False, "num_beams": 1, "guidance_scale": None}
-_GIVEN = ("temperature", "top_p", "top_k", "min_p")  # a task's word, or settled when planned
+_GIVEN = ("temperature", "top_p", "top_k", "min_p")  # set by the task, or by the plan
 
 
 class Penalties:
-    """What vllm and OpenAI's servers call presence and frequency penalties: taken off the logits of
-    tokens that the text so far holds, once, or as often as it holds them."""
+    """The presence and frequency penalties of vllm and OpenAI's servers. They are subtracted from
+    the logits of tokens that are in the text: once, or as often as the token is in it."""
 
     def __init__(self, presence: float, frequency: float, prompt: int) -> None:
         self._presence, self._frequency, self._prompt = presence, frequency, prompt
@@ -35,7 +34,7 @@ class Penalties:
 
 
 class Chooser:
-    """One text's processors and, where it is sampled, its warpers, which work on the CPU."""
+    """The processors of one text and, if it is sampled, its warpers, which run on the CPU."""
 
     def __init__(self, prompt: list[int], processors: Any, warpers: Any) -> None:
         self._prompt, self._processors, self.warpers = prompt, processors, warpers
@@ -44,19 +43,19 @@ class Chooser:
         self._known = 0
 
     def processed(self, tokens: list[int], logits: torch.Tensor) -> torch.Tensor:
-        """Logits [vocabulary] of the token behind `tokens`, which is what was written so far."""
+        """Return the processed logits [vocabulary] of the token after `tokens`, the text so far."""
         if not self.has_processors:
             return logits
-        found: torch.Tensor = self._processors(self._before(tokens, logits.device), logits[None])
-        return found[0]
+        result: torch.Tensor = self._processors(self._before(tokens, logits.device), logits[None])
+        return result[0]
 
     def warped(self, logits: torch.Tensor) -> torch.Tensor:
-        """Processed logits [vocabulary], on the CPU, as they are drawn from."""
-        found: torch.Tensor = self.warpers(torch.empty(1, 0, dtype=torch.long), logits[None])
-        return found[0]
+        """Return processed logits [vocabulary], on the CPU, as tokens are drawn from them."""
+        result: torch.Tensor = self.warpers(torch.empty(1, 0, dtype=torch.long), logits[None])
+        return result[0]
 
     def _before(self, tokens: list[int], device: torch.device) -> torch.Tensor:
-        """All token ids so far, [1, tokens]; only the new ones go to the device."""
+        """Return all token ids so far, [1, tokens]. Only new ones are copied to the device."""
         length = len(self._prompt) + len(tokens)
         if self._ids is None or length > len(self._ids):
             ids = [*self._prompt, *tokens, *[0] * (64 + len(tokens))]
@@ -69,15 +68,14 @@ class Chooser:
 
 
 def own(config: Any) -> Any:
-    """A loaded model's generation config where it does something to what is most probable; None
-    where it doesn't."""
+    """Return a loaded model's generation config if it changes the most probable text, else None."""
     return config if config is not None and checkpoint.acting_settings(config) else None
 
 
 def chooser(engine: "Engine", settings: Settings, prompt: list[int]) -> Chooser:
-    """The processors of a text that goes on from a prompt."""
+    """Return the processors and warpers of the text after a prompt."""
     warpers = None
-    if settings.do_sample:  # they hold nothing of a text
+    if settings.do_sample:  # warpers keep no state of a text
         if settings not in engine.warpers:
             engine.warpers[settings] = _warpers(engine, settings)
         warpers = engine.warpers[settings]
@@ -85,7 +83,7 @@ def chooser(engine: "Engine", settings: Settings, prompt: list[int]) -> Chooser:
 
 
 def _processors(engine: "Engine", settings: Settings, prompt: list[int]) -> Any:
-    """None where neither the model nor a task asks for anything."""
+    """Return the processors; None where neither the model nor the task sets any."""
     counted = settings.presence_penalty, settings.frequency_penalty
     if engine.generation is None and not settings.repetition_penalty and not any(counted):
         return None
@@ -95,14 +93,14 @@ def _processors(engine: "Engine", settings: Settings, prompt: list[int]) -> Any:
         config.min_length = config.min_new_tokens + len(prompt)
     if settings.repetition_penalty:
         config.repetition_penalty = settings.repetition_penalty
-    made = _listed(engine, config, prompt, torch.tensor([prompt], device=engine.device))
+    listed = _listed(engine, config, prompt, torch.tensor([prompt], device=engine.device))
     if any(counted):
-        made.append(Penalties(*counted, len(prompt)))
-    return made
+        listed.append(Penalties(*counted, len(prompt)))
+    return listed
 
 
 def _warpers(engine: "Engine", settings: Settings) -> Any:
-    """What transformers does only where it samples."""
+    """Return what transformers applies only to sampled texts."""
     from transformers import GenerationConfig
 
     kind: Any = GenerationConfig  # untyped
@@ -116,7 +114,7 @@ def _warpers(engine: "Engine", settings: Settings) -> Any:
 
 
 def _config(engine: "Engine") -> Any:
-    """A copy of the model's generation config, with transformers' defaults."""
+    """Return a copy of the model's generation config, with transformers' defaults."""
     from transformers import GenerationConfig
 
     kind: Any = GenerationConfig  # untyped
@@ -126,11 +124,12 @@ def _config(engine: "Engine") -> Any:
 
 
 def _listed(engine: "Engine", config: Any, prompt: list[int], ids: torch.Tensor | None) -> Any:
-    """transformers' list of a generation config; a prompt's ids for what looks at them."""
+    """Return transformers' list for a generation config. `ids` are the prompt's, for those that
+    read them."""
     from transformers import GenerationMixin
 
     device = engine.device if ids is not None else torch.device("cpu")
-    mixin: Any = GenerationMixin  # also for models that bring their own code and no `generate`
+    mixin: Any = GenerationMixin  # also for models with their own code and without `generate`
     mixin._prepare_special_tokens(engine.model, config, True, device=device)
     return mixin._get_logits_processor(
         engine.model,

@@ -1,36 +1,36 @@
-"""A text that thinks before it answers, as it grows: where it stands, when it ends, how it reads.
+"""A text that thinks before it answers, while it is generated: how far it is, and when it ends.
 
-The task's stop strings act on the answer only, from its first character that is no blank; thought
-and answer have room of their own where the suite gives a thought some. What ends a thought is
-looked for by its token where the tokenizer has one, else in the decoded text.
+The task's stop strings apply to the answer only, from its first character that is no blank. Thought
+and answer each have a limit of tokens where the suite sets one for thoughts. The end of a thought
+is its token, where the tokenizer has one for it, or else its string in the decoded text.
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 from evalkit.inputs.chat import texts
 from evalkit.inputs.models.tokenizer import Tokenizer
+from evalkit.inputs.types import Thought as ThoughtEntry
 from evalkit.plan.requests.request import Settings
 
-TAIL_TOKENS = 8  # beyond a word's bytes (a token is one at least): what stands around it
+TAIL_TOKENS = 8  # more than the bytes of a string (a token has one at least): its surroundings
 
 
 @dataclass
 class Thought:
-    """How far a text has thought: whether it has `begun` to, and how many of its tokens reach to
-    the last end of a thought (0: none has ended)."""
+    """The thought of a text: whether it has `begun`, and how many tokens there are up to its last
+    end (0: it has not ended)."""
 
     begun: bool
     ended: int = 0
 
-    def to_json(self, tokens: int) -> dict[str, Any]:
-        """What the journal holds of it: the tokens that are no answer."""
+    def to_json(self, tokens: int) -> ThoughtEntry:
+        """Return the thought as the journal holds it, in a text of so many tokens."""
         thought = self.ended or (tokens if self.begun else 0)
         return {"tokens": thought, "ended": bool(self.ended)}
 
 
 def of(tokenizer: Tokenizer, settings: Settings, prompt: list[int]) -> Thought | None:
-    """A thought at the end of a prompt; None where texts don't think."""
+    """Return the thought at the end of a prompt; None where texts don't think."""
     if not settings.think_end:
         return None
     (text,) = tokenizer.decode([prompt], skip_special_tokens=False)
@@ -38,13 +38,13 @@ def of(tokenizer: Tokenizer, settings: Settings, prompt: list[int]) -> Thought |
 
 
 def see(tokenizer: Tokenizer, thought: Thought, tokens: list[int], settings: Settings) -> str:
-    """Note what the last of a text's tokens does to it; why it ends with that, or nothing. That an
-    end-of-text token ends it is seen elsewhere."""
+    """Update a thought by the last of a text's tokens. Return why the text ends with this token;
+    empty where it does not. End-of-text tokens are checked elsewhere."""
     if _ends(tokenizer, tokens[thought.ended :], settings.think_end):
         thought.begun, thought.ended = True, len(tokens)
     elif settings.think_start and not thought.begun:
         thought.begun = _ends(tokenizer, tokens, settings.think_start)
-    room = settings.max_gen_toks - settings.max_think_toks  # for the answer, and for all without
+    room = settings.max_gen_toks - settings.max_think_toks  # of the answer; of all without a limit
     if thought.begun and not thought.ended:
         most = settings.max_think_toks or room
         return "length" if len(tokens) >= most else ""
@@ -56,7 +56,7 @@ def see(tokenizer: Tokenizer, thought: Thought, tokens: list[int], settings: Set
 
 
 def _ends(tokenizer: Tokenizer, tokens: list[int], word: str) -> bool:
-    """Whether a word stands in the last of some tokens that did not hold it before."""
+    """Return whether the last token completes a word that was not in the tokens before."""
     if (single := tokenizer.token_of(word)) is not None:
         return bool(tokens) and tokens[-1] == single
     (tail,) = tokenizer.decode(
@@ -79,14 +79,14 @@ def _answer_tail(
 
 
 def _reads(tokenizer: Tokenizer, tokens: list[int], thought: Thought, before: int) -> bool:
-    """Whether an answer has begun, with more than blanks, before some token."""
+    """Return whether the answer has more than blanks before a token."""
     (text,) = tokenizer.decode([tokens[thought.ended : before]], skip_special_tokens=False)
     return bool(text.strip())
 
 
 def raw(tokenizer: Tokenizer, tokens: list[int], settings: Settings) -> str:
-    """A text as it was written, its thoughts included: special tokens are skipped but for those
-    that begin or end a thought."""
+    """Return a text as it was generated, with its thoughts. Special tokens are left out, except
+    those that begin or end a thought."""
     words = [word for word in (settings.think_start, settings.think_end) if word]
     special = {tokenizer.token_of(word): word for word in words if tokenizer.is_special(word)}
     parts: list[list[int]] = [[]]

@@ -1,9 +1,9 @@
-"""Our own attention function, which transformers calls in place of its own at level tree.
+"""The attention function of level tree, which transformers calls instead of its own.
 
-A query attends to up to two sets of keys: a trunk's, held once for the whole batch, and its own
-row's (or slot's). The two results are merged by their log-sum-exps (cascade attention), so a shared
-prefix is neither copied nor read once a row. What the keys are is the business of the `View` that
-is active while the model runs; the model's own masks and caches are not used.
+A query attends to up to two sets of keys: those of a trunk, kept once for the whole batch, and
+those of its own row or slot. The two results are merged by their log-sum-exps (cascade attention),
+so a shared prefix is neither copied nor read once for each row. The active `View` supplies the keys
+while the model runs; the model's own masks and caches are not used.
 """
 
 import math
@@ -20,19 +20,20 @@ from evalkit.base.errors import EvalkitError, Exit
 from evalkit.engine.hardware import kernels
 
 NAME = "evalkit"
-HIDDEN = -1e30  # added to a hidden key's score; finite, so that a row that sees nothing is no NaN
-ALIGNED = 16  # keys: what a row of a mask is a multiple of, as it lies in a GPU's memory
-VECTOR = 32  # elements of float32 that a CPU's loop takes at once, at most
-FEW = 4  # queries of a key head, with which values that lie across are the better left factor
+HIDDEN = -1e30  # added to a hidden key's score; finite, so a row that sees nothing gives no NaN
+ALIGNED = 16  # keys: in a GPU's memory the length of a mask's row is a multiple of it
+VECTOR = 32  # float32 elements that a CPU's vector instructions take at most
+FEW = 4  # up to so many queries of a key head, transposed values are the faster left factor
 _PASSED_OVER = {"is_causal", "position_ids", "use_cache", "cu_seq_lens_q", "cu_seq_lens_k"}
 
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """How a layer makes scores of queries and keys.
+    """How a layer computes scores from queries and keys.
 
-    `scale` multiplies the product, `softcap` bounds it by tanh, `window` is how many positions back
-    a query sees (itself included), `sinks` [heads] are scores that take weight and give nothing.
+    `scale` multiplies the product and `softcap` bounds it by tanh. `window` is the number of
+    positions that a query sees, its own included. `sinks` [heads] are scores that take weight but
+    add nothing to the output.
     """
 
     scale: float
@@ -42,21 +43,21 @@ class Scores:
 
 
 class View(Protocol):
-    """Which keys the queries of the forward pass that runs see."""
+    """Supplies the keys that the queries of a forward pass see."""
 
     def attend(
         self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor,
         scores: Scores,
     ) -> torch.Tensor:  # fmt: skip
-        """Output [rows, heads, tokens, value size] of query [rows, heads, tokens, size], key and
-        value [rows, key heads, tokens, size]."""
+        """Return the output [rows, heads, tokens, value size] for query [rows, heads, tokens,
+        size], key and value [rows, key heads, tokens, size]."""
 
 
 Part = tuple[torch.Tensor, torch.Tensor]  # output [..., tokens, size], log-sum-exp [..., tokens]
 
 
 class _Active(threading.local):
-    """The views of the forward passes that this thread is in, the innermost last."""
+    """The views of this thread's current forward passes, the innermost last."""
 
     def __init__(self) -> None:
         self.views: list[View] = []
@@ -67,7 +68,7 @@ _active = _Active()
 
 @contextmanager
 def viewing(view: View) -> Iterator[None]:
-    """Let the model's attention layers use `view` until the end of the block."""
+    """Let attention layers use `view` until the end of the block."""
     _active.views.append(view)
     try:
         yield
@@ -81,10 +82,9 @@ def forward(
     sliding_window: int | None = None, softcap: float | None = None,
     s_aux: torch.Tensor | None = None, **others: Any,
 ) -> tuple[torch.Tensor, None]:  # fmt: skip
-    """What transformers calls for each layer; returns [rows, tokens, heads, size].
+    """Compute one layer's attention for transformers: [rows, tokens, heads, size].
 
-    Raises EvalkitError for an argument that it does not know: passing one over could change an
-    answer.
+    Raises EvalkitError for an argument that it does not know: ignoring it could change an answer.
     """
     unknown = sorted(
         name
@@ -105,8 +105,8 @@ def forward(
 
 
 def switch(model: Any, implementation: str) -> None:
-    """Let a model use this function (`NAME`) or one of transformers' own. Raises EvalkitError where
-    its attention can't be exchanged."""
+    """Set a model's attention to this function (`NAME`) or to one of transformers' own. Raises
+    EvalkitError where it can't be replaced."""
     from transformers import AttentionInterface
 
     AttentionInterface.register(NAME, forward)
@@ -122,7 +122,7 @@ def switch(model: Any, implementation: str) -> None:
 
 @contextmanager
 def plain(engine: Any) -> Iterator[None]:
-    """Let an engine's model compute as transformers alone would, until the end of the block."""
+    """Let an engine's model use transformers' own attention until the end of the block."""
     before = engine.model.config._attn_implementation
     switch(engine.model, engine.numerics.attention)
     try:
@@ -135,11 +135,11 @@ def attend(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scores: Scores,
     mask: torch.Tensor | None = None, *, causal: bool = False, across: bool = False,
 ) -> Part:  # fmt: skip
-    """Attention of query [rows, heads, tokens, size] to key and value [rows, key heads, keys,
-    size], of which each is that of as many query heads.
+    """Attend with query [rows, heads, tokens, size] to key and value [rows, key heads, keys, size].
+    Each key head serves the same number of query heads.
 
-    `mask` is added to the scores, [rows or 1, 1, tokens, keys]; `causal` needs as many keys as
-    tokens; `across` says that `value` lies in memory as `lies_across` has it. The log-sum-exp is
+    `mask` [rows or 1, 1, tokens, keys] is added to the scores. `causal` needs as many keys as
+    tokens. `across` says that `value` is transposed in memory (`lies_across`). The log-sum-exp is
     in float32.
     """
     if scores.softcap is None and not across:
@@ -174,8 +174,8 @@ def _plain(
 
 
 def lies_across(values: torch.Tensor) -> bool:
-    """Whether the values of texts that grow should lie in memory size by size, not token by token:
-    a CPU then reads them in long runs."""
+    """Return whether the values of growing texts should be transposed in memory (size by size, not
+    token by token): a CPU then reads them in long runs."""
     return values.device.type == "cpu" and values.dtype == torch.float32
 
 
@@ -186,7 +186,7 @@ def _cpu(
     size = value.shape[-1]
     if size < key.shape[-1]:  # latent attention
         value = functional.pad(value, (0, key.shape[-1] - size))
-    # it takes key heads as they are: the same bits as of repeated ones, a tenth faster
+    # key heads are not repeated: the bits are the same, and it is a tenth faster
     output, total = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
         query, key, value, 0.0, causal, attn_mask=mask, scale=scale
     )
@@ -198,7 +198,7 @@ def _cuda(
     mask: torch.Tensor | None, causal: bool,
 ) -> Part:  # fmt: skip
     if mask is not None:
-        if mask.stride(-2) % ALIGNED:  # not as `hide` made it: rows that were repeated
+        if mask.stride(-2) % ALIGNED:  # its rows were repeated after `hide`
             keys = mask.shape[-1]
             mask = functional.pad(mask, (0, -keys % ALIGNED))[..., :keys]
         mask = mask.expand(query.shape[0], query.shape[1], *mask.shape[-2:])
@@ -206,11 +206,11 @@ def _cuda(
     output, total, *_ = torch.ops.aten._scaled_dot_product_efficient_attention(
         query, key, value, mask, True, 0.0, causal, scale=scale
     )
-    return output, total[..., : query.shape[-2]]  # padded to a multiple of 32 by the kernel
+    return output, total[..., : query.shape[-2]]  # the kernel pads it to a multiple of 32
 
 
 def _repeated(key: torch.Tensor, heads: int) -> torch.Tensor:
-    """Key heads [rows, key heads, keys, size] repeated for their groups of query heads."""
+    """Repeat key heads [rows, key heads, keys, size] for their groups of query heads."""
     groups = heads // key.shape[1]
     return key if groups == 1 else key.repeat_interleave(groups, dim=1)
 
@@ -219,8 +219,8 @@ _KERNELS: dict[str, Callable[..., Part]] = {kernels.FLASH: _cpu, kernels.EFFICIE
 
 
 def hide(visible: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """The mask that hides what is not visible (bool, any shape), to be added to scores; on a GPU
-    its rows are aligned as the kernel wants them."""
+    """Return the mask that hides all that is not `visible` (bool, any shape), to be added to
+    scores. On a GPU its rows are aligned for the kernel."""
     *rows, keys = visible.shape
     spare = 0 if visible.device.type == "cpu" else -keys % ALIGNED
     mask = torch.zeros(*rows, keys + spare, dtype=dtype, device=visible.device)[..., :keys]
@@ -228,21 +228,22 @@ def hide(visible: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 
 
 def joined(one: Part, other: Part) -> Part:
-    """Attention over two disjoint sets of keys as one's over both (Hydragen, arXiv:2402.05099,
-    section 3). A part that sees nothing leaves the other's bits as they are."""
+    """Join attention over two disjoint sets of keys to attention over both (Hydragen,
+    arXiv:2402.05099, section 3). A part that sees nothing does not change the bits of the other."""
     return _mixed(one, other), evenly(torch.logaddexp, one[1], other[1])
 
 
 def _mixed(one: Part, other: Part) -> torch.Tensor:
-    """Outputs [rows, heads, tokens, size] weighted by the softmax of their log-sum-exps, in
-    float32."""
+    """Return the mean of outputs [rows, heads, tokens, size], weighted by the softmax of their
+    log-sum-exps, in float32."""
     share = evenly(torch.sigmoid, other[1] - one[1])  # the softmax of two
     return torch.lerp(one[0].float(), other[0].float(), share.unsqueeze(-1))
 
 
 def evenly(function: Callable[..., torch.Tensor], *values: torch.Tensor) -> torch.Tensor:
-    """A function of each element, whichever others there are: a CPU computes the elements that are
-    left behind whole vectors by other instructions, so there are none left."""
+    """Apply a function to each element, with bits that do not depend on the number of elements. A
+    CPU computes the elements after the last whole vector by other instructions, so the values are
+    padded to whole vectors."""
     shape, count = values[0].shape, values[0].numel()
     if values[0].device.type != "cpu" or count % VECTOR == 0:
         return function(*values)
@@ -253,8 +254,8 @@ def evenly(function: Callable[..., torch.Tensor], *values: torch.Tensor) -> torc
 def merge(
     own: Part, trunk: Part | None, sinks: torch.Tensor | None, dtype: torch.dtype
 ) -> torch.Tensor:
-    """Output of attention to a row's own keys and to a trunk's; `sinks` [heads] take weight without
-    output."""
+    """Return the output of attention to a row's own keys and to those of a trunk. `sinks` [heads]
+    take weight without output."""
     if sinks is None:
         return (own[0] if trunk is None else _mixed(own, trunk)).to(dtype)
     output, total = own if trunk is None else joined(own, trunk)
@@ -263,15 +264,15 @@ def merge(
 
 
 def fold_rows(query: torch.Tensor, key_heads: int) -> torch.Tensor:
-    """Queries of all rows as one row's for keys that all share: [rows, heads, tokens, size] ->
-    [1, key heads, groups x rows x tokens, size]."""
+    """Fold the queries of all rows into one row, for keys that all rows share: [rows, heads,
+    tokens, size] -> [1, key heads, groups x rows x tokens, size]."""
     rows, heads, tokens, size = query.shape
     grouped = query.view(rows, key_heads, heads // key_heads, tokens, size)
     return grouped.permute(1, 2, 0, 3, 4).reshape(1, key_heads, -1, size)
 
 
 def unfold_rows(part: Part, rows: int, heads: int) -> Part:
-    """The inverse of `fold_rows` for an output and its log-sum-exp."""
+    """Reverse `fold_rows` for an output and its log-sum-exp."""
     output, total = part
     key_heads = output.shape[1]
     shape = (key_heads, heads // key_heads, rows, -1)

@@ -1,10 +1,10 @@
-"""Where the keys and values of texts that grow lie, one layer's for all slots.
+"""The buffers for the keys and values of growing texts: one layer's, for all slots.
 
-On a CPU (`Indexed`) a slot's tokens lie in one tensor, and a new one is written by its index. On a
-GPU (`Blocks`) a write by index is slow where algorithms are deterministic: torch sorts the indices
-and copies the whole buffer. So the last tokens of every slot, up to `BLOCK`, lie in a tensor of
-their own, of which a step writes every element again, and a block that is full is copied behind
-those before it: by slices only, which the host knows.
+On a CPU (`Indexed`) all tokens of a slot are in one tensor, and a new token is written by its
+index. On a GPU (`Blocks`) a deterministic write by index is slow: torch sorts the indices and
+copies the whole buffer. So the last tokens of every slot, up to `BLOCK`, are in a tensor of their
+own, of which each step writes all elements again. A full block is copied after the blocks before
+it, by slices that the host knows.
 """
 
 from dataclasses import dataclass
@@ -15,15 +15,15 @@ import torch
 from evalkit.engine.tree import attention
 from evalkit.engine.tree.attention import Part, Scores
 
-BUCKET = 64  # tokens: buffers grow by so many
-BLOCK = 64  # tokens of a slot that a step may write; whole buckets, so that masks stay aligned
+BUCKET = 64  # tokens by which buffers grow
+BLOCK = 64  # tokens of a slot that a step may write; whole buckets keep masks aligned
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What a step tells the buffers, all of it on their device. `lengths` [slots]: each slot's
-    tokens, the new one aside; `used` and `whole` (the host knows them): how many tokens of a slot
-    are in use at most, the new one included, and how many of them stand in full blocks.
+    """The arguments of a decoding step, on the buffers' device. `lengths` [slots] are the tokens of
+    each slot without the new one. The host knows `used`, the most tokens of a slot with the new
+    one, and `whole`, the most tokens in full blocks.
     """
 
     lengths: torch.Tensor
@@ -36,8 +36,8 @@ class Step:
         self, first: torch.Tensor | int, keys: int, end: torch.Tensor, window: int | None,
         dtype: torch.dtype,
     ) -> torch.Tensor:  # fmt: skip
-        """[slots, 1, 1, keys]: of keys from place `first` of each slot on, those before `end` that
-        a new token sees."""
+        """Return the mask [slots, 1, 1, keys] of the keys from place `first` of each slot: a new
+        token sees those before `end` within the window."""
         place = torch.arange(keys, device=self.lengths.device) + first  # [keys] or [slots, keys]
         seen = place < end.unsqueeze(1)
         if window is not None:
@@ -46,38 +46,38 @@ class Step:
 
 
 class Buffers(Protocol):
-    """One layer's keys and values."""
+    """The keys and values of one layer."""
 
     def reserve(self, slots: int, tokens: int, key: torch.Tensor, value: torch.Tensor) -> None:
-        """Have room for so many tokens in each of so many slots, as the given keys and values
-        [..., key heads, tokens, size] are."""
+        """Make room for `tokens` tokens in each of `slots` slots, with the dtype, device and sizes
+        of the given key and value [..., key heads, tokens, size]."""
 
     def grow(self, tokens: int) -> None:
-        """Have room for so many tokens in each slot."""
+        """Make room for `tokens` tokens in each slot."""
 
     def put(self, slot: int, key: torch.Tensor, value: torch.Tensor) -> None:
-        """Let a slot hold these, [key heads, tokens, size]."""
+        """Replace a slot's keys and values with these, [key heads, tokens, size]."""
 
     def keep(self, slots: torch.Tensor, number: int) -> None:
-        """Go on with these slots, and with empty ones up to `number`."""
+        """Keep these slots, and add empty ones up to `number`."""
 
     def close(self, slot: int, tokens: int) -> None:
-        """A slot has come to the end of a block; `tokens`: all of its."""
+        """Copy the last block of a slot, which is full. `tokens`: all tokens of the slot."""
 
     def write(self, key: torch.Tensor, value: torch.Tensor, step: Step) -> None:
-        """Put each slot's new token behind its others: [slots, key heads, 1, size]."""
+        """Append each slot's new token: [slots, key heads, 1, size]."""
 
     def attend(self, query: torch.Tensor, scores: Scores, step: Step) -> Part:
-        """What queries [slots, key heads, groups, size] see of their own slot."""
+        """Attend with queries [slots, key heads, groups, size] to their own slot."""
 
 
 def of(device: torch.device) -> Buffers:
-    """The buffers for a device."""
+    """Return buffers for a device."""
     return Indexed() if device.type == "cpu" else Blocks()
 
 
 class Indexed:
-    """Every slot's tokens in one tensor: [slots, key heads, tokens, size]."""
+    """Buffers with all tokens in one tensor: [slots, key heads, tokens, size]."""
 
     def __init__(self) -> None:
         self.key: torch.Tensor | None = None
@@ -100,7 +100,7 @@ class Indexed:
         assert self.key is not None and self.value is not None, "there is room"
         for old, new in ((self.key, key), (self.value, value)):
             old[slot, :, : new.shape[1]] = new
-            old[slot, :, new.shape[1] :] = 0  # what stood here before may have been a NaN
+            old[slot, :, new.shape[1] :] = 0  # an old value may be a NaN
 
     def keep(self, slots: torch.Tensor, number: int) -> None:
         """See `Buffers`."""
@@ -108,7 +108,7 @@ class Indexed:
         self.key, self.value = (_kept(old, slots, number) for old in (self.key, self.value))
 
     def close(self, slot: int, tokens: int) -> None:
-        """Nothing: there are no blocks."""
+        """Do nothing: there are no blocks."""
 
     def write(self, key: torch.Tensor, value: torch.Tensor, step: Step) -> None:
         """See `Buffers`."""
@@ -124,7 +124,7 @@ class Indexed:
         return self.part(query, step.used, scores, step.masks[name])
 
     def part(self, query: torch.Tensor, keys: int, scores: Scores, mask: torch.Tensor) -> Part:
-        """What queries see of the first so many tokens."""
+        """Attend with queries to the first `keys` tokens."""
         assert self.key is not None and self.value is not None, "there is something"
         return attention.attend(
             query, self.key[:, :, :keys], self.value[:, :, :keys], scores, mask,
@@ -133,7 +133,7 @@ class Indexed:
 
 
 class Blocks:
-    """Full blocks of every slot in one tensor, its last tokens in another."""
+    """Buffers with full blocks in one tensor and the last tokens of each slot in another."""
 
     def __init__(self) -> None:
         self._full, self._last = Indexed(), Indexed()
@@ -191,7 +191,8 @@ def _grown(
     old: torch.Tensor | None, like: torch.Tensor, slots: int, length: int, *,
     is_across: bool = False,
 ) -> torch.Tensor:  # fmt: skip
-    """A buffer of that size with the old one's content; the old one where it is long enough."""
+    """Return a buffer of that size with the content of the old one, or the old one if it is long
+    enough."""
     if old is not None and old.shape[2] >= length:
         return old
     heads, size = like.shape[-3], like.shape[-1]
@@ -203,12 +204,13 @@ def _grown(
     if old is not None:
         known = old.shape[2]
         buffer[:, :, :known] = old
-    buffer[:, :, known:] = 0  # nothing that is hidden may be a NaN
+    buffer[:, :, known:] = 0  # a hidden value must not be a NaN
     return buffer
 
 
 def _kept(buffer: torch.Tensor, slots: torch.Tensor, number: int) -> torch.Tensor:
-    """A buffer of `number` slots as it lies in memory, with these slots first, the rest empty."""
+    """Return a buffer of `number` slots with the same layout in memory: these slots, then empty
+    ones."""
     size = (number, *buffer.shape[1:])
     is_across = buffer.stride(-1) != 1
     shape = (number, size[1], size[3], size[2]) if is_across else size

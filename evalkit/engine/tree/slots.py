@@ -1,11 +1,11 @@
-"""Fixed slots for texts that grow, each behind its batch's trunk (level tree).
+"""Slots for growing texts, each after the trunk of its batch (level tree).
 
-A slot holds the keys and values of one text behind its trunk. Texts of several batches, so of
-several tasks and trunks, may stand side by side: what a slot's row of a step comes to depends on
-the slot alone. That is so because a step has never fewer rows than `ROWS`, nor has a trunk's part:
-with fewer, a CPU takes other kernels (`apart` looks whether it is so on a host). How many slots
-there are and what stands in which follows from the texts. What a step needs lies on the device, and
-is brought there only when texts come or go.
+A slot holds the keys and values of one text after its trunk. Texts of several batches, and so of
+several tasks and trunks, may run side by side: a slot's row of a step depends on the slot only.
+This holds because a step never has fewer rows than `ROWS`, and neither has the part of a trunk:
+with fewer rows a CPU uses other kernels (`apart` checks it on the host). The texts decide how many
+slots there are and which text is in which slot. The tensors of a step are on the device, and are
+copied there only when texts come or go.
 """
 
 from dataclasses import dataclass, field
@@ -18,15 +18,15 @@ from evalkit.engine.tree.attention import HIDDEN, Part, Scores
 from evalkit.engine.tree.buffers import BLOCK, Buffers, Step
 
 if TYPE_CHECKING:
-    from evalkit.engine.tree.trunk import Layers, Prefix
+    from evalkit.engine.tree.tree import Layers, Prefix
 
-ROWS = 4  # of a step, and of a trunk's part of it: whole multiples, as of 4 rows kernels are made
+ROWS = 4  # a step, and a trunk's part of it, have a multiple of it: kernels work on 4 rows
 
 
 @dataclass(frozen=True, eq=False)
 class Stem:
-    """What the texts of a batch stand on: its trunk's cache, and the most tokens that one of them
-    may have, the trunk's included."""
+    """The trunk's cache under the texts of a batch, and the most tokens that one of these texts may
+    have, with those of the trunk."""
 
     prefix: "Prefix"
     longest: int
@@ -34,12 +34,12 @@ class Stem:
 
 @dataclass(frozen=True, slots=True)
 class _Order:
-    """The queries that each trunk is asked, behind one another: a slot's groups are one query each.
+    """The queries for each trunk, one trunk after another. Each group of a slot is one query.
 
-    `ends`: each stem that has a trunk, and where its queries end; `rows` [queries]: which query of
-    the step each of them is, None where that is all of them in order; `back` [slots x groups]:
-    where each one's own result stands; `bare` [slots x groups]: which stand on no trunk, None where
-    none does.
+    `ends` lists each stem with a trunk and the end of its queries. `rows` [queries] is the index of
+    each query in the step; None if these are all queries in order. `back` [slots x groups] is the
+    place of each query's result. `bare` [slots x groups] marks the queries without a trunk; None
+    if there are none.
     """
 
     ends: list[tuple[Stem, int]]
@@ -49,19 +49,19 @@ class _Order:
 
 
 @dataclass
-class _There:
-    """What a step needs on one device, since texts came or went last."""
+class _OnDevice:
+    """The tensors of a step on one device, since texts came or went last."""
 
-    lengths: torch.Tensor  # [slots]: tokens, the new one aside
-    live: torch.Tensor  # [slots]: 1 where a text stands
+    lengths: torch.Tensor  # [slots]: tokens without the new one
+    live: torch.Tensor  # [slots]: 1 where there is a text
     slots: torch.Tensor  # [slots]
     before: torch.Tensor  # [slots]: the trunk's tokens
     orders: dict[tuple[int, int], _Order] = field(default_factory=dict)  # by groups and unit
 
 
 class Slots:
-    """The `View` of one new token a slot. `lengths`: each slot's tokens but for the new one;
-    `stems`: what its text stands on, None where there is none."""
+    """The `View` of one new token for each slot. `lengths` are the slots' tokens without the new
+    one; `stems` are those of their texts, None where a slot is empty."""
 
     def __init__(self, device: torch.device, number: int) -> None:
         self._device = device
@@ -69,12 +69,12 @@ class Slots:
         self.stems: list[Stem | None] = [None] * number
         self._layers: dict[int, Buffers] = {}
         self._closed = [0] * number  # tokens of each slot in full blocks
-        self._there: dict[torch.device, _There] = {}
+        self._there: dict[torch.device, _OnDevice] = {}
         self._steps: dict[torch.device, Step] = {}
         self._trunk_masks: dict[tuple[object, ...], torch.Tensor] = {}
 
     def fill(self, slot: int, stem: Stem, cache: "Layers", row: int, path: torch.Tensor) -> None:
-        """Put a prompt, the tokens at `path` of a row of a prefill's cache, into a slot."""
+        """Put a prompt into a slot: the tokens at `path` in a row of a prefill's cache."""
         self.lengths[slot], self.stems[slot] = len(path), stem
         self._closed[slot] = len(path) // BLOCK * BLOCK
         self._there.clear()
@@ -85,12 +85,12 @@ class Slots:
             held.put(slot, key[row].index_select(1, index), value[row].index_select(1, index))
 
     def empty(self, slot: int) -> None:
-        """Let a slot's text be over; the slot goes on without one."""
+        """Remove the text of a slot, which stays as an empty slot."""
         self.lengths[slot], self.stems[slot], self._closed[slot] = 0, None, 0
         self._there.clear()
 
     def keep(self, slots: list[int], number: int) -> None:
-        """Go on with these slots, and with empty ones up to `number`."""
+        """Keep these slots, and add empty ones up to `number`."""
         more = number - len(slots)
         self.lengths = [self.lengths[slot] for slot in slots] + [0] * more
         self.stems = [*(self.stems[slot] for slot in slots), *([None] * more)]
@@ -101,8 +101,8 @@ class Slots:
             held.keep(index, number)
 
     def inputs(self, tokens: torch.Tensor) -> dict[str, torch.Tensor]:
-        """The model's arguments for the slots' newest tokens [slots]: ids and positions,
-        [slots, 1]."""
+        """Return the model's arguments for the newest tokens [slots]: ids and positions, [slots,
+        1]."""
         for held in self._layers.values():
             held.grow(max(self.lengths) + 1)
         for slot, length in enumerate(self.lengths):
@@ -117,7 +117,7 @@ class Slots:
         return {"input_ids": tokens.unsqueeze(1), "position_ids": positions.unsqueeze(1)}
 
     def stepped(self) -> None:
-        """Count the token that every text has just taken in."""
+        """Count the token that each text has just taken in."""
         for slot, stem in enumerate(self.stems):
             self.lengths[slot] += stem is not None
         for there in self._there.values():
@@ -127,7 +127,7 @@ class Slots:
         self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor,
         scores: Scores,
     ) -> torch.Tensor:  # fmt: skip
-        """The trunk, the slot's tokens, and the new one, which is put behind them."""
+        """Append the new token of each slot, and attend to the trunk and the slot's tokens."""
         slots, heads = query.shape[:2]
         held, step = self._layers[layer], self._step(query.device)
         held.write(key, value, step)
@@ -140,20 +140,20 @@ class Slots:
     def _trunks(
         self, layer: int, query: torch.Tensor, key_heads: int, scores: Scores
     ) -> Part | None:
-        """What each slot sees of its trunk; None where no slot has one."""
+        """Attend with each slot to its trunk; None where no slot has one."""
         slots, heads, _, size = query.shape
         order = self._order(query.device, heads // key_heads, scores)
         if not order.ends:
             return None
         grouped = query.view(slots, key_heads, -1, size).transpose(0, 1)
-        asked = grouped.reshape(1, key_heads, -1, size)  # a slot's groups one after another
+        queries = grouped.reshape(1, key_heads, -1, size)  # a slot's groups one after another
         if order.rows is not None:
-            asked = asked.index_select(2, order.rows)
+            queries = queries.index_select(2, order.rows)
         parts, first = [], 0
         for stem, end in order.ends:
             key, value = stem.prefix.layers[layer]
             mask = self._trunk_mask(order, stem, slice(first, end), scores.window, query)
-            parts.append(attention.attend(asked[:, :, first:end], key, value, scores, mask))
+            parts.append(attention.attend(queries[:, :, first:end], key, value, scores, mask))
             first = end
         output, total = parts[0]
         if order.rows is not None:
@@ -168,8 +168,8 @@ class Slots:
     def _trunk_mask(
         self, order: _Order, stem: Stem, rows: slice, window: int | None, query: torch.Tensor
     ) -> torch.Tensor | None:
-        """[1, 1, rows, trunk tokens], or None where no text of the batch comes to reach out of the
-        window."""
+        """Return the mask [1, 1, rows, trunk tokens], or None where no text of the batch can get
+        longer than the window."""
         if window is None or stem.longest < window:
             return None
         key = (id(stem), id(order), window, query.device, query.dtype)
@@ -190,14 +190,14 @@ class Slots:
             self._steps[device] = Step(there.lengths, there.slots, used, whole, {})
         return self._steps[device]
 
-    def _on(self, device: torch.device) -> _There:
-        """What a step needs on a device, brought there where texts came or went."""
+    def _on(self, device: torch.device) -> _OnDevice:
+        """Return the tensors of a step on a device, copied there after texts came or went."""
         if device not in self._there:
             before = [stem.prefix.length if stem else 0 for stem in self.stems]
             live = [int(stem is not None) for stem in self.stems]
             table = [self.lengths, live, list(range(len(live))), before]
             lengths, alive, numbers, trunks = torch.tensor(table, device=device).unbind()
-            self._there[device] = _There(lengths, alive, numbers, trunks)
+            self._there[device] = _OnDevice(lengths, alive, numbers, trunks)
         return self._there[device]
 
     def _order(self, device: torch.device, groups: int, scores: Scores) -> _Order:
@@ -209,8 +209,8 @@ class Slots:
 
 
 def _ordered(stems: list[Stem | None], device: torch.device, groups: int, unit: int) -> _Order:
-    """On a CPU each trunk is asked the queries of its own slots, in whole units; on a GPU those of
-    all slots, so that no shape depends on where texts stand."""
+    """Return the order of queries. On a CPU each trunk gets the queries of its own slots, in whole
+    units; on a GPU it gets those of all slots, so that no shape depends on the slots of texts."""
     each = [stem for stem in stems for _ in range(groups)]
     bare = [stem is not None and not stem.prefix.length for stem in each]
     own: dict[Stem, list[int]] = {}
@@ -221,12 +221,13 @@ def _ordered(stems: list[Stem | None], device: torch.device, groups: int, unit: 
     rows: list[int] = []
     back = [0] * len(each)
     ends: list[tuple[Stem, int]] = []
-    for stem, mine in own.items():
+    for stem, of_stem in own.items():
         everyone = is_one or device.type != "cpu"
-        asked = list(range(len(each))) if everyone else mine + mine[-1:] * (-len(mine) % unit)
-        for at, row in enumerate(mine):
+        spare = of_stem[-1:] * (-len(of_stem) % unit)
+        queries = list(range(len(each))) if everyone else of_stem + spare
+        for at, row in enumerate(of_stem):
             back[row] = len(rows) + (row if everyone else at)
-        rows += asked
+        rows += queries
         ends.append((stem, len(rows)))
     table = torch.tensor([back, list(map(int, bare))], device=device)
     return _Order(

@@ -1,13 +1,13 @@
-"""Behind a model's last attention only the places that count are computed.
+"""Computes the end of a model only at the places whose logits are needed.
 
-Nothing there mixes tokens any more, so of the last attention's queries, the output projection and
-the feed-forward block behind it, what is computed at places whose logits nobody asks for is never
-read: most places of a multiple-choice task, and all but one of a trunk. The other places hold zeros
-then. Which modules these are is not known by name: two tokens go through the model once, and what
-it does behind its last attention is seen.
+After the last attention nothing mixes tokens. So the queries of the last attention, its output
+projection and the feed-forward block after it are needed only at places whose logits are used.
+Most places of a multiple-choice task, and all but one of a trunk, are left out and hold zeros.
+The names of these modules are not known. To find them, two tokens go through the model once, and
+its calls after the last attention are noted.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,20 +20,20 @@ from evalkit.engine.tree import attention
 from evalkit.engine.tree.attention import Scores
 
 Place = tuple[int, int]  # row, token
-NARROW = 2  # it pays where the places are less than this part of a pass: gathering isn't free
+NARROW = 2  # leave places out only where at most 1 in 2 is needed: gathering has a cost
 
 
 @dataclass(frozen=True, slots=True)
 class Tail:
-    """The end of a model: after how many `attentions` a forward pass needs only what counts, and
-    the outermost modules with matrices that come then, the LM head aside."""
+    """The end of a model: the number of `attentions` up to it, and the outermost modules with
+    matrices in it, without the LM head."""
 
     attentions: int
     modules: tuple[torch.nn.Module, ...]
 
 
 class Counted:
-    """The places of a pass of [rows, width] tokens that count, without repetition."""
+    """The places of a pass over [rows, width] tokens that are needed, each once."""
 
     def __init__(self, places: Sequence[Place], rows: int, width: int) -> None:
         self.shape = (rows, width)
@@ -45,45 +45,46 @@ class Counted:
 
     @property
     def pays(self) -> bool:
-        """Whether they are few enough."""
+        """Whether the places are few enough to leave out the others."""
         return NARROW * self._most <= self.shape[1]
 
     @cached_property
     def padded(self) -> np.ndarray[Any, np.dtype[np.int64]]:
-        """Each row's tokens, its first token where it has fewer: [rows, most]."""
-        found = np.zeros((self.shape[0], self._most), dtype=np.int64)
+        """The tokens of each row, filled up with its first token: [rows, most]."""
+        padded = np.zeros((self.shape[0], self._most), dtype=np.int64)
         for row, tokens in enumerate(self._by_row):
-            found[row, : len(tokens)] = tokens
-        return found
+            padded[row, : len(tokens)] = tokens
+        return padded
 
     def _index(self, device: torch.device) -> torch.Tensor:
-        """Of each place: its row, its token, and its number in its row; [3, places]. Brought to a
-        device once, not by every module of the tail."""
+        """Return the row of each place, its token, and its number in the row: [3, places]. It is
+        copied to a device once, not for every module."""
         if self._moved is None or self._moved.device != device:
-            each = enumerate(self._by_row)
-            found = [(row, token, n) for row, some in each for n, token in enumerate(some)]
-            self._moved = torch.tensor(found, device=device).T
+            rows = enumerate(self._by_row)
+            table = [(row, token, n) for row, tokens in rows for n, token in enumerate(tokens)]
+            self._moved = torch.tensor(table, device=device).T
         return self._moved
 
     def of_rows(self, values: torch.Tensor) -> torch.Tensor:
-        """Each row's, padded: [rows, heads, tokens, size] -> [rows, heads, most, size]."""
+        """Take the places by row, padded: [rows, heads, tokens, size] -> [rows, heads, most,
+        size]."""
         at = torch.from_numpy(self.padded).to(values.device)
         rows = torch.arange(len(at), device=values.device).unsqueeze(1)
         return values.transpose(1, 2)[rows, at].transpose(1, 2)
 
     def back_in_rows(self, values: torch.Tensor) -> torch.Tensor:
-        """What `of_rows` took, at its places, zeros elsewhere: [rows, heads, most, size] ->
+        """Reverse `of_rows`, with zeros at other places: [rows, heads, most, size] ->
         [rows, heads, tokens, size]."""
         row, _, number = self._index(values.device)
         return self.back(values.transpose(1, 2)[row, number].unsqueeze(0)).transpose(1, 2)
 
     def of(self, values: torch.Tensor) -> torch.Tensor:
-        """All of them: [rows, tokens, ...] -> [1, places, ...]."""
+        """Take the places: [rows, tokens, ...] -> [1, places, ...]."""
         row, token, _ = self._index(values.device)
         return values[row, token].unsqueeze(0)
 
     def back(self, values: torch.Tensor) -> torch.Tensor:
-        """The inverse of `of`, with zeros elsewhere."""
+        """Reverse `of`, with zeros at other places."""
         row, token, _ = self._index(values.device)
         full = values.new_zeros(*self.shape, *values.shape[2:])
         full[row, token] = values[0]
@@ -91,7 +92,7 @@ class Counted:
 
 
 class Narrowing:
-    """What a forward pass leaves out: its tail computes `counted` only, once its last attention has
+    """A forward pass whose tail computes only the places `counted`, once its last attention has
     `begun`."""
 
     def __init__(self, tail: Tail, counted: Counted) -> None:
@@ -100,17 +101,17 @@ class Narrowing:
 
     @property
     def begun(self) -> bool:
-        """Whether the pass is behind its last attention, or in it."""
+        """Whether the pass is in its last attention or after it."""
         return self._attentions == self._tail.attentions
 
     def attend(self) -> bool:
-        """Count an attention; whether it is the last one."""
+        """Count an attention, and return whether it is the last one."""
         self._attentions += 1
         return self.begun
 
     @contextmanager
     def active(self) -> Iterator[None]:
-        """Let the tail's modules compute the places that count only, until the block ends."""
+        """Let the tail's modules compute only the counted places until the end of the block."""
         handles = []
         for module in self._tail.modules:
             handles.append(module.register_forward_pre_hook(self._before))
@@ -130,7 +131,7 @@ class Narrowing:
 
 @torch.inference_mode()
 def find(model: Any) -> Tail:
-    """The tail of a model that uses our attention. Two tokens go through it."""
+    """Return the tail of a model that uses our attention, by a forward pass over two tokens."""
     view, calls = _Causal(), _Calls()
     handles = []
     for module in model.modules():
@@ -152,7 +153,7 @@ def find(model: Any) -> Tail:
 
 
 class _Causal:
-    """The `View` of one row without a trunk, which counts."""
+    """The `View` of one row without a trunk, which counts the attentions."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -161,14 +162,14 @@ class _Causal:
         self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor,
         scores: Scores,
     ) -> torch.Tensor:  # fmt: skip
-        """Every token before it."""
+        """Attend to all tokens before each token."""
         self.count += 1
         return attention.attend(query, key, value, scores, causal=True)[0]
 
 
 class _Calls:
-    """Which modules take a row of tokens and give one, and nothing else. `by_token`: how many
-    attentions there were when each was called last."""
+    """The modules that take only a row of tokens and return one. `by_token` holds the number of
+    attentions before the last call of each."""
 
     TOKENS = 2
 
@@ -177,13 +178,13 @@ class _Calls:
         self._entered: dict[Any, int] = {}
 
     def enter(self, module: Any, attentions: int) -> None:
-        """Before a call."""
+        """Note a call's beginning."""
         self._entered[module] = attentions
 
     def leave(
-        self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
+        self, module: Any, args: tuple[Any, ...], kwargs: Mapping[str, object], output: Any
     ) -> None:
-        """After it."""
+        """Note a call's end."""
         if len(args) == 1 and not kwargs and self._is_row(args[0]) and self._is_row(output):
             self.by_token[module] = self._entered[module]
 

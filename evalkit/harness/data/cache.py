@@ -1,19 +1,19 @@
-"""The datasets that `datasets` has prepared: a folder of Arrow files for each dataset,
-configuration and revision, which it serves again without a look at them.
+"""The cache of the library `datasets`: a folder of Arrow files for each dataset, configuration and
+revision, which the library loads again without checking it.
 
-So each folder is sealed once the tasks are loaded: the sha256 of its files lies among them, goes
-wherever they are copied, and is checked before they are served again. A lock only knows the
-documents that are asked; few-shot examples come from these files too.
+So each folder is sealed once the tasks are loaded: a file in it holds the sha256 of the others. It
+is copied with them, and checked before they are loaded again. A lock covers the tested documents
+only; few-shot examples come from these files too.
 
-A cache that can't be written to (staged, mounted read-only in an image) is served from a mirror of
-links, since `datasets` writes locks and rewritten documents beside what it reads.
+A cache that can't be written to (staged, or mounted read-only in an image) is read through a folder
+of links, since `datasets` writes locks and rewritten documents beside the files that it reads.
 """
 
 import atexit
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -22,22 +22,22 @@ from evalkit.base import canon
 from evalkit.base.errors import EvalkitError, Exit
 
 SEAL = "evalkit.sha256.json"
-PLACES = "evalkit.places.json"  # where what was loaded with arguments lies
-REWRITTEN = "cache-"  # how the name begins of documents as a task's code made them
-# What a damaged folder makes `datasets` raise; pyarrow's errors are among these.
+PLACES = "evalkit.places.json"  # the folders of what was loaded with arguments
+REWRITTEN = "cache-"  # the first part of the name of documents that a task's code rewrote
+# The errors of `datasets` for a damaged folder; pyarrow's are among them.
 DAMAGE = (OSError, ValueError, TypeError, LookupError, AttributeError, NotImplementedError)
 
 
 def root() -> Path:
-    """Where `datasets` keeps what it has prepared."""
+    """Return the folder of all prepared datasets."""
     import datasets.config
 
     return Path(datasets.config.HF_DATASETS_CACHE)
 
 
 def mirror() -> None:
-    """Where the cache can't be written to, have `datasets` use a temporary folder of links to its
-    files from now on; it goes with this process."""
+    """Where the cache can't be written to, let `datasets` use a temporary folder of links to its
+    files. The folder is removed when this process ends."""
     import datasets.config
 
     shared = root()
@@ -69,31 +69,33 @@ def _make(shared: Path) -> None:
 
 
 def folder_of(dataset: str) -> Path:
-    """Where it keeps all that it has prepared of one dataset."""
+    """Return the folder of all that is prepared of one dataset."""
     from datasets.naming import camelcase_to_snakecase
 
     *namespace, last = dataset.split("/")
     return root() / "___".join([*namespace, camelcase_to_snakecase(last)])
 
 
-def find(dataset: str, config: str | None, revision: str, arguments: dict[str, Any]) -> Path | None:
-    """The one folder that is prepared of this configuration at exactly this revision, or None.
+def find(
+    dataset: str, config: str | None, revision: str, arguments: Mapping[str, object]
+) -> Path | None:
+    """Return the one prepared folder of a configuration at exactly this revision, or None.
 
-    `datasets` gives a configuration with `arguments` (data_dir, data_files) a name of its own
-    making; where that lies is told by what `remember` wrote.
+    `datasets` invents a name for a configuration with `arguments` (data_dir, data_files); its
+    folder is known from `remember`.
     """
     if arguments:
         place = _remembered(dataset).get(_key(config, revision, arguments))
         folder = folder_of(dataset) / place if place else None
         return folder if folder is not None and folder.is_dir() else None
-    found = [p for p in folder_of(dataset).glob(f"{config or '*'}/*/{revision}") if p.is_dir()]
-    return found[0] if len(found) == 1 else None
+    prepared = [p for p in folder_of(dataset).glob(f"{config or '*'}/*/{revision}") if p.is_dir()]
+    return prepared[0] if len(prepared) == 1 else None
 
 
 def remember(
-    tables: Any, dataset: str, config: str | None, revision: str, arguments: dict[str, Any]
+    tables: Any, dataset: str, config: str | None, revision: str, arguments: Mapping[str, object]
 ) -> None:
-    """Write down where it lies what was loaded with arguments, so that it is found offline."""
+    """Note the folder of what was loaded with arguments, so that it is found offline."""
     folders = _folders(tables) if hasattr(tables, "values") else set()
     if not arguments or len(folders) != 1:
         return
@@ -103,7 +105,7 @@ def remember(
         canon.write_json(folder_of(dataset) / PLACES, known)
 
 
-def _key(config: str | None, revision: str, arguments: dict[str, Any]) -> str:
+def _key(config: str | None, revision: str, arguments: Mapping[str, object]) -> str:
     return canon.digest([config, revision, {name: str(arguments[name]) for name in arguments}])
 
 
@@ -114,8 +116,8 @@ def _remembered(dataset: str) -> dict[str, str]:
 
 
 def serve(folder: Path, dataset: str, where: str, served: set[Path]) -> Any:
-    """The tables in a prepared folder, which is added to `served`; EvalkitError where it is not as
-    it was sealed. `where` says in errors what they are for."""
+    """Return the tables in a prepared folder, and add it to `served`. EvalkitError where the folder
+    differs from its seal; `where` names the dataset in errors."""
     from datasets.packaged_modules.cache.cache import Cache
 
     config, version, revision = folder.parts[-3:]
@@ -131,11 +133,8 @@ def serve(folder: Path, dataset: str, where: str, served: set[Path]) -> Any:
 
 
 def loaded(load: Callable[[], Any], kept: Path, where: str, served: set[Path]) -> Any:
-    """What `load` has `datasets` serve, from folders that are as they were sealed; they are added
-    to `served`. `kept`: below which folder all of them lie.
-
-    Where it fails, a folder that is not so is the reason.
-    """
+    """Call `load` and return its tables, and add their folders, which are below `kept`, to
+    `served`. EvalkitError where a folder differs from its seal, also where `load` fails for it."""
     try:
         tables = load()
     except DAMAGE:
@@ -154,8 +153,8 @@ def _folders(tables: Any) -> set[Path]:
 
 
 def seal(folder: Path) -> None:
-    """Write down the digests of what has come into a folder since it was sealed, or all of them;
-    one that can't be written to stays as it is."""
+    """Write the digests of the files in a folder that its seal lacks. A folder that can't be
+    written to stays as it is."""
     with suppress(EvalkitError):
         known = dict(canon.read_json(folder / SEAL)) if (folder / SEAL).exists() else {}
         new = {p.name: canon.sha256_file(p) for p in _files(folder) if p.name not in known}
@@ -164,8 +163,8 @@ def seal(folder: Path) -> None:
 
 
 def check(folder: Path, where: str) -> None:
-    """EvalkitError unless every file of a folder is as it was sealed; nothing is said of one that
-    never was, nor of documents that a task rewrote and that were deleted: it does so again."""
+    """Raise EvalkitError where a file differs from its folder's seal. A folder without a seal
+    passes, and so do deleted documents that a task's code rewrites."""
     if not (folder / SEAL).exists():
         return
     try:
@@ -182,7 +181,7 @@ def check(folder: Path, where: str) -> None:
 
 
 def _files(folder: Path) -> list[Path]:
-    """What is to be sealed: whole files, with the description of what they hold."""
+    """Return the files to seal: tables, and the description of their content."""
     return sorted([*folder.glob("*.arrow"), *folder.glob("dataset_info.json")])
 
 

@@ -9,7 +9,7 @@ revision where there is one and it is undamaged, and what was loaded is checked 
 
 import os
 import re
-from collections.abc import Callable, Iterator, Set
+from collections.abc import Callable, Iterator, Mapping, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -70,7 +70,7 @@ class Pins:
                 code=Exit.FAILED,
             )
 
-    def local(self, path: str, kwargs: dict[str, Any]) -> Local:
+    def local(self, path: str, kwargs: Mapping[str, Any]) -> Local:
         """The files that a task names, read once however often they are asked for."""
         key = canon.dumps([path, str(kwargs.get("data_dir")), str(kwargs.get("data_files"))])
         if key not in self.files:
@@ -120,7 +120,9 @@ def pinned(pins: Pins) -> Iterator[None]:
         datasets.load_dataset, load.CachedDatasetModuleFactory = original, fallback
 
 
-def _load(original: Loader, pins: Pins, path: str, name: str | None, kwargs: dict[str, Any]) -> Any:
+def _load(
+    original: Loader, pins: Pins, path: str, name: str | None, kwargs: Mapping[str, Any]
+) -> Any:
     from datasets.packaged_modules import _PACKAGED_DATASETS_MODULES
 
     kwargs = {key: value for key, value in kwargs.items() if key != "revision"}
@@ -149,7 +151,7 @@ def _download(
     path: str,
     name: str | None,
     revision: str,
-    kwargs: dict[str, Any],
+    kwargs: Mapping[str, Any],
 ) -> Any:
     if pins.offline:
         raise _missing(pins, path, name, revision, "the run is offline")
@@ -215,7 +217,7 @@ def _check_revision(loaded: Any, repo: str, revision: str) -> None:
 
 
 def _load_files(
-    original: Loader, pins: Pins, path: str, name: str | None, kwargs: dict[str, Any]
+    original: Loader, pins: Pins, path: str, name: str | None, kwargs: Mapping[str, Any]
 ) -> Any:
     """Serve a task's own files: no Hub is asked, their digest must be the locked one."""
     files = pins.local(path, kwargs)

@@ -8,10 +8,10 @@ them is kept under that digest: a cache that goes by names and times would serve
 
 import inspect
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from evalkit.base import canon
 from evalkit.base.errors import EvalkitError
@@ -22,15 +22,22 @@ from evalkit.inputs.suite import OWN_FILES
 _BESIDE = "keep a task's data beside its YAML and name that folder in include_path"
 
 
+class Arguments(TypedDict, total=False):
+    """The arguments of `load_dataset` that name files, the latter by split."""
+
+    data_dir: str
+    data_files: dict[str, list[str]]
+
+
 @dataclass(frozen=True, slots=True)
 class Local:
-    """Files as a locked source: its name and revision, and how `load_dataset` is to be asked:
-    `path` (a loader's name or a folder) and the arguments that say which files."""
+    """Files as a locked source: its name and revision, and the arguments of `load_dataset`: `path`
+    (the name of a loader, or a folder) and those that name the files."""
 
     repo: str
     revision: str
     path: str
-    arguments: dict[str, Any]
+    arguments: Arguments
 
     @property
     def cache(self) -> Path:
@@ -46,7 +53,7 @@ def is_folder(include_path: Path | None, path: str) -> bool:
     return include_path is not None and "/" not in path and (include_path / path).is_dir()
 
 
-def source(include_path: Path | None, path: str, kwargs: dict[str, Any]) -> Local:
+def source(include_path: Path | None, path: str, kwargs: Mapping[str, Any]) -> Local:
     """The files that a task names by `path`, `data_dir` and `data_files`, pinned by their bytes.
 
     Raises EvalkitError with the reason where they are not the suite's own files, or not there.
@@ -64,7 +71,7 @@ def source(include_path: Path | None, path: str, kwargs: dict[str, Any]) -> Loca
     files = kwargs.get("data_files")
     if not files and base == include_path and not kwargs.get("data_dir"):
         raise EvalkitError(f"a task's loader '{path}' is given neither data_files nor data_dir")
-    given: dict[str, Any] = {"data_dir": os.fspath(base)} if kwargs.get("data_dir") else {}
+    given: Arguments = {"data_dir": os.fspath(base)} if kwargs.get("data_dir") else {}
     if not files:
         _check_folder(include_path, base)
         names = [f"{_name(include_path, base)}/"]

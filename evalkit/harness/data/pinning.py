@@ -5,12 +5,13 @@ from: lm-eval takes them from another split or from the task's own YAML, and ano
 another prompt. And how the task is scored. What differs is named to the row.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evalkit.base import canon
 from evalkit.base.errors import EvalkitError, Exit
-from evalkit.base.machine.stamp import Unknown
+from evalkit.base.machine.types import Unknown
 from evalkit.harness import publish, samples
 from evalkit.harness.data import cache, loading, local, row_digests
 from evalkit.harness.data.row_digests import doc_hash
@@ -26,9 +27,11 @@ _REFRESH = "mend the suite or its data, or refresh the lock with `evalkit lock`"
 
 
 def describe(task: Any, pins: loading.Pins) -> LockedTask:
-    """A loaded leaf task's data as a lock pins it; EvalkitError where it comes from nowhere that
-    can be pinned."""
+    """Return a loaded leaf task, its data and how it is scored, as a lock pins it. EvalkitError
+    where its data can't be pinned."""
     documents, digest = row_digests.of(task.eval_docs)
+    config = publish.clean({"config": task.dump_config()})["config"]
+    ways = task.higher_is_better()
     split = task.config.test_split if task.has_test_docs() else task.config.validation_split
     return LockedTask(
         dataset=_repo(task, pins),
@@ -37,33 +40,24 @@ def describe(task: Any, pins: loading.Pins) -> LockedTask:
         documents=documents,
         rows=digest,
         shots=describe_shots(task),
-        **_scoring(task),
-    )
-
-
-def _scoring(task: Any) -> dict[str, Any]:
-    """How a leaf task is scored, as a lock pins it."""
-    config = publish.clean({"config": task.dump_config()})["config"]
-    ways = task.higher_is_better()
-    return {
-        "output_type": str(task.OUTPUT_TYPE),
-        "num_fewshot": task.get_config("num_fewshot") or 0,
-        "version": samples.plain(task.VERSION),
-        "metrics": {
+        output_type=str(task.OUTPUT_TYPE),
+        num_fewshot=task.get_config("num_fewshot") or 0,
+        version=samples.plain(task.VERSION),
+        metrics={
             name: {"aggregation": _aggregation(config, name, function),
                    "higher_is_better": ways.get(name)}
             for name, function in task.aggregation().items()
         },
-        "filters": [each.name for each in task._filters],
-        "settings": single.of_settings(canon.finite(config)),
-    }  # fmt: skip
+        filters=[each.name for each in task._filters],
+        settings=single.of_settings(canon.finite(config)),
+    )  # fmt: skip
 
 
-def _aggregation(config: dict[str, Any], metric: str, function: Any) -> str:
+def _aggregation(config: Mapping[str, Any], metric: str, function: Any) -> str:
     """A metric's aggregation by lm-eval's name, as its config or the function itself says it."""
     named = {entry["metric"]: entry.get("aggregation") for entry in config.get("metric_list") or []}
-    found = named.get(metric)
-    return found if isinstance(found, str) else str(getattr(function, "__name__", "code"))
+    name = named.get(metric)
+    return name if isinstance(name, str) else str(getattr(function, "__name__", "code"))
 
 
 def describe_group(name: str, group: Any) -> GroupScore:

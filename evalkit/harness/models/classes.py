@@ -9,7 +9,9 @@ from typing import Any
 
 from evalkit.base.errors import EvalkitError, Exit, one_of
 from evalkit.base.machine import stamp
+from evalkit.base.machine.types import Hardware, Text
 from evalkit.inputs.engine_name import Choice
+from evalkit.inputs.types import NumericsEntry
 
 PACKAGES = {"vllm": "vllm", "vllm-vlm": "vllm", "sglang": "sglang"}  # that a class runs on
 # What evalkit decides, digests or checks itself, and what to do instead.
@@ -30,8 +32,8 @@ RESERVED = {
 
 
 def model_class(choice: Choice) -> Any:
-    """lm-eval's class of that name. Raises EvalkitError where there is none, where its package is
-    not installed, where it takes text only, and for arguments that are evalkit's to give."""
+    """Return lm-eval's class of that name. Raises EvalkitError where there is none, where its
+    package is not installed, where it takes text only, and for arguments that evalkit sets."""
     from lm_eval.api.model import TemplateLM
     from lm_eval.api.registry import get_model
     from lm_eval.models import MODEL_MAPPING
@@ -61,7 +63,7 @@ def model_class(choice: Choice) -> Any:
 
 
 def missing(engine: str, package: str) -> EvalkitError:
-    """The error for a package that a class runs on and that is not there."""
+    """Return the error for a package that a class needs and that is not installed."""
     return EvalkitError(
         f"{engine} needs the package {package}, which is not installed",
         fix=f"install it beside evalkit: pip install {package}",
@@ -70,41 +72,46 @@ def missing(engine: str, package: str) -> EvalkitError:
 
 
 def is_served(found: Any) -> bool:
-    """Whether a class sends its requests to a server, which computes somewhere else."""
+    """Return whether a class sends its requests to a server."""
     return is_a(found, "TemplateAPI")
 
 
 def is_a(found: Any, name: str) -> bool:
-    """Whether a class is or derives from the one of that name (whose module imports much)."""
+    """Return whether a class is, or derives from, the class of that name, which is not imported."""
     return any(base.__name__ == name for base in found.__mro__)
 
 
-def versions(choice: Choice) -> dict[str, Any]:
-    """Versions of lm-eval and of what the class runs on, as far as they can be seen from here."""
-    found: dict[str, Any] = {"lm_eval": stamp.version("lm_eval")}
+def versions(choice: Choice) -> dict[str, Text]:
+    """Return the versions of lm-eval and of the package that the class runs on, where they can be
+    known; EvalkitError where the package is not installed."""
+    no_metadata = stamp.unknown("it is installed without its metadata")
+    known: dict[str, Text] = {"lm_eval": stamp.version("lm_eval") or no_metadata}
     if is_served(model_class(choice)):
-        found["server"] = stamp.unknown("a server's software can't be seen from here")
+        known["server"] = stamp.unknown("a server's software can't be seen from here")
     elif package := PACKAGES.get(choice.foreign):
-        version = stamp.version(package)
-        found[package] = version or stamp.unknown("it is installed without its metadata")
-    return found
+        known[package] = stamp.version(package) or no_metadata
+    return known
 
 
-def numerics(choice: Choice, dtype: str, asked: str | None) -> dict[str, Any]:
-    """The record's numerics: evalkit sets the weights' dtype, where a class takes one; no more."""
-    found: dict[str, Any] = dict.fromkeys(
-        ("profile", "attention", "tf32", "deterministic", "threads"),
-        stamp.unknown(f"{choice.name} decides it"),
-    )
-    if "dtype" in parameters(model_class(choice)):
-        return found | {"dtype": dtype}
-    if asked:
+def numerics(choice: Choice, dtype: str, requested: str | None) -> NumericsEntry:
+    """Return the record's numerics: evalkit sets the dtype of the weights, where a class takes one,
+    and nothing else. `requested`: the user's dtype."""
+    takes_dtype = "dtype" in parameters(model_class(choice))
+    if requested and not takes_dtype:
         raise EvalkitError(f"--dtype is not for {choice.name}", fix="its server decides it")
-    return found | {"dtype": stamp.unknown(f"{choice.name} decides it")}
+    unknown = stamp.unknown(f"{choice.name} decides it")
+    return {
+        "profile": unknown,
+        "dtype": dtype if takes_dtype else unknown,
+        "attention": unknown,
+        "tf32": unknown,
+        "deterministic": unknown,
+        "threads": unknown,
+    }
 
 
 def check_device(choice: Choice, device: str | None) -> None:
-    """EvalkitError where a device is asked for that the class chooses itself."""
+    """Raise EvalkitError for a requested device where the class chooses the device itself."""
     if device is not None and not is_a(model_class(choice), "HFLM"):
         raise EvalkitError(
             f"--device is not for {choice.name}",
@@ -113,7 +120,7 @@ def check_device(choice: Choice, device: str | None) -> None:
 
 
 def adapter_parameter(choice: Choice) -> str:
-    """What a class calls an adapter's folder; EvalkitError where it takes none."""
+    """Return a class's parameter for an adapter's folder; EvalkitError where it has none."""
     taken = parameters(model_class(choice))
     for name in ("peft", "lora_local_path"):
         if name in taken:
@@ -121,18 +128,26 @@ def adapter_parameter(choice: Choice) -> str:
     raise EvalkitError(f"{choice.name} takes no --adapter", fix="merge it into the model's weights")
 
 
-def hardware(choice: Choice, here: dict[str, Any]) -> dict[str, Any]:
-    """What computes the answers: `here` (`engine.hardware`), or a server's machine, unknown."""
+def hardware(choice: Choice, here: Hardware) -> Hardware:
+    """Return the hardware that computes the answers: this host's (`here`), or a server's, which is
+    unknown."""
     if not is_served(model_class(choice)):
         return here
-    elsewhere = stamp.unknown("a server computed it")
-    parts = dict.fromkeys(("gpu", *stamp.GPU_PARTS), elsewhere)
-    return {"device": "server", **parts}
+    unknown = stamp.unknown("a server computed it")
+    return {
+        "device": "server",
+        "gpu": unknown,
+        "cuda": unknown,
+        "driver": unknown,
+        "cublas": unknown,
+        "cudnn": unknown,
+    }
 
 
 def plan_length(choice: Choice, max_length: int) -> int:
-    """The longest row that a class takes: the model's context, or the one in its arguments, less
-    two tokens where a class must generate one to score (the row's last token counts as well)."""
+    """Return the most tokens of a row that a class takes: the model's context, or the one in its
+    arguments, less two tokens where a class must generate a token to score (the row's last token
+    counts as well)."""
     names = ("max_length", "max_model_len", "context_length")
     stated = next((choice.args[name] for name in names if name in choice.args), str(max_length))
     if not stated.isdigit() or int(stated) < 3:
@@ -141,7 +156,7 @@ def plan_length(choice: Choice, max_length: int) -> int:
 
 
 def parameters(found: Any) -> set[str]:
-    """Names of the arguments that a class or one of its bases takes."""
+    """Return the names of the arguments that a class or one of its bases takes."""
     return {
         name
         for base in found.__mro__

@@ -1,9 +1,9 @@
 """lm-eval's own model classes as engines: vllm, sglang, a served endpoint, hf.
 
-A class is handed the plan's batches one at a time, in the plan's order, as token ids where it takes
-them and else as a prompt that its tokenizer turns into the same ids. What else shares its batches,
-its caches and its kernels is its own affair, so nothing here is promised to the bit; and what a
-class does not tell (token ids, margins, why a text ended) is said to be unknown, never made up.
+A class gets the plan's batches one at a time, in the plan's order: as token ids where it takes
+them, else as a prompt that its tokenizer turns into the same ids. How it shares its batches, caches
+and kernels is not known, so no bit of an answer is promised. What a class does not return (token
+ids, margins, why a text ended) is recorded as unknown.
 """
 
 import sys
@@ -14,17 +14,18 @@ from typing import Any
 
 from evalkit.base.errors import EvalkitError, Exit, first_line
 from evalkit.base.machine import stamp
-from evalkit.base.machine.stamp import Unknown
+from evalkit.base.machine.types import Unknown
 from evalkit.harness.models import classes
 from evalkit.inputs.chat import texts
 from evalkit.inputs.engine_name import Choice
 from evalkit.inputs.models.model import Model
 from evalkit.inputs.models.tokenizer import Tokenizer
+from evalkit.inputs.types import Answer, Generation, NumericsEntry, Setting
 from evalkit.plan.batch import Batch
 from evalkit.plan.requests.request import Settings
 
-Answers = dict[str, dict[str, Any]]
-# Whatever a class that is not ours may raise for what it is given or for what answers it.
+Answers = dict[str, Answer]  # by part id
+# The errors that a foreign class may raise for its input or for the answers of its server.
 BROKEN = (
     ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, NotImplementedError,
     OSError, RuntimeError, TypeError, ValueError,
@@ -32,46 +33,51 @@ BROKEN = (
 
 
 def load(
-    choice: Choice, model: Model, tokenizer: Tokenizer, *, numerics: dict[str, Any], device: str,
+    choice: Choice, model: Model, tokenizer: Tokenizer, *, numerics: NumericsEntry, device: str,
     adapter: Path | None, max_length: int,
 ) -> "Foreign":  # fmt: skip
-    """Make the class. `max_length`: the plan's. Raises EvalkitError in the class's own words."""
-    found = classes.model_class(choice)
-    given = _defaults(found, model, numerics, device, max_length)
+    """Return the class, made for a model. `max_length`: the plan's. Raises EvalkitError with the
+    class's own message."""
+    kind = classes.model_class(choice)
+    given = _defaults(kind, model, numerics, device, max_length)
     if adapter is not None:
         given[classes.adapter_parameter(choice)] = str(adapter)
     from lm_eval.utils import handle_arg_string
 
     given |= {key: handle_arg_string(value) for key, value in choice.args.items()}
     if given.get("tokenizer_backend", "huggingface") != "huggingface":
-        given.pop("tokenizer")  # the class brings its own, and is checked against ours
-    with _told(choice.name, "can't be made"):
-        return Foreign(choice.name, found(**given), tokenizer)
+        given.pop("tokenizer")  # the class has its own, which is compared with ours
+    with _one_line(choice.name, "can't be made"):
+        return Foreign(choice.name, kind(**given), tokenizer)
 
 
 def _defaults(
-    found: Any, model: Model, numerics: dict[str, Any], device: str, max_length: int
-) -> dict[str, Any]:
-    """What a class must be told of the model, unless its arguments say otherwise."""
+    kind: Any, model: Model, numerics: NumericsEntry, device: str, max_length: int
+) -> dict[str, Setting]:
+    """Return the arguments that a class needs for the model; the user's own replace them."""
     folder = str(model.folder)
-    if classes.is_served(found):
-        served = {"model": model.reference, "tokenizer": folder, "max_length": max_length + 2}
-        return served | {
+    if classes.is_served(kind):
+        return {
+            "model": model.reference,
+            "tokenizer": folder,
+            "max_length": max_length + 2,
             "tokenizer_backend": "huggingface",
             "trust_remote_code": model.trust_remote_code,
         }
-    given: dict[str, Any] = {"pretrained": folder, "trust_remote_code": model.trust_remote_code}
+    given: dict[str, Setting] = {"pretrained": folder, "trust_remote_code": model.trust_remote_code}
     if isinstance(numerics["dtype"], str):
         given["dtype"] = numerics["dtype"]
-    if classes.is_a(found, "HFLM"):
-        given |= {"parallelize": True} if device == "auto" else {"device": device}
+    if classes.is_a(kind, "HFLM") and device == "auto":
+        given["parallelize"] = True
+    elif classes.is_a(kind, "HFLM"):
+        given["device"] = device
     return given
 
 
 @contextmanager
-def _told(name: str, what: str) -> Iterator[None]:
-    """Turn what a class raises into one line, and keep what it prints away from stdout."""
-    from aiohttp import ClientError  # what a class with several requests under way raises
+def _one_line(name: str, what: str) -> Iterator[None]:
+    """Turn an error of a class into an EvalkitError, and send what it prints to stderr."""
+    from aiohttp import ClientError  # raised by classes that send several requests at once
 
     try:
         with redirect_stdout(sys.stderr):
@@ -88,40 +94,39 @@ def _told(name: str, what: str) -> Iterator[None]:
 
 
 class Foreign:
-    """One of lm-eval's model classes with evalkit's engines' `execute`."""
+    """One of lm-eval's model classes, with the `execute` of an engine."""
 
-    last_split = 0  # it does not tell how it cuts batches up
+    last_split = 0  # a class does not say how it cuts batches
 
     def __init__(self, name: str, lm: Any, tokenizer: Tokenizer) -> None:
         self.name, self._lm, self._tokenizer = name, lm, tokenizer
 
     def execute(self, batch: Batch) -> Answers:
-        """Answers of a batch of level none by part id; EvalkitError where the class fails."""
+        """Return the answers of a batch by part id; EvalkitError where the class fails."""
         assert batch.trunk is None, "a foreign engine's plan has level none"
-        with _told(self.name, f"failed on a batch of {batch.task}"):
+        with _one_line(self.name, f"failed on a batch of {batch.task}"):
             if batch.settings is not None:
                 return self._generate(batch, batch.settings)
             return self._score(batch)
 
     def _score(self, batch: Batch) -> Answers:
-        asked = []
+        requests = []
         for target in batch.targets:
             tokens = batch.rows[target.row].tokens[: target.end + 1].tolist()
             context = tokens[: target.start + 1]
-            asked.append((None, context, [*tokens[target.start + 1 :], target.last]))
-        found = self._lm._loglikelihood_tokens(asked, disable_tqdm=True)
-        if len(found) != len(asked):
-            raise RuntimeError(f"it answered {len(found)} of {len(asked)} requests")
-        return {
-            target.id: {
-                "loglikelihood": float(value),
-                **({} if batch.kind == "loglikelihood_rolling" else {"is_greedy": bool(is_greedy)}),
-                "num_tokens": len(scored),
-            }
-            for target, (_, _, scored), (value, is_greedy) in zip(
-                batch.targets, asked, found, strict=True
-            )
-        }
+            requests.append((None, context, [*tokens[target.start + 1 :], target.last]))
+        results = self._lm._loglikelihood_tokens(requests, disable_tqdm=True)
+        _check_number(results, requests)
+        answers: Answers = {}
+        for target, (_, _, scored), result in zip(batch.targets, requests, results, strict=True):
+            value, number = float(result[0]), len(scored)
+            if batch.kind == "loglikelihood_rolling":
+                answers[target.id] = {"loglikelihood": value, "num_tokens": number}
+            else:
+                answers[target.id] = {
+                    "loglikelihood": value, "is_greedy": bool(result[1]), "num_tokens": number,
+                }  # fmt: skip
+        return answers
 
     def _generate(self, batch: Batch, settings: Settings) -> Answers:
         from lm_eval.api.instance import Instance
@@ -132,32 +137,30 @@ class Foreign:
             Instance("generate_until", {}, (text, _kwargs(settings)), index)
             for index, text in enumerate(texts)
         ]
-        found = self._lm.generate_until(instances, disable_tqdm=True)
-        if len(found) != len(texts):
-            raise RuntimeError(f"it answered {len(found)} of {len(texts)} requests")
-        untold = stamp.unknown(f"{self.name} gives the text only")
-        rest = dict.fromkeys(("tokens", "logprobs", "margins", "stop"), untold)
-        written = zip(batch.targets, texts, found, strict=True)
+        results = self._lm.generate_until(instances, disable_tqdm=True)
+        _check_number(results, texts)
+        unknown = stamp.unknown(f"{self.name} gives the text only")
+        written = zip(batch.targets, texts, results, strict=True)
         return {
-            target.id: {**_answered(prompt, str(text), settings, untold), **rest}
+            target.id: _answer(prompt, str(text), settings, unknown)
             for target, prompt, text in written
         }
 
     def _texts(self, prompts: list[list[int]], ids: Sequence[str]) -> list[str]:
-        """Prompts that the class's own tokenizer turns into the planned ids: with the BOS in the
-        text, or without it where the class puts it in front. A batch's all have one form, since a
-        class may look at its first prompt only."""
+        """Return prompts that the class's own tokenizer turns into the planned ids: with the BOS in
+        the text, or without it where the class adds it. All prompts of a batch have one form, since
+        a class may look at its first prompt only."""
         bos = self._tokenizer.bos_token_id
         bare = [prompt[1:] if prompt[:1] == [bos] else prompt for prompt in prompts]
         forms = [
             self._tokenizer.decode(tokens, skip_special_tokens=False) for tokens in (prompts, bare)
         ]
         if getattr(self._lm, "tokenizer", None) is None:
-            return forms[1]  # a server of texts puts the BOS in front, and there is none to ask
+            return forms[1]  # a server of texts adds the BOS, and has no tokenizer to check with
         unlike = ""
         for form in forms:
-            found = _read_back(self._lm, form)
-            unlike = next((i for i, a, b in zip(ids, found, prompts, strict=True) if a != b), "")
+            encoded = _encoded(self._lm, form)
+            unlike = next((i for i, a, b in zip(ids, encoded, prompts, strict=True) if a != b), "")
             if not unlike:
                 return form
         raise EvalkitError(
@@ -167,8 +170,13 @@ class Foreign:
         )
 
 
-def _read_back(lm: Any, texts: list[str]) -> list[list[int]]:
-    """The token ids that a class will generate from, by the method that it will use."""
+def _check_number(results: Sequence[object], requests: Sequence[object]) -> None:
+    if len(results) != len(requests):
+        raise RuntimeError(f"it answered {len(results)} of {len(requests)} requests")
+
+
+def _encoded(lm: Any, texts: list[str]) -> list[list[int]]:
+    """Return the token ids that a class will generate from, by the method that it will use."""
     if hasattr(lm, "tok_batch_encode"):
         ids, mask = lm.tok_batch_encode(texts)
         return [row[kept.bool()].tolist() for row, kept in zip(ids, mask, strict=True)]
@@ -179,31 +187,38 @@ def _read_back(lm: Any, texts: list[str]) -> list[list[int]]:
     return [list(map(int, ids)) for ids in encoded]
 
 
-def _answered(prompt: str, raw: str, settings: Settings, untold: Unknown) -> dict[str, Any]:
-    """A text as the journal holds it: a class that is not told of thoughts gives all of it."""
+def _answer(prompt: str, raw: str, settings: Settings, unknown: Unknown) -> Generation:
+    """Return a text as the journal holds it. A class does not know of thoughts, so `raw` holds
+    them."""
+    answer: Generation = {
+        "text": raw, "tokens": unknown, "logprobs": unknown, "margins": unknown, "stop": unknown,
+    }  # fmt: skip
     if not settings.think_end:
-        return {"text": raw}
+        return answer
     ended = settings.think_end in raw
     thinks = texts.is_open(prompt, settings.think_start, settings.think_end)
     thinks = thinks or settings.think_start in raw
-    answer = texts.scored_part(raw, settings.to_json(), thinks=thinks)
-    spent: Any = untold if ended or thinks else 0
-    thought = {"tokens": spent, "ended": ended}
-    return {"text": answer, "thought": thought, **({"raw": raw} if raw != answer else {})}
+    answer["text"] = texts.scored_part(raw, settings.to_json(), thinks=thinks)
+    answer["thought"] = {"tokens": unknown if ended or thinks else 0, "ended": ended}
+    if raw != answer["text"]:
+        answer["raw"] = raw
+    return answer
 
 
-def _kwargs(settings: Settings) -> dict[str, Any]:
-    """The settings in lm-eval's words; a dictionary for each request, since classes change it. Stop
-    strings are for answers alone, so that a text that thinks is written to its end."""
-    kwargs: dict[str, Any] = {
+def _kwargs(settings: Settings) -> dict[str, Setting]:
+    """Return the settings by lm-eval's names; a dictionary for each request, since classes change
+    it. Stop strings apply to answers only, so a text that thinks is generated to its end."""
+    kwargs: dict[str, Setting] = {
         "until": [] if settings.think_end else list(settings.until),
         "max_gen_toks": settings.max_gen_toks,
         "do_sample": settings.do_sample,
     }
     if settings.do_sample:
-        kwargs |= {"temperature": settings.temperature, "top_p": settings.top_p}
-        kwargs |= {"top_k": settings.top_k} if settings.top_k else {}
-        kwargs |= {"min_p": settings.min_p} if settings.min_p else {}
+        kwargs["temperature"], kwargs["top_p"] = settings.temperature, settings.top_p
+        if settings.top_k:
+            kwargs["top_k"] = settings.top_k
+        if settings.min_p:
+            kwargs["min_p"] = settings.min_p
     for name in ("repetition_penalty", "presence_penalty", "frequency_penalty"):
         if value := getattr(settings, name):
             kwargs[name] = value

@@ -20,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
@@ -52,7 +52,7 @@ class Apart:
         self._process: subprocess.Popen[bytes] | None = None
         self._left = SECONDS
 
-    def task(self, name: str, recorded: dict[str, Any], first_doc: Any, *, chat: bool) -> "Away":
+    def task(self, name: str, recorded: Mapping[str, Any], first_doc: Any, *, chat: bool) -> "Away":
         """The task as `rescore.task` has it, in the child; Refused where it can't be scored."""
         order = {"name": name, "recorded": recorded, "first": first_doc, "chat": chat}
         told = self.ask(order)
@@ -62,7 +62,7 @@ class Apart:
             raise Refused(told["refused"])
         return Away(self)
 
-    def ask(self, message: dict[str, Any], samples: int = 0) -> dict[str, Any]:
+    def ask(self, message: Mapping[str, object], samples: int = 0) -> dict[str, Any]:
         """One line to the child and its answer; Refused where there is none in time."""
         self._left += samples * SECONDS_A_SAMPLE
         if self._process is None:
@@ -171,7 +171,7 @@ def _teller() -> Callable[[Any], None]:
     return tell
 
 
-def _scored(task: rescore.Task, documents: list[list[Sample]]) -> dict[str, Any]:
+def _scored(task: rescore.Task, documents: list[list[Sample]]) -> dict[str, object]:
     """The documents' scores, twice: what comes out by chance can't be held against a record."""
     import numpy as np
 

@@ -4,6 +4,7 @@ A task's YAML may name Python functions that say what is asked or what an answer
 found here as names, without being imported.
 """
 
+from collections.abc import Mapping
 from functools import cache
 from importlib import util
 from pathlib import Path
@@ -35,7 +36,7 @@ def harness_tasks() -> Path:
     return Path(spec.submodule_search_locations[0]).resolve() / "tasks"
 
 
-def refuse_code(config: dict[str, Any], *, with_code: bool) -> None:
+def refuse_code(config: Mapping[str, Any], *, with_code: bool) -> None:
     """Raises Refused for a task that scores by what can't be run, and, unless `with_code`, OwnCode
     for one that scores by more than templates and lm-eval's own parts."""
     from lm_eval.api import metrics, registry
@@ -53,7 +54,7 @@ def refuse_code(config: dict[str, Any], *, with_code: bool) -> None:
         raise OwnCode(f"the task's {', '.join(sorted(names))} is code")
 
 
-def code_in(config: dict[str, Any]) -> dict[str, list[Path]]:
+def code_in(config: Mapping[str, Any]) -> dict[str, list[Path]]:
     """The files of the functions that score in an unresolved config, by its key: lm-eval reads a
     `!function` as a path with the function's name behind the last point."""
     found = {key: _files(config[key]) for key in config.keys() - IGNORED}

@@ -8,7 +8,7 @@ process, since documents and answers come from the record: `OwnCode` says so, an
 
 import logging
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import metadata, util
@@ -71,7 +71,7 @@ def installed_config(name: str, *, with_code: bool = False) -> dict[str, Any]:
     return {key: value for key, value in config.items() if key not in ("tag", "task_list")}
 
 
-def unresolved(name: str) -> dict[str, Any]:
+def unresolved(name: str) -> Mapping[str, Any]:
     """The installed config of a leaf task, its functions as names; Refused where there is none."""
     return _found(name)[1]
 
@@ -92,7 +92,7 @@ def _found(name: str) -> tuple[Path, dict[str, Any]]:
 
 
 def task(
-    name: str, recorded: dict[str, Any], first_doc: Any, *, chat: bool, with_code: bool = False
+    name: str, recorded: Mapping[str, Any], first_doc: Any, *, chat: bool, with_code: bool = False
 ) -> "Task":
     """The installed task of that name over recorded documents, of which the first shows the shape.
 
@@ -111,12 +111,12 @@ def task(
         raise Refused(f"lm-eval can't build it: {type(error).__name__}: {error}") from None
 
 
-def _refuse_other(config: dict[str, Any], recorded: dict[str, Any]) -> None:
+def _refuse_other(config: Mapping[str, Any], recorded: Mapping[str, Any]) -> None:
     from copy import deepcopy
 
     from lm_eval.api.task import TaskConfig
 
-    built = TaskConfig(**deepcopy(config)).to_dict()
+    built = TaskConfig(**deepcopy(dict(config))).to_dict()
     ours = {key: item for key, item in publish.clean(built).items() if key not in IGNORED}
     theirs = {key: item for key, item in recorded.items() if key not in IGNORED}
     unlike = sorted(key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key))
@@ -141,7 +141,7 @@ def _errors() -> tuple[type[Exception], ...]:
     )
 
 
-def _configured(config: dict[str, Any], first_doc: Any) -> Any:
+def _configured(config: Mapping[str, Any], first_doc: Any) -> Any:
     from lm_eval.api.task import ConfigurableTask
 
     class Documents(list[Any]):

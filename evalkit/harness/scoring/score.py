@@ -13,7 +13,7 @@ import math
 import sys
 import traceback
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
 from types import TracebackType
@@ -32,6 +32,7 @@ _FIX = (
     "mend the task, then `evalkit finish RUN`: answers are kept, and count while prompts are equal"
 )
 Answers = dict[str, dict[str, Any]]  # request id -> answer, as the journal has it
+Metrics = Mapping[str, object]  # of a document, by name: numbers, or what a task aggregates
 
 
 class _Replay:
@@ -82,8 +83,8 @@ class _Scored:
     def __init__(self, task: Any, first: Any, samples: list[Sample]) -> None:
         first.repeats = 0
         self._task, self.instances = task, [first]  # whose filtered answers name the filters
-        self._metric_fn_list: dict[str, Any] = {}  # with `bypass` evaluate wants samples
-        self._metrics: dict[str, list[dict[str, Any]]] = {name: [] for name in first.filtered_resps}
+        self._metric_fn_list: dict[str, object] = {}  # with `bypass` evaluate wants samples
+        self._metrics: dict[str, list[Metrics]] = {name: [] for name in first.filtered_resps}
         for sample in samples:
             metrics = {name: value_of(sample, name) for name in sample["metrics"]}
             self._metrics[sample["filter"]].append(metrics)
@@ -97,10 +98,10 @@ class _Scored:
     def apply_filters(self) -> None:
         pass
 
-    def doc_iterator(self, **_: Any) -> Iterator[tuple[int, dict[str, Any]]]:
+    def doc_iterator(self, **_: Any) -> Iterator[tuple[int, Metrics]]:
         return enumerate(next(self._filters))
 
-    def process_results(self, metrics: dict[str, Any], _: Any) -> dict[str, Any]:
+    def process_results(self, metrics: Metrics, _: Any) -> Metrics:
         return metrics
 
 
@@ -151,29 +152,27 @@ class Scoring:
         own = self._loaded.suite.include_path
 
         def alone(name: str) -> None:
-            self._aggregated({name: scored[name]}, {})
+            self._evaluate(_Replay({}, {}), {name: scored[name]}, {}, log_samples=False)
 
         with _Blamed(" and ".join(groups) or "of the suite", own, list(scored), alone):
-            results = self._aggregated(scored, groups)
+            results = self._evaluate(_Replay({}, {}), scored, groups, log_samples=False)
         return publish.clean(results, own)
-
-    def _aggregated(self, scored: dict[str, Any], groups: dict[str, Any]) -> dict[str, Any]:
-        return self._evaluate(_Replay({}, {}), scored, groups, log_samples=False)
 
     def task_hashes(self) -> dict[str, str]:
         """lm-eval's hash of each leaf task, once all samples were made."""
         return {name: self._hashes[name] for name in self._loaded.leaves}
 
     def _evaluate(
-        self, replay: _Replay, leaves: dict[str, Any], groups: dict[str, Any], *, log_samples: bool
-    ) -> dict[str, Any]:
+        self, replay: _Replay, leaves: Mapping[str, object], groups: Mapping[str, object], *,
+        log_samples: bool,
+    ) -> dict[str, Any]:  # fmt: skip
         from lm_eval.evaluator import evaluate
 
         # lm-eval prints that it bootstraps; stdout is for programs
         with redirect_stdout(sys.stderr), tasks.compiled_once():
             results = evaluate(
                 replay,
-                {"tasks": leaves, "groups": groups},
+                {"tasks": dict(leaves), "groups": dict(groups)},
                 limit=self._loaded.suite.limit,
                 log_samples=log_samples,
                 bootstrap_iters=0 if log_samples else publish.BOOTSTRAP_ITERS,
@@ -198,8 +197,8 @@ def _ids(leaf: Leaf, answers: Answers) -> dict[int, str]:
 
 
 def _zero_when_nan(process_results: Any) -> Any:
-    def wrapped(doc: Any, results: list[Any]) -> dict[str, Any]:
-        metrics: dict[str, Any] = process_results(doc, results)
+    def wrapped(doc: Any, results: list[Any]) -> Metrics:
+        metrics: Metrics = process_results(doc, results)
         if not any(_has_nan(result) for result in results):
             return metrics
         return {

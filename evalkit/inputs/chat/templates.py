@@ -8,13 +8,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypedDict, cast
 
 from evalkit.base import canon
 from evalkit.base.errors import EvalkitError
 from evalkit.inputs.types import ChatIdentity, SuiteFile
 
-Message = dict[str, Any]  # of a chat: lm-eval's
 KEYS = ("chat_template", "chat_template_args", "think_start", "think_end", "max_think_toks")
 # Under these a record says what the suite said, where it said something.
 IDENTITY = (
@@ -23,6 +22,13 @@ IDENTITY = (
 MAX_BYTES = 1 << 20  # of a template's file
 TIME = "%Y-%m-%dT%H:%M:%SZ"
 READS_CLOCK = "strftime_now"  # what a template calls the clock
+
+
+class Message(TypedDict):
+    """A turn of a chat, as lm-eval makes it."""
+
+    role: str
+    content: str
 
 
 @dataclass(frozen=True, slots=True)

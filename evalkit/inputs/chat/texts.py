@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, NotRequired, TypedDict, cast
 
 from evalkit.base import canon
-from evalkit.base.machine.stamp import Unknown
+from evalkit.base.machine.types import Unknown
 
 # How the chat templates and vocabularies of thinking models begin and end a thought.
 KNOWN = (

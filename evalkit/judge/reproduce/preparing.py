@@ -74,7 +74,7 @@ def prepared(original: Path, wanted: Wanted) -> Prepared:
         )  # fmt: skip
     here = stamp.environment(engine.hardware(job.device))
     inputs = differing.of_inputs(differing.inputs_of(record), job.inputs)
-    environments = differing.of_environments(record["environment"], here)
+    environments = differing.of_environments(record["environment"], {**here})
     return Prepared(original, record, job, (*inputs, *environments))
 
 

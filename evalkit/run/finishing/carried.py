@@ -1,20 +1,18 @@
-"""Answers that are there, for a suite whose tasks were mended: a run goes on where its prompts are
-the same.
+"""Takes over the answers of a run for a suite whose tasks were mended, where the prompts are equal.
 
-A task's files are in a suite's identity, so a mended task makes another run. What the model was
-asked follows from the prompts alone: where the mended suite's plan has exactly the batches of the
-run that is there, its answers answer it too. They are taken over into a folder of the new run's
-own, and the record says from which run.
+A task's files are in a suite's identity, so a mended task makes another run. The model's input is
+the prompts only: where the plan of the mended suite has exactly the batches of the old run, the old
+answers are valid. They are copied into the folder of a new run, and its record names the old run.
 """
 
 import secrets
 from pathlib import Path
-from typing import Any
 
 from evalkit.base import canon
 from evalkit.base.errors import EvalkitError
 from evalkit.base.events import now
 from evalkit.inputs.suite import Lock, Suite
+from evalkit.inputs.types import SuiteIdentity
 from evalkit.plan.cache import Planned
 from evalkit.plan.types import PlanBody
 from evalkit.record import journal
@@ -23,11 +21,11 @@ from evalkit.run.folder import Run
 from evalkit.run.preparing import named
 
 
-def over(run: Run, suite: Suite, lock: Lock, inputs: dict[str, Any], planned: Planned) -> Run:
-    """A new run of the mended suite with the answers of `run`. `inputs`: the new suite's identity;
-    `planned`: its plan, made as the run's was.
+def over(run: Run, suite: Suite, lock: Lock, identity: SuiteIdentity, planned: Planned) -> Run:
+    """Write a new run of the mended suite with the answers of `run`, and return it. `identity` and
+    `planned` are the new suite's; its plan is made as that of the run.
 
-    Raises EvalkitError (2) that names the first leaf task whose prompts are others.
+    Raises EvalkitError (2), with the first leaf task whose prompts differ.
     """
     old = canon.read_json(run.folder / "plan.json")
     _check_same(old, planned.body)
@@ -37,8 +35,8 @@ def over(run: Run, suite: Suite, lock: Lock, inputs: dict[str, Any], planned: Pl
                 "run": folder.run_id(planned.body["ids"]["plan"], run.body["inputs"])},
         "execution": secrets.token_hex(16),
         "created": now(),
-        "suite": folder.described(suite, inputs),
-        "inputs": run.body["inputs"] | {"suite": inputs},
+        "suite": folder.described(suite, identity),
+        "inputs": run.body["inputs"] | {"suite": identity},
         "carried": {"run": run.body["ids"]["run"], "batches": len(old["batches"])},
     }  # fmt: skip
     name = folder.name_of(suite, body["ids"]["run"])
@@ -75,7 +73,7 @@ def _check_same(old: PlanBody, new: PlanBody) -> None:
 
 
 def _restamp(run: Run, to: Path, new: str) -> None:
-    """The journal's intact lines as those of the new run."""
+    """Write the intact lines of the journal as lines of the new run."""
     old = run.body["ids"]["run"]
     for path in sorted((run.folder / "journal").glob("*.jsonl")):
         found = []

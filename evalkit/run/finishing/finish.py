@@ -4,28 +4,32 @@ Everything here can be repeated safely; the record comes last.
 """
 
 import json
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from evalkit.base import canon
 from evalkit.base.errors import EvalkitError, Exit
 from evalkit.base.events import Events, now
 from evalkit.base.machine import stamp
+from evalkit.base.machine.types import Environment, Unknown
 from evalkit.harness.tasks import Loaded
 from evalkit.inputs import suite as suites
 from evalkit.inputs.models.tokenizer import Tokenizer
 from evalkit.plan.store import Plan
 from evalkit.record import auditlog, journal, record
 from evalkit.record.journal import Answers
-from evalkit.record.sections import Segment
+from evalkit.record.sections import Phase, Segment
 from evalkit.run import telemetry
 from evalkit.run.finishing import graded
 from evalkit.run.folder import Run
 
+Event = Mapping[str, Any]  # a line of events/<segment>.jsonl, which nothing has checked
+
 
 def check_complete(run: Run, answered: int, total: int) -> None:
-    """EvalkitError (75) while batches have no answer."""
+    """Raise EvalkitError (75) while batches have no answer."""
     if answered < total:
         raise EvalkitError(
             f"{total - answered} of {total} batches have no answer yet",
@@ -39,7 +43,7 @@ def finish(
     run: Run, loaded: Loaded, tokenizer: Tokenizer, events: Events, argv: list[str],
     prefer: str | None = None,
 ) -> Path:  # fmt: skip
-    """Score a run whose every batch is answered and write its record; the record's path.
+    """Score a run of which every batch is answered, write its record and return its path.
 
     Raises EvalkitError (75) while batches have no answer, and (1) where two segments answered one
     unequally and neither is `prefer`.
@@ -77,7 +81,7 @@ def finish(
     return path
 
 
-def _write_results(run: Run, published: dict[str, Any]) -> None:
+def _write_results(run: Run, published: Mapping[str, object]) -> None:
     text = json.dumps(canon.finite(published), indent=2, ensure_ascii=False, allow_nan=False)
     canon.write_atomic(run.folder / "results.json", text + "\n")
 
@@ -139,63 +143,66 @@ def _weighted(loaded: Loaded) -> dict[str, dict[str, bool]]:
     }
 
 
-def _events(folder: Path) -> list[dict[str, Any]]:
-    """Every event of every segment, in the order of their times; torn lines are left out."""
-    found = []
+def _events(folder: Path) -> list[Event]:
+    """Return the events of all segments by time; torn lines are left out."""
+    happened: list[Event] = []
     for path in sorted((folder / "events").glob("*.jsonl")):
         for raw in path.read_bytes().splitlines():
             try:
                 event = canon.loads(raw)
             except ValueError:
                 continue
-            found.append(event | {"file": path.stem})
-    return sorted(found, key=lambda event: str(event.get("time")))
+            happened.append({**event, "file": path.stem})
+    return sorted(happened, key=lambda event: str(event.get("time")))
 
 
-def _environment(happened: list[dict[str, Any]]) -> dict[str, Any]:
-    """The environment of the last segment that executed a batch."""
-    found = [event for event in happened if event["event"] == "environment"]
-    if not found:
+def _environment(happened: list[Event]) -> Environment:
+    """Return the environment of the last segment that executed a batch."""
+    environments = [event for event in happened if event["event"] == "environment"]
+    if not environments:
         raise EvalkitError("no segment of this run says where it ran (its events are missing)")
-    return {key: value for key, value in found[-1].items() if key not in ("time", "event", "file")}
+    own = ("time", "event", "file")  # the event's
+    said = {key: value for key, value in environments[-1].items() if key not in own}
+    return cast(Environment, said)
 
 
-def _phases(happened: list[dict[str, Any]]) -> dict[str, Any]:
-    """Seconds, tokens, peak memory and energy by phase, summed over segments; no tokens where a
-    segment's engine did not tell them."""
+def _phases(happened: list[Event]) -> dict[str, Phase]:
+    """Return seconds, tokens, peak memory and energy by phase, summed over segments. There are no
+    tokens where the engine of a segment did not report them."""
     names = {"planned": "plan", "probed": "probe", "executed": "execute", "scored": "score"}
-    phases: dict[str, Any] = {}
-    parts: list[int | None] = []  # the tokens of each segment
+    by_phase: dict[str, list[Event]] = {}
     for event in happened:
-        if event["event"] not in names:
-            continue
-        phase = phases.setdefault(
-            names[event["event"]],
-            {"seconds": 0.0, "tokens": None, "tokens_per_second": None, "peak_memory_bytes": 0,
-             "energy_joules": {"cpu": 0.0, "gpu": 0.0}},
-        )  # fmt: skip
-        _add_energy(phase["energy_joules"], event["energy_joules"])
-        phase["seconds"] += event["seconds"]
-        peak = max(phase["peak_memory_bytes"], event["peak_memory_bytes"])
-        phase["peak_memory_bytes"] = peak
-        if event["event"] == "executed":
-            parts.append(event["tokens"])
-    told = [tokens for tokens in parts if tokens is not None]
-    if told and len(told) == len(parts):
+        if event["event"] in names:
+            by_phase.setdefault(names[event["event"]], []).append(event)
+    phases = {name: _phase(events) for name, events in by_phase.items()}
+    counts = [event["tokens"] for event in by_phase.get("execute", [])]
+    if counts and None not in counts:
         phase = phases["execute"]
-        phase["tokens"] = sum(told)
-        phase["tokens_per_second"] = phase["tokens"] / max(phase["seconds"], 1e-9)
+        phase["tokens"] = sum(counts)
+        phase["tokens_per_second"] = sum(counts) / max(phase["seconds"], 1e-9)
     return phases
 
 
-def _add_energy(total: dict[str, Any], more: dict[str, Any]) -> None:
-    """Add up joules; a sum is as unknown as one of its parts."""
-    for part, joules in more.items():
-        if not isinstance(total[part], dict):
-            total[part] = joules if isinstance(joules, dict) else total[part] + joules
+def _phase(events: list[Event]) -> Phase:
+    return {
+        "seconds": sum(event["seconds"] for event in events),
+        "tokens": None,
+        "tokens_per_second": None,
+        "peak_memory_bytes": max(event["peak_memory_bytes"] for event in events),
+        "energy_joules": {"cpu": _joules(events, "cpu"), "gpu": _joules(events, "gpu")},
+    }
 
 
-def _segments(happened: list[dict[str, Any]], done: journal.Journal) -> list[Segment]:
+def _joules(events: list[Event], part: str) -> float | Unknown:
+    """Return the sum of a part's energy, which is unknown where one of the values is."""
+    values: list[float | Unknown] = [event["energy_joules"][part] for event in events]
+    for value in values:
+        if isinstance(value, dict):
+            return value
+    return sum(value for value in values if not isinstance(value, dict))
+
+
+def _segments(happened: list[Event], done: journal.Journal) -> list[Segment]:
     untold = stamp.unknown("an older evalkit does not say")
     stops = {e["segment"]: e["time"] for e in happened if e["event"] == "segment.stop"}
     found: list[Segment] = [

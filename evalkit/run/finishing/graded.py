@@ -1,11 +1,11 @@
-"""A run whose answers are programs: which they are, and the verdicts that it is scored by.
+"""A run whose answers are programs: the programs, and the verdicts that score them.
 
-Nothing runs here: `host.grading` runs programs in an image and leaves verdicts in the run's folder.
+Nothing runs here: `host.grading` runs the programs in an image and writes verdicts to the run's
+folder.
 """
 
 import sys
 from collections.abc import Iterator
-from typing import Any
 
 from evalkit.base import canon
 from evalkit.base.errors import EvalkitError, Exit
@@ -16,9 +16,10 @@ from evalkit.inputs.models.tokenizer import Tokenizer
 from evalkit.plan.store import Plan
 from evalkit.record import journal, record
 from evalkit.record.journal import Answers
+from evalkit.record.sections import Graded, Grading
 from evalkit.run.folder import Run
 
-GRADING = "grading.json"  # how a run's programs were run
+GRADING = "grading.json"  # how the programs of a run were executed
 
 
 def write_samples(
@@ -33,7 +34,7 @@ def write_samples(
 
 
 def programs_of(run: Run, loaded: Loaded, tokenizer: Tokenizer) -> dict[str, str]:
-    """The programs that a run's answers are, by name, as scoring will ask for their verdicts."""
+    """Return the programs among a run's answers by name, as scoring looks up their verdicts."""
     from evalkit.harness.scoring import score
 
     plan = Plan(run.folder)
@@ -46,7 +47,7 @@ def programs_of(run: Run, loaded: Loaded, tokenizer: Tokenizer) -> dict[str, str
 
 
 def needed(run: Run, loaded: Loaded) -> verdicts.Verdicts:
-    """The verdicts that a run is scored by; EvalkitError (75) where it needs some and has none."""
+    """Return the verdicts for a run; EvalkitError (75) where it needs some and has none."""
     found = verdicts.read(run.folder)
     graded = [name for name, leaf in loaded.leaves.items() if verdicts.is_graded(leaf.task)]
     if graded and not found:
@@ -66,10 +67,10 @@ def _ungraded(run: Run, count: int) -> EvalkitError:
     )
 
 
-def described(run: Run) -> dict[str, Any] | None:
-    """The record's word of how programs were run, and how many passed."""
+def described(run: Run) -> Graded | None:
+    """Return the record's section on graded programs; None where none were graded."""
     if not (run.folder / GRADING).is_file():
         return None
-    found = list(verdicts.read(run.folder).values())
-    counts = {"programs": len(found), "passed": found.count("passed")}
-    return dict(canon.read_json(run.folder / GRADING)) | counts
+    outcomes = list(verdicts.read(run.folder).values())
+    grading: Grading = canon.read_json(run.folder / GRADING)
+    return {**grading, "programs": len(outcomes), "passed": outcomes.count("passed")}

@@ -1,8 +1,8 @@
 """The engine that computes a plan's answers: evalkit's own, or a model class of lm-eval's.
 
-A run resolves its engine once (`of`). From then on this object says which options it takes, what of
-it is in the run's identity, where it computes, and how it is loaded; nobody else asks which of the
-two it is. Nothing is computed here.
+A run resolves its engine once (`of`). The object then says which options the engine takes, what it
+adds to the run's identity, where it computes and how it is loaded, so that no other module has to
+know which of the two it is. Nothing is computed here.
 """
 
 from collections.abc import Callable
@@ -12,12 +12,13 @@ from typing import Any, ClassVar
 
 from evalkit.base.errors import EvalkitError
 from evalkit.base.machine import steering
+from evalkit.base.machine.types import Hardware, Text
 from evalkit.inputs import engine_name
 from evalkit.inputs.engine_name import Choice
 from evalkit.inputs.models import model as models
 from evalkit.inputs.models.model import Model
 from evalkit.inputs.models.tokenizer import Tokenizer
-from evalkit.inputs.types import FileEntry
+from evalkit.inputs.types import FileEntry, NumericsEntry
 from evalkit.plan import shards
 
 Say = Callable[[str], None]
@@ -25,7 +26,7 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """What a worker computes with that is this host's own: the device and an adapter's folder."""
+    """What depends on the host of a worker: the device and the folder of an adapter."""
 
     device: str
     adapter: Path | None = None
@@ -33,7 +34,7 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """The options that an engine may take or refuse; None where nothing was asked for."""
+    """The options that an engine may take or refuse; None where the user gave none."""
 
     level: str | None = None
     dtype: str | None = None
@@ -45,7 +46,7 @@ class Asked:
 
 @dataclass(frozen=True)
 class Engine:
-    """evalkit's own engine, and what any other must answer."""
+    """evalkit's own engine, and the methods that other engines override."""
 
     choice: Choice
     bit_repeatable: ClassVar[bool] = True
@@ -57,31 +58,33 @@ class Engine:
         return False
 
     def check(self, asked: Asked) -> None:
-        """Raise EvalkitError for an option that is not for this engine, and where it is missing."""
+        """Raise EvalkitError for an option that this engine does not take, and where the engine is
+        not installed."""
 
-    def versions(self) -> dict[str, Any]:
-        """The versions that the run id covers besides `stamp.versions`."""
+    def versions(self) -> dict[str, Text]:
+        """Return the versions that the run id covers besides `stamp.versions`."""
         return {}
 
-    def numerics(self, asked: Asked, model: Model) -> dict[str, Any]:
-        """The numerics in the run's identity: all that can change a bit of an answer."""
+    def numerics(self, asked: Asked, model: Model) -> NumericsEntry:
+        """Return the numerics in the run's identity: all that can change a bit of an answer."""
         from evalkit.engine import core
 
         profile = asked.profile or "native"
         return core.numerics_for(model, asked.dtype, profile, asked.threads).to_json()
 
     def level(self, asked: Asked, model: Model) -> str:
-        """The level asked for, or the one that a shrunken random model of this config passes."""
+        """Return the requested level, or the one that a shrunken random model of this config
+        passes."""
         from evalkit.engine.probe import probe
 
         return asked.level or probe.resolve(model)
 
     def max_length(self, context: int) -> int:
-        """The longest row that it takes, in tokens, of a model of that context."""
+        """Return the most tokens of a row that it takes, for a model of that context."""
         return context
 
     def device(self, asked: str | None, say: Say) -> str:
-        """The device asked for, or a GPU where there is one, or the CPU; it is told first."""
+        """Return the requested device, or a GPU where there is one, or the CPU, and `say` it."""
         from evalkit.engine.hardware import device
 
         chosen = device.pick(asked)
@@ -90,20 +93,20 @@ class Engine:
         return chosen
 
     def require_packages(self, model: Model, device: str) -> None:
-        """EvalkitError that names what a quantised checkpoint lacks here."""
-        from evalkit.engine.hardware import packages
+        """Raise EvalkitError where packages for a quantised checkpoint are not installed."""
+        from evalkit.engine.hardware import weights
 
-        packages.require(_quantised(model), device, model.reference)
+        weights.require_packages(model, device)
 
     def gpu_memories(self, device: str) -> list[int]:
-        """Bytes of each GPU that its plan must fit; empty where a plan isn't made for GPUs."""
+        """Return the bytes of each GPU that a plan must fit; none where it is not for GPUs."""
         from evalkit.engine.hardware import device as devices
 
         return devices.memories(device)
 
     def places(self, place: Place, model: Model, number: int | None, threads: int) -> list[Place]:
-        """Where its workers are: a GPU each, or a share of this host's cores. `number` of them, or
-        as many as this host is good for."""
+        """Return the places of `number` workers, or of as many as this host can have: each has a
+        GPU or a share of the cores."""
         from evalkit.engine.hardware import device
 
         devices = device.usable(place.device, model.weight_bytes)
@@ -112,8 +115,8 @@ class Engine:
             number = shards.available_cores() // threads if on_cpu else len(devices)
         return [Place(devices[n % len(devices)], place.adapter) for n in range(max(number, 1))]
 
-    def hardware(self, device: str) -> dict[str, Any]:
-        """What it computes on, as `stamp` wants it."""
+    def hardware(self, device: str) -> Hardware:
+        """Return the hardware that it computes on."""
         from evalkit import engine
 
         return engine.hardware(device)
@@ -121,8 +124,8 @@ class Engine:
     def load(
         self, inputs: dict[str, Any], model: Model, place: Place, max_length: int | None
     ) -> Any:
-        """The engine with a model's weights. `inputs` are a run's, `max_length` its plan's, which
-        this engine does without."""
+        """Return the engine with a model's weights. `inputs` are the run's; `max_length`, the
+        plan's, is not used by this engine."""
         from evalkit import engine
 
         return engine.load(
@@ -131,37 +134,30 @@ class Engine:
         )  # fmt: skip
 
     def lanes(self, loaded: Any) -> list[Any]:
-        """The loaded engine, once for each thread that may use it: for each device of the model."""
+        """Return the loaded engine once for each thread that may use it: for each device of the
+        model."""
         from evalkit.engine import pipeline
 
         first = pipeline.first_layers(loaded.model)
         return pipeline.lanes(loaded, pipeline.Stages(first)) if len(first) > 1 else [loaded]
 
     def kernels(self, loaded: Any, model: Model, device: str) -> list[str]:
-        """What computes that another host may compute by other means, in words."""
-        from evalkit.engine.hardware import kernels, packages
+        """Return lines on the kernels that may differ from those of another host."""
+        from evalkit.engine.hardware import kernels, weights
 
         more = [kernels.CUMSUM_NOTE] if kernels.needs_cumsum(loaded.model.config, device) else []
         return [
-            f"attention {kernels.told(loaded)}",
+            f"attention {kernels.describe_attention(loaded)}",
             *more,
-            *packages.told(_quantised(model), loaded.model),
+            *weights.describe_quantized(model, loaded.model),
         ]
 
     def probe_key(self, loaded: Any, model: Model, place: Place) -> str:
-        """What the outcome of a check of its level is kept by; empty if none is needed."""
+        """Return the key of a check of its level; empty where it needs no check."""
         from evalkit.engine.probe import outcome
 
         adapter = models.resolve_adapter(place.adapter) if place.adapter else None
         return outcome.key_of(loaded, model, digests(adapter), place.device)
-
-
-def _quantised(model: Model) -> str | None:
-    """How a checkpoint's weights are quantised, by its name; None where they are not."""
-    from evalkit.engine import quantization
-
-    found = quantization(model)
-    return str(found["method"]) if found else None
 
 
 class LmEval(Engine):
@@ -171,7 +167,8 @@ class LmEval(Engine):
     fits_memory = False
 
     def check(self, asked: Asked) -> None:
-        """It shares nothing between rows and has numerics of its own."""
+        """Raise EvalkitError for options that the class does not take, and where it is not
+        installed."""
         from evalkit.harness.models import classes
 
         name = self.choice.name
@@ -186,14 +183,14 @@ class LmEval(Engine):
         if asked.adapter:
             classes.adapter_parameter(self.choice)
 
-    def versions(self) -> dict[str, Any]:
-        """lm-eval's and what the class runs on; EvalkitError where that is not installed."""
+    def versions(self) -> dict[str, Text]:
+        """Return lm-eval's version and that of the package that the class runs on."""
         from evalkit.harness.models import classes
 
         return classes.versions(self.choice)
 
-    def numerics(self, asked: Asked, model: Model) -> dict[str, Any]:
-        """The dtype, where the class takes one; the rest is unknown."""
+    def numerics(self, asked: Asked, model: Model) -> NumericsEntry:
+        """Return the dtype, where the class takes one; the rest is unknown."""
         from evalkit.engine import core
         from evalkit.harness.models import classes
 
@@ -205,7 +202,7 @@ class LmEval(Engine):
         return "none"
 
     def max_length(self, context: int) -> int:
-        """What the class takes of it."""
+        """Return what the class takes of the context."""
         from evalkit.harness.models import classes
 
         return classes.plan_length(self.choice, context)
@@ -218,7 +215,7 @@ class LmEval(Engine):
         return classes.is_served(classes.model_class(self.choice))
 
     def device(self, asked: str | None, say: Say) -> str:
-        """A server computes somewhere else; other classes as evalkit's engine."""
+        """Return the CPU where a server computes; else as evalkit's engine does."""
         from evalkit.engine.hardware import device
 
         if self.computes_elsewhere:
@@ -230,15 +227,15 @@ class LmEval(Engine):
         """The class has packages of its own."""
 
     def gpu_memories(self, device: str) -> list[int]:
-        """None: the class fits its batches into the memory itself."""
+        """Return nothing: the class fits its batches into the memory itself."""
         return []
 
     def places(self, place: Place, model: Model, number: int | None, threads: int) -> list[Place]:
-        """One worker, which uses what it finds as it likes, or as many as asked for."""
+        """Return the place of one worker, or of `number`; the class decides how to use the host."""
         return [place] * (number or 1)
 
-    def hardware(self, device: str) -> dict[str, Any]:
-        """This host's, or a server's, which can't be known."""
+    def hardware(self, device: str) -> Hardware:
+        """Return this host's hardware, or a server's, which can't be known."""
         from evalkit import engine
         from evalkit.harness.models import classes
 
@@ -247,7 +244,7 @@ class LmEval(Engine):
     def load(
         self, inputs: dict[str, Any], model: Model, place: Place, max_length: int | None
     ) -> Any:
-        """The class with its arguments."""
+        """Return the class, made with its arguments."""
         from evalkit.harness.models import foreign
 
         assert max_length is not None, "such a worker is started when there is a plan"
@@ -257,33 +254,33 @@ class LmEval(Engine):
         )  # fmt: skip
 
     def lanes(self, loaded: Any) -> list[Any]:
-        """The class is not made for several threads."""
+        """Return one engine: the class is not made for several threads."""
         return [loaded]
 
     def kernels(self, loaded: Any, model: Model, device: str) -> list[str]:
-        """Nothing is known of that."""
+        """Return nothing: the kernels are not known."""
         return []
 
     def probe_key(self, loaded: Any, model: Model, place: Place) -> str:
-        """Nothing is shared that could be wrong."""
+        """Return no key: rows share nothing that could be wrong."""
         return ""
 
 
 def of(choice: Choice) -> Engine:
-    """The engine of that name."""
+    """Return the engine of that name."""
     return LmEval(choice) if choice.foreign else Engine(choice)
 
 
 def parse(name: str, arguments: tuple[str, ...]) -> Engine:
-    """The engine that a user names; EvalkitError for an unknown one."""
+    """Return the engine that a user names; EvalkitError for an unknown one."""
     return of(engine_name.parse(name, arguments))
 
 
 def of_inputs(inputs: dict[str, Any]) -> Engine:
-    """The engine that a run's inputs name."""
+    """Return the engine that a run's inputs name."""
     return of(Choice(inputs["engine"]["name"], inputs["engine"]["args"]))
 
 
 def digests(files: dict[str, FileEntry] | None) -> dict[str, str] | None:
-    """What the run id covers of an adapter's files, as `models.resolve_adapter` has them."""
+    """Return the digests of an adapter's files, which the run id covers."""
     return None if files is None else {name: entry["sha256"] for name, entry in files.items()}

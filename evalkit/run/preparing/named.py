@@ -1,12 +1,13 @@
-"""What a folder names and only its reader may name again: a model, an adapter, a suite, an engine.
+"""Names in a folder that are used only if its reader gives them again: a model, an adapter, a
+suite, an engine.
 
-A record or a run.json can come from anybody. A path in it would be opened, an address be sent a
-key, a suite's code be run. So such names are shown, and whoever wants them followed types them.
-What is evalkit's own by name (a shipped suite, a built-in model) needs nobody's word, and neither
-does a run that was planned here: `remember` keeps the digest of its run.json.
+A record or a run.json can come from anybody. Following it could open a path, send a key to an
+address or run a suite's code. So evalkit shows such names, and a user who wants them types them.
+This is not needed for evalkit's own suites and models, nor for a run that was planned here:
+`remember` keeps the digest of its run.json.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,13 +18,13 @@ from evalkit.base.errors import EvalkitError, Exit
 from evalkit.inputs import suite as suites
 from evalkit.inputs.models import model as models
 
-PLANNED = "planned"  # the folder of what was planned here, among what is kept
+PLANNED = "planned"  # the folder in evalkit's cache for runs that were planned here
 _LONGEST = 80
 
 
 @dataclass(frozen=True, slots=True)
 class Name:
-    """A thing that a folder names, as text, and the option by which a reader names it."""
+    """A name in a folder, and the option by which a reader gives it."""
 
     kind: str
     text: str
@@ -34,29 +35,29 @@ class Name:
 
 
 def _quoted(text: str) -> str:
-    """A stranger's text in a message: one line, printable and not long."""
+    """Return a stranger's text for a message: one printable line, not too long."""
     return ascii(text if len(text) <= _LONGEST else f"{text[:_LONGEST]}...")
 
 
 def model(recorded: str, given: str | None) -> list[Name]:
-    """The model, unless the reader gave one or it is built in."""
+    """Return the name of the model, unless the reader gave one or it is built in."""
     own = given or recorded in models.BUILT_IN
     return [] if own else [Name("model", recorded, "--model")]
 
 
 def suite(recorded: str, given: str | None) -> list[Name]:
-    """The suite, unless the reader gave one or it is shipped."""
+    """Return the name of the suite, unless the reader gave one or it is shipped."""
     own = given or recorded in suites.shipped()
     return [] if own else [Name("suite", recorded, "--suite FILE")]
 
 
 def adapter(recorded: Any, given: object) -> list[Name]:
-    """The adapter, if there is one and the reader gave none."""
+    """Return the name of the adapter, if there is one and the reader gave none."""
     return [Name("adapter", str(recorded), "--adapter")] if recorded and not given else []
 
 
 def engine(name: str, args: dict[str, str], given: str | None) -> list[Name]:
-    """An engine of lm-eval's, with its arguments, unless the reader gave one."""
+    """Return the name of an engine of lm-eval, with its arguments, unless the reader gave one."""
     if given or name == "evalkit":
         return []
     words = " ".join([name, *(f"{key}={value}" for key, value in args.items())])
@@ -64,21 +65,23 @@ def engine(name: str, args: dict[str, str], given: str | None) -> list[Name]:
 
 
 def require(names: Iterable[Name], where: Path) -> None:
-    """EvalkitError (3) that says what is named and what to type, where that is anything."""
-    found = list(names)
-    if found:
-        told = ", ".join(map(str, found))
+    """Raise EvalkitError (3), with what to type, where there are such names."""
+    unconfirmed = list(names)
+    if unconfirmed:
+        shown = ", ".join(map(str, unconfirmed))
         raise EvalkitError(
-            f"only you may name what is opened, run or sent to; this names {told}",
+            f"only you may name what is opened, run or sent to; this names {shown}",
             where=str(where),
-            fix=f"if you want that, give {' '.join(name.option for name in found)}",
+            fix=f"if you want that, give {' '.join(name.option for name in unconfirmed)}",
             code=Exit.MISSING,
         )
 
 
-def require_to_execute(run: Path, body: dict[str, Any], model_: str | None, folder: object) -> None:
-    """EvalkitError (3) where a run's folder names a model, an adapter (in `folder` if given) or an
-    engine that its reader did not, and was not planned here. `body`: run.json's."""
+def require_to_execute(
+    run: Path, body: Mapping[str, Any], model_: str | None, folder: object
+) -> None:
+    """Raise EvalkitError (3) where a run that was not planned here names a model, an adapter or an
+    engine that its reader did not give. `body` is run.json, `folder` the reader's adapter."""
     if is_planned_here(run):
         return
     made = body["inputs"]["engine"]
@@ -92,29 +95,29 @@ def require_to_execute(run: Path, body: dict[str, Any], model_: str | None, fold
 
 
 def require_to_score(
-    run: Path, body: dict[str, Any], model_: str | None, suite_: str | None
+    run: Path, body: Mapping[str, Any], model_: str | None, suite_: str | None
 ) -> None:
-    """The same for the model, for its tokenizer, and the suite."""
+    """Raise EvalkitError (3) likewise for the model, whose tokenizer is used, and the suite."""
     if not is_planned_here(run):
         asked = body["options"]
         require([*model(asked["model"], model_), *suite(asked["suite"], suite_)], run)
 
 
-def code(run: Path, body: dict[str, Any]) -> dict[str, bool]:
-    """Whether a model's own code or pickles may run: never by another's run.json."""
+def code(run: Path, body: Mapping[str, Any]) -> dict[str, bool]:
+    """Return whether a model's own code or pickles may run, which a stranger can't decide."""
     asked = body["options"] if is_planned_here(run) else {}
     return {key: bool(asked.get(key, False)) for key in ("allow_pickle", "trust_remote_code")}
 
 
 def remember(run: Path) -> None:
-    """Keep that a run was planned here; where that can't be kept, names will have to be typed."""
+    """Note that a run was planned here. Where that fails, its names have to be typed."""
     with suppress(EvalkitError):
         canon.make_folder(_kept(run).parent)
         canon.write_json(_kept(run), {"run": run.name})
 
 
 def is_planned_here(run: Path) -> bool:
-    """Whether a run's folder holds the run.json of a run that was planned here, unchanged."""
+    """Return whether a folder holds the unchanged run.json of a run that was planned here."""
     return _kept(run).is_file()
 
 

@@ -21,9 +21,10 @@ from evalkit.inputs.models import architecture, checkpoint
 from evalkit.inputs.models import model as models
 from evalkit.inputs.models.model import Model
 from evalkit.inputs.suite import Lock, Suite
-from evalkit.inputs.types import FileEntry
+from evalkit.inputs.types import FileEntry, NumericsEntry
 from evalkit.plan import memory
 from evalkit.plan.store import LEVELS, Policy
+from evalkit.record.sections import OptionsEntry
 from evalkit.run.preparing import engines
 from evalkit.run.preparing.engines import Asked, Engine
 
@@ -32,7 +33,7 @@ FREE_BYTES = 200_000_000  # what a full run of the largest shipped suite leaves,
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What a user asked for."""
+    """The options that a user gave."""
 
     model: str
     suite: str = "core"
@@ -58,26 +59,45 @@ class Options:
 
     @property
     def asked(self) -> Asked:
-        """What of them an engine may take or refuse."""
+        """The options that an engine may take or refuse."""
         return Asked(self.level, self.dtype, self.profile, self.device, self.threads, self.adapter)
 
-    def published(self) -> dict[str, Any]:
-        """The options as a record keeps them: a path of this host only by its last part."""
-        names = (name for name in self.__slots__ if name != "clock")  # the suite's section has it
-        shown = {name: getattr(self, name) for name in names}
-        for name in ("model", "suite", "out", "adapter"):
-            if shown[name] is not None:
-                shown[name] = private.words(private.place(str(shown[name])))
-        if (found := hub.snapshot(Path(self.model))) and Path(self.model).is_dir():
-            shown["model"] = found[0]
-        return shown | {"engine_args": list(self.engine_args)}
+    def published(self) -> OptionsEntry:
+        """Return the options as a record keeps them: of a path of this host only its last part."""
+        snapshot = hub.snapshot(Path(self.model)) if Path(self.model).is_dir() else None
+        return {
+            "model": snapshot[0] if snapshot else _published(self.model),
+            "suite": _published(self.suite),
+            "revision": self.revision,
+            "limit": self.limit,
+            "out": _published(self.out),
+            "offline": self.offline,
+            "dtype": self.dtype,
+            "profile": self.profile,
+            "level": self.level,
+            "adapter": None if self.adapter is None else _published(self.adapter),
+            "engine": self.engine,
+            "engine_args": list(self.engine_args),
+            "device": self.device,
+            "seed": self.seed,
+            "threads": self.threads,
+            "memory": self.memory,
+            "allow_pickle": self.allow_pickle,
+            "trust_remote_code": self.trust_remote_code,
+            "fresh": self.fresh,
+            "again": self.again,
+        }  # the suite's section has the clock
+
+
+def _published(name: str | Path) -> str:
+    return private.words(private.place(str(name)))
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A run's resolved inputs. `inputs` is what the run id covers, the plan's batches aside;
-    `adapter` the files of one as `Model.files` has them; `room` what there is on GPUs where the
-    policy is for them."""
+    """The resolved inputs of a run. `inputs` is what the run id covers besides the plan's batches,
+    `adapter` an adapter's files as in `Model.files`, and `room` the memory of GPUs where the policy
+    is for them."""
 
     options: Options
     model: Model
@@ -92,26 +112,27 @@ class Job:
 
     @property
     def policy(self) -> Policy:
-        """How rows are packed."""
+        """The policy by which rows are packed."""
         return policy_of(self.room)
 
     @property
     def level(self) -> str:
-        """How the engine may share work between rows."""
+        """The level: how the engine may share work between rows."""
         level: str = self.inputs["engine"]["level"]
         return level
 
     @property
     def folder(self) -> Path:
-        """Where the runs of this model lie."""
+        """The folder of this model's runs."""
         return self.options.out / self.model.short_name
 
 
 def prepare(
     options: Options, say: Callable[[str], None] = lambda _: None, *, computes: bool = True
 ) -> Job:
-    """Resolve the device, which is told first, the model, the suite and the numerics; EvalkitError
-    for what can't be run. `computes`: whether this process or its children run the model."""
+    """Resolve the device, which `say` gets first, the model, the suite and the numerics. Raises
+    EvalkitError for what can't be run. `computes`: whether this process or its children run the
+    model."""
     _check_numbers(options)
     engine = _engine(options)
     suite = suites.load(options.suite, limit=options.limit, seed=options.seed)
@@ -155,7 +176,7 @@ def _check_numbers(options: Options) -> None:
 
 
 def _device(options: Options, engine: Engine, say: Callable[[str], None], *, computes: bool) -> str:
-    """Where the engine computes: nowhere yet, where a plan is made for other hosts' GPUs."""
+    """Return the engine's device; the CPU where a plan is made for GPUs of other hosts."""
     if not computes and options.memory and not engine.computes_elsewhere:
         say(f"planned for NVIDIA GPUs of {options.memory} GB")
         return "cpu"
@@ -164,9 +185,10 @@ def _device(options: Options, engine: Engine, say: Callable[[str], None], *, com
 
 def _room(
     options: Options, engine: Engine, model: Model, parameters: int | None,
-    numerics: dict[str, Any], device: str,
+    numerics: NumericsEntry, device: str,
 ) -> memory.Room | None:  # fmt: skip
-    """The room on the GPUs that a plan is for, None for a CPU; EvalkitError for what can't fit."""
+    """Return the room on the GPUs that a plan is for, None for a CPU. Raises EvalkitError where the
+    model can't fit."""
     from evalkit.engine.hardware.device import AUTO
 
     sizes = engine.gpu_memories(device)
@@ -187,12 +209,12 @@ def _room(
 
 
 def policy_of(room: memory.Room | None) -> Policy:
-    """The policy for GPUs, or the CPU's."""
+    """Return the policy for GPUs, or the one for a CPU."""
     return room.policy if room else Policy()
 
 
-def needs_of(model: Model, parameters: int | None, numerics: dict[str, Any]) -> memory.Needs:
-    """What a model needs of a GPU's memory under these numerics."""
+def needs_of(model: Model, parameters: int | None, numerics: NumericsEntry) -> memory.Needs:
+    """Return the memory of a GPU that a model needs under these numerics."""
     from evalkit.engine import quantization
 
     stored = 4 if numerics["dtype"] == "float32" else 2
@@ -204,7 +226,7 @@ def needs_of(model: Model, parameters: int | None, numerics: dict[str, Any]) -> 
 
 
 def _engine(options: Options) -> Engine:
-    """The engine asked for; EvalkitError where other options are not for it."""
+    """Return the requested engine; EvalkitError for options that it does not take."""
     engine = engines.parse(options.engine, options.engine_args)
     if options.level is not None and options.level not in LEVELS:
         raise EvalkitError(
@@ -215,8 +237,8 @@ def _engine(options: Options) -> Engine:
 
 
 def _check_out(folder: Path) -> None:
-    """The model's results folder must be there, writable and not nearly full before anything
-    costs time."""
+    """Make the model's results folder. Raises EvalkitError where it can't be written or is nearly
+    full, before anything costs time."""
     canon.make_folder(folder)
     if not os.access(folder, os.W_OK | os.X_OK):
         raise EvalkitError(
@@ -237,8 +259,8 @@ def _check_out(folder: Path) -> None:
 
 
 def _at_its_time(suite: Suite, model: Model, clock: str | None) -> Suite:
-    """The suite with the time that a chat template reads: the recorded one, else now; none where no
-    template reads any, so that equal runs on two days are equal."""
+    """Return the suite with the time that chat templates read: the recorded time, else now. Without
+    a template that reads it there is none, so that equal runs on two days are equal."""
     reads = [suite.chat.text] if suite.chat.text is not None else _templates(model)
     if not suite.apply_chat_template or not any(templates.READS_CLOCK in text for text in reads):
         return suite
@@ -246,8 +268,8 @@ def _at_its_time(suite: Suite, model: Model, clock: str | None) -> Suite:
 
 
 def _templates(model: Model) -> list[str]:
-    """The files that may hold a chat template of the model's."""
+    """Return the texts of the files that may hold the model's chat template."""
     names = [Path(name).name for name in model.tokenizer_files()]
     names = [name for name in names if "template" in name or name == "tokenizer_config.json"]
-    found = (path for path in model.folder.rglob("*") if path.name in names and path.is_file())
-    return [path.read_text("utf-8", "replace") for path in found]
+    files = (path for path in model.folder.rglob("*") if path.name in names and path.is_file())
+    return [path.read_text("utf-8", "replace") for path in files]

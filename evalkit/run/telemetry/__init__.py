@@ -13,12 +13,13 @@ import weakref
 from contextlib import closing, suppress
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from evalkit.base import canon, events
 from evalkit.base.errors import EvalkitError
 from evalkit.base.machine import stamp
-from evalkit.run.telemetry.gpu import Gpus
+from evalkit.base.machine.types import Unknown
+from evalkit.run.telemetry.gpu import Gpus, GpuSample
 from evalkit.run.telemetry.host import Cpu, memory
 from evalkit.run.telemetry.threads import start
 
@@ -27,6 +28,16 @@ LEAVE_S = 0.3  # how long the end of a run waits for the last sample
 COUNT_S = 20.0  # how often the energy counters are read, whether or not anyone asks
 
 Joules = dict[str, float | None]
+Energy = dict[str, float | Unknown]  # joules by part
+
+
+class Sample(TypedDict):
+    """A line of telemetry/<segment>.jsonl: what the meters show at a time."""
+
+    time: str
+    cpu: dict[str, float | None]
+    memory: dict[str, int | None]
+    gpus: list[GpuSample]
 
 
 class Meter:
@@ -45,7 +56,7 @@ class Meter:
             with suppress(EvalkitError):  # without it a long pause is unknown, not wrong
                 start(_keep_counting, weakref.ref(self))
 
-    def sample(self) -> dict[str, Any]:
+    def sample(self) -> Sample:
         """What the meters show now; for one thread, as loads are those since the last sample.
 
         Raises EvalkitError where the NVIDIA driver fails or hangs.
@@ -79,21 +90,21 @@ def _keep_counting(held: "weakref.ref[Meter]") -> None:
         del meter  # or it would be in use for as long as we sleep
 
 
-def energy(before: Joules, after: Joules, missing: dict[str, str]) -> dict[str, Any]:
-    """What the record says of the time between two readings: joules, or why they are unknown.
+def energy(before: Joules, after: Joules, missing: dict[str, str]) -> Energy:
+    """Return the joules between two readings, or why they are unknown.
 
-    `before` and `after` are one Meter's `joules()`, `missing` is its `missing` thereafter.
+    `before` and `after` are a Meter's `joules()`, `missing` is its `missing` after both.
     """
-    said: dict[str, Any] = {}
+    spent: Energy = {}
     for part, first in before.items():
         last = after[part]
         if first is None or last is None:
-            said[part] = stamp.unknown(missing.get(part, "its meter was not read in time"))
+            spent[part] = stamp.unknown(missing.get(part, "its meter was not read in time"))
         elif last < first:  # a driver that was loaded again, a laptop that slept
-            said[part] = stamp.unknown("its meter was set back meanwhile")
+            spent[part] = stamp.unknown("its meter was set back meanwhile")
         else:
-            said[part] = round(last - first, 3)
-    return said
+            spent[part] = round(last - first, 3)
+    return spent
 
 
 @cache
@@ -103,14 +114,14 @@ def meter() -> Meter:
 
 
 class Span:
-    """A stretch of time from now on, and what it takes."""
+    """Measures a stretch of time, which starts now."""
 
     def __init__(self) -> None:
         self._started, self._before = time.monotonic(), meter().joules()
 
     def taken(self, peak_memory_bytes: int | None = None) -> dict[str, Any]:
-        """What it took so far, as an event tells of a phase. The peak is this process's own, where
-        it was not others that worked."""
+        """Return what it took so far. The peak is that of this process, unless it is given: where
+        other processes worked."""
         after = meter().joules()
         return {
             "seconds": time.monotonic() - self._started,

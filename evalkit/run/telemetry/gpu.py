@@ -7,7 +7,7 @@ is read here. A driver can hang; all questions go through `Patience`.
 import os
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypedDict
 
 from evalkit.base import canon
 from evalkit.base.errors import EvalkitError
@@ -17,6 +17,18 @@ START_S = 2.0  # how long the start of a run waits for the driver
 ANSWER_S = 0.4  # how long a reading of the energy counters does
 SAMPLE_S = 5.0  # how long a sample does, which holds nobody up
 VISIBLE, ORDER = "CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER"
+
+
+class GpuSample(TypedDict):
+    """What the driver shows of a GPU at a time; None for what it does not."""
+
+    index: int
+    name: str
+    utilisation: float | None
+    watts: float | None
+    celsius: int | None
+    memory_used_bytes: int | None
+    memory_total_bytes: int | None
 
 
 class Gpus:
@@ -46,7 +58,7 @@ class Gpus:
             raise EvalkitError("no GPU is visible to this process")
         self._found = [_Gpu(nvml, handle) for handle in handles]
 
-    def sample(self) -> list[dict[str, Any]]:
+    def sample(self) -> list[GpuSample]:
         """What each shows now; EvalkitError where the driver fails or hangs."""
         if not self._found:
             return []
@@ -134,7 +146,7 @@ class _Gpu:
                 return None
             raise
 
-    def sample(self) -> dict[str, Any]:
+    def sample(self) -> GpuSample:
         """What it shows now."""
         nvml = self._nvml
         busy = self._told(nvml.nvmlDeviceGetUtilizationRates)

@@ -9,12 +9,12 @@ for short sentences scores above chance.
 import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from evalkit.base import canon
 
 DATA = Path(__file__).parent / "tasks" / "data"
-Document = dict[str, Any]
+Document = dict[str, object]
 
 DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 COUNTS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
@@ -63,8 +63,18 @@ SCENES = (
 SCENE_SEEDS = (1, 2)  # each scene is told twice, with other names and other wrong endings
 
 
-def _letters(source: random.Random, count: int, ask: Callable[[random.Random], Document]) -> Any:
-    """`count` questions with four choices; the right ones take turns among A, B, C and D."""
+class Question(TypedDict):
+    """A question with its right answer and three wrong ones."""
+
+    question: str
+    right: str
+    wrong: list[str]
+
+
+def _letters(
+    source: random.Random, count: int, ask: Callable[[random.Random], Question]
+) -> Iterator[Document]:
+    """Yield `count` questions with four choices; the right one is A, B, C and D equally often."""
     turns = [index % 4 for index in range(count)]
     source.shuffle(turns)
     seen: set[str] = set()
@@ -78,7 +88,7 @@ def _letters(source: random.Random, count: int, ask: Callable[[random.Random], D
         yield {"question": made["question"], "choices": choices, "answer": answer}
 
 
-def _sum(source: random.Random) -> Document:
+def _sum(source: random.Random) -> Question:
     first, second = source.randint(2, 40), source.randint(2, 40)
     right = first + second
     wrong = source.sample([right + d for d in range(-4, 5) if d], 3)
@@ -86,7 +96,7 @@ def _sum(source: random.Random) -> Document:
     return {"question": question, "right": str(right), "wrong": [str(n) for n in wrong]}
 
 
-def _day(source: random.Random) -> Document:
+def _day(source: random.Random) -> Question:
     start, step = source.randrange(7), source.randint(1, 6)
     later = source.random() < 0.5
     right = DAYS[(start + (step if later else -step)) % 7]
