@@ -53,17 +53,17 @@ class Census:
 
     def __init__(self, seconds: float) -> None:
         import datasets
-        from evaluate import loading
         from lm_eval.api import task as tasks
 
         from evalkit.harness import index
         from evalkit.harness import tasks as harness
+        from evalkit.harness.data import metrics
         from evalkit.inputs.models import model
         from evalkit.inputs.models.tokenizer import Tokenizer
 
         self._seconds, self._task, self._step = seconds, None, ""
         self._lacking, self._metrics = set[str](), set[str]()
-        loading.load = self._metric
+        self._load, metrics.load = metrics.load, self._metric
         datasets.Dataset.filter = invented.some_left(datasets.Dataset.filter)  # type: ignore[method-assign]
         self._tokenizer = Tokenizer(model.resolve("demo"))
         self._tokenizer.max_length = CONTEXT
@@ -81,10 +81,11 @@ class Census:
 
         return noted
 
-    def _metric(self, name: str, *_: Any, **__: Any) -> Any:
-        """In the place of a metric that lm-eval would fetch from the Hub, and run."""
+    def _metric(self, name: str, *given: Any, **named: Any) -> Any:
+        """In the place of a metric that lm-eval would fetch from the Hub, and run: evalkit's."""
+        metric = self._load(name, *given, **named)
         self._metrics.add(name)
-        return type("Metric", (), {"compute": lambda *_, **__: {}})
+        return metric
 
     def _late(self, *_: Any) -> None:
         raise _Late

@@ -16,6 +16,7 @@ from typing import Any
 from bench import ROOT
 from evalkit.inputs import suite as suites
 from evalkit.inputs.suite import Suite, SuiteTask
+from evalkit.plan.requests.asking import PLAIN, Asking
 from evalkit.plan.requests.request import Request
 from tests import hub
 
@@ -62,8 +63,8 @@ def load(wanted: Suite) -> Any:
     return tasks.load(wanted, pins)
 
 
-def requests(loaded: Any) -> list[Request]:
+def requests(loaded: Any, asking: Asking = PLAIN) -> list[Request]:
     """Every request of a loaded suite."""
     from evalkit.harness.asking import requests as building
 
-    return building.build(loaded)
+    return building.build(loaded, asking)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bench import tables
-from bench.real_pieces import DTYPES, SIDES, WORKS, Real, Work
+from bench.real_pieces import DTYPES, SIDES, Real, Work
 from evalkit.plan.requests.request import Request
 
 Answers = dict[str, Any]  # by request id: [log-likelihood, greedy flag], or a text
@@ -55,7 +55,7 @@ def figures(real: Real) -> dict[str, Any]:
     return {
         "machine": tables.machine(),
         "weights": real.kept.weights,
-        "works": {work.name: _work(real, work) for work in WORKS},
+        "works": {work.name: _work(real, work) for work in real.works},
     }
 
 

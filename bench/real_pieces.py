@@ -22,6 +22,7 @@ from evalkit.base import canon, kept
 from evalkit.base.machine import stamp
 from evalkit.inputs import suite as suites
 from evalkit.inputs.suite import SuiteTask
+from evalkit.plan.requests.asking import Asking
 from evalkit.plan.requests.request import Request
 
 SIDES, DTYPES, SIZE = ("lm-eval", "evalkit"), ("float32", "bfloat16"), 4
@@ -31,16 +32,17 @@ COMPUTING = ("lm_eval", "tokenizers", "torch", "transformers")  # what lm-eval's
 @dataclass(frozen=True)
 class Work:
     """The first `limit` documents of each leaf task of a task, with these shots where they are
-    not the task's own."""
+    not the task's own. `chat`: through the model's chat template, each shot as two turns."""
 
     task: str
     limit: int
     shots: int | None = None
+    chat: bool = False
 
     @property
     def name(self) -> str:
         """What tables call it."""
-        return f"{self.task} {self.limit}"
+        return f"{self.task}{' chat' if self.chat else ''} {self.limit}"
 
 
 # bbh with one document a task is asked of evalkit by itself: decoding has little to share then.
@@ -52,6 +54,7 @@ WORKS = (
     Work("bbh", 1),
     Work("bbh", 5),
 )
+CHAT = (Work("gsm8k", 50, 5, chat=True),)
 
 
 @dataclass(frozen=True)
@@ -75,7 +78,11 @@ def load(work: Work) -> Any:
     lock = suites.lock_of(suites.load("core"))
     revisions = {name: dataset.revision for name, dataset in lock.datasets.items()}
     pins = pinning.Pins(revisions, resolve=loading.current)
-    return tasks.load(data.suite([SuiteTask(work.task, work.shots)], limit=work.limit), pins)
+    suite = data.suite(
+        [SuiteTask(work.task, work.shots)], limit=work.limit, apply_chat_template=work.chat,
+        fewshot_as_multiturn=work.chat,
+    )  # fmt: skip
+    return tasks.load(suite, pins)
 
 
 def pieces(
@@ -148,7 +155,7 @@ class Kept:
 class Real:
     """The model, the questions, and what is known of the answers."""
 
-    def __init__(self, reference: str, out: Path) -> None:
+    def __init__(self, reference: str, out: Path, works: Sequence[Work]) -> None:
         from evalkit.inputs.models import model as models
         from evalkit.inputs.models.tokenizer import Tokenizer
 
@@ -156,12 +163,14 @@ class Real:
         self.folder, self._tokenizer = str(model.folder), Tokenizer(model)
         self.kept = Kept(out, weights(sorted(model.folder.glob("*.safetensors"))))
         self._sides: dict[tuple[str, str], Any] = {}
+        self.works = works
         self.loaded: dict[Work, Any] = {}  # documents as the harness loads them
         self.asked: dict[Work, list[Request]] = {}
-        for work in WORKS:
+        for work in works:
             say(f"{work.name}: documents and prompts")
-            self.loaded[work] = load(work)
-            self.asked[work] = data.requests(self.loaded[work])
+            self.loaded[work] = loaded = load(work)
+            template = self._tokenizer.chat_template_for(loaded.suite)
+            self.asked[work] = data.requests(loaded, Asking(template))
 
     def decode(self, tokens: list[int]) -> str:
         """A text's tokens as text, special ones left out."""
@@ -178,7 +187,7 @@ class Real:
         """Answer what is not kept, and `again` this task, until then (time.monotonic). A task is
         done by both sides before the next one, so that what is there can be compared."""
         done: set[Path] = set()
-        for work, dtype, side in itertools.product(WORKS, DTYPES, SIDES):
+        for work, dtype, side in itertools.product(self.works, DTYPES, SIDES):
             for piece in self.pieces(side, dtype, work):
                 path = self.kept.path(piece)
                 if path in done or (path.is_file() and piece.task != again):

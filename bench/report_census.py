@@ -5,9 +5,11 @@ from collections import Counter, defaultdict
 from typing import Any
 
 from evalkit.base.machine import stamp
+from evalkit.harness.data import metrics
 
 Found = dict[str, Any]
 KINDS = {  # of a refusal, by the words in it
+    "a program on the Hub": "refused: it is scored with a program on the Hub, which nothing pins",
     "images or sound": "refused: it needs images or sound",
     "code that a model wrote": "refused: it runs what a model wrote, not as humaneval and mbpp do",
     "transformers.data|cannot import name": "refused: it wants an older package",
@@ -39,13 +41,24 @@ def table(found: dict[str, Found], registered: int) -> str:
     rows = sorted(kinds.items(), key=lambda item: -len(item[1]))
     lines = [f"| {what} | {step} | {len(names):,} | `{min(names, key=len)}` |"
              for (what, step), names in rows]  # fmt: skip
-    hubs = Counter(metric for each in found.values() for metric in each.get("metrics", []))
-    taken = sum(bool(each.get("metrics")) for each in found.values())
+    ours = [set(each.get("metrics", ())) & metrics.FUNCTIONS.keys() for each in found.values()]
+    computed = Counter(metric for names in ours for metric in names)
+    programs = Counter(name for each in found.values() for name in _programs(each["what"]))
     tried = f"{len(found):,} of the" if len(found) < registered else "All"
     return (
         f"{tried} {registered:,} tasks of lm-eval {stamp.version('lm_eval')}:\n\n"
         "| what became of it | after | tasks | for example |\n|---|---|--:|---|\n"
         + "\n".join(lines)
-        + f"\n\n{taken:,} of the planned are scored with a metric that lm-eval gets from the Hub, a"
-        f" program there: {', '.join(f'{name} ({n:,})' for name, n in hubs.most_common())}."
+        + f"\n\n{sum(map(bool, ours)):,} of the planned name a metric that lm-eval gets from the"
+        f" Hub and evalkit from scikit-learn: {_listed(computed)}. The programs on the Hub for"
+        f" which tasks are refused: {_listed(programs)}."
     )
+
+
+def _programs(what: str) -> list[str]:
+    named = re.search(r" is scored with (.*): a program on the Hub", what)
+    return named[1].split(", ") if named else []
+
+
+def _listed(counts: Counter[str]) -> str:
+    return ", ".join(f"{name} ({number:,})" for name, number in counts.most_common())

@@ -32,7 +32,7 @@ DOORS = {
     "lm_eval": {"harness"},
     "aiohttp": {"harness"},
     "datasets": {"harness"},
-    "evaluate": {"harness"},
+    "sklearn": {"harness"},
     "huggingface_hub": {
         *(
             "inputs.hub",

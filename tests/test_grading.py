@@ -15,6 +15,7 @@ import support
 import yaml
 
 from evalkit.harness import locking, verdicts
+from evalkit.harness.data import metrics
 from evalkit.host import sandbox
 from evalkit.host.launch import runtimes
 from evalkit.host.launch.command import Image, Runtime
@@ -42,15 +43,15 @@ def test_the_hubs_metrics_are_imported_only_where_somebody_asks_for_one(
 ) -> None:
     for name in [name for name in sys.modules if name.split(".")[0] == "evaluate"]:
         monkeypatch.delitem(sys.modules, name)
-    with verdicts.guarded():
+    with metrics.guarded():
         assert "evaluate.loading" not in sys.modules
     assert "evaluate" not in sys.modules
-    with verdicts.guarded():
+    with metrics.guarded():
         import evaluate
 
         assert isinstance(evaluate.load("code_eval"), verdicts.Grader)
     assert evaluate.load is sys.modules["evaluate.loading"].load
-    with verdicts.guarded():  # and where it was imported before
+    with metrics.guarded():  # and where it was imported before
         assert isinstance(evaluate.load("code_eval"), verdicts.Grader)
     assert evaluate.load is sys.modules["evaluate.loading"].load
 

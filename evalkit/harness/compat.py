@@ -32,6 +32,6 @@ NAMES = {
     "datasets.packaged_modules:_PACKAGED_DATASETS_MODULES": "",
     "datasets.packaged_modules.cache.cache:Cache": "",
     "datasets.arrow_dataset:Dataset": "attributes _fingerprint _indices",
-    "evaluate.loading:load": "",
+    "evaluate:load": "",
     "huggingface_hub.file_download:repo_folder_name": "(*, repo_id, repo_type)",
 }

@@ -15,7 +15,7 @@ from evalkit.base.errors import EvalkitError, Exit
 from evalkit.base.machine.types import Unknown
 from evalkit.harness import tasks
 from evalkit.harness.asking import asked
-from evalkit.harness.data import loading, pinning
+from evalkit.harness.data import loading, metrics, pinning
 from evalkit.harness.tasks import Leaf
 from evalkit.inputs import hub
 from evalkit.inputs import suite as suites
@@ -31,7 +31,6 @@ _METRICS = {
     "f1": "scikit-learn", "mcc": "scikit-learn",
 }  # fmt: skip
 _BEHIND = {"math-verify": ("latex2sympy2_extended", "sympy", "antlr4-python3-runtime")}
-_FUNCTIONS = ("process_results", "process_docs", "doc_to_text", "doc_to_target", "doc_to_choice")
 
 
 def write_lock(name: str, *, update: bool = False, offline: bool = False) -> Path:
@@ -198,6 +197,8 @@ def scorers_of(leaves: dict[str, Leaf]) -> list[str]:
         for module in _modules_of(leaf.task):
             _collect(module, modules)
         used |= {_METRICS[name] for name in _metrics(leaf.task) if name in _METRICS}
+        if metrics.by_sklearn({key: leaf.task.get_config(key) for key in metrics.SCORING}):
+            used.add("scikit-learn")
     owners = metadata.packages_distributions()
     tops = {name.partition(".")[0] for module in modules.values() for name in _used(module)}
     used |= {owner for top in tops for owner in owners.get(top, [])[:1]}
@@ -217,21 +218,9 @@ def _metrics(task: Any) -> list[str]:
 
 def _modules_of(task: Any) -> Iterator[ModuleType]:
     """The modules of a task's functions, and of its class where that is its own."""
-    values = [task.get_config(name) for name in _FUNCTIONS]
-    for entry in task.get_config("metric_list") or []:
-        values += list(entry.values()) if isinstance(entry, dict) else []
-    for each in task.get_config("filter_list") or []:
-        values += [value for step in each["filter"] for value in step.values()]
-    for value in (*values, type(task)):
-        module = sys.modules.get(getattr(value, "__module__", None) or "")
-        if module is not None and callable(value) and _is_own(module):
+    for function in metrics.functions(task):
+        if (module := sys.modules.get(function.__module__)) is not None:
             yield module
-
-
-def _is_own(module: ModuleType) -> bool:
-    """Whether a module is a task's: lm-eval's below its tasks, or one of the suite's own files,
-    which lm-eval names by their path."""
-    return module.__name__.startswith("/") or module.__name__.startswith("lm_eval.tasks.")
 
 
 def _collect(module: ModuleType, found: dict[str, ModuleType]) -> None:
@@ -241,7 +230,7 @@ def _collect(module: ModuleType, found: dict[str, ModuleType]) -> None:
     found[module.__name__] = module
     for name in _used(module):
         other = sys.modules.get(name)
-        if other is not None and _is_own(other):
+        if other is not None and metrics.is_own(name):
             _collect(other, found)
 
 

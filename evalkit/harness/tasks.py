@@ -20,7 +20,7 @@ from typing import Any, TypedDict
 
 from evalkit.base.errors import EvalkitError, Exit, first_line, one_of
 from evalkit.harness import index, verdicts
-from evalkit.harness.data import cache, code, loading, pinning
+from evalkit.harness.data import cache, code, loading, metrics, pinning
 from evalkit.inputs import suite as suites
 from evalkit.inputs.rows import Rows
 from evalkit.inputs.suite import Lock, Suite
@@ -102,7 +102,7 @@ def load(suite: Suite, pins: loading.Pins) -> Loaded:
     task_dict: TaskDict = {"tasks": {}, "groups": {}, "group_map": {}}
     top_level: dict[str, list[str]] = {}
     drawn: dict[str, tuple[Any, Any]] = {}
-    with loading.pinned(pins), code.fresh(suite.include_path), verdicts.guarded():
+    with loading.pinned(pins), code.fresh(suite.include_path), metrics.guarded():
         for member in suite.tasks:
             _seed_everything(suite)
             pins.task = member.task
@@ -204,13 +204,7 @@ def _configure(tasks: Mapping[str, Any], member: suites.SuiteTask, suite: Suite)
                 f"task '{name}' runs code that a model wrote, in a way that evalkit can't take out"
                 " of this process"
             )
-        if lost := verdicts.lost_metrics(task):
-            raise EvalkitError(
-                f"task '{name}' is scored with {', '.join(lost)}, which lm-eval lacks and could not"
-                " get from the Hub, where it is a program",
-                fix="load it once online with the same HF_HOME, or name a metric of lm-eval's",
-                code=Exit.MISSING,
-            )
+        metrics.check(name, task)
         if getattr(task, "MULTIMODAL", False):
             raise EvalkitError(f"task '{name}' needs images or sound; evalkit measures text models")
 
@@ -241,6 +235,8 @@ class _Named:
 
         if not isinstance(error, (Exception, SystemExit)) or isinstance(error, EvalkitError):
             return
+        if program := metrics.unpinned(error):
+            raise metrics.refusal(self._task, [program]) from None
         if not isinstance(error, (*_MISTAKES, DatasetsError, TemplateError)) and _is_ours(trace):
             return
         inner: BaseException = error

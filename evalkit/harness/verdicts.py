@@ -1,18 +1,16 @@
 """Tasks whose answers are programs, and the verdicts on these programs that scoring goes by.
 
 lm-eval scores such tasks with the Hub's metric `code_eval`, which runs the programs on this host.
-Here it never does: `guarded` puts a metric in its place that looks verdicts up and notes what it is
-asked about, so that the programs can be run where they harm nobody (`host.grading`). A program
-without a verdict counts as failed, and as missing.
+Here it never does: `data.metrics` puts `GRADER` in its place, which looks verdicts up and notes
+what it is asked about, so that the programs can be run where they harm nobody (`host.grading`). A
+program without a verdict counts as failed, and as missing.
 
 A program is a sample's filtered answer with the task's test behind it; its name is the sha256 of
 its text. So whoever has the samples can make every program again, run it, and compare the verdict
 with the recorded one, a line of `verdicts.jsonl` in the run's folder. Nothing here runs anything.
 """
 
-import importlib.util
 import math
-import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -122,48 +120,7 @@ class Grader:
         return found, {}
 
 
-_GRADER = Grader()  # lm-eval's modules keep what they loaded, so there is one for all
-
-
-@contextmanager
-def guarded() -> Iterator[None]:
-    """Within the block, whoever loads `code_eval` gets ours; other metrics are as they were."""
-
-    def load(path: str, *args: Any, **kwargs: Any) -> Any:
-        from evaluate.loading import load as original
-
-        return _GRADER if path == "code_eval" else original(path, *args, **kwargs)
-
-    evaluate = _late("evaluate")
-    evaluate.load = load
-    try:
-        yield
-    finally:
-        if "evaluate.loading" in sys.modules:
-            evaluate.load = sys.modules["evaluate.loading"].load
-        else:  # nobody has asked it for anything
-            del sys.modules["evaluate"]
-
-
-def _late(name: str) -> Any:
-    """Return a module that is imported when somebody first reads an attribute of it: `evaluate`
-    takes a second, and few tasks use it. What is set before then stays set."""
-    if name not in sys.modules:
-        spec = importlib.util.find_spec(name)
-        assert spec is not None and spec.loader is not None, "lm-eval requires it"
-        spec.loader = importlib.util.LazyLoader(spec.loader)
-        sys.modules[name] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(sys.modules[name])
-    return sys.modules[name]
-
-
-def lost_metrics(task: Any) -> list[str]:
-    """Return the metrics that lm-eval lacks and could not get from the Hub: it only logs that, and
-    fails when all is answered."""
-    if task.get_config("process_results") is not None:
-        return []
-    functions: dict[str, Any] = getattr(task, "_metric_fn_list", {})
-    return sorted(name for name, function in functions.items() if function is None)
+GRADER = Grader()  # lm-eval's modules keep what they loaded, so there is one for all
 
 
 def is_graded(task: Any) -> bool:
@@ -178,8 +135,8 @@ def is_graded(task: Any) -> bool:
 @contextmanager
 def judged(known: Verdicts) -> Iterator[dict[str, str]]:
     """Within the block, scoring goes by these verdicts; the programs that it asks about by name."""
-    _GRADER.verdicts, _GRADER.asked = known, {}
+    GRADER.verdicts, GRADER.asked = known, {}
     try:
-        yield _GRADER.asked
+        yield GRADER.asked
     finally:
-        _GRADER.verdicts = {}
+        GRADER.verdicts = {}

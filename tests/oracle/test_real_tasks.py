@@ -154,8 +154,8 @@ def test_bench_real_goes_on_where_it_was_and_sees_no_difference(
 ) -> None:
     """On a few documents; nothing is measured before its time is up, nor a second time."""
     works = (Work("arc_challenge", 3), Work("gsm8k", 2, 1))
+    monkeypatch.setattr(real, "WORKS", works)
     for module in (real_pieces, real_figures):
-        monkeypatch.setattr(module, "WORKS", works)
         monkeypatch.setattr(module, "DTYPES", ("float32",))
     page, out = tmp_path / "real.md", tmp_path / "kept"
     page.write_text("<!-- made by make bench-real -->\n<!-- end of make bench-real -->\n")

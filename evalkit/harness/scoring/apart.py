@@ -26,6 +26,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from evalkit.harness.data import metrics
 from evalkit.harness.samples import Sample
 from evalkit.harness.scoring import own_code, rescore
 from evalkit.harness.scoring.own_code import Refused, Unlike
@@ -156,7 +157,7 @@ def serve() -> None:
             tell({"ok": True})
         except Unlike as fields:
             tell({"unlike": str(fields)})
-        except (Refused, ImportError, OSError) as why:
+        except (Refused, metrics.Unpinned, ImportError, OSError) as why:
             tell({"refused": f"its own code can't be run here: {why}"})
 
 

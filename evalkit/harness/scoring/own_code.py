@@ -10,6 +10,8 @@ from importlib import util
 from pathlib import Path
 from typing import Any
 
+from evalkit.harness.data import metrics
+
 # Fields of a config that don't score: which data (the samples' own), which examples, which words.
 IGNORED = {"custom_dataset", "dataset_kwargs", "fewshot_config", "generation_kwargs"}
 IGNORED |= {"metadata", "num_fewshot", "process_docs", "tag", "task_alias"}
@@ -39,16 +41,16 @@ def harness_tasks() -> Path:
 def refuse_code(config: Mapping[str, Any], *, with_code: bool) -> None:
     """Raises Refused for a task that scores by what can't be run, and, unless `with_code`, OwnCode
     for one that scores by more than templates and lm-eval's own parts."""
-    from lm_eval.api import metrics, registry
+    from lm_eval.api.registry import metric_registry
 
-    assert metrics.mean is not None, "importing it fills the registry"
+    ours = metrics.by_sklearn(config)
     for key in REFUSED:
         if config.get(key):
             raise Refused(f"the task has {key}")
     own = config.get("process_results") is not None
     for metric in config.get("metric_list") or []:
-        known = own or metric["metric"] in registry.metric_registry
-        if metric.get("hf_evaluate") or not known:
+        known = metric["metric"] in metric_registry and not metric.get("hf_evaluate")
+        if not (own or known or metric["metric"] in ours):
             raise Refused(f"metric {metric['metric']} is not lm-eval's own")
     if not with_code and (names := code_in(config)):
         raise OwnCode(f"the task's {', '.join(sorted(names))} is code")

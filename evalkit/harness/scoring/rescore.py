@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from evalkit.harness import publish, tasks
+from evalkit.harness.data import metrics
 from evalkit.harness.samples import Sample, plain, strings, unmarked
 from evalkit.harness.scoring.own_code import IGNORED, Refused, Unlike, harness_tasks, refuse_code
 from evalkit.inputs.models.builtin.demo import model as demo
@@ -156,7 +157,8 @@ def _configured(config: Mapping[str, Any], first_doc: Any) -> Any:
             split = self.config.test_split or self.config.validation_split
             self.dataset = {split: Documents([first_doc])}
 
-    return Recorded(config=config)
+    with metrics.guarded():
+        return Recorded(config=config)
 
 
 class Task:

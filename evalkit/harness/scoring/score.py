@@ -24,6 +24,7 @@ from evalkit.base.errors import EvalkitError, Exit, first_line
 from evalkit.harness import publish, samples, tasks
 from evalkit.harness.asking import asked
 from evalkit.harness.asking import requests as building
+from evalkit.harness.data import metrics
 from evalkit.harness.index import task_folder
 from evalkit.harness.samples import Sample, value_of
 from evalkit.harness.tasks import Leaf, Loaded
@@ -169,7 +170,7 @@ class Scoring:
         from lm_eval.evaluator import evaluate
 
         # lm-eval prints that it bootstraps; stdout is for programs
-        with redirect_stdout(sys.stderr), tasks.compiled_once():
+        with redirect_stdout(sys.stderr), tasks.compiled_once(), metrics.guarded():
             results = evaluate(
                 replay,
                 {"tasks": dict(leaves), "groups": dict(groups)},
