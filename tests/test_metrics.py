@@ -4,10 +4,10 @@ Hub's give; the Hub is never asked; a task that needs another program is refused
 import json
 import socket
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 from typing import Any
 
+import labels
 import pytest
 import yaml
 from hypothesis import given
@@ -60,28 +60,6 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket, "getaddrinfo", refused)
 
 
-@cache
-def the_librarys(name: str) -> Any:
-    """A metric on `evaluate`'s own base class, which turns labels into columns of 32 bits."""
-    import datasets
-    import evaluate
-    import sklearn.metrics
-
-    class Metric(evaluate.Metric):  # type: ignore[misc]
-        def _info(self) -> Any:
-            kinds = {key: datasets.Value("int32") for key in ("predictions", "references")}
-            return evaluate.MetricInfo(
-                description="", citation="", inputs_description="",
-                features=datasets.Features(kinds),
-            )  # fmt: skip
-
-        def _compute(self, predictions: Any, references: Any, **settings: Any) -> Any:
-            function = getattr(sklearn.metrics, metrics.FUNCTIONS[name])
-            return function(references, predictions, **settings)
-
-    return Metric(keep_in_memory=True)
-
-
 LABELS = st.one_of(
     st.integers(-1, 3), st.sampled_from(["0", "1", " 2", "-1"]), st.booleans(), st.just(1.7)
 )
@@ -102,7 +80,7 @@ def test_a_metric_of_labels_gives_what_the_librarys_own_machinery_gives(
     predictions, references = ([pair[side] for pair in pairs] for side in (0, 1))
     given = {"predictions": predictions, "references": references, **settings}
     try:
-        theirs = the_librarys(name).compute(**given)
+        theirs = labels.metric(name).compute(**given)
     except ValueError:  # of three classes without an average
         with pytest.raises(ValueError):
             metrics.load(name).compute(**given)
@@ -116,7 +94,7 @@ def test_a_metric_of_labels_gives_what_the_librarys_own_machinery_gives(
 @pytest.mark.parametrize("label", ["A", "", None, 1 << 31, [1]])
 def test_what_is_no_label_is_an_error_on_both_sides(label: Any) -> None:
     given = {"predictions": [label], "references": [1], "average": "micro"}
-    for metric in (the_librarys("f1"), metrics.load("f1")):
+    for metric in (labels.metric("f1"), metrics.load("f1")):
         with pytest.raises((ValueError, TypeError)):
             metric.compute(**given)
 

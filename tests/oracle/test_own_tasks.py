@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import labels
 import models
 import pytest
 import sides
@@ -312,3 +313,56 @@ def test_a_document_longer_than_the_context_is_cut_the_same(
     assert ours.folder is not None
     health = json.loads((ours.folder / "record.json").read_text())["health"]
     assert health["truncated_prompts"] > 12
+
+
+def test_metrics_of_labels_score_as_the_hubs_do(
+    write_task: Callable[..., Path],
+    tiny_model: Callable[..., Path],
+    hf_model: Callable[[Path], Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One task whose answers are labels, one whose metric lm-eval loads and only aggregates. For
+    lm-eval the library's own machinery stands where the Hub's programs would."""
+    import evaluate
+
+    hub = {"hf_evaluate": True, "higher_is_better": True}
+    first = models.COMMON[::2]
+    to_labels = [
+        {"function": "regex", "regex_pattern": r"(\w+)"},
+        {"function": "take_first"},
+        {"function": "map", "mapping_dict": dict.fromkeys(first, 1), "default_value": 0},
+        {"function": "take_first"},
+    ]
+    write_task(
+        tmp_path / "tasks",
+        "own_labels",
+        [{**row, "label": n % 2} for n, row in enumerate(texts(8))],
+        output_type="generate_until",
+        doc_to_text="{{text}}",
+        doc_to_target="{{label}}",
+        generation_kwargs={"until": ["\n"], "max_gen_toks": 4},
+        filter_list=[{"name": "label", "filter": to_labels}],
+        metric_list=[
+            {"metric": "accuracy", "aggregation": "mean", **hub},
+            {"metric": "f1", "aggregation": "mean", "average": "micro", **hub},
+        ],
+    )
+    (tmp_path / "tasks" / "own.py").write_text("from lm_eval.utils import weighted_f1_score\n")
+    write_task(
+        tmp_path / "tasks",
+        "own_weighted",
+        [{**row, "label": n % 3} for n, row in enumerate(texts(8))],
+        "metric_list:\n- metric: f1\n  aggregation: !function own.weighted_f1_score\n"
+        "  average: weighted\n  hf_evaluate: true\n  higher_is_better: true\n",
+        output_type="multiple_choice",
+        doc_to_text="{{text}}",
+        doc_to_choice=["one", "two", "three"],
+        doc_to_target="label",
+    )
+    suite = {"name": "labels", "tasks": ["own_labels", "own_weighted"], "include_path": "tasks"}
+    model = tiny_model(tokenizer="llama3")
+    ours = sides.ours(model, suite, tmp_path)
+    monkeypatch.setattr(evaluate, "load", labels.metric)
+    sides.compare(sides.theirs(hf_model(model), suite, tmp_path), ours)
+    assert set(ours.results["results"]["own_labels"]) >= {"accuracy,label", "f1,label"}
