@@ -206,9 +206,8 @@ def _read(function: Any) -> tuple[set[str], list[Any]]:
     loads, called = set(), []
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and _value(node.func, space) == f"{LIBRARY}.load":
-            first = node.args[0] if node.args else None
-            known = isinstance(first, ast.Constant)
-            loads.add(str(first.value) if known else "a metric that its code names")
+            names = [arg.value for arg in node.args[:1] if isinstance(arg, ast.Constant)]
+            loads.add(str(names[0]) if names else "a metric that its code names")
         elif isinstance(node, (ast.Name, ast.Attribute)):
             called.append(_value(node, space))
     return loads, [each for each in called if inspect.isfunction(each) or inspect.isclass(each)]
