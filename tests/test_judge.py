@@ -286,6 +286,48 @@ def test_a_plain_folder_without_samples_or_with_a_part_says_so(tmp_path: Path) -
     assert "--log_samples" in detail(report, "samples", Status.SKIP)
 
 
+def picked(run: Run) -> None:
+    """What `lm_eval --samples` asks: single documents, by their numbers."""
+    run.samples = [s for s in run.samples if s["task"] == "mmlu_anatomy" and s["doc_id"] in (1, 4)]
+    run.configs = {"mmlu_anatomy": run.configs["mmlu_anatomy"]}
+    run.groups, run.documents = {}, {"mmlu_anatomy": [{}, {}]}
+    run.results = run._results()
+
+
+def unscored(run: Run) -> None:
+    """What `lm_eval --predict_only` leaves: answers, and a metric that is none."""
+    leaf = "bbh_cot_fewshot_navigate"
+    run.samples = [s for s in run.samples if s["task"] == leaf]
+    for sample in run.samples:
+        sample["metrics"], sample["bypass"] = ["bypass"], sample.pop("exact_match") and None
+    run.configs = {leaf: run.configs[leaf] | {"metric_list": [{"metric": "bypass"}]}}
+    run.groups = {}
+    run.results |= {"configs": run.configs, "group_subtasks": {}, "groups": {}, "results": {
+        leaf: {"alias": leaf, "sample_len": 3, "bypass,get-answer": 999,
+               "bypass_stderr,get-answer": "N/A"},
+    }}  # fmt: skip
+    for section in ("versions", "n-shot", "n-samples", "higher_is_better"):
+        run.results[section] = {leaf: run.results[section][leaf]}
+
+
+@pytest.mark.parametrize(
+    ("change", "name", "words"),
+    [
+        (picked, "completeness", "1 tasks' samples are as many"),
+        (unscored, "aggregates", "--predict_only: nothing is scored"),
+    ],
+)
+def test_what_else_lm_eval_can_be_asked_for_is_consistent(
+    tmp_path: Path, change: Callable[[Run], None], name: str, words: str
+) -> None:
+    """Both were BROKEN."""
+    run = Run()
+    change(run)
+    report = judged(run, tmp_path / "out")
+    assert failed(report) == {}
+    assert words in "; ".join(check.detail for check in report.checks if check.name == name)
+
+
 def test_a_plain_folder_meets_no_policy_and_has_no_signer(tmp_path: Path) -> None:
     folder = plain(Run(), tmp_path / "out")
     (report,) = judge([folder], Wanted(policy={"name": "any"})).reports.values()

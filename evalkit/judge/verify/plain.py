@@ -126,6 +126,12 @@ class _Evidence:
         self.samples = Samples()
         chat, release = results.get("chat_template") is not None, results.get("lm_eval_version")
         self.scores = Scores(results["configs"], chat, release, other=True)
+        limit = (results.get("config") or {}).get("limit")
+        self.picked = {  # of a part that is no first part: by --samples, one by one
+            leaf
+            for leaf, task in record["tasks"].items()
+            if limit is None and task["n"] < task["documents"]
+        }
         self.kept = [leaf for leaf in sorted(record["tasks"]) if folder.holds(self._file(leaf))]
 
     @property
@@ -147,6 +153,9 @@ class _Evidence:
             return [Check("samples", Status.SKIP, why), *checked("ranges", ranges)]
         for document in self._documents():
             try:
+                if document.leaf in self.picked:
+                    leaf = self.samples.leaves[document.leaf]
+                    leaf.next_id = max(leaf.next_id, document.doc_id)
                 sampled.note(document, self.samples, None)
                 self.scores.add(document)
             except BROKEN as error:

@@ -107,7 +107,11 @@ class Aggregates:
         missing = difference(set(entry["metrics"]), set(values), f"metrics of {shown(leaf)}")
         self.findings.add(missing)
         for key in sorted(values.keys() & entry["metrics"].keys()):
-            how = _aggregation(config, key.partition(",")[0])
+            metric = key.partition(",")[0]
+            if metric == "bypass":
+                self.skipped |= {f"{shown(leaf)} (--predict_only: nothing is scored)"}
+                continue
+            how = _aggregation(config, metric)
             self._value(f"{shown(leaf)} {shown(key)}", entry["metrics"][key], how, values[key])
 
     def _value(self, name: str, recorded: Value, how: str, values: list[Any]) -> None:
