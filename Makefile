@@ -182,6 +182,9 @@ bench-core: setup-dev ## the same for 2% of core: an hour or two, goes on where 
 bench-real: setup-dev ## a real model through real tasks: hours, goes on where it was; writes docs/real.md
 	@.venv/bin/python -m bench.real
 
+bench-real-chat: setup-dev ## the same model through its chat template, GSM8K alone; writes docs/real.md
+	@.venv/bin/python -m bench.real --chat
+
 gpu-check: setup-dev ## the first minute on a GPU: what it is, whether it is right, how fast
 	@.venv/bin/python -m bench.gpu --out "$$OUT/bench-gpu" check
 
