@@ -19,6 +19,7 @@ from evalkit.judge.reproduce.differences import NOTHING, apart
 from evalkit.judge.reproduce.preparing import options
 from evalkit.judge.reproduce.verdicts import Verdict
 from evalkit.record.packs import archive
+from evalkit.record.reading.identity import inputs_of
 from evalkit.record.signing import attest
 
 (EXAMPLE,) = (support.ROOT / "results" / "example").glob("demo-*")
@@ -87,7 +88,7 @@ def test_the_margin_is_twice_the_originals_error_within_its_bounds(
 
 def test_the_first_difference_that_computes_is_the_cause() -> None:
     record = support.read(EXAMPLE)
-    before = differences.inputs_of(record)
+    before = inputs_of(record)
     after = {**before, "numerics": {**before["numerics"], "threads": 8}}
     after["versions"] = {**before["versions"], "torch": "9.9"}
     found = differences.of_inputs(before, after)

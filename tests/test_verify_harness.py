@@ -96,9 +96,9 @@ def test_lm_eval_loads_no_task_from_a_path_that_the_record_names(tmp_path: Path)
 
 def test_a_suite_name_is_never_made_into_a_path(tmp_path: Path, shipped: Path) -> None:
     (tmp_path / "evil.lock.yaml").write_text("!!python/object/apply:os.system ['true']")
-    assert completeness.shipped("../evil", "lock.yaml") is None
-    assert completeness.shipped("*", "lock.yaml") is None
-    assert completeness.shipped("tiny", "lock.yaml") is not None
+    assert completeness.shipped_lock("../evil") is None
+    assert completeness.shipped_lock("*") is None
+    assert completeness.shipped_lock("tiny") is not None
 
 
 def test_a_record_cannot_write_to_the_terminal(tmp_path: Path) -> None:

@@ -66,6 +66,26 @@ Results = TypedDict(
 )
 
 
+# What results.json of a run of evalkit's holds of that, which is more than lm-eval promises.
+RunResults = TypedDict(
+    "RunResults",
+    {
+        "results": dict[str, dict[str, Any]],
+        "groups": NotRequired[dict[str, dict[str, Any]]],
+        "configs": dict[str, dict[str, Any]],
+        "config": NotRequired[dict[str, Any] | None],
+        "group_subtasks": NotRequired[dict[str, list[str]]],
+        "n-samples": dict[str, Counts],
+        "n-shot": dict[str, int],
+        "versions": dict[str, Version],
+        "higher_is_better": dict[str, dict[str, bool | None] | None],
+        "chat_template": NotRequired[str | None],
+        "lm_eval_version": NotRequired[str | None],
+        "max_length": NotRequired[int],
+    },
+)
+
+
 def marked(value: Any) -> Any:
     """Return the value with every non-finite float as `{"float": its string}`; `unmarked` reverses
     it. A mapping of that form is put in a list."""

@@ -195,6 +195,12 @@ def _check_name(suite: Suite, lock: Lock) -> None:
         )
 
 
+def common_seed(seeds: Seeds) -> int | None:
+    """Return the seed that a suite uses for everything; None where its seeds differ."""
+    different = {seeds["random"], seeds["numpy"], seeds["torch"], seeds["fewshot"]}
+    return different.pop() if len(different) == 1 else None
+
+
 def identity(suite: Suite, lock: Lock) -> SuiteIdentity:
     """Return everything that the suite id covers, in the record's form."""
     return {

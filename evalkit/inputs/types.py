@@ -20,6 +20,7 @@ class FileEntry(TypedDict):
     sha256: str
 
 
+@final
 class ShotRows(TypedDict):
     """The pinned rows that worked examples are drawn from. `split` is None for examples in the
     task's own YAML; `digest` covers lm-eval's doc_hash of all `rows` rows, in order."""

@@ -133,9 +133,3 @@ class Groups:
         except CycleError as error:
             return f"{error.args[1][0]} is a group inside itself"
         return ""
-
-
-def groups_of_record(record: Mapping[str, Mapping[str, Mapping[str, Sequence[str]]]]) -> Groups:
-    """Return a record's groups."""
-    children = {name: entry["subtasks"] for name, entry in record["groups"].items()}
-    return Groups(children, record["tasks"].keys())

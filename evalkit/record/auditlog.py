@@ -4,20 +4,32 @@ Each line holds the digest of the line before it, so a line that is removed or a
 Written under a lock, by `eval` and `finish` only.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from evalkit.base import canon, lease
 from evalkit.base.events import now
+from evalkit.record.types import Ids
 
 SCHEMA = "evalkit/judge/audit/1"
 FIRST = "sha256:" + "0" * 64
 NAME = "audit.jsonl"
 
 
-def append(out: Path, status: str, fields: dict[str, Any]) -> None:
+class LogLine(TypedDict, total=False):
+    """What a line of the log may hold and readers ask for."""
+
+    before: str
+    status: str
+    execution: str
+    ids: Ids
+    record: str
+    run: str
+
+
+def append(out: Path, status: str, fields: Mapping[str, object]) -> None:
     """Add a line about a run (`status`: finished or failed) to the log of a results folder."""
     with lease.held(out, ".audit.lock", wait_s=30.0):
         path = out / NAME

@@ -11,7 +11,6 @@ import json
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from evalkit.base import canon
 from evalkit.base.errors import EvalkitError, Exit
@@ -21,7 +20,8 @@ from evalkit.record import record as records
 from evalkit.record.reading import lm_eval
 from evalkit.record.reading.folder import Folder, foreign
 from evalkit.record.reading.lm_eval import Completing, PlainResults
-from evalkit.record.sections import Metric
+from evalkit.record.sections import GroupResult, Metric
+from evalkit.record.types import ImportedDataset, ImportedRecord, ImportedTask
 
 SCHEMA = "evalkit/imported/1"
 UNKNOWN = {
@@ -49,7 +49,8 @@ def _bring_in(results: PlainResults, out: Path) -> Path:
     canon.make_folder(folder)
     for leaf, path in sorted(results.samples().items()):
         canon.write_atomic(folder / path.name, _lines(results, leaf, path))
-    lm_eval.with_sizes(results.body)["model_name"] = results.name
+    lm_eval.with_sizes(results.body)
+    results.body["model_name"] = results.name
     text = json.dumps(results.body, indent=2, ensure_ascii=False)
     canon.write_atomic(
         folder / f"results_{results.time}.json", text.encode("utf-8", "backslashreplace")
@@ -83,7 +84,7 @@ def _lines(results: PlainResults, leaf: str, path: Path) -> Iterator[bytes]:
         yield text.encode("utf-8", "backslashreplace") + b"\n"
 
 
-def as_record(results: PlainResults) -> dict[str, Any]:
+def as_record(results: PlainResults) -> ImportedRecord:
     """Return what a results file and its samples say as a record. It lacks the keys that nothing is
     known of. Its ids are the digest of its files, as `evalkit import` names the folder."""
     body = results.body
@@ -93,14 +94,13 @@ def as_record(results: PlainResults) -> dict[str, Any]:
     members = [name for name in [*groups, *counts] if name not in inner]
     version = str(body.get("lm_eval_version") or "unknown")
     identity = canon.digest(results.files())
-    record = {
+    return {
         "schema": f"lm-eval {version}",
         "ids": {"run": identity, "answers": identity},
         "execution": "",
         "tasks": {leaf: _task(body, leaf, counts[leaf]) for leaf in counts},
-        "groups": {group: _entry(body, group) | {
-            "n": body["results"].get(group, {}).get("sample_len", 0), "subtasks": below,
-        } for group, below in groups.items() if group not in counts},
+        "groups": {group: _group(body, group, below)
+                   for group, below in groups.items() if group not in counts},
         "suite": {"name": "lm-eval", "tasks": [{"task": name} for name in members],
                   "limit": _limit(body),
                   "partial": any(c["effective"] < c["original"] for c in counts.values())},
@@ -110,7 +110,6 @@ def as_record(results: PlainResults) -> dict[str, Any]:
         "environment": {"versions": {"lm_eval": version}, "packages": {"lm_eval": version}},
         "created": _created(body),
     }  # fmt: skip
-    return record
 
 
 def _created(body: Results) -> str | None:
@@ -126,15 +125,27 @@ def _limit(body: Results) -> int | None:
     return int(limit) if isinstance(limit, (int, float)) and limit >= 1 else None
 
 
-def _task(body: Results, leaf: str, count: Counts) -> dict[str, object]:
+def _group(body: Results, name: str, members: list[str]) -> GroupResult:
+    return {
+        "alias": _alias(body, name),
+        "version": (body.get("versions") or {}).get(name),
+        "metrics": _metrics(body, name),
+        "n": body["results"].get(name, {}).get("sample_len", 0),
+        "subtasks": members,
+    }
+
+
+def _task(body: Results, leaf: str, count: Counts) -> ImportedTask:
     config = (body.get("configs") or {}).get(leaf) or {}
-    dataset = {
+    dataset: ImportedDataset = {
         "repo": str(config.get("dataset_path") or leaf),
         "config": config.get("dataset_name"),
         "split": config.get("test_split") or config.get("validation_split"),
         "revision": UNSAID, "rows": UNSAID, "licence": UNSAID,
     }  # fmt: skip
-    return _entry(body, leaf) | {
+    return {
+        "alias": _alias(body, leaf),
+        "metrics": _metrics(body, leaf),
         "n": count["effective"],
         "documents": count["original"],
         "num_fewshot": (body.get("n-shot") or {}).get(leaf) or 0,
@@ -144,8 +155,10 @@ def _task(body: Results, leaf: str, count: Counts) -> dict[str, object]:
     }
 
 
-def _entry(body: Results, name: str) -> dict[str, object]:
-    result = body["results"].get(name, {})
+def _alias(body: Results, name: str) -> str:
+    return str(body["results"].get(name, {}).get("alias", name))
+
+
+def _metrics(body: Results, name: str) -> dict[str, Metric]:
     better = (body.get("higher_is_better") or {}).get(name) or {}
-    metrics: dict[str, Metric] = records.metrics(canon.finite(result), better, {})
-    return {"alias": str(result.get("alias", name)), "metrics": metrics}
+    return records.metrics(canon.finite(body["results"].get(name, {})), better, {})

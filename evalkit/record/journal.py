@@ -18,16 +18,17 @@ from typing import TYPE_CHECKING, Any
 
 from evalkit.base import canon
 from evalkit.base.errors import EvalkitError, Exit, one_of
+from evalkit.base.machine.types import Unknown
 from evalkit.inputs.chat.texts import Texts
-from evalkit.record.types import JournalLine
+from evalkit.inputs.types import Answer, Loglikelihood, Number, RollingLoglikelihood
+from evalkit.record.types import JournalLine, Record
 
 if TYPE_CHECKING:  # plan.store loads numpy, which reading a record does without
     from evalkit.plan.store import Plan
 
 SCHEMA = "evalkit/journal/1"
-Answer = dict[str, Any]
 # The answer to a text without a token, which is in no batch: a sum over nothing.
-NOTHING: Answer = {"loglikelihood": 0.0, "num_tokens": 0}
+NOTHING: RollingLoglikelihood = {"loglikelihood": 0.0, "num_tokens": 0}
 
 
 def segment_name(started: str, host: str) -> str:
@@ -57,7 +58,9 @@ class Writer:
         self._run, self._segment = run, segment
         self._lines = canon.Appender(folder / f"{segment}.jsonl")
 
-    def append(self, batch: str, answers: Mapping[str, Answer], *, split: int = 0) -> None:
+    def append(
+        self, batch: str, answers: Mapping[str, Mapping[str, object]], *, split: int = 0
+    ) -> None:
         """Write the answers of one batch to the disk. `split`: how often the batch was halved
         because memory ran out."""
         line = {
@@ -170,7 +173,7 @@ def read(folder: Path, run: str, batches: Container[str], prefer: str | None = N
     return journal
 
 
-def of_record(run: Path, record: Mapping[str, Any], batches: Container[str]) -> Journal:
+def of_record(run: Path, record: Record, batches: Container[str]) -> Journal:
     """Read the journal of a finished run. Where segments are unequal, the answers of the segment
     that the record prefers count."""
     preferred = record["preferred"]
@@ -206,11 +209,12 @@ def _unequal(folder: Path, batch: str, one: str, two: str) -> EvalkitError:
 
 def assemble(parts: Mapping[str, Answer]) -> dict[str, Answer]:
     """Return the answers by request id: the windows of a rolling request are summed in order."""
-    windows: dict[str, list[tuple[int, Answer]]] = {}
+    windows: dict[str, list[tuple[int, Loglikelihood | RollingLoglikelihood]]] = {}
     whole: dict[str, Answer] = {}
     for part, answer in parts.items():
         request, mark, index = part.partition("#")
         if mark:
+            assert "text" not in answer, "only a rolling request has windows"
             windows.setdefault(request, []).append((int(index), answer))
         else:
             whole[request] = answer
@@ -221,6 +225,12 @@ def assemble(parts: Mapping[str, Answer]) -> dict[str, Answer]:
             "num_tokens": sum(a["num_tokens"] for _, a in pieces),
         }
     return whole
+
+
+def numbers(values: list[Number] | Unknown) -> list[float]:
+    """Return a text's log-probabilities or margins as floats; none where its engine did not tell
+    them."""
+    return list(map(canon.number, values)) if isinstance(values, list) else []
 
 
 def digests(answers: Mapping[str, Answer]) -> dict[str, str]:

@@ -8,7 +8,7 @@ that is there says the run finished.
 import gzip
 import io
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,9 @@ from evalkit.record.sections import (
     POOLED,
     UNWEIGHTED,
     GroupResult,
+    Health,
     Metric,
+    TaskResult,
 )
 
 SCHEMA = "evalkit/record/4"
@@ -70,8 +72,8 @@ class SampleFacts:
         """Take in one line of samples.jsonl.gz."""
         task, doc_id = sample["task"], sample["doc_id"]
         # lm-eval's regex filters answer "[invalid]" where they find nothing
-        self.not_found += any(answer == "[invalid]" for answer in _flat(sample["filtered_resps"]))
-        if isinstance(next(_flat(sample["resps"]), None), str):
+        self.not_found += any(answer == "[invalid]" for answer in flat(sample["filtered_resps"]))
+        if isinstance(next(flat(sample["resps"]), None), str):
             for metric in sample["metrics"]:
                 values = self.values.setdefault(task, {})
                 key = f"{metric},{sample['filter']}"
@@ -84,10 +86,11 @@ class SampleFacts:
         self.prompts.setdefault(task, []).append([doc_id, sample["prompt_hash"]])
 
 
-def _flat(value: Any) -> Iterator[Any]:
+def flat(value: Any) -> Iterator[Any]:
+    """Yield the values in nested lists."""
     if isinstance(value, list):
         for item in value:
-            yield from _flat(item)
+            yield from flat(item)
     else:
         yield value
 
@@ -95,13 +98,12 @@ def _flat(value: Any) -> Iterator[Any]:
 def health(
     plan: PlanBody, answers: Answers, facts: SampleFacts, multiple_choice: set[str],
     split_batches: int,
-) -> dict[str, Any]:  # fmt: skip
+) -> Health:  # fmt: skip
     """Counts of what should be zero. Exact ties are looked for in multiple-choice tasks only; which
     texts were cut is unknown where the engine does not say why they ended."""
     texts = answers.texts.values()
-    endless = sum(each.endless for each in texts)
     untold = next((each.untold for each in texts if each.untold), None)
-    return {
+    counts: Health = {
         "truncated_prompts": sum(plan["truncated"].values()),
         "missing_bos": plan["missing_bos"],
         "double_bos": plan["double_bos"],
@@ -111,17 +113,19 @@ def health(
         "empty_texts": sum(map(len, plan["empty_texts"].values())),
         "empty_generations": answers.empty,
         "cut_generations": untold or sum(each.cut for each in texts),
-        **({"endless_thoughts": endless} if any(each.thinks for each in texts) else {}),
         "answers_not_found": facts.not_found,
         "nan_answers": answers.nan_documents,
         "exact_ties": sum(count for leaf, count in answers.ties.items() if leaf in multiple_choice),
         "split_batches": split_batches,
     }
+    if any(each.thinks for each in texts):
+        counts["endless_thoughts"] = sum(each.endless for each in texts)
+    return counts
 
 
 def metrics(
-    result: dict[str, Any], higher_is_better: dict[str, Any], method: dict[str, str | None],
-    otherwise: str | None = None,
+    result: Mapping[str, Any], higher_is_better: Mapping[str, bool | None],
+    method: Mapping[str, str | None], otherwise: str | None = None,
 ) -> dict[str, Metric]:  # fmt: skip
     """A task's or group's `<metric>,<filter>` entries, each with its standard error.
 
@@ -145,14 +149,14 @@ def metrics(
 
 
 def tasks(
-    results: dict[str, Any], lock: Lock, facts: SampleFacts, answers: Answers, limit: int | None
-) -> dict[str, Any]:
+    results: Mapping[str, Any], lock: Lock, facts: SampleFacts, answers: Answers, limit: int | None
+) -> dict[str, TaskResult]:
     """The record's tasks section from lm-eval's results."""
-    found = {}
+    sections: dict[str, TaskResult] = {}
     for name, locked in lock.tasks.items():
         config = results["configs"][name]
         dataset = lock.datasets[locked.dataset]
-        found[name] = {
+        section: TaskResult = {
             "alias": results["results"][name].get("alias", name),
             "output_type": config["output_type"],
             "version": results["versions"].get(name),
@@ -179,13 +183,14 @@ def tasks(
             },
         }
         if name in answers.texts:
-            reported = {key: each["value"] for key, each in found[name]["metrics"].items()}
+            reported = {key: metric["value"] for key, metric in section["metrics"].items()}
             values = facts.values.get(name, {})
-            found[name]["texts"] = answers.texts[name].to_json(values, reported)
-    return found
+            section["texts"] = answers.texts[name].to_json(values, reported)
+        sections[name] = section
+    return sections
 
 
-def _methods(config: dict[str, Any]) -> dict[str, str | None]:
+def _methods(config: Mapping[str, Any]) -> dict[str, str | None]:
     """How lm-eval made each metric's standard error: from its aggregation's name."""
     return {
         str(entry["metric"]): MEAN if entry.get("aggregation", "mean") == "mean" else BOOTSTRAP
@@ -193,7 +198,9 @@ def _methods(config: dict[str, Any]) -> dict[str, str | None]:
     } or {"acc": MEAN, "acc_norm": MEAN, "exact_match": MEAN}
 
 
-def groups(results: dict[str, Any], weighted: dict[str, dict[str, bool]]) -> dict[str, GroupResult]:
+def groups(
+    results: Mapping[str, Any], weighted: Mapping[str, Mapping[str, bool]]
+) -> dict[str, GroupResult]:
     """The record's groups section; `weighted` says per group which metrics weigh by size."""
     found: dict[str, GroupResult] = {}
     for name, children in results["group_subtasks"].items():
@@ -223,9 +230,9 @@ def list_files(folder: Path) -> dict[str, FileEntry]:
     }
 
 
-def write(folder: Path, body: dict[str, Any]) -> Path:
+def write(folder: Path, record: Mapping[str, object]) -> Path:
     """Check a record against its schema and write it, last and atomically."""
-    body = canon.finite(body)
+    body = canon.finite(record)
     problems = schema.check("record", body)
     assert not problems, f"the record does not fit its schema: {problems[:3]}"
     path = folder / "record.json"

@@ -9,6 +9,7 @@ from typing import NotRequired, TypedDict
 from evalkit.base.machine.types import Code as Code
 from evalkit.base.machine.types import Environment as Environment
 from evalkit.base.machine.types import Flag, Text, Unknown
+from evalkit.inputs.chat.texts import TextsEntry
 from evalkit.inputs.types import (
     AdapterEntry,
     FileEntry,
@@ -32,30 +33,6 @@ class Metric(TypedDict):
     stderr: Number | None
     stderr_method: str | None
     higher_is_better: bool | None
-
-
-class TextTokens(TypedDict):
-    """The generated tokens of a task, by what they were spent on."""
-
-    thinking: int
-    answering: int
-
-
-class EndedTexts(TypedDict):
-    """The documents of which no text was cut, and the means of their metrics."""
-
-    n: int
-    metrics: dict[str, Number]
-
-
-class TextCounts(TypedDict):
-    """How the texts of a generating task ended."""
-
-    count: int
-    cut: Count
-    tokens: TextTokens | Unknown
-    ended: EndedTexts | None
-    endless: NotRequired[int]
 
 
 class TaskDataset(TypedDict):
@@ -84,7 +61,7 @@ class TaskResult(TypedDict):
     questions: str
     prompts: str
     dataset: TaskDataset
-    texts: NotRequired[TextCounts]
+    texts: NotRequired[TextsEntry]
 
 
 class GroupResult(TypedDict):

@@ -6,9 +6,9 @@ tests/test_record_types.py compares them. Nothing is checked here: a value that 
 has such a type only after `schema.check` has accepted it.
 """
 
-from typing import NotRequired, TypedDict
+from typing import NotRequired, TypedDict, final
 
-from evalkit.base.machine.types import Code, Environment
+from evalkit.base.machine.types import Code, Environment, Unknown
 from evalkit.inputs.types import (
     Answer,
     EngineEntry,
@@ -16,6 +16,7 @@ from evalkit.inputs.types import (
     NumericsEntry,
     RunInputs,
     SuiteIdentity,
+    Version,
 )
 from evalkit.plan.types import PlanIds
 from evalkit.record.sections import (
@@ -24,6 +25,7 @@ from evalkit.record.sections import (
     Graded,
     GroupResult,
     Health,
+    Metric,
     ModelDescription,
     OptionsEntry,
     Phase,
@@ -103,3 +105,88 @@ class Record(TypedDict):
     graded: Graded | None
     preferred: Preferred | None
     files: dict[str, FileEntry]
+
+
+class ImportedSuite(TypedDict):
+    """What lm-eval's results say of a suite."""
+
+    name: str
+    tasks: list[dict[str, str]]
+    limit: int | None
+    partial: bool
+
+
+class ImportedModel(TypedDict):
+    """What lm-eval's results say of a model."""
+
+    reference: str
+    revision: Unknown
+    parameters: Unknown
+
+
+class ImportedDataset(TypedDict):
+    """What lm-eval's results say of where documents come from."""
+
+    repo: str
+    config: str | None
+    split: str | None
+    revision: Unknown
+    rows: Unknown
+    licence: Unknown
+
+
+class ImportedTask(TypedDict):
+    """What lm-eval's results say of a leaf task."""
+
+    alias: str
+    metrics: dict[str, Metric]
+    n: int
+    documents: int
+    num_fewshot: int
+    version: Version
+    output_type: str | None
+    dataset: ImportedDataset
+
+
+class ImportedEngine(TypedDict):
+    """What lm-eval's results say of what computed the answers."""
+
+    name: str
+    bit_repeatable: bool
+
+
+@final
+class ImportedRecord(TypedDict):
+    """What lm-eval's results say, in a record's form (`imported.as_record`). The keys that nothing
+    is known of are missing."""
+
+    schema: str
+    ids: dict[str, str]
+    execution: str
+    tasks: dict[str, ImportedTask]
+    groups: dict[str, GroupResult]
+    suite: ImportedSuite
+    model: ImportedModel
+    numerics: dict[str, Unknown]
+    engine: ImportedEngine
+    environment: dict[str, dict[str, str]]
+    created: str | None
+
+
+AnyRecord = Record | ImportedRecord
+
+
+class PlainTask(TypedDict):
+    """The numbers of a leaf task in a stranger's results."""
+
+    metrics: dict[str, Metric]
+    n: int
+    documents: int
+
+
+class PlainScores(TypedDict):
+    """The numbers in a stranger's results, in the places where a record has its own. They are as
+    they stand there: nothing has checked them yet."""
+
+    tasks: dict[str, PlainTask]
+    groups: dict[str, GroupResult]

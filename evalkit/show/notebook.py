@@ -21,7 +21,7 @@ class Loaded:
     def __init__(self, path: Path, *, unverified: bool = False) -> None:
         self.path = path
         self._source = source(path, unverified=unverified)
-        self.record: dict[str, Any] = self._source.record
+        self.record = self._source.record
         self.mark = self._source.mark
 
     def __repr__(self) -> str:

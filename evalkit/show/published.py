@@ -8,12 +8,12 @@ rows of its own protocol, within their standard errors. Nothing is fetched.
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 from evalkit.base import canon, schema
 from evalkit.base.errors import EvalkitError, Exit
 from evalkit.inputs import suite as suites
-from evalkit.inputs import untrusted
+from evalkit.record.reading import identity, score_table
+from evalkit.record.types import Record
 
 ERRORS = 2  # standard errors of the difference that a reproduced figure may be off
 
@@ -67,7 +67,7 @@ class Match:
         return f"{figure}: another protocol: {'; '.join(self.differs)}; {row.source}"
 
 
-def matches(record: dict[str, Any]) -> list[Match]:
+def matches(record: Record) -> list[Match]:
     """Return the rows of a record's model, tasks and metrics: those with its shots, else all."""
     matched = []
     for name, entry in {**record["groups"], **record["tasks"]}.items():
@@ -91,7 +91,7 @@ def matches(record: dict[str, Any]) -> list[Match]:
     return matched
 
 
-def _differences(record: dict[str, Any], row: Published, shots: set[int]) -> list[str]:
+def _differences(record: Record, row: Published, shots: set[int]) -> list[str]:
     differences = [row.differs] if row.differs else []
     if shots != {row.shots}:
         here = ", ".join(map(str, sorted(shots)))
@@ -103,10 +103,10 @@ def _differences(record: dict[str, Any], row: Published, shots: set[int]) -> lis
     return differences
 
 
-def _shots(record: dict[str, Any], name: str) -> set[int]:
+def _shots(record: Record, name: str) -> set[int]:
     """Return the numbers of few-shot examples that the leaf tasks of a task or group have."""
-    leaves = untrusted.groups_of_record(record).below(name)
-    return {int(record["tasks"][leaf]["num_fewshot"]) for leaf in leaves}
+    leaves = score_table.below(record, name)
+    return {record["tasks"][leaf]["num_fewshot"] for leaf in leaves}
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,9 +142,7 @@ def check(folder: Path) -> Validation:
 
     Raises EvalkitError (2) where there is none of the same protocol.
     """
-    record = canon.read_json(folder / "record.json")
-    if problems := schema.check("record", record):
-        raise EvalkitError(f"record.json is not a record: {problems[0]}", where=str(folder))
+    record = identity.read_record(folder)
     try:
         matched = matches(record)
     except ArithmeticError as error:  # a number that no float holds

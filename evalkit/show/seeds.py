@@ -7,16 +7,17 @@ standard error, which says how far another draw of documents would move the scor
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from evalkit.base import canon, statistics
+from evalkit.base import statistics
 from evalkit.base.events import Events
 from evalkit.record.reading import score_table
+from evalkit.record.reading.identity import read_record
 from evalkit.record.reading.score_table import Score
+from evalkit.record.types import Record
 from evalkit.run import evaluate
 from evalkit.run.preparing.prepare import Options
 from evalkit.show import summary
@@ -58,11 +59,11 @@ def evaluate_all(
         folders.append(folder)
         code = max(code, summary.show(folder, events.console))
     if seeds:
-        _show([canon.read_json(folder / "record.json") for folder in folders], seeds)
+        _show([read_record(folder) for folder in folders], seeds)
     return Evaluated(tuple(folders), code)
 
 
-def spread(records: Sequence[dict[str, Any]]) -> list[Spread]:
+def spread(records: Sequence[Record]) -> list[Spread]:
     """Return how each score that all these runs of one suite have varies over them."""
     by_metric: dict[tuple[str, str], list[Score]] = {}
     for record in records:
@@ -81,7 +82,7 @@ def _spread(scores: list[Score]) -> Spread:
     )  # fmt: skip
 
 
-def _show(records: Sequence[dict[str, Any]], seeds: Sequence[int]) -> None:
+def _show(records: Sequence[Record], seeds: Sequence[int]) -> None:
     console: Console = Events().console
     spreads = spread(records)
     title = f"over {len(seeds)} seeds ({', '.join(map(str, seeds))})"

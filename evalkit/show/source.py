@@ -6,11 +6,10 @@ A record that contradicts itself is refused. With `unverified` it is let through
 that is made of it carries the mark.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 from evalkit.base.errors import EvalkitError, Exit
 from evalkit.harness.samples import Sample
@@ -18,6 +17,7 @@ from evalkit.judge.verify import Report, Wanted, plain, verify
 from evalkit.record.imported import as_record
 from evalkit.record.reading import identity, lm_eval, score_table
 from evalkit.record.reading.score_table import Score
+from evalkit.record.types import AnyRecord
 
 Fact = tuple[str, str]  # name, value
 COLUMNS = (
@@ -33,7 +33,7 @@ class Source:
     """A finished run. `whole`: it has a record of its own; else it is lm-eval's results."""
 
     path: Path
-    record: dict[str, Any]
+    record: AnyRecord
     report: Report = field(repr=False)
     whole: bool
 
@@ -79,7 +79,7 @@ class Row:
     """A score of a record. `mark`: BROKEN or DISPUTED, where the record is."""
 
     score: Score
-    record: dict[str, Any]
+    record: AnyRecord
     mark: str
 
     def to_json(self) -> dict[str, Cell]:
@@ -99,7 +99,7 @@ class Row:
         return dict(zip(COLUMNS, cells, strict=True))
 
 
-def rows(record: dict[str, Any], mark: str = "") -> list[Row]:
+def rows(record: AnyRecord, mark: str = "") -> list[Row]:
     """Return every score of a record: each group with its subgroups and leaf tasks below it."""
     scores: dict[tuple[str, str], Score] = {}
     for score in score_table.scores(record, leaves=True):
@@ -107,24 +107,25 @@ def rows(record: dict[str, Any], mark: str = "") -> list[Row]:
     return [Row(score, record, mark) for score in scores.values()]
 
 
-def headline_rows(record: dict[str, Any], mark: str = "") -> list[Row]:
+def headline_rows(record: AnyRecord, mark: str = "") -> list[Row]:
     """Return the scores of the suite's members alone, with all their metrics."""
     return [row for row in rows(record, mark) if row.score.depth == 0]
 
 
-def facts(record: dict[str, Any]) -> list[Fact]:
+def facts(record: AnyRecord) -> list[Fact]:
     """Return what a reader of the scores wants first: revision, size, hardware, date. What is
     unknown is left out."""
-    model, environment = record["model"], record.get("environment", {})
+    model: Mapping[str, object] = record["model"]
+    environment: Mapping[str, object] = record["environment"]
     parameters, image = model.get("parameters"), environment.get("image")
     named = [
         ("revision", _short(model.get("revision"))),
         ("parameters", _count(parameters) if isinstance(parameters, int) else ""),
-        ("dtype", _text(record.get("numerics", {}).get("dtype"))),
+        ("dtype", _text(record["numerics"]["dtype"])),
         ("hardware", _hardware(environment)),
         ("image", _short(image.get("digest") if isinstance(image, dict) else image)),
-        ("evalkit", _text(environment.get("versions", {}).get("evalkit"))),
-        ("commit", _short(record.get("code", {}).get("commit"))),
+        ("evalkit", _text(record["environment"]["versions"].get("evalkit"))),
+        ("commit", _short(record["code"]["commit"] if "code" in record else "")),
         ("date", str(record["created"] or "")[:10]),
     ]
     return [(name, value) for name, value in named if value]
@@ -148,7 +149,7 @@ def _count(value: int) -> str:
     return str(value)
 
 
-def _hardware(environment: dict[str, Any]) -> str:
+def _hardware(environment: Mapping[str, object]) -> str:
     gpus = environment.get("gpu")
     if isinstance(gpus, list) and gpus:
         names = [str(gpu.get("name", gpu) if isinstance(gpu, dict) else gpu) for gpu in gpus]

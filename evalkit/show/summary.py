@@ -5,16 +5,18 @@ Made from the record alone.
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from evalkit.base import canon
 from evalkit.inputs.chat import texts
+from evalkit.inputs.chat.texts import TextsEntry
 from evalkit.record.reading import score_table
+from evalkit.record.reading.identity import read_record
 from evalkit.record.reading.score_table import Score
+from evalkit.record.sections import Health, TaskResult
+from evalkit.record.types import Record
 from evalkit.show import published
 
 
@@ -22,7 +24,7 @@ def show(folder: Path, console: Console) -> int:
     """Print a finished run's scores, coverage, health and verdict; return verify's exit code."""
     from evalkit.judge.verify import verify
 
-    record = canon.read_json(folder / "record.json")
+    record = read_record(folder)
     console.print(_scores(record))
     documents = sum(task["n"] for task in record["tasks"].values())
     expected = sum(task["documents"] for task in record["tasks"].values())
@@ -47,7 +49,7 @@ def show(folder: Path, console: Console) -> int:
     return int(report.exit_code)
 
 
-def _scores(record: dict[str, Any]) -> Table:
+def _scores(record: Record) -> Table:
     """Return the table of the suite's members with their intervals, subgroups below their group."""
     title = escape(f"{score_table.model_name(record)} on {record['suite']['name']}")
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
@@ -72,7 +74,7 @@ def _scores(record: dict[str, Any]) -> Table:
     return table
 
 
-def _published(record: dict[str, Any]) -> dict[tuple[str, str], str]:
+def _published(record: Record) -> dict[tuple[str, str], str]:
     """Return the published figures of the same model by task and metric, as text. A figure of
     another protocol is marked with ≠."""
     figures: dict[tuple[str, str], str] = {}
@@ -82,7 +84,7 @@ def _published(record: dict[str, Any]) -> dict[tuple[str, str], str]:
     return figures
 
 
-def _health(health: dict[str, Any]) -> str:
+def _health(health: Health) -> str:
     counts = [
         f"{name.replace('_', ' ')} unknown" if isinstance(count, dict)
         else f"{count:,} {name.replace('_', ' ')}"
@@ -92,7 +94,7 @@ def _health(health: dict[str, Any]) -> str:
     return ", ".join(counts) or "nothing to report"
 
 
-def _texts(record: dict[str, Any]) -> Iterator[str]:
+def _texts(record: Record) -> Iterator[str]:
     """Yield a line for each task and group whose texts were cut or spent tokens on thinking."""
     for score in score_table.scores(record):
         if not score.headline:
@@ -104,12 +106,12 @@ def _texts(record: dict[str, Any]) -> Iterator[str]:
             yield f"{score.task}: {'; '.join(parts)}"
 
 
-def _cut(score: Score, leaves: list[dict[str, Any]], counts: list[dict[str, Any]]) -> Iterator[str]:
+def _cut(score: Score, leaves: list[TaskResult], counts: list[TextsEntry]) -> Iterator[str]:
     """Say how many texts were cut, and what those score that ended by themselves."""
-    if any(isinstance(count["cut"], dict) for count in counts):
-        return
-    cut = sum(count["cut"] for count in counts)
-    if not cut:
+    cuts = [count["cut"] for count in counts]
+    known = [cut for cut in cuts if isinstance(cut, int)]
+    cut = sum(known)
+    if not cut or len(known) < len(cuts):
         return
     total = sum(count["count"] for count in counts)
     yield f"{cut:,} of {total:,} texts were cut at their longest"
@@ -123,19 +125,20 @@ def _cut(score: Score, leaves: list[dict[str, Any]], counts: list[dict[str, Any]
         yield "no document's texts ended"
 
 
-def _thinking(counts: list[dict[str, Any]]) -> Iterator[str]:
+def _thinking(counts: list[TextsEntry]) -> Iterator[str]:
     """Say how many tokens were spent on thinking, and how many texts never stopped."""
     if not any("endless" in count for count in counts):
         return
-    tokens = [count["tokens"] for count in counts if "thinking" in count["tokens"]]
-    if tokens:
-        thinking, answering = (sum(t[name] for t in tokens) for name in ("thinking", "answering"))
+    tokens = [count["tokens"] for count in counts]
+    if known := [spent for spent in tokens if "thinking" in spent]:
+        thinking = sum(spent["thinking"] for spent in known)
+        answering = sum(spent["answering"] for spent in known)
         yield f"{thinking:,} tokens of thinking, {answering:,} of answers"
     if endless := sum(count.get("endless", 0) for count in counts):
         yield f"{endless:,} texts never stopped thinking and count as empty"
 
 
-def notes(record: dict[str, Any]) -> list[str]:
+def notes(record: Record) -> list[str]:
     """Return what a reader of the scores should know about how the model was asked."""
     lines = []
     if not record["engine"]["bit_repeatable"]:
@@ -167,7 +170,7 @@ def notes(record: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _show_chance(record: dict[str, Any], console: Console) -> None:
+def _show_chance(record: Record, console: Console) -> None:
     """Compare a demo's scores with what guessing gives. The demo's own model is random, so it must
     score at chance; another model may do better."""
     from evalkit.inputs.models.builtin.demo import CHANCE, at_chance

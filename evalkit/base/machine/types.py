@@ -3,9 +3,10 @@
 """
 
 from collections.abc import Mapping
-from typing import NotRequired, TypedDict
+from typing import NotRequired, TypedDict, final
 
 
+@final
 class Unknown(TypedDict):
     """A value that can't be known, and why."""
 
@@ -49,6 +50,7 @@ class Versions(TypedDict):
     tokenizers: Text
 
 
+@final
 class Image(TypedDict):
     """The container image that a run was executed in, as its launcher asserts."""
 

@@ -12,7 +12,7 @@ import importlib.util
 import inspect
 import sys
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
 from types import ModuleType
@@ -141,7 +141,7 @@ def _lost(task: Any) -> list[str]:
     return [name for name, function in known.items() if function is None]
 
 
-def by_sklearn(config: dict[str, Any]) -> list[str]:
+def by_sklearn(config: Mapping[str, Any]) -> list[str]:
     """The metrics in a task's config that are computed here in the place of the Hub's."""
     from lm_eval.api import metrics, registry
 

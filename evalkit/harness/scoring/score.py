@@ -32,7 +32,7 @@ from evalkit.harness.tasks import Leaf, Loaded
 _FIX = (
     "mend the task, then `evalkit finish RUN`: answers are kept, and count while prompts are equal"
 )
-Answers = dict[str, dict[str, Any]]  # request id -> answer, as the journal has it
+Answers = Mapping[str, Mapping[str, Any]]  # request id -> answer, as the journal has it
 Metrics = Mapping[str, object]  # of a document, by name: numbers, or what a task aggregates
 
 
@@ -43,7 +43,7 @@ class _Replay:
         self.rank, self.world_size = 0, 1
         self._answers, self._ids = answers, ids
 
-    def _replay(self, instances: list[Any]) -> Iterator[dict[str, Any]]:
+    def _replay(self, instances: list[Any]) -> Iterator[Mapping[str, Any]]:
         asked: dict[int, int] = defaultdict(int)
         for instance in instances:  # the k-th time an instance comes, its k-th repeat is meant
             request_id = f"{self._ids[id(instance)]}/{asked[id(instance)]}"

@@ -25,6 +25,7 @@ from evalkit.record.reading import scored
 from evalkit.record.reading.findings import shown
 from evalkit.record.signing import attest
 from evalkit.record.signing.keys import Private
+from evalkit.record.signing.types import Claim
 
 __all__ = ["Audit", "AuditOptions", "audit"]
 
@@ -82,7 +83,7 @@ class Audit:
         return Exit.OK if self.passed else Exit.FAILED
 
     @property
-    def claim(self) -> dict[str, str | int | float]:
+    def claim(self) -> Claim:
         """What a witness signs."""
         return {
             "verdict": "PASSED" if self.passed else "FAILED",
@@ -182,7 +183,7 @@ def _audit(folder: Path, options: AuditOptions, events: Events) -> Audit:
     drawn = drawing.gather(folder, run, planned, tokenizer, chosen)
     result = replaying.replay(engine, drawn, replaying.policy_of(planned), model, events)
     judge = result.judge
-    executed = record["phases"].get("execute", {}).get("seconds")
+    executed = record["phases"].get("execute")
     return Audit(
         of=len(names), samples=len(drawn), seed=seed,
         problems={f"{s.name[0]} document {s.name[1]}": tuple(s.problems)
@@ -190,6 +191,6 @@ def _audit(folder: Path, options: AuditOptions, events: Events) -> Audit:
         joint=noise.joint_test(list(judge.values.values()), judge.rounding),
         skipped=judge.skipped, tokens=judge.tokens, worst=judge.worst, rounding=judge.rounding,
         seconds=result.seconds,
-        run_seconds=float(executed) if isinstance(executed, int | float) else None,
+        run_seconds=executed["seconds"] if executed else None,
         hardware=loading.hardware(record, engine),
     )  # fmt: skip

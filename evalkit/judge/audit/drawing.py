@@ -13,12 +13,12 @@ from pathlib import Path
 
 from evalkit.base import canon
 from evalkit.base.errors import EvalkitError
+from evalkit.inputs.types import Answer
 from evalkit.plan.batch import Batch, BatchTarget
 from evalkit.plan.requests.request import Request, Terms, new_tokens, recorded_terms, settings_from
 from evalkit.plan.store import Plan
 from evalkit.plan.tokenise import Encoder, Row, tokenise
 from evalkit.record import journal
-from evalkit.record.journal import Answer
 from evalkit.record.reading import scored
 from evalkit.record.reading.evidence.samples import Document
 
@@ -146,5 +146,5 @@ def _same(row: Row | None, batch: Batch, target: BatchTarget) -> bool:
 
 def tokens_of(answer: Answer) -> list[int] | None:
     """Return a generated answer's tokens, or None where its engine does not record them."""
-    tokens = answer["tokens"]
+    tokens = answer["tokens"] if "text" in answer else None
     return tokens if isinstance(tokens, list) else None

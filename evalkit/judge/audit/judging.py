@@ -12,10 +12,11 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from evalkit.base import canon
+from evalkit.inputs.types import Generation, Loglikelihood, RollingLoglikelihood
 from evalkit.judge.audit.drawing import Drawn, Name, tokens_of
 from evalkit.judge.audit.noise import Rounding, Value
 from evalkit.plan.requests.request import Request, Settings
-from evalkit.record.journal import Answer
+from evalkit.record.journal import numbers
 
 # From a prompt's tokens, an answer's tokens and its settings: the answer's text fields, and why it
 # ends there.
@@ -60,12 +61,14 @@ class Judge:
                 continue
             if part not in replayed:
                 self.skipped += 1
-            elif request.kind == "generate_until":
+            elif "text" in answer:
                 self._generation(drawn, request, answer, replayed[part])
             else:
                 self._likelihood(drawn, part, answer, replayed[part])
 
-    def _likelihood(self, drawn: Drawn, part: str, answer: Answer, new: Replayed) -> None:
+    def _likelihood(
+        self, drawn: Drawn, part: str, answer: Loglikelihood | RollingLoglikelihood, new: Replayed
+    ) -> None:
         off = canon.number(answer["loglikelihood"]) - new.total
         self.tokens += len(new.logprobs)
         self._value(drawn, part, "its log-likelihood", Value(off, new.logprobs))
@@ -76,11 +79,13 @@ class Judge:
         if answer.get("is_greedy") is False and lowest > tie:
             drawn.problems.append(f"{part}: is the most probable text and not recorded as that")
 
-    def _generation(self, drawn: Drawn, request: Request, answer: Answer, new: Replayed) -> None:
+    def _generation(
+        self, drawn: Drawn, request: Request, answer: Generation, new: Replayed
+    ) -> None:
         settings, tokens, part = request.settings, tokens_of(answer), request.id
         assert settings is not None and tokens is not None, "what was replayed was generated"
         self.tokens += len(tokens)
-        recorded = [canon.number(value) for value in answer["logprobs"]]
+        recorded = numbers(answer["logprobs"])
         if len(recorded) != len(tokens):
             drawn.problems.append(f"{part}: has not one log-probability for each token")
             return

@@ -6,15 +6,17 @@ record never makes its model's own code or pickles run: only the auditor's word 
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from evalkit.base.errors import EvalkitError
 from evalkit.base.machine import stamp
 from evalkit.inputs.models import model as models
 from evalkit.inputs.models.model import Model
 from evalkit.inputs.models.tokenizer import Tokenizer
+from evalkit.inputs.types import FileEntry
 from evalkit.plan import store
 from evalkit.record.reading.findings import shown
+from evalkit.record.types import Record
 from evalkit.run.preparing import named
 
 if TYPE_CHECKING:
@@ -38,7 +40,7 @@ class AuditOptions:
     trust_remote_code: bool = False
 
 
-def model_of(record: dict[str, Any], options: AuditOptions, where: Path) -> Model:
+def model_of(record: Record, options: AuditOptions, where: Path) -> Model:
     """Return the record's model, at the recorded commit if the auditor names it as the record does.
 
     Raises EvalkitError if only the record at `where` names the model, or if a file is another.
@@ -47,11 +49,10 @@ def model_of(record: dict[str, Any], options: AuditOptions, where: Path) -> Mode
     adapter = recorded["adapter"]["reference"] if recorded["adapter"] else None
     names = named.model(recorded["reference"], options.model)
     named.require([*names, *named.adapter(adapter, options.adapter)], where)
-    same = options.model in (None, recorded["reference"])
-    pinned = same and isinstance(recorded["revision"], str)
+    same, revision = options.model in (None, recorded["reference"]), recorded["revision"]
     model = models.resolve(
         options.model or recorded["reference"],
-        revision=recorded["revision"] if pinned else None,
+        revision=revision if same and isinstance(revision, str) else None,
         offline=options.offline,
         allow_pickle=options.allow_pickle,
         trust_remote_code=options.trust_remote_code,
@@ -64,14 +65,14 @@ def model_of(record: dict[str, Any], options: AuditOptions, where: Path) -> Mode
     return model
 
 
-def unlike_files(recorded: dict[str, Any], sha256: dict[str, str]) -> list[str]:
+def unlike_files(recorded: dict[str, FileEntry], sha256: dict[str, str]) -> list[str]:
     """Return the names of the files that are missing on one side or have another sha256."""
     names = sorted(recorded.keys() | sha256.keys())
     return [n for n in names if n not in recorded or recorded[n]["sha256"] != sha256.get(n)]
 
 
 def engine_for(
-    record: dict[str, Any], model: Model, planned: store.Plan, options: AuditOptions
+    record: Record, model: Model, planned: store.Plan, options: AuditOptions
 ) -> "tuple[Engine, Tokenizer]":
     """Return evalkit's own engine, with as much of the record's numerics as it names, and the
     tokenizer."""
@@ -94,7 +95,7 @@ def engine_for(
     return engine, tokenizer
 
 
-def hardware(record: dict[str, Any], engine: "Engine") -> str:
+def hardware(record: Record, engine: "Engine") -> str:
     """Say whether the engine's machine is like one that computed the record."""
     from evalkit.engine.hardware import device
 
@@ -105,7 +106,7 @@ def hardware(record: dict[str, Any], engine: "Engine") -> str:
     return f"another than the run's: {shown(unlike[0])}" if unlike else "the run's is not known"
 
 
-def _adapter(record: dict[str, Any], options: AuditOptions) -> Path | None:
+def _adapter(record: Record, options: AuditOptions) -> Path | None:
     """Return the adapter's folder; raise EvalkitError if it is not the record's."""
     recorded, folder = record["model"]["adapter"], options.adapter
     if recorded is None:

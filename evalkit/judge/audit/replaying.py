@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from evalkit.base import canon
 from evalkit.base.events import Events, Phase
 from evalkit.inputs.models import architecture
 from evalkit.inputs.models.model import Model
+from evalkit.inputs.types import NumericsEntry
 from evalkit.judge.audit import drawing, loading, noise
 from evalkit.judge.audit.drawing import Drawn
 from evalkit.judge.audit.judging import Judge, Replayed
@@ -145,14 +146,14 @@ def policy_of(planned: store.Plan) -> store.Policy:
 
 
 def noise_of(
-    folder: Path, model: Model, options: AuditOptions, numerics: dict[str, Any] | None = None
+    folder: Path, model: Model, options: AuditOptions, numerics: NumericsEntry | None = None
 ) -> Noise:
     """Return the noise of a run's numerics (or of other `numerics`) on its model, measured on a few
     of its own samples."""
     run = scored.read(folder)
     assert run.record is not None, "a run of ours has a record"
     planned = store.Plan(folder)
-    record = run.record | ({"numerics": numerics} if numerics else {})
+    record = run.record if numerics is None else run.record | {"numerics": numerics}
     engine, tokenizer = loading.engine_for(record, model, planned, options)
     chosen = drawing.draw_of(folder, drawing.names(run), 0, MEASURED)
     drawn = drawing.gather(folder, run, planned, tokenizer, chosen)

@@ -8,7 +8,7 @@ it, `gate.check` judges it by a policy. Nothing here is a verdict by itself, not
 and no record is believed to be true: `verify` says what is known of each.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from evalkit.judge.compare.pairs import Kept, LeftOut, Row
 from evalkit.record.reading import scored
 from evalkit.record.reading.folder import foreign
 from evalkit.record.reading.scored import Scored
+from evalkit.record.types import Record
 
 __all__ = ["Comparison", "Excerpt", "Flip", "Kept", "LeftOut", "Pair", "Row", "Side", "compare"]
 
@@ -105,7 +106,8 @@ def _side(label: str, path: str, run: Scored) -> Side:
         return Side(label, path, run.name, "lm-eval results", {}, "")
     return Side(
         label, path, run.name, "evalkit record",
-        dict(run.record["ids"]), run.record["execution"],
+        {name: str(digest) for name, digest in run.record["ids"].items()},
+        run.record["execution"],
     )  # fmt: skip
 
 
@@ -155,22 +157,22 @@ def _notes(before: Scored, after: Scored, rows: list[Row]) -> list[str]:
     return found
 
 
-def _unlike(name: str, old: dict[str, object], new: dict[str, object]) -> list[str]:
+def _unlike(name: str, old: Record, new: Record) -> list[str]:
     """A note where a section differs in what decides answers."""
     one, other = _decisive(name, old), _decisive(name, new)
     keys = [key for key in one if one[key] != other.get(key)]
     return [f"{name} differs in {', '.join(keys)}"] if keys else []
 
 
-def _decisive(name: str, record: dict[str, object]) -> dict[str, object]:
-    section = record[name]
-    assert isinstance(section, dict), "a section of a valid record"
+def _decisive(name: str, record: Record) -> Mapping[str, object]:
+    """What in a section of a record decides answers."""
     if name == "environment":
-        machine = ("cpu", "gpu", *stamp.GPU_PARTS)
-        return {**section["versions"], **{part: section.get(part) for part in machine}}
+        environment, machine = record["environment"], ("cpu", "gpu", *stamp.GPU_PARTS)
+        return {**environment["versions"], **{part: environment.get(part) for part in machine}}
     if name == "model":
-        return {key: section[key] for key in ("files", "adapter", "chat_template")}
-    return section
+        model = record["model"]
+        return {key: model.get(key) for key in ("files", "adapter", "chat_template")}
+    return record["numerics"] if name == "numerics" else record["engine"]
 
 
 def _adjusted(pairs: list[Pair]) -> tuple[list[Pair], int]:

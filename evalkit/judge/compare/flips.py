@@ -1,8 +1,8 @@
-"""The documents whose score changed, and a few of them to read.
+"""Finds the documents whose score changed, and shows the texts of a few: what was asked, what is
+right, what each side answered.
 
-What was asked, what was right, what each side answered. A record's texts are shown cut and with
-their control characters escaped; a record that holds no texts, since it may not publish them, has
-none to show.
+Texts are cut, and their control characters are escaped. A record that may not publish its texts
+holds none, so it has none to show.
 """
 
 from collections.abc import Iterable
@@ -16,12 +16,12 @@ from evalkit.record.reading.folder import BROKEN
 from evalkit.record.reading.scored import Scored
 
 MAX_TEXT = 240
-NOT_TOLD = "(the samples do not hold it)"
+MISSING = "(the samples do not hold it)"
 
 
 @dataclass(frozen=True, slots=True)
 class Flip:
-    """A document whose headline score is another on the second side."""
+    """A document whose headline score differs between the sides."""
 
     task: str
     doc_id: int
@@ -32,7 +32,7 @@ class Flip:
 
 @dataclass(frozen=True, slots=True)
 class Excerpt:
-    """What a reader needs to judge a flip, each text cut to a screenful."""
+    """The texts that a reader needs to judge a flip, each cut to `MAX_TEXT` characters."""
 
     flip: Flip
     question: str
@@ -42,8 +42,8 @@ class Excerpt:
 
 
 def flips(before: Scored, after: Scored, rows: Iterable[Row]) -> list[Flip]:
-    """Every document whose score differs in a leaf task's headline metric."""
-    found = []
+    """Return every document whose score differs in a leaf task's headline metric."""
+    flipped = []
     for row in rows:
         if row.is_group or not row.headline or row.nats:
             continue
@@ -51,19 +51,19 @@ def flips(before: Scored, after: Scored, rows: Iterable[Row]) -> list[Flip]:
         pairs = zip(old.metrics[row.metric].values, new.metrics[row.metric].values, strict=True)
         for doc_id, ((a, _), (b, _)) in zip(old.doc_ids, pairs, strict=True):
             if a != b:
-                found.append(Flip(row.task, doc_id, row.metric, a, b))
-    return found
+                flipped.append(Flip(row.task, doc_id, row.metric, a, b))
+    return flipped
 
 
-def choose(found: list[Flip], count: int) -> list[Flip]:
-    """`count` of the flips, spread evenly over them: the same ones each time."""
-    if len(found) <= count:
-        return found
-    return [found[index * len(found) // count] for index in range(count)]
+def choose(flips: list[Flip], count: int) -> list[Flip]:
+    """Return `count` of the flips, spread evenly over them: the same ones each time."""
+    if len(flips) <= count:
+        return flips
+    return [flips[index * len(flips) // count] for index in range(count)]
 
 
 def excerpts(before: Scored, after: Scored, chosen: list[Flip]) -> list[Excerpt]:
-    """The chosen flips with their texts, from one pass over each side's samples."""
+    """Return the chosen flips with their texts, from one pass over each side's samples."""
     wanted = {(flip.task, flip.doc_id) for flip in chosen}
     texts = [
         {
@@ -81,19 +81,16 @@ def excerpts(before: Scored, after: Scored, chosen: list[Flip]) -> list[Excerpt]
 
 
 def _texts(document: Document) -> tuple[str, str, str]:
-    """The question's end, the target and the answer, as far as the sample holds them."""
+    """Return the question's end, the target and the answer, as far as the sample holds them."""
+    sample = document.first
     try:
-        return _told(document.first)
+        arguments = list(sample["arguments"].values())
+        question, target = arguments[0]["arg_0"], sample["target"]
+        if len(arguments) > 1:
+            target = _choice(arguments, int(target)) if str(target).isdecimal() else target
+        return cut(question, end=True), cut(str(target)), cut(_answer(sample, arguments))
     except BROKEN:
-        return NOT_TOLD, NOT_TOLD, NOT_TOLD
-
-
-def _told(sample: Sample) -> tuple[str, str, str]:
-    arguments = list(sample["arguments"].values())
-    question, target = arguments[0]["arg_0"], sample["target"]
-    if len(arguments) > 1:
-        target = _choice(arguments, int(target)) if str(target).isdecimal() else target
-    return cut(question, end=True), cut(str(target)), cut(_answer(sample, arguments))
+        return MISSING, MISSING, MISSING
 
 
 def _answer(sample: Sample, arguments: list[Any]) -> str:
@@ -106,14 +103,14 @@ def _answer(sample: Sample, arguments: list[Any]) -> str:
 
 
 def _choice(arguments: list[Any], index: int) -> str:
-    """A choice's text, or its number where the choices stand in the prompts."""
+    """Return a choice's text, or its number where the choices stand in the prompts."""
     if index >= len(arguments) or len({a["arg_0"] for a in arguments}) > 1:
         return f"choice {index}"
     return str(arguments[index]["arg_1"])
 
 
 def cut(text: str, *, end: bool = False) -> str:
-    """A text's beginning or end on one line, fit for a terminal."""
+    """Return a text's beginning or end on one line, fit for a terminal."""
     line = " ".join(text.split())
     if len(line) > MAX_TEXT:
         line = f"... {line[-MAX_TEXT:]}" if end else f"{line[:MAX_TEXT]} ..."

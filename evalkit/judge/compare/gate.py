@@ -8,13 +8,13 @@ evidence, and never for an evaluation that contradicts itself.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypedDict, cast
+from typing import TypedDict
 
 from evalkit.base import statistics
 from evalkit.base.errors import EvalkitError, Exit
 from evalkit.judge.compare import Comparison, Pair, Row
 from evalkit.judge.verify import Report, plain, verify
-from evalkit.judge.verify.policy import read as read_policy
+from evalkit.judge.verify.policy import read_rules
 from evalkit.record.reading import lm_eval
 
 Rules = dict[str, float]  # bounds by the rule's name; a rule without a bound is true
@@ -70,7 +70,8 @@ class Gate:
 
 def read(path: Path) -> Policy:
     """Read a gate's policy; EvalkitError says what in it is not as the schema says."""
-    return cast(Policy, read_policy(path, "gate"))
+    policy: Policy = read_rules(path, "gate")
+    return policy
 
 
 def verdicts(paths: Sequence[Path]) -> list[Report]:

@@ -1,11 +1,11 @@
-"""A comparison in words: Markdown that reads in a terminal as it stands, and JSON for programs.
+"""Writes a comparison as Markdown, which can be read in a terminal as it stands, and as JSON for
+programs.
 
-Leaf tasks are descriptive: the Markdown shows those that moved most, the JSON all of them.
+The Markdown shows the leaf tasks whose scores moved most; the JSON has all of them.
 """
 
 import dataclasses
 from collections.abc import Collection, Sequence
-from typing import Any
 
 from evalkit.base import canon, statistics
 from evalkit.judge.compare import Comparison, Excerpt, Kept, Pair, Row, Side
@@ -13,33 +13,33 @@ from evalkit.judge.compare.pairs import MIN_CLUSTERS
 from evalkit.record.reading import output
 from evalkit.record.reading.findings import few, shown
 
-MOVED = 8  # leaf tasks in the Markdown
+MOVED = 8  # leaf tasks that the Markdown shows
 _HEAD = ("task", "metric", "documents", "{a}", "{b}", "{b} - {a} (95% interval)", "lost", "gained")
 _TOP = (*_HEAD, "p", "Holm", "detectable", "so")
 _LEAF = (*_HEAD, "p")
 
 
 def _word(text: object) -> str:
-    """A record's own word in Markdown."""
+    """Return a record's own text as Markdown."""
     return output.markdown(shown(text))
 
 
 def _words(names: Collection[object]) -> str:
-    """The first few of some names."""
+    """Return the first few of some names as Markdown."""
     return output.markdown(few(names))
 
 
 def markdown(comparison: Comparison) -> str:
-    """Every pair under its own heading."""
+    """Return the comparison as Markdown, every pair under its own heading."""
     parts = [_pair(pair, comparison) for pair in comparison.pairs]
     return "\n\n".join(parts) + "\n"
 
 
 def to_json(comparison: Comparison) -> str:
-    """All of it as canonical JSON, with each row's interval spelled out."""
-    body: dict[str, Any] = dataclasses.asdict(comparison)
-    for pair, made in zip(body["pairs"], comparison.pairs, strict=True):
-        for entry, row in zip(pair["rows"], made.rows, strict=True):
+    """Return the whole comparison as canonical JSON, with each row's interval."""
+    body = dataclasses.asdict(comparison)
+    for entries, pair in zip(body["pairs"], comparison.pairs, strict=True):
+        for entry, row in zip(entries["rows"], pair.rows, strict=True):
             entry["interval"] = row.difference.interval() if row.difference.error else None
     return canon.dumps(body)
 
@@ -81,7 +81,7 @@ def _method(tests: int) -> list[str]:
 
 
 def _few(rows: Sequence[Row]) -> list[str]:
-    """Which groups have too few leaf tasks to be clustered by them."""
+    """Name the groups that have too few leaf tasks to be clustered by them."""
     names = [row.task for row in rows if row.is_group and row.headline
              and len(row.leaves) < MIN_CLUSTERS]  # fmt: skip
     if not names:
@@ -98,7 +98,7 @@ def _cells(row: Row, a: str, b: str) -> list[str]:
         p_value(row.p),
         p_value(row.adjusted) if row.adjusted is not None else "",
         _detectable(row),
-        _so(row, a, b) if row.top and row.headline else "",
+        _conclusion(row, a, b) if row.top and row.headline else "",
     ]
 
 
@@ -126,8 +126,8 @@ def _detectable(row: Row) -> str:
     return "none" if row.lost is not None and row.detectable > 1 else f"{row.detectable:.4f}"
 
 
-def _so(row: Row, a: str, b: str) -> str:
-    """What may be said of a headline row."""
+def _conclusion(row: Row, a: str, b: str) -> str:
+    """Return what may be concluded from a headline row."""
     if not row.difference.value and not row.lost and not row.gained and not row.difference.error:
         return "equal"
     if row.adjusted is None:
@@ -138,7 +138,7 @@ def _so(row: Row, a: str, b: str) -> str:
 
 
 def _moved(pair: Pair) -> list[str]:
-    """The leaf tasks below groups that moved most, by their p-values."""
+    """Show the leaf tasks below groups that moved most, by their p-values."""
     leaves = [row for row in pair.rows if row.headline and not row.top and not row.is_group]
     moved = [row for row in leaves if row.difference.value]
     moved.sort(key=lambda row: (1.0 if row.p is None else row.p, row.task))
@@ -146,9 +146,9 @@ def _moved(pair: Pair) -> list[str]:
         return []
     a, b = pair.before.label, pair.after.label
     head = [name.format(a=a, b=b) for name in _LEAF]
-    told = f"{len(moved):,} of {len(leaves):,} leaf tasks moved; "
-    told += "those that moved most" if len(moved) > MOVED else "their p-values are not adjusted"
-    return ["", "## Leaf tasks", "", told, "",
+    note = f"{len(moved):,} of {len(leaves):,} leaf tasks moved; "
+    note += "those that moved most" if len(moved) > MOVED else "their p-values are not adjusted"
+    return ["", "## Leaf tasks", "", note, "",
             *table(head, [_leaf_cells(row) for row in moved[:MOVED]], left=2)]  # fmt: skip
 
 
@@ -199,14 +199,14 @@ def _excerpt(excerpt: Excerpt, a: str, b: str) -> list[str]:
 
 
 def p_value(p: float | None) -> str:
-    """A p-value as people write it."""
+    """Return a p-value as people write it."""
     if p is None:
         return ""
     return "<0.0001" if p < 0.0001 else f"{p:.4f}"
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1) -> list[str]:
-    """A Markdown table whose columns line up; the first `left` columns are words."""
+    """Return a Markdown table whose columns line up; the first `left` columns are words."""
     cells = [list(head), *[[cell.replace("|", "\\|") for cell in row] for row in rows]]
     widths = [max(len(row[index]) for row in cells) for index in range(len(head))]
 

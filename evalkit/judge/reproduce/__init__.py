@@ -7,7 +7,7 @@ on the reproducer's word.
 """
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +17,7 @@ from evalkit.base import canon
 from evalkit.base.errors import EvalkitError
 from evalkit.base.events import Events
 from evalkit.inputs.models.tokenizer import Tokenizer
+from evalkit.inputs.types import Answer, EngineEntry
 from evalkit.judge import compare
 from evalkit.judge.audit import AuditOptions, drawing, loading, replaying
 from evalkit.judge.audit.noise import Noise, measure_noise
@@ -29,7 +30,9 @@ from evalkit.plan import store
 from evalkit.record import journal
 from evalkit.record.journal import Answers
 from evalkit.record.reading import scored
+from evalkit.record.reading.identity import read_record
 from evalkit.record.signing import attest, keys
+from evalkit.record.types import Record
 from evalkit.run import evaluate
 from evalkit.run.preparing import prepare
 from evalkit.run.preparing.prepare import Job
@@ -64,7 +67,7 @@ def reproduce(
 
 def judge(ready: Prepared, made: Path) -> Outcome:
     """Return the verdict on a finished second execution in the folder `made`."""
-    before, after = ready.record, canon.read_json(made / "record.json")
+    before, after = ready.record, read_record(made)
     if after["execution"] == before["execution"]:
         raise EvalkitError(
             "both records are of the same execution: a copy reproduces nothing",
@@ -88,7 +91,7 @@ def judge(ready: Prepared, made: Path) -> Outcome:
     return Outcome(verdict, differences, cause, answers, pair, tests, made=made)
 
 
-def _other_question(before: dict[str, Any], after: dict[str, Any]) -> str:
+def _other_question(before: Record, after: Record) -> str:
     """Name the first leaf task whose questions or prompts are not the same; empty if there is
     none."""
     for name in sorted(before["tasks"].keys() | after["tasks"].keys()):
@@ -102,7 +105,7 @@ def _other_question(before: dict[str, Any], after: dict[str, Any]) -> str:
     return ""
 
 
-def _errors(record: dict[str, Any], pair: compare.Pair) -> dict[str, float | None]:
+def _errors(record: Record, pair: compare.Pair) -> dict[str, float | None]:
     """Return the original's standard errors of the headline metrics, by task."""
     errors: dict[str, float | None] = {}
     for row in pair.tops:
@@ -118,7 +121,7 @@ def _scored_alike(one: Path, other: Path) -> bool:
     return all(leaf.metrics == new.leaves[name].metrics for name, leaf in old.leaves.items())
 
 
-def _apart(ready: Prepared, made: Path, after: dict[str, Any]) -> Apart:
+def _apart(ready: Prepared, made: Path, after: Record) -> Apart:
     """Compare the two executions' answers, with the wider of their numerics' noises."""
     sides = []
     for place, record in ((ready.original, ready.record), (made, after)):
@@ -128,7 +131,7 @@ def _apart(ready: Prepared, made: Path, after: dict[str, Any]) -> Apart:
     return apart(pairs, _noise(ready, made, after))
 
 
-def _noise(ready: Prepared, made: Path, after: dict[str, Any]) -> Noise:
+def _noise(ready: Prepared, made: Path, after: Record) -> Noise:
     """Measure the noise on the new execution's model, in its own numerics and, where those are
     others, in the original's; return the wider one. Where another engine answered, return what is
     always noise."""
@@ -173,20 +176,20 @@ def _sampled(ready: Prepared, count: int, seed: int, events: Events) -> Outcome:
 
 def _answered_again(
     ready: Prepared, planned: store.Plan, count: int, seed: int, events: Events
-) -> list[tuple[str, Any, Any]]:
+) -> list[tuple[str, Answer | None, Answer | None]]:
     """Answer `count` batches again; return (part id, recorded answer, new answer)."""
     inputs = ready.job.inputs
-    engine_entry = ready.record["engine"] | {"level": inputs["engine"]["level"]}
-    record = ready.record | {"numerics": inputs["numerics"], "engine": engine_entry}
+    entry: EngineEntry = ready.record["engine"] | {"level": inputs["engine"]["level"]}
+    record: Record = ready.record | {"numerics": inputs["numerics"], "engine": entry}
     engine, _ = loading.engine_for(record, ready.job.model, planned, _audit_options(ready.job))
     done = journal.of_record(ready.original, record, planned.entries)
     names = [(batch, 0) for batch in planned.entries]
     chosen = [batch for batch, _ in drawing.draw_of(ready.original, names, seed, count)]
-    pairs: list[tuple[str, Any, Any]] = []
+    pairs: list[tuple[str, Answer | None, Answer | None]] = []
     with events.phase("reproduce", len(chosen), "batches") as phase:
         for batch in chosen:
             before = done.batches[batch].answers()
-            after = engine.execute(planned.batch(batch))
+            after: Mapping[str, Any] = engine.execute(planned.batch(batch))
             pairs += [(part, before.get(part), answer) for part, answer in after.items()]
             phase.advance(1)
     return pairs

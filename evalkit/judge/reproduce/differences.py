@@ -10,15 +10,19 @@ the margins that both sides recorded.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from evalkit.base import canon
 from evalkit.base.machine import stamp
+from evalkit.inputs.types import Answer, Generation
 from evalkit.judge.audit.noise import Noise
-from evalkit.record.journal import Answer, Answers
+from evalkit.record.journal import Answers, numbers
 from evalkit.record.reading.findings import shown
+from evalkit.record.reading.identity import inputs_of
+from evalkit.record.sections import Environment
+from evalkit.record.types import Record
 
 CAUSES = {  # a difference's first word, and what it does to answers
     "suite": "another question was asked",
@@ -66,7 +70,7 @@ def _short(value: str) -> str:
     return shown(re.sub(r"(?<![0-9a-f])([0-9a-f]{12})[0-9a-f]{52}(?![0-9a-f])", r"\1", value))
 
 
-def of_inputs(before: dict[str, Any], after: dict[str, Any]) -> list[Difference]:
+def of_inputs(before: Mapping[str, object], after: Mapping[str, object]) -> list[Difference]:
     """Return what differs between two runs' inputs, as run.json holds them."""
     return [
         Difference(name, str(old), str(new))
@@ -75,11 +79,15 @@ def of_inputs(before: dict[str, Any], after: dict[str, Any]) -> list[Difference]
     ]
 
 
-def of_environments(before: dict[str, Any], after: dict[str, Any]) -> list[Difference]:
+# A kind of difference, the names to compare, and where they stand on the two sides.
+_Section = tuple[str, Sequence[str], Mapping[str, object], Mapping[str, object]]
+
+
+def of_environments(before: Environment, after: Mapping[str, Any]) -> list[Difference]:
     """Return what differs between two records' environments, beyond the inputs."""
-    inputs = {*before["versions"], *after["versions"]}
+    inputs: set[str] = {*before["versions"], *after["versions"]}
     packages = (before["packages"].keys() | after["packages"].keys()) - inputs
-    sections = (
+    sections: tuple[_Section, ...] = (
         ("hardware", HARDWARE, before, after),
         ("packages", SOFTWARE, before, after),
         ("packages", sorted(packages, key=lambda name: (name not in COMPUTING, name)),
@@ -93,21 +101,7 @@ def of_environments(before: dict[str, Any], after: dict[str, Any]) -> list[Diffe
     ]
 
 
-def inputs_of(record: dict[str, Any]) -> dict[str, Any]:
-    """Return a record's inputs, as run.json has them."""
-    adapter = record["model"]["adapter"]
-    suite = {k: v for k, v in record["suite"].items() if k not in ("name", "partial")}
-    return {
-        "suite": suite,
-        "model": {name: entry["sha256"] for name, entry in record["model"]["files"].items()},
-        "adapter": adapter and {n: e["sha256"] for n, e in adapter["files"].items()},
-        "numerics": record["numerics"],
-        "engine": record["engine"],
-        "versions": record["environment"]["versions"],
-    }
-
-
-def of_records(before: dict[str, Any], after: dict[str, Any]) -> tuple[Difference, ...]:
+def of_records(before: Record, after: Record) -> tuple[Difference, ...]:
     """Return what differs between two records' inputs and environments."""
     inputs = of_inputs(inputs_of(before), inputs_of(after))
     return (*inputs, *of_environments(before["environment"], after["environment"]))
@@ -188,7 +182,7 @@ def matched(
 
 
 def _distance(before: Answer, after: Answer) -> float:
-    if "loglikelihood" not in before or "loglikelihood" not in after:
+    if "text" in before or "text" in after:
         return 0.0
     off = abs(canon.number(before["loglikelihood"]) - canon.number(after["loglikelihood"]))
     return off if off == off else 0.0
@@ -196,28 +190,29 @@ def _distance(before: Answer, after: Answer) -> float:
 
 def _problem(before: Answer, after: Answer, noise: Noise) -> str:
     """Say how two unequal answers differ beyond the noise; empty where they don't."""
-    if "loglikelihood" not in before:
+    if "text" in before and "text" in after:
         return _text_problem(before, after, noise)
-    count = max(before["num_tokens"], after.get("num_tokens", 0))
+    if "text" in before or "text" in after:
+        return "a text on one side only"
+    count = max(before["num_tokens"], after["num_tokens"])
     off = canon.number(before["loglikelihood"]) - canon.number(after["loglikelihood"])
     allowed = noise.of_tokens(count)
     within = abs(off) <= allowed  # never for a NaN
     return "" if within else f"log-likelihood off by {off:.3g}, {allowed:.3g} is noise"
 
 
-def _text_problem(before: Answer, after: Answer, noise: Noise) -> str:
-    sides = (before["tokens"], after["tokens"])
-    if not all(isinstance(tokens, list) for tokens in sides):
+def _text_problem(before: Generation, after: Generation, noise: Noise) -> str:
+    old_tokens, new_tokens = before["tokens"], after["tokens"]
+    if not isinstance(old_tokens, list) or not isinstance(new_tokens, list):
         same = before["text"] == after["text"]
         return "" if same else "another text, of which no tokens are told"
-    for index, (old, new) in enumerate(zip(*sides, strict=False)):
+    for index, (old, new) in enumerate(zip(old_tokens, new_tokens, strict=False)):
         if old != new:
-            margins = (before["margins"][index], after["margins"][index])
-            widest = max(canon.number(margin) for margin in margins)
+            widest = max(numbers(side["margins"])[index] for side in (before, after))
             problem = f"token {index} is another, {widest:.3g} ahead, {noise.tie:.3g} is noise"
             return "" if widest <= noise.tie else problem
-    if len(sides[0]) != len(sides[1]):
+    if len(old_tokens) != len(new_tokens):
         return "one text goes on where the other ends"
-    pairs = zip(before["logprobs"], after["logprobs"], strict=True)
-    worst = max(abs(canon.number(a) - canon.number(b)) for a, b in pairs)
+    pairs = zip(numbers(before["logprobs"]), numbers(after["logprobs"]), strict=True)
+    worst = max(abs(a - b) for a, b in pairs)
     return "" if worst <= noise.of_tokens(1) else f"a token's log-probability is off by {worst:.3g}"

@@ -9,14 +9,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from evalkit.base import canon
 from evalkit.base.errors import EvalkitError
 from evalkit.base.machine import stamp
+from evalkit.base.machine.types import Unknown
 from evalkit.inputs import engine_name
+from evalkit.inputs import suite as suites
 from evalkit.judge.reproduce import differences as differing
 from evalkit.judge.reproduce.differences import Difference
 from evalkit.judge.verify import require_consistent
 from evalkit.plan import store
+from evalkit.record.reading.identity import inputs_of, read_record
+from evalkit.record.types import Record
 from evalkit.run.preparing import named, prepare
 from evalkit.run.preparing.prepare import Job, Options
 
@@ -38,7 +41,7 @@ class Prepared:
     """A reproduction that could start: the original, the job that would run, what differs."""
 
     original: Path
-    record: dict[str, Any]
+    record: Record
     job: Job
     differences: tuple[Difference, ...]
 
@@ -46,8 +49,8 @@ class Prepared:
         """Say what would run, after the differences of the environment."""
         tasks, model = self.record["tasks"], self.record["model"]["reference"]
         figures = store.figures(store.Plan(self.original).body)
-        executed = self.record["phases"].get("execute", {}).get("seconds")
-        took = f", {executed:.1f} s then" if isinstance(executed, int | float) else ""
+        executed = self.record["phases"].get("execute")
+        took = f", {executed['seconds']:.1f} s then" if executed else ""
         return [
             *differing.lines(self.differences),
             f"original  {model} on {self.record['suite']['name']}, run"
@@ -65,7 +68,7 @@ def prepared(original: Path, wanted: Wanted) -> Prepared:
     from evalkit import engine
 
     require_consistent(original, "reproduce")
-    record = canon.read_json(original / "record.json")
+    record = read_record(original)
     job = prepare.prepare(options(record, wanted, original))
     if original.resolve().is_relative_to(job.folder.resolve()):
         raise EvalkitError(
@@ -73,12 +76,12 @@ def prepared(original: Path, wanted: Wanted) -> Prepared:
             fix="choose another --out",
         )  # fmt: skip
     here = stamp.environment(engine.hardware(job.device))
-    inputs = differing.of_inputs(differing.inputs_of(record), job.inputs)
+    inputs = differing.of_inputs(inputs_of(record), {**job.inputs})
     environments = differing.of_environments(record["environment"], {**here})
     return Prepared(original, record, job, (*inputs, *environments))
 
 
-def options(record: dict[str, Any], wanted: Wanted, where: Path) -> Options:
+def options(record: Record, wanted: Wanted, where: Path) -> Options:
     """Return the recorded settings with the given ones in their place.
 
     Raises EvalkitError (3) if the record names a model, an adapter, an engine or a suite that is
@@ -98,20 +101,23 @@ def options(record: dict[str, Any], wanted: Wanted, where: Path) -> Options:
     )
     own = given.get("engine", engine["name"]) == engine["name"] == engine_name.OWN
     same_model = given.get("model") in (None, model["reference"])
-    pinned = same_model and isinstance(model["revision"], str)
-    seeds = set(record["suite"]["seeds"].values())
     recorded = Options(
         model=model["reference"],
         suite=record["suite"]["name"],
-        revision=model["revision"] if pinned else None,
+        revision=_text(model["revision"]) if same_model else None,
         limit=record["suite"]["limit"],
         out=wanted.out,
-        dtype=numerics["dtype"] if isinstance(numerics["dtype"], str) else None,
-        profile=numerics["profile"] if own else None,
+        dtype=_text(numerics["dtype"]),
+        profile=_text(numerics["profile"]) if own else None,
         level=engine["level"] if own else None,
-        seed=seeds.pop() if len(seeds) == 1 else None,  # --seed sets all of them
-        threads=numerics["threads"] if own else 1,
+        seed=suites.common_seed(record["suite"]["seeds"]),  # --seed sets all of them
+        threads=numerics["threads"] if own and isinstance(numerics["threads"], int) else 1,
         memory=engine["policy"].get("memory", 0),
         clock=record["suite"].get("clock"),
     )
     return replace(recorded, **given)
+
+
+def _text(value: str | Unknown) -> str | None:
+    """Return a text; None where it is unknown."""
+    return value if isinstance(value, str) else None

@@ -17,6 +17,8 @@ from evalkit.judge.compare.text import p_value, table
 from evalkit.judge.reproduce import differences as differing
 from evalkit.judge.reproduce.differences import Apart, Difference
 from evalkit.record.reading.findings import shown
+from evalkit.record.reading.identity import read_record
+from evalkit.record.signing.types import Claim
 
 LEAST, MOST = 0.01, 0.05  # of the margin: a point, five points
 ERRORS = 2  # standard errors of the original's score
@@ -126,18 +128,18 @@ class Outcome:
         return max((test.margin for test in self.tests), default=0.0)
 
     @property
-    def claim(self) -> dict[str, str | int | float]:
+    def claim(self) -> Claim:
         """What a reproducer signs."""
-        claim: dict[str, str | int | float] = {"verdict": self.verdict.value}
+        claim: Claim = {"verdict": self.verdict.value}
         if self.verdict is Verdict.REPRODUCED:
             claim["margin"] = self.margin
         if self.cause:
             claim["cause"] = self.cause[:1000]
         if self.answers is not None:
-            claim |= {"samples": self.answers.total, "failed": self.answers.beyond}
+            claim["samples"], claim["failed"] = self.answers.total, self.answers.beyond
         if self.made is not None:
             path = self.made / "record.json"
-            claim["answers"] = canon.read_json(path)["ids"]["answers"]
+            claim["answers"] = read_record(self.made)["ids"]["answers"]
             claim["record"] = canon.sha256_file(path)
         return claim
 

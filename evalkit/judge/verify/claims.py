@@ -20,14 +20,14 @@ from evalkit.record.signing import keys, sealing, timestamps
 from evalkit.record.signing.attest import AUDIT, EVALUATION, PUBLICATION, Statement
 from evalkit.record.signing.keys import Public
 from evalkit.record.signing.sealing import Seal
+from evalkit.record.signing.types import Claim
+from evalkit.record.types import Record
 
 AUDITED = {"verdict", "samples", "failed", "seed", "share", "difference"}
 VERDICTS = ("PASSED", "FAILED")  # an audit's; any other is a reproduction's
 LARGEST_MARGIN = 0.05  # of a reproduction: its cap
 
 _SLACK_S = 60.0  # by which the clocks of where it was sealed and where it ran may be apart
-
-Value = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ def trust(key_files: Iterable[Path], allowed: Path | None) -> Trust:
     return Trust(names | (keys.allowed(allowed) if allowed else {}), asked)
 
 
-def claim_problem(statement: Statement, record: Value, sha256: str) -> str:
+def claim_problem(statement: Statement, record: Record, sha256: str) -> str:
     """Say why a claim can't be true of a record whose record.json has this sha256; empty if it
     can."""
     claim = statement.claim
@@ -68,7 +68,7 @@ def claim_problem(statement: Statement, record: Value, sha256: str) -> str:
     return _reproduction_problem(claim, record, sha256)
 
 
-def _audit_problem(claim: Value, documents: int) -> str:
+def _audit_problem(claim: Claim, documents: int) -> str:
     if claim.keys() != AUDITED:
         return "it says other things than an audit does"
     samples, failed, difference = claim["samples"], claim["failed"], claim["difference"]
@@ -83,7 +83,7 @@ def _audit_problem(claim: Value, documents: int) -> str:
     return ""
 
 
-def _reproduction_problem(claim: Value, record: Value, sha256: str) -> str:
+def _reproduction_problem(claim: Claim, record: Record, sha256: str) -> str:
     """Say why a reproduction's claim can't be true. It is about a sample, or about the whole
     record: then it names the new record's answers."""
     verdict, failed = claim["verdict"], claim.get("failed", 0)
@@ -117,7 +117,9 @@ class Sealed:
     signer: Public | None = None
 
 
-def check_seal(folder: Folder, record: Value, trusted: Trust, authorities: Sequence[Any]) -> Sealed:
+def check_seal(
+    folder: Folder, record: Record, trusted: Trust, authorities: Sequence[Any]
+) -> Sealed:
     """Check the seal that the record lists, if it lists one."""
     if sealing.NAME not in record["files"] or folder.is_public:
         return Sealed()
@@ -135,7 +137,7 @@ def check_seal(folder: Folder, record: Value, trusted: Trust, authorities: Seque
 
 
 def _judged_seal(
-    seal: Seal, record: Value, trusted: Trust, authorities: Sequence[Any]
+    seal: Seal, record: Record, trusted: Trust, authorities: Sequence[Any]
 ) -> tuple[Check, str]:
     """Return the check of a seal that is of this run, and what the last line says of it."""
     name, first = trusted.name(seal.signer), _first(record)
@@ -167,18 +169,18 @@ def _judged_seal(
     return Check("seal", Status.PASS, passed), f"SEALED by {name} before the first answer"
 
 
-def _first(record: Value) -> datetime | None:
+def _first(record: Record) -> datetime | None:
     """Return when the first segment began, by the record; None where one of them does not say."""
     began = [segment["started"] for segment in record["segments"]]
-    if any(isinstance(time, dict) for time in began):
-        return None
-    return min(map(datetime.fromisoformat, began), default=None)
+    known = [datetime.fromisoformat(time) for time in began if isinstance(time, str)]
+    return min(known, default=None) if len(known) == len(began) else None
 
 
-def _seal_problems(seal: Seal, record: Value) -> list[str]:
+def _seal_problems(seal: Seal, record: Record) -> list[str]:
     """Say how a seal contradicts the record."""
     sealed = seal.predicate
-    listed = {name: record["files"].get(name, {}).get("sha256") for name in sealing.FILES}
+    sha256 = {name: entry["sha256"] for name, entry in record["files"].items()}
+    listed = {name: sha256.get(name) for name in sealing.FILES}
     wanted = {
         "files": (seal.subjects, listed),
         "execution": (sealed["execution"], record["execution"]),

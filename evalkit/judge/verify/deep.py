@@ -1,10 +1,11 @@
-"""`verify --deep`: what can be checked with the data, the tokenizer or the model at hand.
+"""`verify --deep`: checks that need the data, the tokenizer or the model.
 
-The suite is the reader's own (a shipped one, or a file that the reader names), its data comes from
-where its lock pins it, the model from where the reader says: no name or path of the record's is
-followed. The plan is built again, and lm-eval scores the journal's answers again from the pinned
-documents, to the same samples and results. Only for a record that is consistent: its files are then
-what they list, and evalkit's own readers may read them.
+The suite is the reader's own (a shipped one, or a file that the reader names). Its data comes from
+where its lock pins it, the model from where the reader says: no name or path in the record is
+followed. The plan is built again and must be equal. lm-eval scores the journal's answers again,
+from the pinned documents, and must make the same samples and results. A record that contradicts
+itself is not checked: evalkit's own readers may read the files only where these are what the record
+lists.
 """
 
 import gzip
@@ -17,13 +18,15 @@ from typing import TYPE_CHECKING, Any
 
 from evalkit.base import canon
 from evalkit.base.errors import EvalkitError, Exit
+from evalkit.harness.samples import Sample, value_of
 from evalkit.inputs import suite as suites
 from evalkit.inputs.suite import Suite
 from evalkit.record.reading.evidence.samples import NAME
 from evalkit.record.reading.findings import Check, Findings, Status, few, shown
 from evalkit.record.reading.folder import BROKEN, Folder, reason
 from evalkit.record.reading.identity import Read
-from evalkit.record.salted import LINES
+from evalkit.record.salted import LINES, PublicLine
+from evalkit.record.types import Record
 
 if TYPE_CHECKING:
     from evalkit.harness.tasks import Loaded
@@ -33,13 +36,11 @@ if TYPE_CHECKING:
 SECTIONS = ("results", "groups", "group_subtasks", "configs", "versions", "n-shot", "n-samples",
             "higher_is_better")  # fmt: skip
 
-Value = dict[str, Any]
-
 
 @dataclass(frozen=True, slots=True)
 class Deep:
-    """What the reader has at hand: a model's folder or name, the suite's file where it is not a
-    shipped one, and whether the network may be asked."""
+    """What the reader has: a model's folder or name, the suite's file if it is not a shipped one;
+    `offline`: whether the network may not be used."""
 
     model: str | None = None
     suite: str | None = None
@@ -47,24 +48,25 @@ class Deep:
 
 
 def checks(folder: Folder, read: Read, deep: Deep) -> list[Check]:
-    """The checks; what is not at hand is skipped with the reason."""
-    found: list[Check] = []
+    """Return the checks; one that lacks its data or model is skipped with the reason."""
+    made: list[Check] = []
     try:
         for check in _checks(folder, read, deep):
-            found.append(check)
+            made.append(check)
             if check.status is not Status.PASS and check.name == "deep suite":
                 break
     except EvalkitError as error:
         missing = error.code == Exit.MISSING
-        told = ": ".join(map(shown, filter(None, (error.what, error.where, error.fix))))
-        found.append(Check("deep", Status.SKIP if missing else Status.FAIL, told))
-    except BROKEN as error:  # a public pack's answers, which nothing before held against a shape
-        found.append(Check("deep", Status.FAIL, reason(error)))
-    return found
+        detail = ": ".join(map(shown, filter(None, (error.what, error.where, error.fix))))
+        made.append(Check("deep", Status.SKIP if missing else Status.FAIL, detail))
+    except BROKEN as error:  # a public pack's answers, whose form no check before this one looks at
+        made.append(Check("deep", Status.FAIL, reason(error)))
+    return made
 
 
 def _checks(folder: Folder, read: Read, deep: Deep) -> Iterator[Check]:
-    """The order: 1 the suite, 2 its data, 3 the model, 4 the plan, 5 the samples and results."""
+    """Yield the checks in this order: 1 the suite, 2 its data, 3 the model, 4 the plan, 5 the
+    samples and results."""
     from evalkit.harness import tasks
     from evalkit.inputs.models import model as models
 
@@ -94,26 +96,27 @@ def _checks(folder: Folder, read: Read, deep: Deep) -> Iterator[Check]:
         yield _scores(run, record, loaded, template)
 
 
-def _suite(name: str, record: Value) -> Suite:
-    """The reader's suite, with the record's limit and, where all of them are one, its seed."""
+def _suite(name: str, record: Record) -> Suite:
+    """Load the reader's suite with the record's limit, and with its seed if all seeds are equal."""
     asked = record["suite"]
     suite = suites.load(name, limit=asked["limit"])
-    seeds = set(asked["seeds"].values())
-    if suite.seeds != asked["seeds"] and len(seeds) == 1:
-        suite = suites.load(name, limit=asked["limit"], seed=seeds.pop())
+    seed = suites.common_seed(asked["seeds"])
+    if suite.seeds != asked["seeds"] and seed is not None:
+        suite = suites.load(name, limit=asked["limit"], seed=seed)
     return replace(suite, chat=suite.chat.at(asked.get("clock")))
 
 
-def _asked(suite: Suite, record: Value) -> Check:
+def _asked(suite: Suite, record: Record) -> Check:
     findings = Findings("deep suite")
     identity = canon.finite(suites.identity(suite, suites.lock_of(suite)))
     for key, value in identity.items():
-        if record["suite"][key] != value:
-            findings.add(f"{key} is {shown(record['suite'][key])}, the suite says {shown(value)}")
+        recorded = record["suite"].get(key)
+        if recorded != value:
+            findings.add(f"{key} is {shown(recorded)}, the suite says {shown(value)}")
     return findings.check("asked as the suite's own files ask, every one of them")
 
 
-def _model(model: "Model", record: Value) -> Check:
+def _model(model: "Model", record: Record) -> Check:
     findings = Findings("deep model")
     recorded = {name: entry["sha256"] for name, entry in record["model"]["files"].items()}
     found = model.sha256()
@@ -131,8 +134,8 @@ def _template(model: "Model | None", suite: Suite) -> Any:
     return Tokenizer(model).chat_template_for(suite)
 
 
-def _plan(run: Path, record: Value, loaded: "Loaded", model: "Model") -> Check:
-    """The plan, built again from the requests and the tokenizer."""
+def _plan(run: Path, record: Record, loaded: "Loaded", model: "Model") -> Check:
+    """Build the plan again, from the requests and the tokenizer, and compare its id."""
     from evalkit.harness.asking import requests
     from evalkit.inputs.models import architecture
     from evalkit.inputs.models.tokenizer import Tokenizer
@@ -169,8 +172,8 @@ def _plan(run: Path, record: Value, loaded: "Loaded", model: "Model") -> Check:
     return findings.check(f"{len(body['batches']):,} batches, built again to the same ids")
 
 
-def _policy(record: Value, model: "Model") -> "Policy":
-    """Our own policy for what the record's plan is for."""
+def _policy(record: Record, model: "Model") -> "Policy":
+    """Return the batching policy that this evalkit takes for the record's kind of GPU."""
     from evalkit.plan import memory
     from evalkit.plan.batch import Policy
     from evalkit.run.preparing.prepare import needs_of
@@ -184,8 +187,9 @@ def _policy(record: Value, model: "Model") -> "Policy":
     return found.policy if found else Policy()
 
 
-def _scores(run: Path, record: Value, loaded: "Loaded", template: Any) -> Check:
-    """lm-eval's own samples and results from the pinned documents and the journal's answers."""
+def _scores(run: Path, record: Record, loaded: "Loaded", template: Any) -> Check:
+    """Let lm-eval make the samples and results again, from the pinned documents and the journal's
+    answers, and compare them."""
     from evalkit.harness.scoring import score
     from evalkit.plan.store import Plan
     from evalkit.record import journal
@@ -211,7 +215,7 @@ def _scores(run: Path, record: Value, loaded: "Loaded", template: Any) -> Check:
     return findings.check(f"{count:,} samples and their results made again by lm-eval, equal")
 
 
-def _texts(folder: Folder, record: Value, loaded: "Loaded", template: Any) -> Check:
+def _texts(folder: Folder, record: Record, loaded: "Loaded", template: Any) -> Check:
     """Put a public pack's texts back from the pinned data, and score its answers again.
 
     lm-eval builds every request again; the record's digests of questions and prompts must follow,
@@ -233,19 +237,20 @@ def _texts(folder: Folder, record: Value, loaded: "Loaded", template: Any) -> Ch
         if line is None or group is None:
             findings.add("the pack holds other documents than the pinned data")
             break
-        findings.add(_unlike(line, samples))
+        findings.add(_document_problem(line, samples))
     for leaf, entry in record["tasks"].items():
         for key, parts in (("questions", facts.questions), ("prompts", facts.prompts)):
             found = canon.digest(parts.get(leaf, []))
-            findings.add_unequal(f"{shown(leaf)}: the {key} digest", entry[key], found)
+            findings.add_unequal(f"{shown(leaf)}: the {key} digest", entry.get(key), found)
     rescored = sum("filtered" not in line for line in lines)
-    told = f"{len(lines):,} documents are those of the pinned data; {rescored:,} scored again"
-    return findings.check(told)
+    return findings.check(
+        f"{len(lines):,} documents are those of the pinned data; {rescored:,} scored again"
+    )
 
 
-def _answers(lines: list[Value]) -> dict[str, Value]:
+def _answers(lines: list[PublicLine]) -> dict[str, dict[str, dict[str, Any]]]:
     """Return the answers by leaf task and request, as lm-eval scores them; texts are empty."""
-    answers: dict[str, Value] = {}
+    answers: dict[str, dict[str, dict[str, Any]]] = {}
     for line in lines:
         leaf, name = line["task"], f"{line['task']}/{line['doc_id']}"
         for index, repeats in enumerate(line["answers"]):
@@ -257,11 +262,15 @@ def _answers(lines: list[Value]) -> dict[str, Value]:
     return answers
 
 
-def _unlike(line: Value, samples: list[Value]) -> str:
+def _document_problem(line: PublicLine, samples: list[Sample]) -> str:
+    """Say how a document of a public pack differs from the samples made again; empty if it does
+    not."""
     first, name = samples[0], f"{shown(line['task'])} document {line['doc_id']}"
     if (first["task"], first["doc_id"]) != (line["task"], line["doc_id"]):
         return f"{name} stands where {shown(first['task'])} {first['doc_id']} should"
     if "filtered" in line:
         return ""
-    scored = {s["filter"]: {metric: s[metric] for metric in s["metrics"]} for s in samples}
+    scored = {
+        s["filter"]: {metric: value_of(s, metric) for metric in s["metrics"]} for s in samples
+    }
     return "" if scored == line["metrics"] else f"{name}: lm-eval scores its answers otherwise"

@@ -1,17 +1,16 @@
-"""A results folder that plain lm-eval wrote: results_<date>.json, and its samples where it was told
-to keep them.
+"""Checks a results folder that plain lm-eval wrote: results_<date>.json, and the samples if they
+were kept.
 
-Whatever can be recomputed is: each sample's score from its responses, every mean and error from the
-samples, the groups from their tasks. What such a folder never says is said to be unknown: no file
-in it names weights, and nothing holds its numbers against what a model answered.
+Everything that can be computed again is: each sample's score from its responses, every mean and
+error from the samples, the groups from their tasks. The report says what such a folder can't tell:
+no file in it names weights, and nothing connects its numbers with what a model answered.
 """
 
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
 
-from evalkit.harness.samples import Results, Sample
+from evalkit.harness.samples import RunResults, Sample
 from evalkit.judge.verify.checks import aggregates, completeness
 from evalkit.judge.verify.checks.scores import Scores
 from evalkit.record.reading.evidence import samples as sampled
@@ -19,34 +18,34 @@ from evalkit.record.reading.evidence.samples import Document, Samples
 from evalkit.record.reading.findings import Check, Findings, Report, Status, difference, few, shown
 from evalkit.record.reading.folder import BROKEN, Folder, MiB, broken, checked, reason
 from evalkit.record.reading.lm_eval import Completing, with_sizes
+from evalkit.record.sections import GroupResult
+from evalkit.record.types import PlainScores, PlainTask
 
 MAX_RESULTS = 256 * MiB
 MAX_TASK = 2048 * MiB  # of one task's samples, which are held in memory: lm-eval writes by filter
 CAVEAT = "a plain lm-eval folder: which model answered, and whether it did, can't be known"
 UNKNOWN = "the weights, the data's revision, the answers as they came, who ran it on what"
 
-Value = dict[str, Any]
-
 
 def results_in(path: Path) -> list[str]:
-    """The results files of lm-eval's in a folder or right below it, by relative name."""
-    found = [*path.glob("results_*.json"), *path.glob("*/results_*.json")]
-    return sorted(file.relative_to(path).as_posix() for file in found)
+    """Return the relative names of lm-eval's results files in a folder or right below it."""
+    paths = [*path.glob("results_*.json"), *path.glob("*/results_*.json")]
+    return sorted(file.relative_to(path).as_posix() for file in paths)
 
 
 def verify(root: Path, name: str, *, asked: bool) -> Report:
-    """Check one results file and its samples. `asked`: for a signer or by a policy, which such a
-    folder can't meet."""
+    """Check one results file and its samples. `asked` says that the reader asks for a signer or has
+    a policy, which such a folder can't meet."""
     folder, findings = Folder(root), Findings("results")
     checks: list[Check] = []
     try:
-        results = folder.json(name, MAX_RESULTS)
+        results: RunResults = folder.json(name, MAX_RESULTS)
         with_sizes(results)
         record = _record(results)
         version = shown(results.get("lm_eval_version"))
-        told = f"lm-eval {version}, {len(record['tasks']):,} leaf tasks"
+        detail = f"lm-eval {version}, {len(record['tasks']):,} leaf tasks"
         evidence = _Evidence(folder, name, results, record)
-        checks = [Check("results", Status.PASS, told), *_groups(record, results)]
+        checks = [Check("results", Status.PASS, detail), *_groups(record, results)]
         checks += [*_counted(record, results, evidence.beside), *evidence.checks()]
     except BROKEN as error:
         findings.add(f"not lm-eval's results: {reason(error)}")
@@ -58,12 +57,12 @@ def verify(root: Path, name: str, *, asked: bool) -> Report:
     return Report(checks, caveat=CAVEAT)
 
 
-def _record(results: Value) -> Value:
-    """The results in a record's form, as far as they go."""
+def _record(results: RunResults) -> PlainScores:
+    """Return the results in a record's form, as far as they go."""
     from evalkit.record import record as records  # numpy
 
     better, counts = results["higher_is_better"], results["n-samples"]
-    tasks = {
+    tasks: dict[str, PlainTask] = {
         name: {
             "metrics": records.metrics(results["results"][name], better.get(name) or {}, {}),
             "n": counts[name]["effective"],
@@ -71,11 +70,13 @@ def _record(results: Value) -> Value:
         }
         for name in counts
     }
-    groups = {}
+    groups: dict[str, GroupResult] = {}
     for name, children in results.get("group_subtasks", {}).items():
         if name not in tasks and children:
             entry = results["results"].get(name, {})
             groups[name] = {
+                "alias": name,
+                "version": None,
                 "metrics": records.metrics(entry, better.get(name) or {}, {}),
                 "n": entry.get("sample_len", 0),
                 "subtasks": children,
@@ -83,9 +84,9 @@ def _record(results: Value) -> Value:
     return {"tasks": tasks, "groups": groups}
 
 
-def _groups(record: Value, results: Value) -> list[Check]:
-    """Groups that lm-eval collapsed into one of their tasks: it does where a suite names a group
-    with an override, and still calls the result by the group's name."""
+def _groups(record: PlainScores, results: RunResults) -> list[Check]:
+    """Check for groups that lm-eval ran as one of their tasks: it does so where a suite names a
+    group with an override, and still calls the result by the group's name."""
     findings = Findings("groups")
     locked: dict[str, list[str]] = {}
     for lock in completeness.locks():
@@ -97,14 +98,14 @@ def _groups(record: Value, results: Value) -> list[Check]:
         elif own != name:
             findings.add(f"{shown(name)} is really the task {shown(own)}")
     for name in sorted(record["groups"].keys() & locked.keys()):
-        found = set(map(str, record["groups"][name]["subtasks"]))
-        findings.add(difference(found, set(locked[name]), f"members of {shown(name)}"))
+        members = set(map(str, record["groups"][name]["subtasks"]))
+        findings.add(difference(members, set(locked[name]), f"members of {shown(name)}"))
     return [findings.check(f"{len(record['groups']):,} groups, none collapsed")]
 
 
-def _counted(record: Value, results: Value, kept: set[str]) -> list[Check]:
-    """Whether n-samples counts every task that has a score, a config or samples: a task that it
-    leaves out would be looked at by no check. `kept`: whose samples lie beside the results."""
+def _counted(record: PlainScores, results: RunResults, kept: set[str]) -> list[Check]:
+    """Fail if n-samples leaves out a task that has a score, a config or samples: no check would
+    look at it. `kept` are the tasks whose samples lie beside the results."""
     groups = {name for name, children in results.get("group_subtasks", {}).items() if children}
     scored = {
         name
@@ -119,7 +120,7 @@ def _counted(record: Value, results: Value, kept: set[str]) -> list[Check]:
 class _Evidence:
     """The samples of one results file, read once."""
 
-    def __init__(self, folder: Folder, name: str, results: Value, record: Value) -> None:
+    def __init__(self, folder: Folder, name: str, results: RunResults, record: PlainScores) -> None:
         self.folder, self.record, self.results = folder, record, results
         head, slash, tail = name.rpartition("/")
         self._head, self._date = head + slash, tail[len("results_") : -len(".json")]
@@ -136,17 +137,17 @@ class _Evidence:
 
     @property
     def beside(self) -> set[str]:
-        """The tasks whose samples lie beside the results, by the files' names."""
+        """Return the tasks whose samples lie beside the results, by the files' names."""
         names, end = self.folder.walk()[0], f"_{self._date}.jsonl"
         start = f"{self._head}samples_"
-        found = {n for n in names if n.startswith(start) and n.endswith(end)}
-        return {name[len(start) : -len(end)] for name in found}
+        files = {n for n in names if n.startswith(start) and n.endswith(end)}
+        return {name[len(start) : -len(end)] for name in files}
 
     def _file(self, leaf: str) -> str:
         return f"{self._head}samples_{leaf}_{self._date}.jsonl"
 
     def checks(self) -> list[Check]:
-        """What the samples say, or that there are none."""
+        """Return the checks of the samples, or one that says that there are none."""
         ranges = partial(aggregates.ranges, self.record, self.samples)
         if not self.kept:
             why = "no samples were kept (--log_samples), so no number can be recomputed"
@@ -164,7 +165,7 @@ class _Evidence:
             self.scores.finish()
         except BROKEN as error:
             self.samples.shape.add(reason(error))
-        made = aggregates.Aggregates(self.record, self.results, self.samples)
+        made = aggregates.Aggregates(self.record, self.results["configs"], self.samples)
         return [
             *self._complete(),
             self.samples.shape.check(f"{self.samples.lines:,} samples, hashes equal"),
@@ -174,41 +175,44 @@ class _Evidence:
         ]
 
     def _documents(self) -> Iterator[Document]:
-        """Each kept task's documents, a document's filters together."""
+        """Yield each kept task's documents, each with the samples of all filters."""
         for leaf in self.kept:
-            found: dict[int, list[Sample]] = {}
-            older = Completing(cast(Results, self.results), leaf)
+            by_id: dict[int, list[Sample]] = {}
+            completing = Completing(self.results, leaf)
             try:
                 if self.folder.path(self._file(leaf)).stat().st_size > MAX_TASK:
                     raise broken(f"more than {MAX_TASK // MiB:,} MiB of samples")
                 for number, raw in self.folder.lines(self._file(leaf)):
                     self.samples.lines += 1
                     where = f"{shown(leaf)} line {number:,}"
-                    sample = sampled.parsed(raw, where, self.samples.shape, older.complete)
+                    sample = sampled.parsed(raw, where, self.samples.shape, completing.complete)
                     if sample is not None:
-                        found.setdefault(sample["doc_id"], []).append(sample)
+                        by_id.setdefault(sample["doc_id"], []).append(sample)
             except BROKEN as error:
                 self.samples.shape.add(f"{shown(leaf)}: {reason(error)}")
-            for doc_id in sorted(found):
-                yield Document(leaf, doc_id, found[doc_id][: sampled.MAX_FILTERS])
+            for doc_id in sorted(by_id):
+                yield Document(leaf, doc_id, by_id[doc_id][: sampled.MAX_FILTERS])
 
     def _complete(self) -> list[Check]:
-        """As many documents as the results say, and what is known of how many there should be."""
+        """Check that there are as many documents as the results say; warn of tasks of which only a
+        part was asked."""
         order, tasks = self.samples.order, self.record["tasks"]
         if missing := set(tasks) - set(self.kept):
             order.add(f"{len(missing):,} tasks without samples: {few(missing)}")
         for leaf in self.kept:
             seen = self.samples.leaves[leaf].n
             order.add_unequal(f"{shown(leaf)}: samples", tasks[leaf]["n"], seen)
-        found = [order.check(f"{len(self.kept):,} tasks' samples are as many as their results say")]
+        checks = [
+            order.check(f"{len(self.kept):,} tasks' samples are as many as their results say")
+        ]
         partial_ones = {n for n, entry in tasks.items() if entry["n"] != entry["documents"]}
         if partial_ones:
             detail = f"{len(partial_ones):,} tasks are partial: {few(partial_ones)}"
-            found.append(Check("whole", Status.WARN, detail))
-        return [*found, *self._rows()]
+            checks.append(Check("whole", Status.WARN, detail))
+        return [*checks, *self._rows()]
 
     def _rows(self) -> list[Check]:
-        """Whether whole tasks that the shipped locks know are of the rows that these pin."""
+        """Check that the documents of whole tasks are the rows that the shipped locks pin."""
         known = {n: task for lock in completeness.locks() for n, task in lock["tasks"].items()}
         unlike, same = [], 0
         for leaf in sorted(known.keys() & set(self.kept)):

@@ -5,45 +5,80 @@ It is the reader's own file. It can only ask for more: no policy makes a failed 
 
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypedDict
 
 from evalkit.base import canon, schema
 from evalkit.base.errors import EvalkitError, Exit
+from evalkit.base.machine.types import Code, Image, Unknown
 from evalkit.inputs import untrusted
 from evalkit.record.reading.findings import Check, Findings, Seen, Standing, Status, few, shown
+from evalkit.record.sections import Health
+from evalkit.record.types import Record
 
 MAX_POLICY = 1 << 20
 
-Value = dict[str, Any]
+
+class SeenBy(TypedDict, total=False):
+    """How much has to be seen, by how many keys of which names."""
+
+    names: list[str]
+    samples: int
+    keys: int
 
 
-def read(path: Path, kind: str = "policy") -> Value:
-    """Read a policy file of a kind, which is its schema's name; EvalkitError if it is none."""
+Names = Literal[True] | list[str]  # anybody on the reader's list, or one of these names
+
+
+class Policy(TypedDict, total=False):
+    """The content of a policy; schemas/policy.schema.json describes it. `name` is always there."""
+
+    name: str
+    suites: list[str]
+    whole: Literal[True]
+    recomputed: Literal[True]
+    clean_commit: Literal[True]
+    pinned_image: Names
+    bit_repeatable: Literal[True]
+    health: dict[str, int]
+    signed: Names
+    witnessed: Names | SeenBy
+    reproduced: Names | SeenBy
+
+
+def read(path: Path) -> Policy:
+    """Read a policy file; EvalkitError if it is none."""
+    policy: Policy = read_rules(path, "policy")
+    return policy
+
+
+def read_rules(path: Path, kind: str) -> Any:
+    """Return the content of a file of rules; EvalkitError if it is not as the schema of that kind
+    says."""
     try:
-        policy: Value = untrusted.load_yaml(canon.read_bytes(path, MAX_POLICY))
+        rules = untrusted.load_yaml(canon.read_bytes(path, MAX_POLICY))
     except OSError as error:
         what = f"can't read the {kind}: {error.strerror}"
         raise EvalkitError(what, where=str(path), code=Exit.MISSING) from None
     except ValueError as error:
         what = f"the {kind} is not readable YAML: {error}"
         raise EvalkitError(what, where=str(path)) from None
-    if problems := schema.check(kind, policy):
+    if problems := schema.check(kind, rules):
         raise EvalkitError(f"the {kind} is not valid: {problems[0]}", where=str(path))
-    return policy
+    return rules
 
 
-def check(policy: Value, record: Value, checks: Collection[Check], standing: Standing) -> Check:
+def check(policy: Policy, record: Record, checks: Collection[Check], standing: Standing) -> Check:
     """Return one check of every rule of the policy; it names the unmet rules."""
     findings = Findings("policy")
     rules = _rules(policy, record, checks, standing)
     for name in sorted(policy.keys() & rules.keys()):
-        findings.add(rules[name](policy[name]))
+        findings.add(rules[name](policy.get(name)))
     count = len(policy.keys() & rules.keys())
     return findings.check(f"{shown(policy['name'])}: {count} rules hold")
 
 
 def _rules(
-    policy: Value, record: Value, checks: Collection[Check], standing: Standing
+    policy: Policy, record: Record, checks: Collection[Check], standing: Standing
 ) -> dict[str, Callable[[Any], str]]:
     """Return by rule the function that says what is wrong; it returns an empty text if met."""
     code, suite = record["code"], record["suite"]["name"]
@@ -80,32 +115,34 @@ def _recomputed(checks: Collection[Check]) -> str:
     return f"not all of its scores could be recomputed here ({few(left)})" if left else ""
 
 
-def _clean(code: Value) -> bool:
+def _clean(code: Code) -> bool:
     return isinstance(code["commit"], str) and code["dirty"] is False
 
 
-def _image(image: Value, wanted: Any) -> str:
-    if "digest" not in image:
+def _image(image: Image | Unknown, wanted: Names) -> str:
+    if "unknown" in image:
         return f"its image is unknown ({shown(image['unknown'])})"
     named = wanted is True or image["digest"] in wanted
     return "" if named else f"its image is {shown(image['digest'])}"
 
 
-def _health(counts: Value, most: dict[str, int]) -> str:
-    over = [
-        f"{counts[name] if isinstance(counts.get(name), int) else 'unknown'} {name}"
-        for name in sorted(most)
-        if not isinstance(counts.get(name), int) or counts[name] > most[name]
-    ]
+def _health(counts: Health, most: Mapping[str, int]) -> str:
+    over = []
+    for name in sorted(most):
+        count = counts.get(name)
+        if not isinstance(count, int):
+            over.append(f"unknown {name}")
+        elif count > most[name]:
+            over.append(f"{count} {name}")
     return f"its health counts {few(over)}" if over else ""
 
 
-def _by(what: str, wanted: Any, people: Mapping[str, Seen]) -> str:
+def _by(what: str, wanted: Names | SeenBy, people: Mapping[str, Seen]) -> str:
     """Say who is missing. `wanted` is true, a list of names of which one is enough, or a mapping:
     how many `keys` of which `names` must have seen how many `samples`."""
     if wanted is True:
         return "" if people else f"not {what} by anybody on your list"
-    rule: Value = {"names": wanted} if isinstance(wanted, list) else wanted
+    rule: SeenBy = {"names": wanted} if isinstance(wanted, list) else wanted
     least, samples = rule.get("keys", 1), rule.get("samples", 0)
     keys = sum(
         seen.keys

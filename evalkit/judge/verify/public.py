@@ -21,8 +21,18 @@ from evalkit.record.reading.evidence import journal as journals
 from evalkit.record.reading.evidence.samples import Samples
 from evalkit.record.reading.findings import Check, Findings, Status, few, shown
 from evalkit.record.reading.folder import BROKEN, Folder, MiB, reason
-from evalkit.record.salted import HEAD, LINES, hidden
+from evalkit.record.salted import (
+    HEAD,
+    LINES,
+    HiddenText,
+    PublicHead,
+    PublicLine,
+    PublicTask,
+    Revealed,
+    hidden,
+)
 from evalkit.record.salted import SCHEMA as PUBLIC
+from evalkit.record.types import Record
 
 MAX_HEAD = 16 * MiB
 MAX_REVEALED = 64 * MiB
@@ -30,17 +40,15 @@ KEPT = {"attestation.json", "lock.yaml", "record.json", HEAD, LINES}
 CAVEAT = "a public pack: its texts are left out"
 _KEYS = {"task", "doc_id", "sha256", "answers", "metrics"}
 
-Value = dict[str, Any]
-
 
 class Public:
     """A public pack's lines, read once."""
 
-    def __init__(self, folder: Folder, record: Value) -> None:
+    def __init__(self, folder: Folder, record: Record) -> None:
         self.folder, self.record = folder, record
         self.samples, self.scored = Samples(), Findings("scores")
         self.answering = Findings("answers")
-        self.tasks: dict[str, Value] = {}
+        self.tasks: dict[str, PublicTask] = {}
         self.texts: dict[str, dict[str, str]] = defaultdict(dict)
         self.cut = self.compared = self.count = 0
         self.hidden: set[str] = set()  # leaf tasks that were answered in texts
@@ -49,7 +57,7 @@ class Public:
     def _read(self) -> None:
         shape = self.samples.shape
         try:
-            head = self.folder.json(HEAD, MAX_HEAD)
+            head: PublicHead = self.folder.json(HEAD, MAX_HEAD)
             if head["schema"] != PUBLIC or head["tasks"].keys() != self.record["tasks"].keys():
                 shape.add(f"{HEAD} is not of this record")
             self.tasks = head["tasks"]
@@ -62,7 +70,7 @@ class Public:
         except BROKEN as error:
             shape.add(reason(error))
 
-    def _line(self, line: Value) -> None:
+    def _line(self, line: PublicLine) -> None:
         leaf, number = line["task"], line["doc_id"]
         kind = self.record["tasks"][leaf]["output_type"]
         extra = {"multiple_choice": {"lengths"}, "generate_until": {"filtered"}}.get(kind, set())
@@ -99,7 +107,6 @@ class Public:
         agreed = Findings("data")
         if lock is not None:
             completeness.datasets(record, lock, agreed)
-        configs = {"configs": self.tasks}
         return [
             self._files(),
             identity.ids(record, None),
@@ -110,7 +117,7 @@ class Public:
             samples.shape.check(f"{self.count:,} documents without their texts"),
             *self._answers(),
             *self._scores(),
-            *aggregates.Aggregates(record, configs, samples, asked.weights(lock)).check(),
+            *aggregates.Aggregates(record, self.tasks, samples, asked.weights(lock)).check(),
             aggregates.ranges(record, samples),
             *health.health(record, None, None),
             health.engine(record),
@@ -153,9 +160,9 @@ class Public:
         return found
 
 
-def _contradiction(line: Value) -> str:
+def _contradiction(line: PublicLine) -> str:
     """Two scores by the same choice are equal, and two choices are not both the right one."""
-    likelihoods = [canon.number(repeats[0][0]) for repeats in line["answers"]]
+    likelihoods = [_likelihood(repeats[0]) for repeats in line["answers"]]
     if any(value != value for value in likelihoods):
         return ""
     sizes = [[float(length[kind]) for length in line["lengths"]] for kind in (0, 1)]
@@ -173,10 +180,16 @@ def _contradiction(line: Value) -> str:
     return ""
 
 
-def read_revealed(path: Path) -> Value:
+def _likelihood(answer: HiddenText | list[Any]) -> float:
+    if not isinstance(answer, list):
+        raise ValueError("a choice is answered by a text")
+    return canon.number(answer[0])
+
+
+def read_revealed(path: Path) -> Revealed:
     """Read a file that opens a document; EvalkitError if it is none."""
     try:
-        opened: Value = canon.loads(canon.read_bytes(path, MAX_REVEALED))
+        opened: Revealed = canon.loads(canon.read_bytes(path, MAX_REVEALED))
     except OSError as error:
         what = f"can't read it: {error.strerror}"
         raise EvalkitError(what, where=str(path), code=Exit.MISSING) from None
@@ -187,7 +200,7 @@ def read_revealed(path: Path) -> Value:
     return opened
 
 
-def revealed(folder: Folder, sha256: str, opened: Sequence[Value]) -> Check:
+def revealed(folder: Folder, sha256: str, opened: Sequence[Revealed]) -> Check:
     """Check that each opened document is the one that a line of the pack hides. `sha256` is that
     of record.json."""
     if not folder.is_public:
@@ -207,7 +220,7 @@ def revealed(folder: Folder, sha256: str, opened: Sequence[Value]) -> Check:
     return findings.check(f"{len(opened):,} documents are those behind their digests")
 
 
-def _unlike(line: Value, opened: Value, sha256: str) -> str:
+def _unlike(line: PublicLine, opened: Revealed, sha256: str) -> str:
     name, salt = f"{shown(line['task'])} document {line['doc_id']}", opened["salt"]
     if opened["record"] != sha256:
         return f"{name} was opened for another record"
@@ -215,11 +228,15 @@ def _unlike(line: Value, opened: Value, sha256: str) -> str:
         return f"{name} is not the one behind its digest"
     if opened["answers"] is not None:
         answers = [[hidden(salt, text) for text in repeats] for repeats in opened["answers"]]
-        if answers != [[answer["text"] for answer in repeats] for repeats in line["answers"]]:
+        if answers != [list(map(_text_digest, repeats)) for repeats in line["answers"]]:
             return f"{name}: its answers are not those behind their digests"
     if opened["filtered"] is not None and _digests(opened["filtered"], salt) != line["filtered"]:
         return f"{name}: what its filters made is not what is behind its digests"
     return ""
+
+
+def _text_digest(answer: HiddenText | list[Any]) -> str | None:
+    return answer["text"] if isinstance(answer, dict) else None
 
 
 def _digests(value: Any, salt: str) -> Any:

@@ -8,15 +8,17 @@ were about have no line.
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from evalkit.base import canon
 from evalkit.base.errors import EvalkitError
 from evalkit.record import auditlog
+from evalkit.record.auditlog import LogLine
 from evalkit.record.reading import identity
 from evalkit.record.reading.findings import Check, Findings, Status, few, shown
 from evalkit.record.reading.folder import BROKEN, Folder, MiB, reason
 from evalkit.record.signing import sealing
+from evalkit.record.signing.types import Before
+from evalkit.record.types import Ids, Record
 
 MAX_RUNS = 20_000
 MAX_LOG = 256 * MiB
@@ -28,8 +30,8 @@ class Logged:
 
     execution: str
     sha256: str
-    ids: dict[str, str]
-    before: dict[str, Any] | None = None  # what its seal says of the log
+    ids: Ids
+    before: Before | None = None  # what its seal says of the log
 
 
 def is_results(path: Path) -> bool:
@@ -70,15 +72,14 @@ def _logged(results: Path, runs: Sequence[Path]) -> dict[str, Logged]:
     return logged
 
 
-def _sealed(folder: Folder, record: dict[str, Any]) -> dict[str, Any] | None:
+def _sealed(folder: Folder, record: Record) -> Before | None:
     """Return what a run's seal says of the log, if it has a readable one; `verify` judges it."""
     if sealing.NAME not in record["files"]:
         return None
     try:
-        before: dict[str, Any] = sealing.read(folder).predicate["before"]
+        return sealing.read(folder).predicate["before"]
     except BROKEN:
         return None
-    return before
 
 
 def check_log(results: Path, runs: Sequence[Path]) -> Check:
@@ -107,7 +108,7 @@ def check_log(results: Path, runs: Sequence[Path]) -> Check:
     return findings.check(f"{count}; {len(records):,} records, each as its line says")
 
 
-def _finished(lines: list[bytes]) -> dict[str, dict[str, Any]]:
+def _finished(lines: list[bytes]) -> dict[str, LogLine]:
     """Return the lines of finished runs by execution. A line that can't be read breaks the chain,
     which is another finding."""
     finished = {}
@@ -122,7 +123,7 @@ def _finished(lines: list[bytes]) -> dict[str, dict[str, Any]]:
 
 
 def _compare(
-    records: Mapping[str, Logged], finished: dict[str, dict[str, Any]], findings: Findings
+    records: Mapping[str, Logged], finished: dict[str, LogLine], findings: Findings
 ) -> None:
     by_execution: dict[str, list[str]] = {}
     for name, record in records.items():
@@ -147,7 +148,7 @@ def _compare(
         findings.add(f"{len(gone):,} records were removed: {where}")
 
 
-def _agrees_with_seal(record: Logged, before: dict[str, Any], lines: list[bytes]) -> bool:
+def _agrees_with_seal(record: Logged, before: Before, lines: list[bytes]) -> bool:
     """Say whether the log's first lines are those that a seal counts, with the executions of its
     plan that it names."""
     count = before["lines"]
@@ -155,4 +156,4 @@ def _agrees_with_seal(record: Logged, before: dict[str, Any], lines: list[bytes]
         return False
     last = canon.digest_bytes(lines[count - 1]) if count else None
     named = auditlog.executions_of(record.ids["plan"], lines[:count])
-    return bool(last == before["log"] and named == before["executions"])
+    return last == before["log"] and named == before["executions"]

@@ -1,4 +1,4 @@
-"""Verifying one run's folder: what it holds is read once, and each check is made of that."""
+"""Verifies one run's folder: reads what it holds once, and makes each check from that."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -18,29 +18,32 @@ from evalkit.judge.verify.checks import results as published
 from evalkit.judge.verify.checks.scores import Grading, Scores
 from evalkit.judge.verify.claims import Trust, check_seal, trust
 from evalkit.judge.verify.deep import Deep
+from evalkit.judge.verify.policy import Policy
 from evalkit.record.reading import identity
 from evalkit.record.reading.evidence import journal as journals
 from evalkit.record.reading.evidence import plan as plans
 from evalkit.record.reading.evidence import samples as sampled
 from evalkit.record.reading.findings import UNMET, Check, Findings, Report, Status, shown
 from evalkit.record.reading.folder import BROKEN, Folder, checked, reason
+from evalkit.record.salted import Revealed
 from evalkit.record.signing import timestamps
+from evalkit.record.types import Record
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What a reader asks of a record beyond its being consistent: who signed it, what it is like
-    with data and model at hand, a policy, documents of a public pack that its author opened."""
+    """What a reader asks of a record beyond consistency: who signed it (`trust`), the checks that
+    need data or a model (`deep`), a policy, documents of a public pack that its author revealed."""
 
     trust: Trust = field(default_factory=Trust)
     deep: Deep | None = None
-    policy: dict[str, Any] | None = None
-    revealed: tuple[dict[str, Any], ...] = ()
+    policy: Policy | None = None
+    revealed: tuple[Revealed, ...] = ()
     authorities: tuple[Any, ...] = ()  # certificates of timestamp authorities
 
     @property
     def asked(self) -> bool:
-        """Whether anything is asked that only a record can hold."""
+        """Whether the reader asks for something that only a record can have."""
         return self.trust.asked or self.policy is not None
 
 
@@ -49,8 +52,8 @@ def wanted(
     deep: Deep | None = None, revealed: Sequence[Path] = (),
     authorities: Path | None = None,
 ) -> Wanted:  # fmt: skip
-    """What a reader asks, from the files that say it: public keys, an allowed_signers file, a
-    policy, what opens documents, certificates of timestamp authorities."""
+    """Read what a reader asks from files: public keys, an allowed_signers file, a policy, files
+    that open documents, certificates of timestamp authorities."""
     opened = tuple(map(public.read_revealed, revealed))
     trusted = timestamps.authorities(authorities) if authorities else ()
     rules = policies.read(policy) if policy else None
@@ -93,8 +96,16 @@ def verify(run: Path, wanted: Wanted = Wanted()) -> Report:
         checks += _deep(folder, read, checks, wanted.deep)
     if wanted.policy is not None:
         checks.append(policies.check(wanted.policy, record, checks, standing))
-    caveat = "; ".join([*caveats, *completeness.caveats(checks)])
+    caveat = "; ".join([*caveats, *_caveats(checks)])
     return Report(checks, caveat=caveat, standing=standing)
+
+
+def _caveats(checks: Sequence[Check]) -> list[str]:
+    """Return what the last line says of whose suite this is, and how it was asked."""
+    warnings = {check.name: check.detail for check in checks if check.status is Status.WARN}
+    is_authors = completeness.AUTHORS_WORD in warnings.get("completeness", "")
+    words = [completeness.AUTHORS_WORD] if is_authors else []
+    return words + ([warnings["settings"]] if "settings" in warnings else [])
 
 
 def _require_rights(folder: Folder) -> None:
@@ -112,8 +123,8 @@ def _require_rights(folder: Folder) -> None:
 
 
 def require_consistent(run: Path, purpose: str) -> None:
-    """EvalkitError (1) for a record that contradicts itself; `purpose`: what there is then nothing
-    to do, a verb."""
+    """Raise EvalkitError (1) for a record that contradicts itself. `purpose` is a verb: what can't
+    be done with such a record."""
     report = bounded.run(lambda: verify(run), [run])
     if not report.consistent:
         wrong = "contradicts itself" if report.readable else "can't be read here"
@@ -129,8 +140,8 @@ def _deep(folder: Folder, read: identity.Read, made: list[Check], deep: Deep) ->
     return deeper.checks(folder, read, deep)
 
 
-def _broken(step: Callable[[], None]) -> str:
-    """Take a step; what broken input made of it, or nothing."""
+def _problem(step: Callable[[], None]) -> str:
+    """Take a step; say how broken input made it fail, empty if it did not."""
     try:
         step()
     except BROKEN as error:
@@ -139,9 +150,9 @@ def _broken(step: Callable[[], None]) -> str:
 
 
 class _Evidence:
-    """What a valid record's folder holds, read once."""
+    """The content of a valid record's folder, read once."""
 
-    def __init__(self, folder: Folder, record: dict[str, Any]) -> None:
+    def __init__(self, folder: Folder, record: Record) -> None:
         self.folder, self.record = folder, record
         self.planning, self.answering = Findings("plan"), Findings("journal")
         self.publishing = Findings("results")
@@ -151,23 +162,24 @@ class _Evidence:
             self.journal = journals.read(folder, record, self.plan, self.answering)
         self.results = published.read(folder, self.publishing)
         self.samples = sampled.Samples()
-        chat, results = bool(record["suite"]["apply_chat_template"]), self.results or {}
+        chat, results = bool(record["suite"]["apply_chat_template"]), self.results
         self.scores = Scores(
-            results.get("configs", {}), chat, results.get("lm_eval_version"),
+            results["configs"] if results else {}, chat,
+            results.get("lm_eval_version") if results else None,
             other=record["environment"]["versions"]["evalkit"] != evalkit.__version__,
         )  # fmt: skip
         self.grading = Grading(folder, record)
         for document in sampled.documents(folder, self.samples):
             for step in (self._note, self.scores.add, self.grading.add):
-                if problem := _broken(partial(step, document)):
+                if problem := _problem(partial(step, document)):
                     self.samples.shape.add(f"{document.name}: {problem}")
-        self.samples.shape.add(_broken(self.scores.finish))
+        self.samples.shape.add(_problem(self.scores.finish))
 
     def _note(self, document: sampled.Document) -> None:
         sampled.note(document, self.samples, self.journal)
 
     def checks(self) -> list[Check]:
-        """Every check after the record's own, in order."""
+        """Return every check after the record's own, in order."""
         record, samples, plan = self.record, self.samples, self.plan
         lock, shipped = completeness.lock_of(self.folder, record, self.samples.order)
         each = completeness.rows_of(self.folder, lock, self.samples.order)
@@ -218,19 +230,20 @@ class _Evidence:
     def _answers(self) -> Check:
         if self.journal is None:
             return Check("answers", Status.SKIP, "the journal can't be read")
-        left = sum(
+        unused = sum(
             len(said.keys() - self.samples.leaves[leaf].requests)
             for leaf, said in self.journal.said.items()
             if leaf in self.samples.leaves
         )
-        if left:
-            self.samples.answers.add(f"{left:,} answers in the journal are of no sample")
+        if unused:
+            self.samples.answers.add(f"{unused:,} answers in the journal are of no sample")
         count = sum(map(len, self.journal.said.values()))
         return self.samples.answers.check(f"{count:,} responses are the journal's")
 
     def _aggregates(self, weights: dict[str, dict[str, bool]]) -> list[Check]:
         if self.results is None:
             return [self.publishing.check("")]
-        found = aggregates.Aggregates(self.record, self.results, self.samples, weights).check()
+        configs = self.results["configs"]
+        found = aggregates.Aggregates(self.record, configs, self.samples, weights).check()
         hashes = {leaf: seen.task_hash for leaf, seen in self.samples.leaves.items()}
         return [*found, published.check(self.record, self.results, hashes)]

@@ -1,8 +1,9 @@
-"""Who vouches for a record: the statements in its attestation.json, held against the record and
-against the reader's own list of signers.
+"""Checks the signed statements in attestation.json against the record and against the reader's list
+of signers, and says who vouches for the record.
 
-A signature that is not valid, or is about something else, breaks a record. A valid one by a key on
-no list raises no verdict: anybody can make a key. Nor is somebody a witness of himself.
+An invalid signature, or a statement about something else, makes a record BROKEN. A valid signature
+by a key that is not on the list raises no verdict: anybody can make a key. An author is no witness
+of his own record.
 """
 
 from collections.abc import Sequence
@@ -15,53 +16,55 @@ from evalkit.record.salted import HEAD, LINES
 from evalkit.record.signing import attest, timestamps
 from evalkit.record.signing.attest import AUDIT, EVALUATION, PUBLICATION, REPRODUCTION, Statement
 from evalkit.record.signing.keys import Public
+from evalkit.record.types import Record
 
 _GOOD = {AUDIT: {"PASSED"}, REPRODUCTION: {"BITWISE", "ANSWERS", "NUMERICS", "REPRODUCED"}}
 _BAD = {AUDIT: {"FAILED"}, REPRODUCTION: {"DIFFERENT"}}
 _WORDS = {EVALUATION: "signed", AUDIT: "audited", REPRODUCTION: "reproduced",
           PUBLICATION: "published"}  # fmt: skip
 
-Value = dict[str, Any]
-
 
 def check(
-    folder: Folder, record: Value, sha256: str, trusted: Trust,
+    folder: Folder, record: Record, sha256: str, trusted: Trust,
     authorities: Sequence[Any] = (), sealer: Public | None = None,
 ) -> tuple[list[Check], Standing]:  # fmt: skip
-    """The checks that its statements make, and what the last line may say of them.
+    """Return the checks of a record's statements, and who is known to have signed, audited and
+    reproduced it.
 
-    `sha256`: of record.json as it was read; `authorities`: whose timestamps count; `sealer`: who
-    sealed the run, which only its author can.
+    `sha256` is that of record.json as it was read; `authorities` are those whose timestamps count;
+    `sealer` is the key that sealed the run, which only its author can do.
     """
     if not folder.holds(attest.NAME):
         missing = Check("signer", Status.FAIL, "it is not signed, and you asked for a signer")
         return [missing] if trusted.asked else [], Standing()
     try:
         data = folder.read(attest.NAME, attest.MAX_BYTES)
-        found = attest.read(data, sha256, trusted.names)
+        attested = attest.read(data, sha256, trusted.names)
     except BROKEN as error:
         return [Check("signature", Status.FAIL, reason(error))], Standing()
     findings = Findings("signature")
-    for problem in found.problems:
+    for problem in attested.problems:
         findings.add(shown(problem))
-    for statement in found.statements:
-        findings.add(_unlike(statement, record, sha256, folder))
+    statements = attested.statements
+    for statement in statements:
+        findings.add(_problem(statement, record, sha256, folder))
     if findings.count:
         return [findings.check("")], Standing()
-    passed = f"{len(found.statements):,} valid: {few(_told(found.statements, trusted))}"
-    checks = [findings.check(passed), *_timed(found.statements, trusted, authorities)]
-    checks += _listed(found.statements, trusted)
-    standing = _standing(found.statements, trusted, sealer)
+    passed = f"{len(statements):,} valid: {few(_in_words(statements, trusted))}"
+    checks = [findings.check(passed), *_timestamps(statements, trusted, authorities)]
+    checks += _listed(statements, trusted)
+    standing = _standing(statements, trusted, sealer)
     if folder.is_public:
-        return checks + _published(found.statements, trusted), _public(
-            found.statements, standing, trusted
-        )
+        checks += _publication(statements, trusted)
+        standing = _public_standing(statements, standing, trusted)
     return checks, standing
 
 
-def _timed(statements: list[Statement], trusted: Trust, authorities: Sequence[Any]) -> list[Check]:
-    """Since when each signature with a timestamp is there, by the authorities that the reader
-    trusts."""
+def _timestamps(
+    statements: list[Statement], trusted: Trust, authorities: Sequence[Any]
+) -> list[Check]:
+    """Check the signatures' timestamps; those of authorities that the reader trusts say since when
+    a signature is there."""
     times, why = [], ""
     for statement in statements:
         for key, signature, token in statement.stamped:
@@ -78,24 +81,25 @@ def _timed(statements: list[Statement], trusted: Trust, authorities: Sequence[An
     return [Check("timestamp", Status.PASS, "; ".join(times))] if times else []
 
 
-def _published(statements: list[Statement], trusted: Trust) -> list[Check]:
-    """Whether somebody on the list signed the files that a public pack has beside the record."""
-    own = [s for s in statements if s.kind == PUBLICATION]
-    if _by_listed(own, trusted):
+def _publication(statements: list[Statement], trusted: Trust) -> list[Check]:
+    """Warn, or fail if a signer was asked for, where nobody on the list signed the files that a
+    public pack holds beside the record."""
+    publications = [s for s in statements if s.kind == PUBLICATION]
+    if _by_listed(publications, trusted):
         return []
-    said = "by nobody on your list" if own else "by nobody"
-    what = f"the record is signed, but the public form of its samples {said}"
+    signed = "by nobody on your list" if publications else "by nobody"
+    what = f"the record is signed, but the public form of its samples {signed}"
     return [Check("signer", Status.FAIL if trusted.asked else Status.WARN, what)]
 
 
-def _public(statements: list[Statement], standing: Standing, trusted: Trust) -> Standing:
-    """What is known of a public pack: nothing where whoever packed it is not known."""
-    own = [s for s in statements if s.kind == PUBLICATION]
-    return standing if _by_listed(own, trusted) else Standing(unlisted=standing.unlisted)
+def _public_standing(statements: list[Statement], standing: Standing, trusted: Trust) -> Standing:
+    """Return who vouches for a public pack: nobody, unless somebody on the list packed it."""
+    publications = [s for s in statements if s.kind == PUBLICATION]
+    return standing if _by_listed(publications, trusted) else Standing(unlisted=standing.unlisted)
 
 
-def _about(statement: Statement, record: Value, folder: Folder) -> dict[str, str]:
-    """The files beside record.json that a statement must be about, with their sha256."""
+def _about(statement: Statement, record: Record, folder: Folder) -> dict[str, str]:
+    """Return the files beside record.json that a statement must be about, with their sha256."""
     if statement.kind == EVALUATION:
         return {name: entry["sha256"] for name, entry in record["files"].items()}
     if statement.kind == PUBLICATION:
@@ -103,30 +107,32 @@ def _about(statement: Statement, record: Value, folder: Folder) -> dict[str, str
     return {}
 
 
-def _unlike(statement: Statement, record: Value, sha256: str, folder: Folder) -> str:
-    """How a statement contradicts itself, or the record that it is about."""
+def _problem(statement: Statement, record: Record, sha256: str, folder: Folder) -> str:
+    """Say how a statement contradicts itself or the record; empty if it does not."""
     subjects = {name: sha for name, sha in statement.subjects.items() if name != "record.json"}
     try:
         about = _about(statement, record, folder)
     except BROKEN as error:
         return reason(error)
+    signers = few([key.fingerprint for key in statement.signers])
     if subjects != about:
-        return f"the statement of {few(_prints(statement))} is about other files"
+        return f"the statement of {signers} is about other files"
     if statement.predicate != attest.predicate(record, statement.kind, statement.claim):
-        return f"the statement of {few(_prints(statement))} says other things than the record"
-    own = statement.kind in (EVALUATION, PUBLICATION)
-    if own == ("verdict" in statement.claim):
-        return f"the statement of {few(_prints(statement))} claims what its kind does not"
+        return f"the statement of {signers} says other things than the record"
+    if _is_authors(statement) == ("verdict" in statement.claim):
+        return f"the statement of {signers} claims what its kind does not"
     if wrong := claim_problem(statement, record, sha256):
-        return f"the claim of {few(_prints(statement))} can't be true: {wrong}"
+        return f"the claim of {signers} can't be true: {wrong}"
     return ""
 
 
-def _prints(statement: Statement) -> list[str]:
-    return [key.fingerprint for key in statement.signers]
+def _is_authors(statement: Statement) -> bool:
+    """Say whether a statement is of a kind that authors make of their own records."""
+    return statement.kind in (EVALUATION, PUBLICATION)
 
 
-def _told(statements: list[Statement], trusted: Trust) -> list[str]:
+def _in_words(statements: list[Statement], trusted: Trust) -> list[str]:
+    """Return each signature as text: `audited by bob`."""
     return [
         f"{_WORDS[statement.kind]} by {trusted.name(key)}"
         for statement in statements
@@ -135,22 +141,27 @@ def _told(statements: list[Statement], trusted: Trust) -> list[str]:
 
 
 def _listed(statements: list[Statement], trusted: Trust) -> list[Check]:
-    """Whether somebody on the list signed, and whether somebody there contradicts."""
-    found = []
+    """Return a check if nobody on the list signed, and one for each audit or reproduction by
+    somebody on it that came out against the record."""
+    checks = []
     signers = {key for statement in statements for key in statement.signers}
     if not signers & trusted.names.keys():
         names = few([key.fingerprint for key in signers])
         status = Status.FAIL if trusted.asked else Status.WARN
-        found.append(Check("signer", status, f"valid, but the signer is not on your list: {names}"))
+        checks.append(
+            Check("signer", status, f"valid, but the signer is not on your list: {names}")
+        )
     for statement, name in _by_listed(statements, trusted):
         verdict = statement.claim.get("verdict")
         if verdict in _BAD.get(statement.kind, ()):
             what = "audit" if statement.kind == AUDIT else "reproduction"
-            found.append(Check("dispute", Status.FAIL, f"the {what} by {name} came out {verdict}"))
-    return found
+            detail = f"the {what} by {name} came out {verdict}"
+            checks.append(Check("dispute", Status.FAIL, detail))
+    return checks
 
 
 def _by_listed(statements: list[Statement], trusted: Trust) -> list[tuple[Statement, str]]:
+    """Return each signature by a key on the list as the statement and the signer's name."""
     return [
         (statement, trusted.name(key))
         for statement in statements
@@ -160,42 +171,43 @@ def _by_listed(statements: list[Statement], trusted: Trust) -> list[tuple[Statem
 
 
 def _standing(statements: list[Statement], trusted: Trust, sealer: Public | None) -> Standing:
-    """What is known of who saw the run, by the reader's list alone.
+    """Return who vouches for the record, by the reader's list alone.
 
     A witness whose key, or whose name, also made the author's statement or the seal is the author
-    again; and without an author's statement anybody who signed may be the author.
+    again. Without an author's statement, anybody who signed may be the author.
     """
-    own = [s for s in statements if s.kind in (EVALUATION, PUBLICATION)]
+    own = [s for s in statements if _is_authors(s)]
     signed = {key for statement in own for key in statement.signers}
     author_keys = signed | ({sealer} if sealer else set())
     authors = {name for statement, name in _by_listed(own, trusted)}
-    not_witnesses = {trusted.names[key] for key in author_keys if key in trusted.names}
-    found: dict[str, dict[Public, int | None]] = {AUDIT: {}, REPRODUCTION: {}}
+    author_names = {trusted.names[key] for key in author_keys if key in trusted.names}
+    samples_seen: dict[str, dict[Public, int | None]] = {AUDIT: {}, REPRODUCTION: {}}
     for statement in statements:
         if statement.claim.get("verdict") in _GOOD.get(statement.kind, ()):
             for key in statement.signers:
-                mine = key in author_keys or trusted.names.get(key) in not_witnesses
-                if key in trusted.names and not mine:
-                    _note(found[statement.kind], key, statement)
+                is_author = key in author_keys or trusted.names.get(key) in author_names
+                if key in trusted.names and not is_author:
+                    _add_samples(samples_seen[statement.kind], key, statement)
     unlisted = {key.fingerprint for key in signed - trusted.names.keys()}
-    seen = {kind: _seen(keys_, trusted) for kind, keys_ in found.items()}
+    seen = {kind: _by_name(by_key, trusted) for kind, by_key in samples_seen.items()}
     if not own:
         return Standing(unproven={**seen[AUDIT], **seen[REPRODUCTION]})
     return Standing(authors, seen[AUDIT], seen[REPRODUCTION], unlisted)
 
 
-def _note(found: dict[Public, int | None], key: Public, statement: Statement) -> None:
-    """How much a key says it has seen: samples, or (None) all of it; the most of its statements."""
+def _add_samples(by_key: dict[Public, int | None], key: Public, statement: Statement) -> None:
+    """Note how many samples a key has seen by a statement (None: the whole record); the most of all
+    its statements counts."""
     whole = statement.kind == REPRODUCTION and "record" in statement.claim
     samples = None if whole else int(statement.claim["samples"])
-    before = found.get(key, 0)
-    found[key] = None if samples is None or before is None else max(samples, before)
+    before = by_key.get(key, 0)
+    by_key[key] = None if samples is None or before is None else max(samples, before)
 
 
-def _seen(found: dict[Public, int | None], trusted: Trust) -> dict[str, Seen]:
-    """The same by name, with the number of keys that each name has."""
+def _by_name(by_key: dict[Public, int | None], trusted: Trust) -> dict[str, Seen]:
+    """Return by name how many samples were seen, and by how many keys of that name."""
     names: dict[str, list[int | None]] = {}
-    for key, samples in found.items():
+    for key, samples in by_key.items():
         names.setdefault(trusted.name(key), []).append(samples)
     return {
         name: Seen(len(counts), None if None in counts else max(c for c in counts if c is not None))

@@ -11,7 +11,6 @@ import hashlib
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 from evalkit.base import canon, schema
 from evalkit.base.errors import EvalkitError, Exit
@@ -20,11 +19,10 @@ from evalkit.record.packs import archive, public_form
 from evalkit.record.reading.folder import Folder, foreign
 from evalkit.record.signing import attest
 from evalkit.record.signing.keys import Private
+from evalkit.record.types import Record
 
 _SECRET = ("TOKEN", "SECRET", "PASSWORD", "API_KEY", "CREDENTIAL")  # in a variable's name
 _MIN_SECRET = 8
-
-Value = dict[str, Any]
 
 
 def pack(
@@ -81,22 +79,21 @@ def reveal(run: Path, name: str, out: Path | None = None) -> Path:
     return path
 
 
-def _record(run: Path) -> Value:
-    record = canon.read_json(run / "record.json")
+def _record(run: Path) -> Record:
+    record: Record = canon.read_json(run / "record.json")
     if problems := schema.check("record", record):
         raise EvalkitError(f"record.json is not a record: {problems[0]}", where=str(run))
-    found: Value = record
-    return found
+    return record
 
 
-def _whole(run: Path, record: Value) -> Iterator[tuple[str, bytes]]:
+def _whole(run: Path, record: Record) -> Iterator[tuple[str, bytes]]:
     """Every file of a run by name, in order, as the record lists it."""
     names = {"record.json", *record["files"], *([attest.NAME] if _signed(run) else [])}
     for name in sorted(names):
         yield name, _listed(run, name, record)
 
 
-def _listed(run: Path, name: str, record: Value) -> bytes:
+def _listed(run: Path, name: str, record: Record) -> bytes:
     try:
         with Folder(run).reader(name) as handle:
             data = handle.read()
@@ -114,7 +111,7 @@ def _signed(run: Path) -> bool:
     return Folder(run).holds(attest.NAME)
 
 
-def _public(run: Path, record: Value, key: Private | None) -> Iterator[tuple[str, bytes]]:
+def _public(run: Path, record: Record, key: Private | None) -> Iterator[tuple[str, bytes]]:
     """The record, the lock, what was signed, and of the samples what is no text."""
     for name in record["files"]:
         _listed(run, name, record)  # what follows is made of files that are the record's

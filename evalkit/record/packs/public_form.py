@@ -7,26 +7,41 @@ choices the right answers could be tried out. Log-likelihoods, margins and metri
 
 import gzip
 import io
-import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from evalkit.base import canon
+from evalkit.harness.samples import Sample, value_of
+from evalkit.inputs.types import Answer
 from evalkit.plan.store import Plan
 from evalkit.record import journal
 from evalkit.record.journal import Answers
-from evalkit.record.salted import HEAD, LINES, REVEALED, SCHEMA, Salts, hidden
+from evalkit.record.reading.identity import read_samples
+from evalkit.record.salted import (
+    HEAD,
+    LINES,
+    REVEALED,
+    SCHEMA,
+    HiddenText,
+    PublicHead,
+    PublicLine,
+    PublicTask,
+    Revealed,
+    Salts,
+    hidden,
+)
+from evalkit.record.types import Record
 
-Value = dict[str, Any]
 
-
-def made(run: Path, record: Value, salts: Salts) -> dict[str, bytes]:
-    """Of a run's samples what is no text, by file name."""
+def made(run: Path, record: Record, salts: Salts) -> dict[str, bytes]:
+    """Return the files of a run's public form by name: of its samples what is no text."""
     with canon.reader(run / "results.json") as handle:
         results = canon.loads(handle.read())
-    configs: dict[str, Value] = {leaf: results["configs"][leaf] for leaf in record["tasks"]}
-    head = {"schema": SCHEMA, "tasks": {leaf: _told(config) for leaf, config in configs.items()}}
+    configs = {leaf: results["configs"][leaf] for leaf in record["tasks"]}
+    tasks = {leaf: _scoring(config) for leaf, config in configs.items()}
+    head: PublicHead = {"schema": SCHEMA, "tasks": tasks}
     lines = io.BytesIO()
     with gzip.GzipFile(fileobj=lines, mode="wb", compresslevel=9, mtime=0, filename="") as zipped:
         for line in _lines(run, record, configs, salts):
@@ -34,9 +49,9 @@ def made(run: Path, record: Value, salts: Salts) -> dict[str, bytes]:
     return {HEAD: canon.dumps(head).encode() + b"\n", LINES: lines.getvalue()}
 
 
-def revealed(run: Path, record: Value, task: str, doc_id: int, salts: Salts) -> Value | None:
-    """What opens one document of a public pack: its texts, its answers' and its salt; None where
-    the run has no such document."""
+def revealed(run: Path, record: Record, task: str, doc_id: int, salts: Salts) -> Revealed | None:
+    """Return what opens one document of a public pack: its texts, its answers' texts and its salt;
+    None where the run has no such document."""
     for samples in _documents(run):
         first = samples[0]
         if (first["task"], first["doc_id"]) == (task, doc_id):
@@ -54,8 +69,9 @@ def revealed(run: Path, record: Value, task: str, doc_id: int, salts: Salts) -> 
     return None
 
 
-def _told(config: Value) -> Value:
-    """What of a task's config says how its values become one, and whether lm-eval alone scores."""
+def _scoring(config: Mapping[str, Any]) -> PublicTask:
+    """Return what a task's config says of how its values become one, and whether only lm-eval can
+    score it."""
     metrics = config.get("metric_list")
     own = config.get("process_results") is not None or config.get("filter_list") is not None
     return {
@@ -65,28 +81,33 @@ def _told(config: Value) -> Value:
     }
 
 
-def _lines(run: Path, record: Value, configs: dict[str, Value], salts: Salts) -> Iterator[Value]:
-    """A line a document, in the samples' order."""
+def _lines(
+    run: Path, record: Record, configs: Mapping[str, Mapping[str, Any]], salts: Salts
+) -> Iterator[PublicLine]:
+    """Yield a line for each document, in the samples' order."""
     plan = Plan(run)
     done = journal.of_record(run, record, plan.entries)
     answers, leaf = Answers(plan, done), ""
-    said: dict[str, Value] = {}
+    by_request: dict[str, Answer] = {}
     for samples in _documents(run):
         first = samples[0]
         if first["task"] != leaf:
             leaf = first["task"]
-            said = answers.of(leaf)
+            by_request = answers.of(leaf)
         name, salt = f"{leaf}/{first['doc_id']}", salts.of(leaf, first["doc_id"])
         kept = [
-            [_answer(said[f"{name}/{index}/{repeat}"], salt) for repeat in range(len(repeats))]
+            [
+                _answer(by_request[f"{name}/{index}/{repeat}"], salt)
+                for repeat in range(len(repeats))
+            ]
             for index, repeats in enumerate(first["resps"])
         ]
-        line = {
+        line: PublicLine = {
             "task": leaf,
             "doc_id": first["doc_id"],
             "sha256": hidden(salt, [first["doc"], first["arguments"], first["target"]]),
             "answers": kept,
-            "metrics": {s["filter"]: {m: s[m] for m in s["metrics"]} for s in samples},
+            "metrics": {s["filter"]: {m: value_of(s, m) for m in s["metrics"]} for s in samples},
         }
         kind = record["tasks"][leaf]["output_type"]
         if kind == "multiple_choice":
@@ -99,44 +120,32 @@ def _lines(run: Path, record: Value, configs: dict[str, Value], salts: Salts) ->
         yield line
 
 
-def _documents(run: Path) -> Iterator[list[Value]]:
-    """The samples of each document, one a filter."""
-    waiting: list[Value] = []
-    with gzip.open(run / "samples.jsonl.gz", "rt", encoding="utf-8") as lines:
-        for raw in lines:
-            sample = json.loads(raw)
-            key = (sample["task"], sample["doc_id"])
-            if waiting and key != (waiting[0]["task"], waiting[0]["doc_id"]):
-                yield waiting
-                waiting = []
-            waiting.append(sample)
-    if waiting:
-        yield waiting
+def _documents(run: Path) -> Iterator[list[Sample]]:
+    """Yield the samples of each document, one for each filter."""
+    for _, samples in groupby(read_samples(run), lambda s: (s["task"], s["doc_id"])):
+        yield list(samples)
 
 
 def _lengths(choice: str) -> list[int]:
     return [len(choice), len(choice.encode())]
 
 
-def _answer(answer: Value, salt: str) -> Any:
-    """A log-likelihood whole, as a list; of a generation what is not its text: its length, its
-    log-probability, its smallest margin, why it ended."""
+def _answer(answer: Answer, salt: str) -> HiddenText | list[Any]:
+    """Return a log-likelihood as a list of its fields; of a generation what is not its text: its
+    length, its log-probability, its smallest margin, why it ended."""
     if "text" not in answer:
         kept = ("loglikelihood", "is_greedy", "num_tokens")
-        return [answer[key] for key in kept if key in answer]
-    if isinstance(answer["tokens"], dict):  # the engine does not tell
-        return {"text": hidden(salt, answer["text"]), "stop": answer["stop"]}
-    return {
-        "text": hidden(salt, answer["text"]),
-        "tokens": len(answer["tokens"]),
-        "logprob": canon.total(map(canon.number, answer["logprobs"])),
-        "margin": min(map(canon.number, answer["margins"]), default=None),
-        "stop": answer["stop"],
-    }
+        return [value for key in kept if (value := answer.get(key)) is not None]
+    text: HiddenText = {"text": hidden(salt, answer["text"]), "stop": answer["stop"]}
+    if isinstance(answer["tokens"], list):
+        text["tokens"] = len(answer["tokens"])
+        text["logprob"] = canon.total(journal.numbers(answer["logprobs"]))
+        text["margin"] = min(journal.numbers(answer["margins"]), default=None)
+    return text  # an engine of lm-eval's does not tell the rest
 
 
 def _hidden(value: Any, salt: str) -> Any:
-    """What a filter found: its digests, as a short text would tell the right answer."""
+    """Return the digests of what a filter found, as a short text would tell the right answer."""
     if isinstance(value, list):
         return [_hidden(item, salt) for item in value]
     return {"sha256": hidden(salt, str(value))}

@@ -10,16 +10,17 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 from evalkit.base import canon, schema
 from evalkit.base.errors import EvalkitError, Exit
 from evalkit.harness.samples import Sample
-from evalkit.inputs.types import FileEntry
+from evalkit.inputs.types import FileEntry, RunInputs, SuiteIdentity
 from evalkit.plan.types import PlanBody
 from evalkit.record.reading.evidence.samples import NAME
 from evalkit.record.reading.findings import Check, Findings, Status, few, shown
 from evalkit.record.reading.folder import BROKEN, Folder, MiB, reason
+from evalkit.record.types import Record
 
 MAX_RECORD = 32 * MiB
 VERSION = 4  # of the record schema that this evalkit reads
@@ -39,7 +40,7 @@ class Read:
     version of the schema, and the sha256 of its bytes."""
 
     check: Check
-    record: dict[str, Any] | None = None
+    record: Record | None = None
     advice: str = ""
     sha256: str = ""
 
@@ -76,7 +77,7 @@ def _of_another_version(name: str, newer: bool) -> Read:
     return Read(Check("record", Status.FAIL, detail), advice=advice)
 
 
-def read_record(run: Path) -> dict[str, Any]:
+def read_record(run: Path) -> Record:
     """Return the record of a run; EvalkitError (3) where there is none yet, (1) where it is not
     usable."""
     if not (run / "record.json").is_file():
@@ -107,7 +108,7 @@ def is_passing(name: str) -> bool:
     return _PASSING.fullmatch(name.rpartition("/")[2]) is not None
 
 
-def files(folder: Folder, record: dict[str, Any]) -> Check:
+def files(folder: Folder, record: Record) -> Check:
     """Check that every listed file is there with its size and digest, and nothing else is."""
     findings = Findings("files")
     listed = record["files"]
@@ -146,18 +147,19 @@ def file_problem(folder: Folder, name: str, entry: FileEntry) -> str:
     return "" if digest == entry["sha256"] else f"{shown(name)} has another sha256"
 
 
-def ids(record: dict[str, Any], plan: PlanBody | None) -> Check:
+def ids(record: Record, plan: PlanBody | None) -> Check:
     """Recompute the suite, plan, run and answers ids, each from what it covers."""
     findings = Findings("ids")
     recorded = record["ids"]
-    findings.add_unequal("the suite id", recorded["suite"], canon.digest(_suite(record)))
-    findings.add_unequal("the run id", recorded["run"], canon.digest(_run(record)))
+    suite_id = canon.digest(inputs_of(record)["suite"])
+    findings.add_unequal("the suite id", recorded["suite"], suite_id)
+    findings.add_unequal("the run id", recorded["run"], _run_id(record))
     findings.add_unequal("the answers id", recorded["answers"], canon.digest(record["answers"]))
     if plan is None:
         return findings.check("suite, run and answers; without the plan's")
     findings.add_unequal("the plan id", recorded["plan"], canon.digest(_plan(plan)))
     for key, id_ in plan["ids"].items():
-        findings.add_unequal(f"plan.json's {key} id", recorded[key], id_)
+        findings.add_unequal(f"plan.json's {key} id", recorded.get(key), id_)
     findings.add_unequal("plan.json's level", record["engine"]["level"], plan["level"])
     findings.add_unequal("plan.json's policy", record["engine"]["policy"], plan["policy"])
     findings.add_unequal(
@@ -170,7 +172,7 @@ def ids(record: dict[str, Any], plan: PlanBody | None) -> Check:
     return findings.check("suite, plan, run and answers follow from what they cover")
 
 
-def planned(folder: Folder, record: dict[str, Any]) -> list[Check]:
+def planned(folder: Folder, record: Record) -> list[Check]:
     """Check that run.json, which was written before the run began, says what the record says."""
     if "run.json" not in record["files"]:
         return []
@@ -181,10 +183,7 @@ def planned(folder: Folder, record: dict[str, Any]) -> list[Check]:
         "suite": (record["suite"], body["suite"]),
         "model": (record["model"], body["model"]),
         "config": (record["command"]["config"], body["options"]),
-        "inputs": (
-            _run(record) | {"plan": None, "suite": _suite(record)},
-            body["inputs"] | {"plan": None},
-        ),
+        "inputs": (inputs_of(record), body["inputs"]),
     }
     for name, (recorded, decided) in pairs.items():
         if recorded != decided:
@@ -192,22 +191,24 @@ def planned(folder: Folder, record: dict[str, Any]) -> list[Check]:
     return [findings.check("run.json decided what the record says")] if findings.count else []
 
 
-def _suite(record: dict[str, Any]) -> dict[str, object]:
-    """Return what the suite id covers."""
-    return {k: v for k, v in record["suite"].items() if k not in ("name", "partial")}
-
-
-def _run(record: dict[str, Any]) -> dict[str, object]:
-    """Return what the run id covers."""
+def inputs_of(record: Record) -> RunInputs:
+    """Return a record's inputs, as run.json has them. The suite id covers its suite."""
     adapter = record["model"]["adapter"]
+    suite = {k: v for k, v in record["suite"].items() if k not in ("name", "partial")}
     return {
-        "plan": record["ids"]["plan"],
+        "suite": cast(SuiteIdentity, suite),
         "model": _digests(record["model"]["files"]),
-        "adapter": adapter and _digests(adapter["files"]),
+        "adapter": _digests(adapter["files"]) if adapter else None,
         "numerics": record["numerics"],
         "engine": record["engine"],
         "versions": record["environment"]["versions"],
     }
+
+
+def _run_id(record: Record) -> str:
+    """Return the run id: it covers the plan and all inputs but the suite, which the plan covers."""
+    inputs = {key: value for key, value in inputs_of(record).items() if key != "suite"}
+    return canon.digest(inputs | {"plan": record["ids"]["plan"]})
 
 
 def _plan(plan: PlanBody) -> dict[str, object]:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from evalkit.base import canon
 from evalkit.base.errors import EvalkitError, Exit
-from evalkit.harness.samples import Results, Sample
+from evalkit.harness.samples import Results, RunResults, Sample
 from evalkit.record.reading.evidence.samples import Document
 from evalkit.record.reading.folder import Folder, MiB
 
@@ -117,7 +117,7 @@ def _sample(completing: "Completing", raw: bytes, where: str) -> Sample:
 class Completing:
     """Completes the samples of a leaf task, in the order in which lm-eval wrote them."""
 
-    def __init__(self, results: Results, leaf: str) -> None:
+    def __init__(self, results: Results | RunResults, leaf: str) -> None:
         config = (results.get("configs") or {}).get(leaf) or {}
         self._leaf = leaf
         self._filters = [entry["name"] for entry in config.get("filter_list") or []] or ["none"]
@@ -141,15 +141,14 @@ class Completing:
             sample["metrics"] = [metric for metric in metrics if metric in sample]
 
 
-def with_sizes(results: Results) -> Results:
-    """Add the number of documents to each group of the results; return the results."""
+def with_sizes(results: Results | RunResults) -> None:
+    """Add the number of documents to each group of the results."""
     children, counts = results.get("group_subtasks") or {}, results.get("n-samples") or {}
     for name in children:
         entry = results["results"].get(name)
         if isinstance(entry, dict):
             leaves = _below(name, children)
             entry.setdefault("sample_len", sum(counts[n]["effective"] for n in leaves & {*counts}))
-    return results
 
 
 def _below(name: str, children: dict[str, list[str]]) -> set[str]:

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from evalkit.base import canon, statistics
-from evalkit.inputs import untrusted
+from evalkit.inputs.untrusted import Groups
+from evalkit.record.types import AnyRecord, PlainScores
 
 # The metrics that stand for their task where it has them; else its first one by name.
 PREFERRED = ("acc_norm", "prompt_level_strict_acc")
@@ -66,23 +67,24 @@ class Score:
         return self.metric.partition(",")[2]
 
 
-def model_name(record: dict[str, Any]) -> str:
+def model_name(record: AnyRecord) -> str:
     """What the model is called: a local folder by its own name, whatever path led to it."""
     model = record["model"]
     reference = str(model["reference"])
-    is_local = isinstance(model.get("revision"), dict) and "\\" not in reference
+    revision = model["revision"]
     is_path = reference.startswith((".", "~", "/")) or reference.count("/") > 1
-    unsaid = is_local and "local" in str(model["revision"].get("unknown"))
-    return reference.rstrip("/").rpartition("/")[2] if is_path or unsaid else reference
+    is_unknown = isinstance(revision, dict) and "local" in revision["unknown"]
+    is_local = is_unknown and "\\" not in reference
+    return reference.rstrip("/").rpartition("/")[2] if is_path or is_local else reference
 
 
-def scores(record: dict[str, Any], *, leaves: bool = False) -> list[Score]:
+def scores(record: AnyRecord, *, leaves: bool = False) -> list[Score]:
     """The suite's members with all their metrics, a group's subgroups below it; with `leaves`,
     its leaf tasks as well."""
     return [each for depth, name in rows(record, leaves=leaves) for each in of(record, name, depth)]
 
 
-def of(record: dict[str, Any], name: str, depth: int = 0) -> list[Score]:
+def of(record: AnyRecord, name: str, depth: int = 0) -> list[Score]:
     """All metrics of a task or group, by name."""
     result = record["groups"].get(name) or record["tasks"][name]
     main = headline(result["metrics"])
@@ -121,18 +123,16 @@ def _place(name: str, names: tuple[str, ...]) -> int:
     return names.index(name) if name in names else len(names)
 
 
-def direction(record: dict[str, Any], name: str, metric: str) -> bool | None:
+def direction(record: AnyRecord, name: str, metric: str) -> bool | None:
     """Whether higher is better: as the entry says, or, where a group says nothing, as all its leaf
     tasks do. lm-eval leaves it open for a group of groups."""
     result = record["groups"].get(name) or record["tasks"][name]
-    found = result["metrics"][metric]["higher_is_better"]
-    if found is not None or name not in record["groups"]:
-        return None if found is None else bool(found)
-    said = {
-        record["tasks"][leaf]["metrics"].get(metric, {}).get("higher_is_better")
-        for leaf in below(record, name)
-    }
-    return said.pop() if len(said) == 1 else None
+    own = result["metrics"][metric]["higher_is_better"]
+    if own is not None or name not in record["groups"]:
+        return own
+    entries = [record["tasks"][leaf]["metrics"].get(metric) for leaf in below(record, name)]
+    directions = {entry["higher_is_better"] if entry else None for entry in entries}
+    return directions.pop() if len(directions) == 1 else None
 
 
 def is_share(metric: str, value: float, better: bool | None) -> bool:
@@ -164,7 +164,7 @@ def effective_count(value: float, stderr: float, count: int) -> float:
     return max(spread / stderr**2, 1.0)
 
 
-def rows(record: dict[str, Any], *, leaves: bool = False) -> list[tuple[int, str]]:
+def rows(record: AnyRecord, *, leaves: bool = False) -> list[tuple[int, str]]:
     """(depth, name) of each row, the suite's members in the suite's order: groups, each below the
     one it is in, and the leaf tasks that are in no group; with `leaves`, every leaf task below its
     group. A group without a score of its own is left out, and what it holds stands in its place."""
@@ -178,17 +178,17 @@ def rows(record: dict[str, Any], *, leaves: bool = False) -> list[tuple[int, str
     return found + [(0, name) for name in lost]  # groups that are in each other only
 
 
-def _has_scores(record: dict[str, Any], name: str) -> bool:
+def _has_scores(record: AnyRecord, name: str) -> bool:
     return name in record["tasks"] or bool(record["groups"][name]["metrics"])
 
 
-def _is_unlike(record: dict[str, Any], group: str, leaf: str) -> bool:
+def _is_unlike(record: AnyRecord, group: str, leaf: str) -> bool:
     """Whether a group's scores say nothing of a leaf task in it, which has other metrics."""
     metrics = record["tasks"][leaf]["metrics"]
     return not metrics.keys() & record["groups"][group]["metrics"].keys()
 
 
-def _tree(record: dict[str, Any], tops: list[str], leaves: bool) -> Iterator[tuple[int, str]]:
+def _tree(record: AnyRecord, tops: list[str], leaves: bool) -> Iterator[tuple[int, str]]:
     """The rows below some tasks and groups. A group is walked once, wherever else it is named:
     groups that name each other twice have more ways through them than there is time."""
     pending, seen = [(0, name) for name in reversed(tops)], set()
@@ -208,12 +208,18 @@ def _tree(record: dict[str, Any], tops: list[str], leaves: bool) -> Iterator[tup
                 pending.append((depth + has_scores, child))
 
 
-def below(record: dict[str, Any], name: str) -> list[str]:
+def below(record: AnyRecord, name: str) -> list[str]:
     """The leaf tasks of a task or group, each once; a group inside itself is passed over."""
-    return untrusted.groups_of_record(record).below(name)
+    return groups(record).below(name)
 
 
-def shots(record: dict[str, Any], name: str) -> str:
+def groups(record: AnyRecord | PlainScores) -> Groups:
+    """A record's groups, with the names of its leaf tasks."""
+    children = {name: group["subtasks"] for name, group in record["groups"].items()}
+    return Groups(children, record["tasks"].keys())
+
+
+def shots(record: AnyRecord, name: str) -> str:
     """A task's shots, or a group's where all its leaf tasks agree."""
     found = {str(record["tasks"][leaf]["num_fewshot"]) for leaf in below(record, name)}
     return found.pop() if len(found) == 1 else "mixed"

@@ -21,6 +21,7 @@ from evalkit.record.reading import identity, lm_eval, score_table
 from evalkit.record.reading.evidence.samples import Document, Samples, documents
 from evalkit.record.reading.findings import shown
 from evalkit.record.reading.folder import BROKEN, Folder, foreign, reason
+from evalkit.record.types import Record
 
 Value = tuple[float, float]  # a document's value and its weight
 
@@ -65,7 +66,7 @@ class Scored:
 
     path: Path
     name: str
-    record: dict[str, Any] | None  # None: lm-eval's own results
+    record: Record | None  # None: lm-eval's own results
     leaves: dict[str, Leaf]
     groups: dict[str, tuple[str, ...]]
     tops: tuple[str, ...]
@@ -108,7 +109,7 @@ class _Tables:
     tops: list[str]
 
     @classmethod
-    def of_record(cls, record: dict[str, Any]) -> "_Tables":
+    def of_record(cls, record: Record) -> "_Tables":
         metrics = {
             name: {
                 each.metric: (each.value, each.higher_is_better is not False)
@@ -158,7 +159,7 @@ def _read_record(path: Path) -> Scored:
 
 
 def _scored(
-    path: Path, name: str, record: dict[str, Any] | None, tables: _Tables,
+    path: Path, name: str, record: Record | None, tables: _Tables,
     samples: Callable[[], Iterator[Document]],
 ) -> Scored:  # fmt: skip
     making: dict[str, _Making] = {}

@@ -14,13 +14,22 @@ import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from evalkit.base import canon, schema
 from evalkit.base.errors import EvalkitError, Exit
 from evalkit.record.reading.folder import Folder
 from evalkit.record.signing import timestamps
 from evalkit.record.signing.keys import Private, Public, Tries, parsed
+from evalkit.record.signing.types import (
+    AttestationBody,
+    Claim,
+    Envelope,
+    Predicate,
+    SealStatement,
+    Signature,
+    StatementBody,
+)
+from evalkit.record.types import Record
 
 NAME = "attestation.json"
 SCHEMA = "evalkit/attestation/1"
@@ -38,8 +47,6 @@ LEVELS = {
     REPRODUCTION: "reproduced",
 }
 
-Value = dict[str, Any]
-
 
 @dataclass(frozen=True, slots=True)
 class Statement:
@@ -47,14 +54,14 @@ class Statement:
 
     kind: str
     subjects: dict[str, str]
-    predicate: Value
+    predicate: Predicate
     signers: tuple[Public, ...]
     stamped: tuple[tuple[Public, bytes, bytes], ...] = ()  # signer, signature, its timestamp
 
     @property
-    def claim(self) -> Value:
+    def claim(self) -> Claim:
         """What an auditor or a reproducer found; empty for the author's own."""
-        return dict(self.predicate["claim"])
+        return self.predicate["claim"]
 
 
 @dataclass(slots=True)
@@ -65,7 +72,7 @@ class Attested:
     problems: list[str] = field(default_factory=list)
 
 
-def sign(folder: Path, key: Private, kind: str = EVALUATION, claim: Value | None = None) -> Path:
+def sign(folder: Path, key: Private, kind: str = EVALUATION, claim: Claim | None = None) -> Path:
     """Add a statement about the record in `folder` to its attestation.json; the file's path.
 
     `kind` is EVALUATION (no claim), AUDIT or REPRODUCTION, whose claim is what schemas/
@@ -74,7 +81,7 @@ def sign(folder: Path, key: Private, kind: str = EVALUATION, claim: Value | None
     """
     data = _bytes(folder / "record.json")
     try:
-        record = canon.loads(data)
+        record: Record = canon.loads(data)
     except ValueError as error:
         raise EvalkitError(f"record.json is not readable: {error}", where=str(folder)) from None
     problems = schema.check("record", record) or _changed(folder, record)
@@ -86,18 +93,16 @@ def sign(folder: Path, key: Private, kind: str = EVALUATION, claim: Value | None
 
 
 def statement(
-    record: Value, sha256: str, kind: str, claim: Value, files: dict[str, str] | None = None
-) -> Value:
+    record: Record, sha256: str, kind: str, claim: Claim, files: dict[str, str] | None = None
+) -> StatementBody:
     """The statement, unsigned, about a record whose record.json has this sha256; `files`: of a
     publication, sha256 (hex) by name."""
     subjects = {"record.json": sha256, **(files or {})}
     if kind == EVALUATION:
         subjects |= {name: entry["sha256"] for name, entry in record["files"].items()}
-    body = {
+    body: StatementBody = {
         "_type": STATEMENT,
-        "subject": [
-            {"name": name, "digest": {"sha256": subjects[name]}} for name in sorted(subjects)
-        ],
+        "subject": [{"name": n, "digest": {"sha256": subjects[n]}} for n in sorted(subjects)],
         "predicateType": kind,
         "predicate": predicate(record, kind, claim),
     }
@@ -106,7 +111,7 @@ def statement(
     return body
 
 
-def predicate(record: Value, kind: str, claim: Value) -> Value:
+def predicate(record: Record, kind: str, claim: Claim) -> Predicate:
     """What a statement of this kind says of a record; names as in-toto's eval-result has them."""
     return {
         "assuranceLevel": LEVELS[kind],
@@ -124,7 +129,7 @@ def predicate(record: Value, kind: str, claim: Value) -> Value:
     }
 
 
-def seal(body: Value, key: Private) -> Value:
+def seal(body: StatementBody | SealStatement, key: Private) -> Envelope:
     """A DSSE envelope with one signature over a statement."""
     payload = canon.dumps(body).encode()
     signature = key.sign(pae(PAYLOAD_TYPE, payload))
@@ -141,7 +146,7 @@ def pae(kind: str, payload: bytes) -> bytes:
     return b"DSSEv1 %d %b %d %b" % (len(name), name, len(payload), payload)
 
 
-def add(folder: Path, envelope: Value, signer: Public) -> Path:
+def add(folder: Path, envelope: Envelope, signer: Public) -> Path:
     """Put an envelope into a folder's attestation.json, beside those that are there."""
     path = folder / NAME
     try:
@@ -154,9 +159,9 @@ def add(folder: Path, envelope: Value, signer: Public) -> Path:
     return path
 
 
-def added(before: bytes | None, envelope: Value, signer: Public) -> bytes:
+def added(before: bytes | None, envelope: Envelope, signer: Public) -> bytes:
     """The bytes of an attestation.json with one envelope more."""
-    body: Value = {"schema": SCHEMA, "keys": {}, "envelopes": []}
+    body: AttestationBody = {"schema": SCHEMA, "keys": {}, "envelopes": []}
     if before is not None:
         try:
             body = canon.loads(before)
@@ -206,8 +211,8 @@ def read(data: bytes, sha256: str, known: Iterable[Public] = ()) -> Attested:
 
 
 def opened(
-    envelope: Value, known: dict[str, Public], tries: Tries | None = None
-) -> tuple[Any, tuple[Public, ...]]:
+    envelope: Envelope, known: dict[str, Public], tries: Tries | None = None
+) -> tuple[canon.Json, tuple[Public, ...]]:
     """What is in an envelope, and whose signatures of it are valid; ValueError where one is not, or
     it is no statement of in-toto's. The statement's own form is its reader's to check."""
     tries = tries or Tries()
@@ -225,7 +230,7 @@ def opened(
 
 
 def _opened(
-    envelope: Value, sha256: str, known: dict[str, Public], tries: Tries, stamps: Value
+    envelope: Envelope, sha256: str, known: dict[str, Public], tries: Tries, stamps: dict[str, str]
 ) -> Statement:
     """A statement out of its envelope; ValueError says what is wrong with either."""
     body, signers = opened(envelope, known, tries)
@@ -245,7 +250,7 @@ def _opened(
     return Statement(body["predicateType"], subjects, body["predicate"], signers, stamped)
 
 
-def _signer(signature: Value, message: bytes, known: dict[str, Public], tries: Tries) -> Public:
+def _signer(signature: Signature, message: bytes, known: dict[str, Public], tries: Tries) -> Public:
     """Who made a signature. Its keyid is a hint: another tool's is made otherwise, so all keys are
     tried, as long as there are `tries` left."""
     raw = _decoded(signature["sig"], "signature")
@@ -269,7 +274,7 @@ def _decoded(text: str, what: str) -> bytes:
     return data
 
 
-def _changed(folder: Path, record: Value) -> list[str]:
+def _changed(folder: Path, record: Record) -> list[str]:
     """Which listed files are not there as the record has them."""
     return [
         f"{name} is not the file that record.json lists"

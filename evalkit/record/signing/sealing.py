@@ -12,7 +12,6 @@ import binascii
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from evalkit.base import canon, schema
 from evalkit.base.errors import EvalkitError, Exit
@@ -21,14 +20,14 @@ from evalkit.record import auditlog
 from evalkit.record.reading.folder import Folder, foreign
 from evalkit.record.signing import attest, timestamps
 from evalkit.record.signing.keys import Private, Public, parsed
+from evalkit.record.signing.types import Before, SealBody, SealPredicate, SealStatement
+from evalkit.record.types import RunBody
 
 NAME = "seal.json"
 SCHEMA = "evalkit/seal/1"
 KIND = "urn:evalkit:statement:seal:1"
 FILES = ("lock.yaml", "plan.json", "plan.tokens", "run.json")
 MAX_BYTES = 8 << 20
-
-Value = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +36,7 @@ class Seal:
 
     signer: Public
     subjects: dict[str, str]
-    predicate: Value
+    predicate: SealPredicate
     signature: bytes
     timestamp: bytes | None
 
@@ -58,9 +57,9 @@ def seal(
             what = "this run has answers already, so it can't be sealed before the first"
             fix = "plan another: evalkit plan ... --again"
             raise EvalkitError(what, where=str(run), fix=fix, code=Exit.FAILED)
-        body = folder.json("run.json", attest.MAX_BYTES)
+        planned: RunBody = folder.json("run.json", attest.MAX_BYTES)
         files = {name: folder.sha256(name) for name in FILES}
-        made = statement(body, files, metrics, _before(run, body))
+        made = statement(planned, files, metrics, _before(run, planned))
     if problems := schema.check("seal", made):
         raise EvalkitError(f"this run can't be sealed: {problems[0]}", where=str(run))
     envelope = attest.seal(made, key)
@@ -70,12 +69,16 @@ def seal(
         given = timestamps.ask(authority, signature)
         timestamps.wait_until_past(given, authority)  # what comes next is later beyond doubt
         token = base64.b64encode(given).decode()
-    canon.write_json(run / NAME, {"schema": SCHEMA, "key": key.public.openssh,
-                                  "envelope": envelope, "timestamp": token})  # fmt: skip
+    body: SealBody = {
+        "schema": SCHEMA, "key": key.public.openssh, "envelope": envelope, "timestamp": token,
+    }  # fmt: skip
+    canon.write_json(run / NAME, body)
     return run / NAME
 
 
-def statement(body: Value, files: dict[str, str], metrics: Sequence[str], before: Value) -> Value:
+def statement(
+    body: RunBody, files: dict[str, str], metrics: Sequence[str], before: Before
+) -> SealStatement:
     """What a seal says of a run's run.json."""
     inputs = body["inputs"]
     return {
@@ -95,7 +98,7 @@ def statement(body: Value, files: dict[str, str], metrics: Sequence[str], before
     }
 
 
-def _before(run: Path, body: Value) -> Value:
+def _before(run: Path, body: RunBody) -> Before:
     """The executions of the same plan that the results folder's log holds, and its last line."""
     path = run.absolute().parent.parent / auditlog.NAME
     lines = canon.read_bytes(path, 256 << 20).splitlines() if path.is_file() else []

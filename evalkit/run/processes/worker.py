@@ -6,7 +6,7 @@ before the next begins, so that all that is ever lost with a worker is the batch
 """
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from evalkit.base.errors import EvalkitError, Exit
@@ -134,7 +134,7 @@ class Worker:
             ahead.take()
             return found
 
-        def answered(one: Batch, answers: dict[str, journal.Answer]) -> None:
+        def answered(one: Batch, answers: Mapping[str, Mapping[str, Any]]) -> None:
             taken = self._keep(one, answers, engine.last_split)
             if one is read:
                 tokens.append(taken)
@@ -173,7 +173,9 @@ class Worker:
             self._log("slots.shared", slots=batch.slots, shared=found)
         return self._apart[batch.slots]
 
-    def _keep(self, batch: Batch, answers: dict[str, journal.Answer], split: int) -> int | None:
+    def _keep(
+        self, batch: Batch, answers: Mapping[str, Mapping[str, Any]], split: int
+    ) -> int | None:
         """Write a batch's answers to the disk; the tokens that they took."""
         if self._run.finished:
             what = "another process has finished this run meanwhile"
@@ -207,7 +209,7 @@ class _Computed:
         self._index = {batch: index for index, batch in enumerate(plan.entries)}
         self._kept: set[int] = set()
 
-    def by(self, batch: str, answers: dict[str, journal.Answer]) -> int | None:
+    def by(self, batch: str, answers: Mapping[str, Mapping[str, Any]]) -> int | None:
         """The tokens of a batch; None where the engine does not tell a generation's."""
         chain = set(self._costs.chain(self._index[batch]))
         before, self._kept = self._costs.tokens(chain - self._kept), chain

@@ -11,13 +11,13 @@ from collections.abc import Mapping
 from datetime import datetime
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 from evalkit.base import canon, schema
 from evalkit.base.errors import EvalkitError, Exit
 from evalkit.inputs.suite import OWN_FILES
 from evalkit.record.reading.score_table import Score, model_name
 from evalkit.record.sections import BOOTSTRAP
+from evalkit.record.types import AnyRecord
 from evalkit.show.source import Source, rows
 
 VERSION = "0.3.0"
@@ -25,10 +25,9 @@ SCHEMA = Path(__file__).parent / "schemas" / f"every_eval_ever-{VERSION}.json"
 
 
 @cache
-def eee_schema() -> dict[str, Any]:
+def eee_schema() -> canon.Json:
     """Return Every Eval Ever's schema."""
-    body: dict[str, Any] = json.loads(SCHEMA.read_text("utf-8"))
-    return body
+    return json.loads(SCHEMA.read_text("utf-8"))
 
 
 def every_eval_ever(source: Source) -> str:
@@ -82,7 +81,7 @@ def _provenance(source: Source, left_out: list[str]) -> dict[str, object]:
     }
 
 
-def _model(record: dict[str, Any]) -> dict[str, object]:
+def _model(record: AnyRecord) -> dict[str, object]:
     model, engine = record["model"], record["engine"]["name"]
     return {
         "name": model_name(record),
@@ -102,7 +101,7 @@ def _model(record: dict[str, Any]) -> dict[str, object]:
     }  # fmt: skip
 
 
-def _package(record: dict[str, Any], name: str) -> str:
+def _package(record: AnyRecord, name: str) -> str:
     packages = record["environment"]["packages"]
     return str(packages.get(name) or packages.get(name.replace("_", "-")) or "unknown")
 
@@ -116,7 +115,7 @@ def _strings(values: Mapping[str, object]) -> dict[str, str]:
     }
 
 
-def _result(record: dict[str, Any], score: Score) -> dict[str, object]:
+def _result(record: AnyRecord, score: Score) -> dict[str, object]:
     uncertainty: dict[str, object] = {"num_samples": score.count}
     if score.stderr is not None:
         method = "bootstrap" if score.stderr_method == BOOTSTRAP else "analytic"
@@ -150,7 +149,7 @@ def _bounds(score: Score) -> dict[str, int | str | None]:
     return {"min_score": None, "max_score": None}
 
 
-def _source(record: dict[str, Any], name: str) -> dict[str, object]:
+def _source(record: AnyRecord, name: str) -> dict[str, object]:
     """Return where a task's documents come from; of a group, what it is made of."""
     task = record["tasks"].get(name)
     if task is None:

@@ -8,7 +8,6 @@ own library. The Hub shows `.eval_results` of the benchmarks on its own list onl
 import math
 from collections.abc import Sequence
 from itertools import groupby
-from typing import Any
 
 import yaml
 
@@ -17,6 +16,7 @@ from evalkit.base.errors import EvalkitError
 from evalkit.inputs.suite import OWN_FILES
 from evalkit.record.reading import score_table
 from evalkit.record.reading.score_table import Score
+from evalkit.record.types import AnyRecord
 from evalkit.show.source import Source, headline_rows
 
 # The task of a dataset, by its id and lm-eval's task, where the Hub calls it otherwise.
@@ -61,17 +61,17 @@ def _entry(source: Source, scores: list[Score]) -> dict[str, object]:
     }  # fmt: skip
 
 
-def _dataset(record: dict[str, Any], task: str) -> dict[str, str]:
+def _dataset(record: AnyRecord, task: str) -> dict[str, str]:
     """Return what is known of the dataset of a task, or of all leaf tasks of a group alike; nothing
     where it is not on the Hub."""
     leaves = [record["tasks"][leaf]["dataset"] for leaf in score_table.below(record, task)]
     known: dict[str, str] = {}
     for key, name in (("repo", "type"), ("config", "config"), ("split", "split"),
                       ("revision", "revision")):  # fmt: skip
-        values = {leaf[key] if isinstance(leaf[key], str) else None for leaf in leaves}
-        value = values.pop() if len(values) == 1 else None
-        if value is not None:
-            known[name] = value
+        values = [leaf.get(key) for leaf in leaves]
+        first = values[0] if values else None
+        if isinstance(first, str) and values.count(first) == len(values):
+            known[name] = first
     return {} if known.get("type", "").startswith(OWN_FILES) else known
 
 

@@ -33,7 +33,7 @@ def to_lm_eval(source: Source, out: Path) -> Path:
         results = {"evalkit_verdict": source.report.verdict} | results
     model = str(results.get("model_name_sanitized") or record["model"]["reference"])
     folder = out / "".join(c if c.isalnum() or c in "._-" else "_" for c in model).lstrip(".")
-    time = f"{datetime.fromisoformat(record['created']):%Y-%m-%dT%H-%M-%S.%f}"
+    time = f"{datetime.fromisoformat(str(record['created'])):%Y-%m-%dT%H-%M-%S.%f}"
     if source.mark:
         folder = folder.with_name(f"{source.mark}-{folder.name}")
     path = folder / f"results_{time}.json"

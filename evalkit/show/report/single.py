@@ -8,7 +8,7 @@ the reasons. lm-eval's own results have scores and samples only, and the page sa
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict
+from typing import NotRequired, TypedDict
 
 from evalkit.base import canon
 from evalkit.judge.verify import Report, Status, Wanted, plain, verify
@@ -16,6 +16,7 @@ from evalkit.record.imported import as_record
 from evalkit.record.reading import identity, lm_eval, score_table
 from evalkit.record.reading.evidence.plan import MAX_PLAN
 from evalkit.record.reading.folder import BROKEN, Folder
+from evalkit.record.types import AnyRecord
 from evalkit.show import published, summary
 from evalkit.show.report.parts import leaves, plots, scores, texts, verdict
 from evalkit.show.source import facts
@@ -44,7 +45,7 @@ class RunPage:
     says, and everything that the template `run.html.j2` shows."""
 
     folder: str
-    record: dict[str, Any] | None
+    record: AnyRecord | None
     report: Report
     context: dict[str, object]
 
@@ -130,12 +131,13 @@ def _plain_page(run: Path, wanted: Wanted, *, everything: bool, pack: str) -> Ru
 
 
 def _context(
-    name: str, report: Report, record: dict[str, Any], read_leaves: list[leaves.Leaf]
+    name: str, report: Report, record: AnyRecord, read_leaves: list[leaves.Leaf]
 ) -> dict[str, object]:
     """Return what the template shows of the verdict, the scores and the samples."""
     by_name = {leaf.name: leaf for leaf in read_leaves}
     families = scores.families(record, by_name)
     model = score_table.model_name(record)
+    counted = record["health"].keys() if "health" in record else ()
     return {
         "folder": name,
         "report": report,
@@ -151,7 +153,7 @@ def _context(
         "headline": scores.headline(record, by_name),
         "families": families,
         "confidence": [plot for family in families if (plot := _confidence(family))],
-        "health": {name: HEALTH[name] for name in HEALTH if name in record.get("health", {})},
+        "health": {name: HEALTH[name] for name in HEALTH if name in counted},
         "documents": sum(task["n"] for task in record["tasks"].values()),
         "expected": sum(task["documents"] for task in record["tasks"].values()),
         "index": {

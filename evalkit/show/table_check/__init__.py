@@ -119,5 +119,5 @@ def _known(run: Path) -> records.Known:
     record = source(run).record
     ids = [*record["ids"].values(), record["execution"]]
     scores = [row.score for row in rows(record)]
-    digits = tuple(id.removeprefix("sha256:") for id in ids)
+    digits = tuple(str(id).removeprefix("sha256:") for id in ids)
     return records.Known(digits, record["model"]["reference"], scores)

@@ -1,18 +1,20 @@
-"""Every aggregate and standard error, recomputed from the samples' values.
+"""Computes every aggregate and standard error again from the samples' values.
 
-Which metric is aggregated how is in the recorded config; a name outside the table below is
-lm-eval's business (F1, BLEU, bootstrapped errors) and counted as not checked.
+The recorded config names each metric's aggregation. One that is not in the table below (F1, BLEU,
+bootstrapped errors) only lm-eval computes: it is counted as not checked.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from evalkit.base import canon, statistics
-from evalkit.inputs import untrusted
+from evalkit.record.reading import score_table
 from evalkit.record.reading.evidence.samples import Samples
 from evalkit.record.reading.findings import Check, Findings, Status, difference, few, shown
 from evalkit.record.reading.folder import BROKEN, reason
+from evalkit.record.sections import Metric
+from evalkit.record.types import PlainScores, Record
 
 _DEFAULTS = {
     "perplexity": "perplexity",
@@ -38,11 +40,9 @@ _NO_ERROR = {"weighted_perplexity", "bits_per_byte", "brier_score"}  # lm-eval h
 _UNIT = {"acc", "acc_norm", "acc_bytes", "acc_mutual_info", "acc_all", "exact_match"}
 _PERPLEXITY = {"perplexity", "word_perplexity", "byte_perplexity"}
 
-Value = dict[str, Any]
-
 
 def _close(recorded: Any, computed: float | None) -> bool:
-    """Equal to 1e-12, relative; None is lm-eval's "N/A"."""
+    """Say whether two numbers are equal to 1e-12, relative; None is lm-eval's "N/A"."""
     if recorded is None or computed is None:
         return recorded is computed
     value = canon.number(recorded)
@@ -50,7 +50,7 @@ def _close(recorded: Any, computed: float | None) -> bool:
     return both_nan or math.isclose(value, computed, rel_tol=1e-12, abs_tol=1e-15)
 
 
-def _aggregation(config: Value, metric: str) -> str:
+def _aggregation(config: Mapping[str, Any], metric: str) -> str:
     entries = config.get("metric_list")
     if entries is None:
         return _DEFAULTS.get(metric, "mean")
@@ -61,23 +61,24 @@ def _aggregation(config: Value, metric: str) -> str:
 
 
 class Aggregates:
-    """Recomputes a record's leaf tasks and groups from the samples. `weights`: by group and metric
-    whether leaf tasks count by their size, as far as a lock says it."""
+    """Computes a record's leaf tasks and groups again from the samples. `configs` are the leaf
+    tasks' own; `weights` says by group and metric whether leaf tasks count by their size, as far as
+    a lock says it."""
 
     def __init__(
-        self, record: Value, results: Value, samples: Samples,
-        weights: dict[str, dict[str, bool]] | None = None,
+        self, record: Record | PlainScores, configs: Mapping[str, Any], samples: Samples,
+        weights: Mapping[str, Mapping[str, bool]] | None = None,
     ) -> None:  # fmt: skip
-        self.record, self.results, self.samples = record, results, samples
+        self.record, self.configs, self.samples = record, configs, samples
         self.weights = weights or {}
         self.findings = Findings("aggregates")
-        self.skipped: set[str] = set()
+        self.skipped: set[str] = set()  # values that only lm-eval aggregates
         self.plain: set[str] = set()  # groups whose score is the plain mean of their members'
         self.count = 0
-        self.groups = untrusted.groups_of_record(record)
+        self.groups = score_table.groups(record)
 
     def check(self) -> list[Check]:
-        """PASS or FAIL, and SKIP for what only lm-eval aggregates."""
+        """Return one check of all values, and one (SKIP) of those that only lm-eval aggregates."""
         for leaf in sorted(self.record["tasks"].keys() & self.samples.leaves.keys()):
             try:
                 self._leaf(leaf)
@@ -92,17 +93,17 @@ class Aggregates:
         passed = f"{self.count:,} values and standard errors recomputed from the samples, equal"
         if self.plain:
             passed += f"; plain means, not weighted by size: {few(self.plain)}"
-        found = [self.findings.check(passed)]
+        checks = [self.findings.check(passed)]
         if self.skipped:
             text = (
                 f"{len(self.skipped):,} not recomputed, as only lm-eval does: {few(self.skipped)}"
             )
-            found.append(Check("aggregates", Status.SKIP, text))
-        return found
+            checks.append(Check("aggregates", Status.SKIP, text))
+        return checks
 
     def _leaf(self, leaf: str) -> None:
         entry, seen = self.record["tasks"][leaf], self.samples.leaves[leaf]
-        config = self.results["configs"][leaf]
+        config = self.configs[leaf]
         values = {f"{metric},{name}": items for (metric, name), items in seen.values.items()}
         missing = difference(set(entry["metrics"]), set(values), f"metrics of {shown(leaf)}")
         self.findings.add(missing)
@@ -114,7 +115,7 @@ class Aggregates:
             how = _aggregation(config, metric)
             self._value(f"{shown(leaf)} {shown(key)}", entry["metrics"][key], how, values[key])
 
-    def _value(self, name: str, recorded: Value, how: str, values: list[Any]) -> None:
+    def _value(self, name: str, recorded: Metric, how: str, values: list[Any]) -> None:
         if how not in _AGGREGATIONS:
             self.skipped |= {f"{name} ({shown(how)[:40]})"}
             return
@@ -147,15 +148,16 @@ class Aggregates:
             self._group_metric(f"{shown(name)} {shown(key)}", key, recorded, members, by_size)
 
     def _group_metric(
-        self, name: str, key: str, recorded: Value, members: list[str], by_size: bool | None
+        self, name: str, key: str, recorded: Metric, members: list[str], by_size: bool | None
     ) -> None:
-        """The size-weighted mean and pooled error; or, in groups that lm-eval does not weight by
-        size (`by_size`; results.json does not say which), the plain mean and its error: both or
-        neither."""
-        found = [self.record["tasks"][leaf]["metrics"][key] for leaf in members]
+        """Compare a group's metric with the mean of its members', weighted by size and with the
+        pooled error; or with the plain mean and its error, where lm-eval does not weight by size.
+        `by_size` is None where no lock says which: then value and error must both be of one kind.
+        """
+        entries = [self.record["tasks"][leaf]["metrics"][key] for leaf in members]
         sizes = [self.record["tasks"][leaf]["n"] for leaf in members]
-        values = [canon.number(entry["value"]) for entry in found]
-        errors = [canon.number(e["stderr"]) for e in found if e["stderr"] is not None]
+        values = [canon.number(entry["value"]) for entry in entries]
+        errors = [canon.number(e["stderr"]) for e in entries if e["stderr"] is not None]
         pooled = plain = None
         if len(errors) == len(values):
             pooled = statistics.pooled_standard_error(errors, sizes)
@@ -173,23 +175,23 @@ class Aggregates:
 
 
 def _number(value: Any) -> Any:
-    """A sample's metric as a number, or as the pair that a weighted metric has."""
+    """Return a sample's metric as a number, or as the pair that a weighted metric has."""
     if isinstance(value, list):
         first, second = value
         return canon.number(first), canon.number(second)
     return float(value) if isinstance(value, bool) else canon.number(value)
 
 
-def ranges(record: Value, samples: Samples) -> Check:
-    """Values that no run can have: an accuracy above 1, a perplexity below 1, a NaN."""
+def ranges(record: Record | PlainScores, samples: Samples) -> Check:
+    """Check for values that no run can have: an accuracy above 1, a perplexity below 1, a NaN."""
     findings = Findings("ranges")
     count = 0
     entries = {**record["tasks"], **record["groups"]}
     for name in sorted(entries):
-        for key, metric in sorted(entries[name]["metrics"].items()):
+        for key, recorded in sorted(entries[name]["metrics"].items()):
             count += 1
-            value = canon.number(metric["value"])
-            error = canon.number(metric["stderr"] or 0.0)
+            value = canon.number(recorded["value"])
+            error = canon.number(recorded["stderr"] or 0.0)
             where = f"{shown(name)} {shown(key)}"
             findings.add(_range_problem(where, key.partition(",")[0], value))
             if not 0.0 <= error < math.inf:

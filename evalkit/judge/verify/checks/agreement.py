@@ -6,35 +6,36 @@ well its digests fit.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
 from evalkit.base import canon
-from evalkit.inputs import untrusted
+from evalkit.harness.samples import RunResults
 from evalkit.judge.verify.checks import completeness
 from evalkit.plan.requests.request import recorded_terms, settings_from
 from evalkit.record import sections
 from evalkit.record.journal import host_in_name
+from evalkit.record.reading import score_table
 from evalkit.record.reading.evidence.journal import Journal
 from evalkit.record.reading.evidence.plan import Plan
 from evalkit.record.reading.evidence.samples import Samples
 from evalkit.record.reading.findings import Check, Findings, shown
 from evalkit.record.reading.folder import BROKEN, reason
+from evalkit.record.sections import GroupResult, Phase, Segment, TaskResult
+from evalkit.record.types import Record
 
 PROFILES = ("native", "precise")
 DTYPES = ("float32", "bfloat16", "float16")
-METHODS = {"tasks": (sections.MEAN, sections.BOOTSTRAP),
-           "groups": (sections.POOLED, sections.UNWEIGHTED)}  # fmt: skip
+OF_TASKS = (sections.MEAN, sections.BOOTSTRAP)  # how standard errors are made
+OF_GROUPS = (sections.POOLED, sections.UNWEIGHTED)
 KINDS = {"multiple_choice": "loglikelihood"}  # lm-eval's output types by another request's name
 _SEGMENT = re.compile(r"([0-9]{8}T[0-9]{6}Z)-(.+)-([0-9]+)-[0-9a-f]{4}", re.ASCII)
 _SLACK_S = 60.0  # by which two clocks, or two readings of one, may be apart
 
-Value = dict[str, Any]
-
 
 def check(
-    record: Value, results: Value | None, plan: Plan | None, journal: Journal | None,
+    record: Record, results: RunResults | None, plan: Plan | None, journal: Journal | None,
     samples: Samples,
 ) -> Check:  # fmt: skip
     """Return the one check of all contradictions."""
@@ -49,13 +50,14 @@ def check(
     return findings.check("settings, software, segments and rates agree with each other")
 
 
-def _record(record: Value) -> Iterator[str]:
+def _record(record: Record) -> Iterator[str]:
     """Yield the contradictions within the record."""
     numerics, engine, suite = record["numerics"], record["engine"], record["suite"]
     environment = record["environment"]
     for key, known in (("profile", PROFILES), ("dtype", DTYPES)):
-        if isinstance(numerics[key], str) and numerics[key] not in known:
-            yield f"there is no {key} {shown(numerics[key])}"
+        value = numerics.get(key)
+        if isinstance(value, str) and value not in known:
+            yield f"there is no {key} {shown(value)}"
     if numerics["profile"] == "precise" and numerics["tf32"] is True:
         yield "products are precise, and rounded to TF32"
     installed = {_plain(name): version for name, version in environment["packages"].items()}
@@ -68,11 +70,11 @@ def _record(record: Value) -> Iterator[str]:
         yield "a chat template was applied, and the model has none"
     config = record["command"]["config"]
     used = {"limit": suite["limit"], "engine": engine["name"]}
-    if config.get("limit") is None and completeness.shipped(suite["name"], "yaml") is None:
+    if config.get("limit") is None and completeness.shipped_suite(suite["name"]) is None:
         del used["limit"]  # a suite of one's own may state it in its file
     for key, wanted in used.items():
         if config.get(key, wanted) != wanted:
-            yield f"command.config's {key} is {shown(config[key])}, it was {shown(wanted)}"
+            yield f"command.config's {key} is {shown(config.get(key))}, it was {shown(wanted)}"
     yield from _errors(record)
     yield from _rates(record["phases"])
 
@@ -82,18 +84,21 @@ def _plain(package: str) -> str:
     return re.sub("[-_.]+", "_", package).lower()
 
 
-def _errors(record: Value) -> Iterator[str]:
+def _errors(record: Record) -> Iterator[str]:
     """Yield standard errors without their method, methods without an error, and unknown methods;
     and groups whose metrics are better in another direction than those of their leaf tasks."""
-    for section, known in METHODS.items():
-        for name, entry in record[section].items():
+    parts: list[tuple[Mapping[str, TaskResult | GroupResult], tuple[str, ...]]] = [
+        (record["tasks"], OF_TASKS), (record["groups"], OF_GROUPS),
+    ]  # fmt: skip
+    for section, known in parts:
+        for name, entry in section.items():
             for key, metric in entry["metrics"].items():
                 method = metric["stderr_method"]
                 if (metric["stderr"] is None) != (method is None):
                     yield f"{shown(name)} {shown(key)}: an error without its method, or back"
                 elif method not in (None, *known):
                     yield f"{shown(name)} {shown(key)}: no error is made by {shown(method)}"
-    groups = untrusted.groups_of_record(record)
+    groups = score_table.groups(record)
     for name, group in record["groups"].items():
         for key, metric in group["metrics"].items():
             ways = {
@@ -105,18 +110,18 @@ def _errors(record: Value) -> Iterator[str]:
                 yield f"{shown(name)} {shown(key)}: its leaf tasks have another way up"
 
 
-def _rates(phases: Value) -> Iterator[str]:
+def _rates(phases: Mapping[str, Phase]) -> Iterator[str]:
     for name, phase in phases.items():
         tokens, rate = phase["tokens"], phase["tokens_per_second"]
         if (tokens is None) != (rate is None):
             yield f"phase {name}: tokens without their rate, or back"
-        elif tokens is not None:
+        elif tokens is not None and rate is not None:
             wanted = tokens / max(phase["seconds"], 1e-9)
             if abs(rate - wanted) > 1e-6 * max(wanted, 1.0):
                 yield f"phase {name}: {rate:g} tokens a second, {wanted:g} by tokens and seconds"
 
 
-def _segments(record: Value, journal: Journal | None, plan: Plan | None) -> Iterator[str]:
+def _segments(record: Record, journal: Journal | None, plan: Plan | None) -> Iterator[str]:
     """Yield the contradictions of segments: each is one process's stretch of the run."""
     names = [segment["segment"] for segment in record["segments"]]
     if len(set(names)) != len(names):
@@ -144,7 +149,7 @@ def _segments(record: Value, journal: Journal | None, plan: Plan | None) -> Iter
             yield f"segments answered {total:,} batches, there are {len(plan.batches):,}"
 
 
-def _named(segment: Value, match: re.Match[str], started: datetime | None) -> Iterator[str]:
+def _named(segment: Segment, match: re.Match[str], started: datetime | None) -> Iterator[str]:
     """Yield where a segment's name has another start or host than the segment."""
     try:
         named = datetime.strptime(match[1], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
@@ -163,7 +168,9 @@ def _time(text: object) -> datetime | None:
     return datetime.fromisoformat(text) if isinstance(text, str) else None
 
 
-def _asked(record: Value, results: Value | None, plan: Plan, samples: Samples) -> Iterator[str]:
+def _asked(
+    record: Record, results: RunResults | None, plan: Plan, samples: Samples
+) -> Iterator[str]:
     """Yield where the plan executes something else than the samples say was asked."""
     kinds: dict[str, set[str]] = {}
     for batch in plan.batches.values():
@@ -174,10 +181,11 @@ def _asked(record: Value, results: Value | None, plan: Plan, samples: Samples) -
     for leaf, count in plan.body["truncated"].items():
         if count > len(plan.requests.get(leaf, {})):
             yield f"{shown(leaf)}: more prompts were cut than there are"
-    length = (results or {}).get("max_length", plan.body["max_length"])
-    if record["engine"]["name"] == "evalkit" and length != plan.body["max_length"]:
-        yield f"the plan's context is {plan.body['max_length']}, results.json says {shown(length)}"
-    configs = (results or {}).get("configs", {})
+    planned = plan.body["max_length"]
+    length = results.get("max_length", planned) if results else planned
+    if record["engine"]["name"] == "evalkit" and length != planned:
+        yield f"the plan's context is {planned}, results.json says {shown(length)}"
+    configs = results["configs"] if results else {}
     for leaf in sorted(record["tasks"].keys() & samples.leaves.keys() & kinds.keys()):
         kind = record["tasks"][leaf]["output_type"]
         if kinds[leaf] != {KINDS.get(kind, kind)}:
@@ -190,7 +198,9 @@ def _asked(record: Value, results: Value | None, plan: Plan, samples: Samples) -
             yield f"{shown(leaf)}: {problem}"
 
 
-def _generated(record: Value, config: Value, plan: Plan, leaf: str, samples: Samples) -> str:
+def _generated(
+    record: Record, config: Mapping[str, Any], plan: Plan, leaf: str, samples: Samples
+) -> str:
     """Say where a leaf task's config, its samples and the plan have other generation settings."""
     used = sorted(samples.leaves[leaf].generated)
     if not used:

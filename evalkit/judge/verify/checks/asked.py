@@ -7,21 +7,24 @@ and no data. Where a record was asked with other settings than the lock's, what 
 not compared, and the check says so.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 from evalkit.base import canon
+from evalkit.harness.samples import RunResults
 from evalkit.inputs import rows
 from evalkit.inputs.locked import holds_prompts, other_settings
 from evalkit.inputs.rows import Rows
+from evalkit.inputs.types import GroupScore, LockBody, LockedTaskEntry, MetricEntry
 from evalkit.inputs.untrusted import Groups
 from evalkit.record.reading.evidence.samples import Samples
 from evalkit.record.reading.findings import Check, Findings, Status, difference, few, shown
-
-Value = dict[str, Any]
+from evalkit.record.sections import GroupResult, TaskResult
+from evalkit.record.types import Record
 
 
 def prompts(
-    record: Value, lock: Value | None, pinned: dict[str, Rows], samples: Samples
+    record: Record, lock: LockBody | None, pinned: dict[str, Rows], samples: Samples
 ) -> list[Check]:
     """Compare every document's prompt and target with the lock's. `pinned` are the lock's single
     rows by leaf task."""
@@ -53,14 +56,16 @@ def prompts(
     return [Check(findings.name, Status.WARN, detail)]
 
 
-def scoring(record: Value, lock: Value | None, results: Value | None, samples: Samples) -> Check:
+def scoring(
+    record: Record, lock: LockBody | None, results: RunResults | None, samples: Samples
+) -> Check:
     """Compare how leaf tasks and groups are scored with the lock."""
     findings = Findings("scoring")
     if lock is None:
         return Check(findings.name, Status.SKIP, "there is no lock to hold it against")
     unlike = other_settings(lock["asked"], record["suite"])
     for leaf in sorted(record["tasks"].keys() & lock["tasks"].keys()):
-        config = (results or {}).get("configs", {}).get(leaf)
+        config = results["configs"].get(leaf) if results else None
         for problem in _leaf(record["tasks"][leaf], lock["tasks"][leaf], config, unlike):
             findings.add(f"{shown(leaf)}: {problem}")
         filters = set(samples.leaves[leaf].filters) if leaf in samples.leaves else None
@@ -75,7 +80,7 @@ def scoring(record: Value, lock: Value | None, results: Value | None, samples: S
     return findings.check(f"{len(lock['tasks']):,} leaf tasks are scored as the lock says")
 
 
-def _leaf(entry: Value, locked: Value, config: Any, unlike: list[str]) -> list[str]:
+def _leaf(entry: TaskResult, locked: LockedTaskEntry, config: Any, unlike: list[str]) -> list[str]:
     """Return what in a leaf task's scoring is not as locked."""
     problems = _unlike(entry, locked, ("output_type", "num_fewshot", "version"))
     names = {key.partition(",")[0] for key in entry["metrics"]}
@@ -85,7 +90,8 @@ def _leaf(entry: Value, locked: Value, config: Any, unlike: list[str]) -> list[s
         problems.append(f"its metric {few(gone)} is missing")
     for key, metric in sorted(entry["metrics"].items()):
         name, _, by = key.partition(",")
-        way = locked["metrics"].get(name, metric)["higher_is_better"]
+        known = locked["metrics"].get(name)
+        way = known["higher_is_better"] if known else metric["higher_is_better"]
         if metric["higher_is_better"] is not way:
             text = f"{shown(metric['higher_is_better'])}, locked {shown(way)}"
             problems.append(f"{shown(key)}: higher_is_better {text}")
@@ -96,12 +102,14 @@ def _leaf(entry: Value, locked: Value, config: Any, unlike: list[str]) -> list[s
     return problems
 
 
-def _is_locked(name: str, metrics: Value) -> bool:
+def _is_locked(name: str, metrics: Mapping[str, MetricEntry]) -> bool:
     """Say whether a metric is a locked one, or follows from one: `pass_at_k` gives pass@1, ..."""
     return name in metrics or (name.startswith("pass@") and "pass_at_k" in metrics)
 
 
-def _settings(entry: Value, locked: Value, config: Value, unlike: list[str]) -> list[str]:
+def _settings(
+    entry: TaskResult, locked: LockedTaskEntry, config: Mapping[str, Any], unlike: list[str]
+) -> list[str]:
     """Return what in lm-eval's config of a leaf task is not as locked."""
     problems = []
     if entry["alias"] != (config.get("task_alias") or config.get("task")):
@@ -115,7 +123,7 @@ def _settings(entry: Value, locked: Value, config: Value, unlike: list[str]) -> 
     return problems
 
 
-def _aggregations(config: Value, locked: Value) -> list[str]:
+def _aggregations(config: Mapping[str, Any], locked: LockedTaskEntry) -> list[str]:
     """Return which metrics a config aggregates otherwise, in words."""
     named = {
         str(entry["metric"]): entry.get("aggregation") for entry in config.get("metric_list") or []
@@ -127,7 +135,7 @@ def _aggregations(config: Value, locked: Value) -> list[str]:
     ]
 
 
-def _group(entry: Value, locked: Value, scored: set[str]) -> list[str]:
+def _group(entry: GroupResult, locked: GroupScore, scored: set[str]) -> list[str]:
     """Return what in a group's scoring is not as locked. Whether leaf tasks count by their size is
     checked where the score is computed again. `scored` are its leaf tasks' metrics: lm-eval leaves
     out a group's metric that none of them has."""
@@ -137,13 +145,16 @@ def _group(entry: Value, locked: Value, scored: set[str]) -> list[str]:
         problems.append(difference(names, wanted, "metrics"))
     for key in sorted(entry["metrics"]):
         name, _, by = key.partition(",")
-        filters = locked["metrics"].get(name, {"filters": None})["filters"]
+        group_metric = locked["metrics"].get(name)
+        filters = group_metric["filters"] if group_metric else None
         if filters is not None and by not in filters:
             problems.append(f"{shown(name)} is not scored for filter {shown(by)}")
     return problems
 
 
-def _unlike(entry: Value, locked: Value, keys: tuple[str, ...]) -> list[str]:
+def _unlike(
+    entry: Mapping[str, object], locked: Mapping[str, object], keys: tuple[str, ...]
+) -> list[str]:
     """Return which fields are not equal; 1.0 is another version than 1."""
     return [
         f"{key} {shown(entry[key])}, locked {shown(locked[key])}"
@@ -152,7 +163,7 @@ def _unlike(entry: Value, locked: Value, keys: tuple[str, ...]) -> list[str]:
     ]
 
 
-def weights(lock: Value | None) -> dict[str, dict[str, bool]]:
+def weights(lock: LockBody | None) -> dict[str, dict[str, bool]]:
     """Return by group and metric whether leaf tasks count by their size; empty without a lock."""
     return {
         name: {metric: entry["weight_by_size"] for metric, entry in group["metrics"].items()}

@@ -1,13 +1,14 @@
-"""A sample's own score from its raw answers, without lm-eval: the request types whose scoring is a
-few lines that do not change.
+"""Scores a sample from its raw answers without lm-eval, for the request types whose scoring is
+a few lines that do not change.
 
-lm-eval 0.4.13's `process_results` for multiple_choice (acc, acc_norm, acc_bytes), loglikelihood
-and loglikelihood_rolling. What a task decides by template or code (a gold answer that could be read
-in two ways, filters, its own scoring) is not guessed at: `Unclear` says why.
+It does as lm-eval 0.4.13's `process_results` for multiple_choice (acc, acc_norm, acc_bytes),
+loglikelihood and loglikelihood_rolling. It does not guess at what a task decides by a template or
+by code (a right answer that could be read in two ways, filters, a scoring of its own): `Unclear`
+says why.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from evalkit.harness.samples import Sample
@@ -21,19 +22,19 @@ _NO_GOLD = -100  # lm-eval's: equal to no choice's index
 
 
 class Unclear(Exception):
-    """Only lm-eval can say how this task scores; the text says why."""
+    """Raised where only lm-eval can score a task; the text says why."""
 
 
 def argmax(values: Sequence[float]) -> int:
-    """numpy's argmax: the first NaN, else the first of the largest."""
+    """Return the index that numpy's argmax gives: of the first NaN, else of the first largest."""
     for index, value in enumerate(values):
         if value != value:
             return index
     return max(range(len(values)), key=values.__getitem__)
 
 
-def known(config: dict[str, Any], metrics: Sequence[str]) -> set[str]:
-    """Which of a task's metrics `scores` computes; raises Unclear where it is none of them."""
+def known(config: Mapping[str, Any], metrics: Sequence[str]) -> set[str]:
+    """Return those of a task's metrics that `scores` computes; raise Unclear if there are none."""
     kind = str(config.get("output_type"))
     if kind not in _METRICS:
         raise Unclear(f"{kind} is scored by lm-eval's filters and metrics")
@@ -41,14 +42,15 @@ def known(config: dict[str, Any], metrics: Sequence[str]) -> set[str]:
         raise Unclear("it has a process_results of its own")
     if config.get("filter_list") is not None or config.get("repeats", 1) != 1:
         raise Unclear("it has filters or repeats of its own")
-    found = _METRICS[kind] & set(metrics)
-    if not found or "acc_mutual_info" in metrics:
+    computed = _METRICS[kind] & set(metrics)
+    if not computed or "acc_mutual_info" in metrics:
         raise Unclear("its metrics are scored by lm-eval")
-    return found
+    return computed
 
 
-def scores(sample: Sample, config: dict[str, Any], *, chat: bool) -> dict[str, Any]:
-    """The metrics of a sample (only those that its config's output type has) from its answers."""
+def scores(sample: Sample, config: Mapping[str, Any], *, chat: bool) -> dict[str, Any]:
+    """Return the metrics of a sample, from its answers; only those that its output type has. Raise
+    Unclear where only lm-eval can score it, ValueError where the sample contradicts itself."""
     arguments = list(sample["arguments"].values())
     responses = [repeats[0] for repeats in sample["resps"]]
     if config["output_type"] == "loglikelihood_rolling":
@@ -84,14 +86,14 @@ def _rolling(text: str, responses: list[str]) -> dict[str, Any]:
 
 
 def divided(values: Sequence[float], lengths: Sequence[float]) -> list[float]:
-    """numpy's division: an empty choice gives -inf, or NaN for a log-likelihood of 0."""
+    """Divide as numpy does: an empty choice gives -inf, or NaN for a log-likelihood of 0."""
     return [
         value / length if length else (value * float("inf"))
         for value, length in zip(values, lengths, strict=True)
     ]
 
 
-def _delimiter(config: dict[str, Any], *, chat: bool) -> str:
+def _delimiter(config: Mapping[str, Any], *, chat: bool) -> str:
     delimiter = config.get("target_delimiter", " ")
     if not isinstance(delimiter, str):
         raise Unclear("its target_delimiter is not text")
@@ -102,8 +104,8 @@ def _delimiter(config: dict[str, Any], *, chat: bool) -> str:
     return ""
 
 
-def _gold(sample: Sample, config: dict[str, Any], choices: list[str]) -> int:
-    """The right choice's index from the sample's target, which is `str` of what lm-eval had."""
+def _gold(sample: Sample, config: Mapping[str, Any], choices: list[str]) -> int:
+    """Return the right choice's index. The sample's target is `str` of what lm-eval had."""
     source, target, doc = config.get("doc_to_target"), sample["target"], sample["doc"]
     if isinstance(source, str) and isinstance(doc, dict) and source in doc:
         value = doc[source]

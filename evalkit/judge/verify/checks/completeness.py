@@ -4,23 +4,25 @@ The lock that counts is the one shipped with the verifier's evalkit. A user's ow
 there: then the run's lock.yaml is its author's word, and the check says so.
 """
 
-from collections.abc import Collection
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import evalkit
 from evalkit.base import canon, schema
 from evalkit.base.machine import shipped as shipped_files
-from evalkit.inputs import rows, untrusted
+from evalkit.inputs import rows
 from evalkit.inputs import suite as suites
 from evalkit.inputs.chat import templates
 from evalkit.inputs.rows import Rows
 from evalkit.inputs.suite import SEEDS
-from evalkit.inputs.types import SuiteFile
+from evalkit.inputs.types import LockBody, SuiteFile, SuiteFileTask
+from evalkit.record.reading import score_table
 from evalkit.record.reading.evidence.samples import Samples
 from evalkit.record.reading.findings import Check, Findings, Status, difference, few, shown
 from evalkit.record.reading.folder import BROKEN, Folder, MiB, reason
+from evalkit.record.types import Record
 
 SUITES = [shipped_files.folder("suites")]
 MAX_LOCK = 16 * MiB
@@ -28,34 +30,39 @@ ROWS = "lock.rows"
 AUTHORS_WORD = "the lock is the author's word"
 OTHERWISE = "not asked as the shipped"
 
-Value = dict[str, Any]
+
+def shipped_suite(name: str) -> SuiteFile | None:
+    """Return the content of a shipped suite's file, or None if no shipped suite has the name."""
+    return next(_shipped(f"{name}.yaml"), None)
 
 
-def shipped(name: str, kind: str) -> Value | None:
-    """Return a shipped suite's file (kind `yaml`) or lock (kind `lock.yaml`), or None. `name` comes
-    from a record: it is looked for among the shipped names, never made into a path."""
+def shipped_lock(name: str) -> LockBody | None:
+    """Return the lock of a shipped suite, or None if no shipped suite has the name."""
+    return next(_shipped(f"{name}.lock.yaml"), None)
+
+
+def _shipped(wanted: str) -> Iterator[Any]:
+    """Yield the content of the shipped files of a name. It comes from a record: it is looked for
+    among the shipped names, never made into a path."""
     for folder in SUITES:
-        for path in sorted(folder.glob(f"*.{kind}")):
-            if path.name == f"{name}.{kind}":
-                return _read(path)
-    return None
+        yield from (_read(path) for path in sorted(folder.glob("*.yaml")) if path.name == wanted)
 
 
-def locks() -> list[Value]:
+def locks() -> list[LockBody]:
     """Return every shipped lock."""
     return [_read(path) for folder in SUITES for path in sorted(folder.glob("*.lock.yaml"))]
 
 
 @cache
-def _read(path: Path) -> Value:
+def _read(path: Path) -> Any:
     """Return a shipped file's content, which is read once a process and never changed."""
-    content: Value = suites.read_yaml(path, "suite")
-    return content
+    return suites.read_yaml(path, "suite")
 
 
-def lock_of(folder: Folder, record: Value, findings: Findings) -> tuple[Value | None, bool]:
+def lock_of(folder: Folder, record: Record, findings: Findings) -> tuple[LockBody | None, bool]:
     """Return the lock to judge by, and whether it is a shipped one; note its problems."""
-    wanted = shipped(record["suite"]["name"], "lock.yaml")
+    wanted = shipped_lock(record["suite"]["name"])
+    found: LockBody
     try:
         found = folder.yaml("lock.yaml", MAX_LOCK)
         problems = schema.check("lock", found)
@@ -77,7 +84,7 @@ def lock_of(folder: Folder, record: Value, findings: Findings) -> tuple[Value | 
     return wanted, True
 
 
-def _compare_parts(found: Value, wanted: Value, findings: Findings) -> None:
+def _compare_parts(found: Mapping[str, Any], wanted: Mapping[str, Any], findings: Findings) -> None:
     """Compare a lock with the shipped one, which comes without the data of some members: what both
     have must be equal."""
     for part in ("datasets", "groups", "tasks"):
@@ -87,7 +94,7 @@ def _compare_parts(found: Value, wanted: Value, findings: Findings) -> None:
             findings.add(f"lock.yaml is not the shipped one: {part}: {unlike}")
 
 
-def rows_of(folder: Folder, lock: Value | None, findings: Findings) -> dict[str, Rows]:
+def rows_of(folder: Folder, lock: LockBody | None, findings: Findings) -> dict[str, Rows]:
     """Return the single rows that a lock pins by leaf task, from the run's folder. The file must be
     the one that the lock names, and hold as many rows as it counts; problems are added to the
     findings."""
@@ -109,7 +116,7 @@ def rows_of(folder: Folder, lock: Value | None, findings: Findings) -> dict[str,
     return found
 
 
-def _first_unlike(found: Value, wanted: Value, path: str = "") -> str:
+def _first_unlike(found: Mapping[str, object], wanted: Mapping[str, object], path: str = "") -> str:
     """Say where two nested values differ first; empty if they don't."""
     for key in sorted(found.keys() | wanted.keys()):
         here, ours, theirs = f"{path}{shown(key)}", wanted.get(key), found.get(key)
@@ -120,7 +127,7 @@ def _first_unlike(found: Value, wanted: Value, path: str = "") -> str:
     return ""
 
 
-def check(record: Value, lock: Value | None, shipped_lock: bool, samples: Samples) -> Check:
+def check(record: Record, lock: LockBody | None, shipped_lock: bool, samples: Samples) -> Check:
     """Check that all leaf tasks are there, with exactly min(limit, documents) documents of each."""
     findings = samples.order
     if lock is None:
@@ -135,11 +142,8 @@ def check(record: Value, lock: Value | None, shipped_lock: bool, samples: Sample
     for leaf in sorted(wanted.keys() & record["tasks"].keys()):
         entry = record["tasks"][leaf]
         seen = samples.leaves[leaf].n if leaf in samples.leaves else 0
-        for what, count in (
-            ("samples", seen),
-            ("n", entry["n"]),
-            ("n_expected", entry["n_expected"]),
-        ):
+        counts = {"samples": seen, "n": entry["n"], "n_expected": entry["n_expected"]}
+        for what, count in counts.items():
             if count != wanted[leaf]:
                 findings.add(f"{shown(leaf)}: {what} {count:,}, the lock asks {wanted[leaf]:,}")
         findings.add_unequal(
@@ -155,16 +159,16 @@ def check(record: Value, lock: Value | None, shipped_lock: bool, samples: Sample
     return Check(findings.name, Status.WARN, f"{passed}; {AUTHORS_WORD}{other}")
 
 
-def _groups(record: Value, lock: Value, findings: Findings) -> None:
+def _groups(record: Record, lock: LockBody, findings: Findings) -> None:
     findings.add(difference(set(record["groups"]), set(lock["groups"]), "groups"))
     for name in sorted(record["groups"].keys() & lock["groups"].keys()):
         found, wanted = set(record["groups"][name]["subtasks"]), set(lock["groups"][name])
         findings.add(difference(found, wanted, f"members of {shown(name)}"))
 
 
-def _shots(record: Value, findings: Findings) -> None:
+def _shots(record: Record, findings: Findings) -> None:
     """Check that a member's leaf tasks have the shots that the suite gives it, if it gives any."""
-    groups = untrusted.groups_of_record(record)
+    groups = score_table.groups(record)
     for member in record["suite"]["tasks"]:
         if (shots := member["num_fewshot"]) is not None:
             for leaf in groups.below(member["task"]):
@@ -173,18 +177,16 @@ def _shots(record: Value, findings: Findings) -> None:
 
 
 def data(
-    record: Value, lock: Value | None, pinned: dict[str, Rows], samples: Samples
+    record: Record, lock: LockBody | None, pinned: dict[str, Rows], samples: Samples
 ) -> list[Check]:
     """Check the datasets, the digests of rows, questions and prompts, and where shots come from.
-
-    `pinned` are the lock's single rows by leaf task.
-    """
+    `pinned` are the lock's single rows by leaf task."""
     findings = Findings("data")
     for leaf in sorted(record["tasks"].keys() & samples.leaves.keys()):
         entry, seen = record["tasks"][leaf], samples.leaves[leaf]
         for key, parts in (("questions", seen.questions), ("prompts", seen.prompts)):
             digest = canon.digest_bytes(f"[{','.join(parts)}]".encode())
-            findings.add_unequal(f"{shown(leaf)}: the {key} digest", entry[key], digest)
+            findings.add_unequal(f"{shown(leaf)}: the {key} digest", entry.get(key), digest)
     rows = {leaf: entry["dataset"]["rows"] for leaf, entry in record["tasks"].items()}
     unlike = {leaf for leaf in rows if rows[leaf] != record["suite"]["rows"].get(leaf)}
     if unlike or rows.keys() != record["suite"]["rows"].keys():
@@ -195,7 +197,7 @@ def data(
     return [findings.check(passed), _rows(record, lock, pinned, samples), *shots(record, lock)]
 
 
-def datasets(record: Value, lock: Value, findings: Findings) -> None:
+def datasets(record: Record, lock: LockBody, findings: Findings) -> None:
     """Compare each dataset, and each leaf task's use of one, with the lock."""
     revisions = {repo: {"revision": entry["revision"]} for repo, entry in lock["datasets"].items()}
     if record["suite"]["datasets"] != revisions:
@@ -203,7 +205,7 @@ def datasets(record: Value, lock: Value, findings: Findings) -> None:
         findings.add(f"suite.datasets are not the lock's: {where}")
     for leaf in sorted(record["tasks"].keys() & lock["tasks"].keys()):
         found, entry = record["tasks"][leaf]["dataset"], lock["tasks"][leaf]
-        source = lock["datasets"].get(entry["dataset"], {})
+        source: Mapping[str, object] = lock["datasets"].get(entry["dataset"], {})
         wanted = {
             "repo": entry["dataset"],
             "config": entry["config"],
@@ -212,11 +214,14 @@ def datasets(record: Value, lock: Value, findings: Findings) -> None:
             **{key: source.get(key) for key in ("revision", "licence", "redistributable")},
         }
         for key, value in wanted.items():
-            if found[key] != value:
-                findings.add(f"{shown(leaf)}: {key} {shown(found[key])}, locked {shown(value)}")
+            recorded = found.get(key)
+            if recorded != value:
+                findings.add(f"{shown(leaf)}: {key} {shown(recorded)}, locked {shown(value)}")
 
 
-def _rows(record: Value, lock: Value | None, pinned: dict[str, Rows], samples: Samples) -> Check:
+def _rows(
+    record: Record, lock: LockBody | None, pinned: dict[str, Rows], samples: Samples
+) -> Check:
     """Check that the samples' documents are the locked ones: all of them by the digest over all,
     and those of a limited task one by one, so that they are the first and no others."""
     findings, tasks = Findings("rows"), lock["tasks"] if lock else {}
@@ -243,7 +248,7 @@ def _rows(record: Value, lock: Value | None, pinned: dict[str, Rows], samples: S
     return findings.check("; ".join(passed))
 
 
-def shots(record: Value, lock: Value | None) -> list[Check]:
+def shots(record: Record, lock: LockBody | None) -> list[Check]:
     """Check that shots are drawn from the rows that the lock pins, and warn where it pins none; no
     check for a suite without shots. `verify --deep` checks the rows themselves."""
     findings, recorded = Findings("shots"), record["suite"]["shots"]
@@ -267,13 +272,15 @@ def shots(record: Value, lock: Value | None) -> list[Check]:
     return [Check(findings.name, Status.WARN, f"{detail}; {passed}")]
 
 
-def settings(record: Value) -> list[Check]:
+def settings(record: Record) -> list[Check]:
     """Warn where a record named like a shipped suite asked with other settings."""
-    suite = shipped(record["suite"]["name"], "yaml")
+    suite = shipped_suite(record["suite"]["name"])
     if suite is None:
         return []
-    applies, chat = templates.parse(cast(SuiteFile, suite), SUITES[0] / f"{suite['name']}.yaml")
-    members = [item if isinstance(item, dict) else {"task": item} for item in suite["tasks"]]
+    applies, chat = templates.parse(suite, SUITES[0] / f"{suite['name']}.yaml")
+    members: list[SuiteFileTask] = [
+        {"task": item} if isinstance(item, str) else item for item in suite["tasks"]
+    ]
     wanted = {
         "tasks": [{"task": m["task"], "num_fewshot": m.get("num_fewshot")} for m in members],
         "apply_chat_template": applies,
@@ -289,10 +296,3 @@ def settings(record: Value) -> list[Check]:
         return []
     detail = f"{OTHERWISE} {suite['name']} asks: {', '.join(unlike)} differ"
     return [Check("settings", Status.WARN, detail)]
-
-
-def caveats(checks: Collection[Check]) -> list[str]:
-    """Return what the last line says of whose suite this is, and how it was asked."""
-    warnings = {check.name: check.detail for check in checks if check.status is Status.WARN}
-    words = [AUTHORS_WORD] if AUTHORS_WORD in warnings.get("completeness", "") else []
-    return words + ([warnings["settings"]] if "settings" in warnings else [])

@@ -1,15 +1,16 @@
-"""What a consistent record may still have to own up to: NaN answers, cut prompts, an altered
-harness, unlike machines, a part of the suite.
+"""Checks what a reader of a consistent record must know all the same: NaN answers, cut prompts, an
+altered lm-eval, unlike machines, a part of the suite only.
 """
 
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 from evalkit.base import canon
 from evalkit.record.reading.evidence.journal import Journal
 from evalkit.record.reading.evidence.plan import Plan
 from evalkit.record.reading.evidence.samples import Samples
 from evalkit.record.reading.findings import Check, Findings, Status, few, shown
+from evalkit.record.sections import Health
+from evalkit.record.types import Record
 
 _WARNED = {
     "truncated_prompts": "prompts cut on the left",
@@ -27,13 +28,12 @@ _WARNED = {
 }
 _AHEAD = timedelta(days=1)  # by which one clock may well be ahead of another
 
-Value = dict[str, Any]
-
 
 def health(
-    record: Value, plan: Plan | None, journal: Journal | None, samples: Samples | None = None
+    record: Record, plan: Plan | None, journal: Journal | None, samples: Samples | None = None
 ) -> list[Check]:
-    """NaN answers and a harness that isn't the released one fail; the rest warns."""
+    """Check the record's health counts. NaN answers, an lm-eval that isn't the released one, and
+    counts that the folder contradicts fail; other counts above zero warn."""
     findings = Findings("health")
     counts = record["health"]
     nan = len(journal.nan) if journal else 0
@@ -44,46 +44,47 @@ def health(
         findings.add("lm-eval's installed files were not the released ones")
     _recount(counts, plan, journal, findings)
     if samples is not None and samples.readable and not findings.count:
-        ties = sum(
-            count
-            for leaf, count in samples.ties.items()
-            if record["tasks"].get(leaf, {}).get("output_type") == "multiple_choice"
-        )
+        kinds = {leaf: task["output_type"] for leaf, task in record["tasks"].items()}
+        ties = sum(n for leaf, n in samples.ties.items() if kinds.get(leaf) == "multiple_choice")
         findings.add_unequal("answers_not_found", counts["answers_not_found"], samples.not_found)
         findings.add_unequal("exact_ties", counts["exact_ties"], ties)
-    warnings = [_warning(counts[key], text) for key, text in _WARNED.items() if counts.get(key)]
+    above_zero = [(counts.get(key), text) for key, text in _WARNED.items() if counts.get(key)]
+    warnings = [_warning(count, text) for count, text in above_zero]
     if isinstance(intact, dict):
         warnings.append(f"whether lm-eval was intact is unknown ({shown(intact['unknown'])})")
-    told = f"; {counts['exact_ties']:,} exact ties" if counts["exact_ties"] else ""
+    ties_note = f"; {counts['exact_ties']:,} exact ties" if counts["exact_ties"] else ""
     if findings.count or not warnings:
-        return [findings.check(f"no NaN, cut or empty answers{told}")]
-    return [Check("health", Status.WARN, "; ".join(warnings) + told)]
+        return [findings.check(f"no NaN, cut or empty answers{ties_note}")]
+    return [Check("health", Status.WARN, "; ".join(warnings) + ties_note)]
 
 
-def texts(record: Value, journal: Journal | None, samples: Samples) -> list[Check]:
-    """What the record says of each leaf task's texts: how many were cut, their tokens, and the
-    scores of those that ended."""
-    said = {leaf: task["texts"] for leaf, task in record["tasks"].items() if "texts" in task}
-    if journal is None or not said:
+def texts(record: Record, journal: Journal | None, samples: Samples) -> list[Check]:
+    """Count each leaf task's texts again and compare with the record: how many were cut, their
+    tokens, and the scores of those that ended."""
+    tasks = record["tasks"]
+    recorded_texts = {leaf: task["texts"] for leaf, task in tasks.items() if "texts" in task}
+    if journal is None or not recorded_texts:
         return []
     findings = Findings("texts")
-    for leaf, recorded in sorted(said.items()):
+    for leaf, recorded in sorted(recorded_texts.items()):
         values = {f"{m},{f}": v for (m, f), v in samples.leaves[leaf].values.items()}
-        reported = {k: each["value"] for k, each in record["tasks"][leaf]["metrics"].items()}
-        made = canon.finite(journal.texts[leaf].to_json(values, reported))
-        for key in sorted(made.keys() | recorded.keys()):
-            findings.add_unequal(f"{shown(leaf)}: {key}", recorded.get(key), made.get(key))
-    return [findings.check(f"{len(said):,} tasks' texts counted again, equal")]
+        reported = {k: each["value"] for k, each in tasks[leaf]["metrics"].items()}
+        counted = canon.finite(journal.texts[leaf].to_json(values, reported))
+        for key in sorted(counted.keys() | recorded.keys()):
+            findings.add_unequal(f"{shown(leaf)}: {key}", recorded.get(key), counted.get(key))
+    return [findings.check(f"{len(recorded_texts):,} tasks' texts counted again, equal")]
 
 
-def _warning(count: int | dict[str, str], text: str) -> str:
+def _warning(count: object, text: str) -> str:
     if isinstance(count, dict):
         return f"{text}: unknown ({shown(count['unknown'])})"
     return f"{count:,} {text}"
 
 
-def _recount(counts: Value, plan: Plan | None, journal: Journal | None, findings: Findings) -> None:
-    """Counts that the folder itself can tell."""
+def _recount(
+    counts: Health, plan: Plan | None, journal: Journal | None, findings: Findings
+) -> None:
+    """Compare the counts with those that the plan and the journal give."""
     if plan is not None:
         truncated = sum(plan.body["truncated"].values())
         findings.add_unequal("truncated_prompts", counts["truncated_prompts"], truncated)
@@ -103,30 +104,31 @@ def _recount(counts: Value, plan: Plan | None, journal: Journal | None, findings
             findings.add_unequal("empty_generations", counts["empty_generations"], journal.empty)
 
 
-def engine(record: Value) -> Check:
-    """What computed the answers, and whether its bits are promised: evalkit's own are, those of an
-    engine of lm-eval's are not."""
+def engine(record: Record) -> Check:
+    """Check what computed the answers. evalkit's own engine promises equal bits; an engine of
+    lm-eval's does not, which is a warning."""
     findings = Findings("engine")
-    made, numerics = record["engine"], record["numerics"]
-    own = made["name"] == "evalkit"
-    if made["bit_repeatable"] != own:
-        findings.add(f"{shown(made['name'])} claims bit_repeatable {made['bit_repeatable']}")
-    if own and (made["args"] or made["versions"]):
+    engine, numerics = record["engine"], record["numerics"]
+    own = engine["name"] == "evalkit"
+    if engine["bit_repeatable"] != own:
+        findings.add(f"{shown(engine['name'])} claims bit_repeatable {engine['bit_repeatable']}")
+    if own and (engine["args"] or engine["versions"]):
         findings.add("evalkit's own engine has no arguments and no versions of its own")
     if own and any(isinstance(value, dict) for value in numerics.values()):
         findings.add("evalkit's own engine has numerics that it says it does not know")
-    if not own and made["level"] != "none":
-        findings.add(f"{shown(made['name'])} has level {made['level']}, not none")
-    told = [numerics[key] for key in ("profile", "dtype") if isinstance(numerics[key], str)]
-    how = ", ".join([made["name"], f"level {made['level']}", *filter(None, [" ".join(told)])])
+    if not own and engine["level"] != "none":
+        findings.add(f"{shown(engine['name'])} has level {engine['level']}, not none")
+    known = [value for value in (numerics["profile"], numerics["dtype"]) if isinstance(value, str)]
+    parts = [engine["name"], f"level {engine['level']}", " ".join(known)]
+    how = ", ".join(filter(None, parts))
     if findings.count or own:
         return findings.check(shown(how))
     return Check("engine", Status.WARN, f"{shown(how)}: not bit-repeatable")
 
 
-def segments(record: Value) -> Check:
-    """Whether every segment ran on like hardware, and none had to be preferred to another: only
-    then are equal bits promised."""
+def segments(record: Record) -> Check:
+    """Check that every segment ran on like hardware and that no segment's answers had to be
+    preferred to another's: only then are equal bits promised."""
     kinds: dict[str, list[str]] = {}
     for segment in record["segments"]:
         kinds.setdefault(canon.dumps(segment["hardware"]), []).append(segment["segment"])
@@ -149,9 +151,9 @@ def segments(record: Value) -> Check:
     return Check("segments", Status.WARN, detail)
 
 
-def dated(record: Value) -> list[Check]:
-    """Whether the record was written in the future, by this host's clock. Somebody's clock was
-    wrong, then: a warning, as no clock is proof of anything."""
+def dated(record: Record) -> list[Check]:
+    """Check that the record was not written in the future, by this host's clock. A warning: some
+    clock was wrong, and no clock is proof of anything."""
     written = datetime.fromisoformat(record["created"])
     if written <= datetime.now(UTC) + _AHEAD:
         return []
@@ -159,8 +161,8 @@ def dated(record: Value) -> list[Check]:
     return [Check("created", Status.WARN, detail)]
 
 
-def partial(record: Value) -> Check:
-    """Whether the whole suite was asked."""
+def partial(record: Record) -> Check:
+    """Check that the whole suite was asked, or that the record says that it was not."""
     suite = record["suite"]
     limit = suite["limit"]
     fewer = {n for n, entry in record["tasks"].items() if entry["n"] < entry["documents"]}

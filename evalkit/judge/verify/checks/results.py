@@ -1,10 +1,15 @@
-"""Whether results.json, lm-eval's own account of the run, says what record.json says."""
+"""Checks that results.json, lm-eval's own account of the run, says what record.json says."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from evalkit.base import canon
+from evalkit.harness.samples import RunResults
+from evalkit.inputs.types import Number
 from evalkit.record.reading.findings import Check, Findings, difference, few, shown
 from evalkit.record.reading.folder import BROKEN, Folder, MiB, reason
+from evalkit.record.sections import GroupResult, TaskResult
+from evalkit.record.types import Record
 
 MAX_RESULTS = 256 * MiB
 _SECTIONS = ("results", "configs", "versions", "n-shot", "n-samples", "higher_is_better")
@@ -18,15 +23,15 @@ _WRITTEN = {
     "total_evaluation_time_seconds",
 }  # fmt: skip
 
-Value = dict[str, Any]
 
-
-def read(folder: Folder, findings: Findings) -> Value | None:
-    """results.json where it is usable; what is wrong with it goes into the findings."""
+def read(folder: Folder, findings: Findings) -> RunResults | None:
+    """Return the content of results.json, or None if it is not usable; add what is wrong with it to
+    the findings."""
+    results: RunResults
     try:
-        results: Value = folder.json("results.json", MAX_RESULTS)
+        content = results = folder.json("results.json", MAX_RESULTS)
         for name in _SECTIONS:
-            if not isinstance(results[name], dict):
+            if not isinstance(content[name], dict):
                 raise TypeError(f"{name} is not a mapping")
     except BROKEN as error:
         findings.add(f"results.json: {reason(error)}")
@@ -34,9 +39,9 @@ def read(folder: Folder, findings: Findings) -> Value | None:
     return results
 
 
-def check(record: Value, results: Value, hashes: dict[str, str]) -> Check:
-    """Every number, version, count and setting that both hold. `hashes`: lm-eval's of each leaf
-    task, from the samples."""
+def check(record: Record, results: RunResults, hashes: dict[str, str]) -> Check:
+    """Compare every number, version, count and setting that both files hold. `hashes` are lm-eval's
+    hashes of the leaf tasks, from the samples."""
     findings = Findings("results")
     _heads(record, results, hashes, findings)
     if made_up := results.keys() - _WRITTEN:
@@ -60,23 +65,23 @@ def check(record: Value, results: Value, hashes: dict[str, str]) -> Check:
     return findings.check("results.json and record.json agree")
 
 
-def _heads(record: Value, results: Value, hashes: dict[str, str], findings: Findings) -> None:
-    """What results.json says of the whole run, as far as it says it. The versions in it are those
-    of where it was scored, which need not be where it was answered."""
+def _heads(record: Record, results: RunResults, hashes: dict[str, str], findings: Findings) -> None:
+    """Compare what results.json says of the whole run, as far as it says it. The versions in it are
+    those of where it was scored, which need not be where it was answered."""
     suite = record["suite"]
-    call = {"limit": suite["limit"], "gen_kwargs": suite["gen_kwargs"] or None}
+    call: dict[str, object] = {"limit": suite["limit"], "gen_kwargs": suite["gen_kwargs"] or None}
     call |= {f"{name}_seed": seed for name, seed in suite["seeds"].items()}
     call["model_args"] = f"pretrained={record['model']['reference']}"
-    found = results.get("config") or {}
+    config = results.get("config") or {}
     for name, wanted in call.items():
-        findings.add_unequal(f"results.json's config.{name}", wanted, found.get(name, wanted))
-    told = {
+        findings.add_unequal(f"results.json's config.{name}", wanted, config.get(name, wanted))
+    heads: dict[str, object] = {
         "model_name": record["model"]["reference"],
         "system_instruction": suite["system_instruction"],
         "fewshot_as_multiturn": suite["fewshot_as_multiturn"],
         "task_hashes": hashes,
     }
-    for name, wanted in told.items():
+    for name, wanted in heads.items():
         findings.add_unequal(f"results.json's {name}", wanted, results.get(name, wanted))
     template = results.get("chat_template")
     if template is not None:
@@ -84,7 +89,7 @@ def _heads(record: Value, results: Value, hashes: dict[str, str], findings: Find
         findings.add_unequal("results.json's template", record["model"]["chat_template"], digest)
 
 
-def _leaf(name: str, entry: Value, results: Value, findings: Findings) -> None:
+def _leaf(name: str, entry: TaskResult, results: RunResults, findings: Findings) -> None:
     _common(name, entry, results, findings)
     for key, found in (
         ("num_fewshot", results["n-shot"].get(name) or 0),
@@ -92,16 +97,18 @@ def _leaf(name: str, entry: Value, results: Value, findings: Findings) -> None:
         ("documents", results["n-samples"][name]["original"]),
         ("output_type", results["configs"][name].get("output_type")),
     ):
-        findings.add_unequal(f"{shown(name)}: {key}", entry[key], found)
+        findings.add_unequal(f"{shown(name)}: {key}", entry.get(key), found)
 
 
-def _group(name: str, entry: Value, results: Value, findings: Findings) -> None:
+def _group(name: str, entry: GroupResult, results: RunResults, findings: Findings) -> None:
     _common(name, entry, results, findings)
     if entry["metrics"]:
-        findings.add(_unlike(name, entry, results["groups"][name]))
+        findings.add(_unlike(name, entry, results.get("groups", {})[name]))
 
 
-def _common(name: str, entry: Value, results: Value, findings: Findings) -> None:
+def _common(
+    name: str, entry: TaskResult | GroupResult, results: RunResults, findings: Findings
+) -> None:
     published = results["results"][name]
     findings.add(_unlike(name, entry, published))
     findings.add_unequal(f"{shown(name)}: version", entry["version"], results["versions"].get(name))
@@ -115,9 +122,9 @@ def _common(name: str, entry: Value, results: Value, findings: Findings) -> None
         findings.add_unequal(what, metric["higher_is_better"], way)
 
 
-def _unlike(name: str, entry: Value, published: Value) -> str:
-    """The first number of an entry that results.json has otherwise."""
-    wanted: Value = {}
+def _unlike(name: str, entry: TaskResult | GroupResult, published: Mapping[str, Any]) -> str:
+    """Name the first number of an entry that is another one in results.json."""
+    wanted: dict[str, Number] = {}
     for key, metric in entry["metrics"].items():
         head, _, tail = key.partition(",")
         wanted[key] = metric["value"]

@@ -7,6 +7,7 @@ The recorded configs only decide which way is open; nothing in them is run.
 
 import math
 from collections import Counter, defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,11 +20,9 @@ from evalkit.judge.verify.checks import choices
 from evalkit.record.reading.evidence.samples import Document
 from evalkit.record.reading.findings import Check, Findings, Status, few, shown
 from evalkit.record.reading.folder import BROKEN, Folder, reason
+from evalkit.record.types import Record
 
 CHUNK = 512  # documents that lm-eval scores at once: some of its filters are slow to set up
-
-
-Value = dict[str, Any]
 
 
 @dataclass(slots=True)
@@ -31,7 +30,7 @@ class Scores:
     """Scores each document handed to it, in order. `release`: lm-eval's that scored them first,
     which may well be another than the installed one (`other`), as another evalkit asked it."""
 
-    configs: dict[str, Any]
+    configs: Mapping[str, Any]  # lm-eval's of each leaf task, as recorded
     chat: bool
     release: object = None
     other: bool = False
@@ -204,7 +203,7 @@ def has_nan(sample: Sample, kind: object) -> bool:
     return any("nan" in (r if isinstance(r, list) else [r]) for r in responses)
 
 
-def _unequal(document: Document, sample: Sample, wanted: dict[str, Any], kind: object) -> str:
+def _unequal(document: Document, sample: Sample, wanted: Mapping[str, Any], kind: object) -> str:
     nan = has_nan(sample, kind)
     for name, value in wanted.items():
         number = isinstance(value, (int, float))
@@ -237,7 +236,7 @@ class Grading:
     and a document's pass rate must follow from them. No program is run: `evalkit grade RUN` does.
     """
 
-    def __init__(self, folder: Folder, record: Value) -> None:
+    def __init__(self, folder: Folder, record: Record) -> None:
         self._graded, self._findings = record["graded"], Findings("grading")
         self._said: verdicts.Verdicts = {}
         self._seen: set[str] = set()
@@ -270,9 +269,8 @@ class Grading:
         if extra := self._said.keys() - self._seen:
             self._findings.add(f"{len(extra):,} verdicts are of no program")
         counts = Counter(self._said.values())
-        told = {"programs": len(self._said), "passed": counts["passed"]}
-        for key, count in told.items():
-            self._findings.add_unequal(key, self._graded[key], count)
+        self._findings.add_unequal("programs", self._graded["programs"], len(self._said))
+        self._findings.add_unequal("passed", self._graded["passed"], counts["passed"])
         words = f"{len(self._said):,} programs, {counts['passed']:,} passed in an image"
         return [self._findings.check(f"{words} {shown(self._graded['image'])[:19]}")]
 

@@ -1,25 +1,28 @@
-"""Whether the journal answers every planned request, and what it answered.
+"""Checks whether the journal answers every planned request, and reads what it answered.
 
-A torn or altered line is nothing, as long as its batch stands intact elsewhere; a batch that stands
-twice must say the same. Answers are kept as the strings in which lm-eval writes them into its
-samples, and as digests: a night's generations do not fit in memory as lists.
+A torn or altered line does no harm as long as its batch stands intact elsewhere; a batch that
+stands twice must have equal answers. Answers are kept as the strings in which lm-eval writes them
+into its samples, and as digests: a night's generations do not fit in memory as lists.
 """
 
 import hashlib
 import math
 import re
 from collections import Counter, defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from json.encoder import encode_basestring as quoted  # canonical JSON of a string
 from typing import Any
 
 from evalkit.base import canon
 from evalkit.inputs.chat.texts import Texts, cut_problem, fits_a_text
+from evalkit.inputs.types import Answer, Generation
 from evalkit.record.journal import NOTHING
 from evalkit.record.reading.evidence import possible
-from evalkit.record.reading.evidence.plan import Batch, Plan
+from evalkit.record.reading.evidence.plan import Plan
 from evalkit.record.reading.findings import Findings, difference, few, shown
 from evalkit.record.reading.folder import BROKEN, Folder, reason
+from evalkit.record.types import JournalLine, Record
 
 _NAME = re.compile(r"journal/([A-Za-z0-9][A-Za-z0-9._-]*)[.]jsonl", re.ASCII)
 _KEYS = {"schema", "run", "batch", "segment", "answers", "sha256"}
@@ -37,7 +40,7 @@ Said = str | list[str]  # a response as lm-eval's samples hold it
 
 @dataclass(slots=True)
 class Journal:
-    """What was answered: leaf task -> `<doc_id>/<request index>/<repeat>` -> response."""
+    """The answers of a journal. `said`: leaf task -> `<doc_id>/<request>/<repeat>` -> response."""
 
     said: dict[str, dict[str, Said]] = field(default_factory=lambda: defaultdict(dict))
     digests: dict[str, str] = field(default_factory=dict)
@@ -58,12 +61,12 @@ class Journal:
 
     @property
     def cut(self) -> int:
-        """Generations that ended at the length limit."""
+        """The number of generations that ended at the length limit."""
         return sum(texts.cut for texts in self.texts.values())
 
     @property
     def endless(self) -> int:
-        """Generations that began to think and never ended."""
+        """The number of generations that began to think and never stopped."""
         return sum(texts.endless for texts in self.texts.values())
 
 
@@ -97,13 +100,13 @@ class _Reader:
         if not intact:
             self.journal.set_aside += 1
             return
-        problem = self._problem(line, segment)
-        if problem:
+        if problem := self._problem(line, segment):
             self.findings.add(f"{where}: {problem}")
-            return
-        self._keep(where, line, answers)
+        else:
+            self._keep(where, line, answers)
 
-    def _problem(self, line: dict[str, Any], segment: str) -> str:
+    def _problem(self, line: Any, segment: str) -> str:
+        """Say why an intact line is no line of this run's journal; empty if it is one."""
         if line.keys() - {"split"} != _KEYS or line["schema"] != "evalkit/journal/1":
             return "not a journal line of schema 1"
         depth = line.get("split", 1)
@@ -128,7 +131,7 @@ class _Reader:
                 return f"the answer of {shown(part)} {problem}"
         return ""
 
-    def _keep(self, where: str, line: dict[str, Any], answers: dict[str, str]) -> None:
+    def _keep(self, where: str, line: JournalLine, answers: dict[str, str]) -> None:
         batch = self.plan.batches[line["batch"]]
         text = "\n".join(answers[part] for part in sorted(answers))
         digest = hashlib.sha256(text.encode()).hexdigest()
@@ -149,35 +152,35 @@ class _Reader:
         self.journal.splits += "split" in line
         prefix = len(batch.task) + 1
         for part, answer in line["answers"].items():
-            self._answer(batch, part[prefix:], answer, answers[part])
+            self._answer(batch.task, part[prefix:], answer, answers[part])
         if batch.kind == "loglikelihood" and not self.foreign:
             for part, place in zip(batch.parts, batch.scored, strict=True):
-                if line["answers"][name := f"{batch.task}/{part}"]["num_tokens"] == 1:
+                answer = line["answers"][name := f"{batch.task}/{part}"]
+                if "text" not in answer and answer["num_tokens"] == 1:
                     self.journal.single[name] = place
 
-    def _answer(self, batch: Batch, part: str, answer: dict[str, Any], text: str) -> None:
-        if batch.settings is None:
-            self.journal.scored[f"{batch.task}/{part}"] = answer["num_tokens"]
-        else:
-            self.endings.note(answer)
-        if batch.kind == "loglikelihood_rolling":
-            request, _, number = part.partition("#")
-            value = canon.number(answer["loglikelihood"])
-            window = (int(number or 0), value, answer["num_tokens"])
-            self.windows[batch.task][request].append(window)
+    def _answer(self, leaf: str, part: str, answer: Answer, text: str) -> None:
+        if "text" in answer:
+            self.texts[leaf][part] = text
+            self._generation(leaf, part, answer)
             return
-        self.texts[batch.task][part] = text
-        if batch.kind == "loglikelihood":
-            value = canon.number(answer["loglikelihood"])
+        value, num_tokens = canon.number(answer["loglikelihood"]), answer["num_tokens"]
+        self.journal.scored[f"{leaf}/{part}"] = num_tokens
+        if "is_greedy" in answer:
+            self.texts[leaf][part] = text
             said = [str(value), str(answer["is_greedy"])]
-            self._note(batch.task, part, said, nan=math.isnan(value))
+            self._note(leaf, part, said, nan=math.isnan(value))
         else:
-            self._note(batch.task, part, answer["text"], nan="nan" in answer["logprobs"])
-            self.journal.untold += isinstance(answer["stop"], dict)
-            texts = self.journal.texts[batch.task]
-            texts.add(int(part.partition("/")[0]), answer)
-            self.journal.empty += answer["text"] == ""
-            self.journal.blank += answer["text"].strip() == ""
+            request, _, number = part.partition("#")
+            self.windows[leaf][request].append((int(number or 0), value, num_tokens))
+
+    def _generation(self, leaf: str, part: str, answer: Generation) -> None:
+        self.endings.note(answer)
+        self._note(leaf, part, answer["text"], nan="nan" in answer["logprobs"])
+        self.journal.untold += isinstance(answer["stop"], dict)
+        self.journal.texts[leaf].add(int(part.partition("/")[0]), answer)
+        self.journal.empty += answer["text"] == ""
+        self.journal.blank += answer["text"].strip() == ""
 
     def _note(self, leaf: str, request: str, said: Said, *, nan: bool) -> None:
         self.journal.said[leaf][request] = said
@@ -207,8 +210,8 @@ class _Reader:
         return self.journal
 
 
-def _checksum(line: dict[str, Any], answers: dict[str, str]) -> str:
-    """sha256 over the canonical line without its checksum, its answers already canonical.
+def _checksum(line: Mapping[str, object], answers: dict[str, str]) -> str:
+    """Return the sha256 of the canonical line without its checksum, its answers already canonical.
 
     `answers` sorts before every other key, so the line is put together instead of dumped twice.
     """
@@ -219,7 +222,7 @@ def _checksum(line: dict[str, Any], answers: dict[str, str]) -> str:
 
 
 def digest_of(leaf: str, texts: dict[str, str]) -> str:
-    """canon.digest([[request id, answer], ...]), sorted by request id; `texts` are canonical."""
+    """Return canon.digest([[request id, answer], ...]), sorted; `texts` are canonical answers."""
     ids = sorted((f"{leaf}/{request}", request) for request in texts)
     pairs = ",".join(f"[{quoted(name)},{texts[request]}]" for name, request in ids)
     return canon.digest_bytes(f"[{pairs}]".encode())
@@ -251,10 +254,11 @@ def _fits(kind: str, answer: Any, *, foreign: bool) -> bool:
     )
 
 
-def read(folder: Folder, record: dict[str, Any], plan: Plan, findings: Findings) -> Journal | None:
+def read(folder: Folder, record: Record, plan: Plan, findings: Findings) -> Journal | None:
     """Read every segment's journal; what is wrong or lost goes into the findings."""
     foreign = record["engine"]["name"] != "evalkit"
-    prefer = record["preferred"]["segment"] if record["preferred"] else None
+    preferred = record["preferred"]
+    prefer = preferred["segment"] if preferred else None
     reader = _Reader(plan, record["ids"]["run"], findings, foreign=foreign, prefer=prefer)
     reader.journal.flip = possible.flip(record["numerics"])
     names = sorted(name for name in record["files"] if name.startswith("journal/"))
@@ -271,15 +275,11 @@ def read(folder: Folder, record: dict[str, Any], plan: Plan, findings: Findings)
     except BROKEN as error:
         findings.add(reason(error))
         return None
-    lost = set(plan.batches) - set(reader.seen)
-    if lost:
-        findings.add(
-            f"{len(lost):,} batches lost: {few({batch[:19] for batch in lost}, len(lost))}"
-        )
-    preferred = record["preferred"]
-    findings.add_unequal(
-        "preferred batches", preferred["batches"] if preferred else 0, journal.settled
-    )
+    if lost := set(plan.batches) - set(reader.seen):
+        first = few({batch[:19] for batch in lost}, len(lost))
+        findings.add(f"{len(lost):,} batches lost: {first}")
+    num_preferred = preferred["batches"] if preferred else 0
+    findings.add_unequal("preferred batches", num_preferred, journal.settled)
     described = {segment["segment"] for segment in record["segments"]}
     if extra := journal.segments - described:
         findings.add(f"segments that the record does not describe: {few(extra)}")
@@ -295,6 +295,6 @@ def _compare(recorded: dict[str, str], found: dict[str, str], findings: Findings
 
 
 def passed(journal: Journal, plan: Plan) -> str:
-    """What a good journal's line says."""
+    """Return the detail of the check of a good journal."""
     torn = f", {journal.set_aside} torn lines stand elsewhere" if journal.set_aside else ""
     return f"{len(plan.batches):,} batches answered, digests of {len(journal.digests)} tasks{torn}"

@@ -1,5 +1,5 @@
-"""Whether the plan holds together: every batch is what its id says, and together they ask each
-request of the samples once.
+"""Checks the plan: every batch is what its id says, and all batches together ask each request of
+the samples once.
 """
 
 import hashlib
@@ -41,16 +41,16 @@ class Plan:
     requests: dict[str, dict[str, list[int | None]]] = field(default_factory=dict)
 
     def settings_of(self, leaf: str) -> list[SettingsEntry]:
-        """The different generation settings of a leaf task's batches."""
-        found: list[SettingsEntry] = []
+        """Return the different generation settings of a leaf task's batches."""
+        different: list[SettingsEntry] = []
         for batch in self.batches.values():
-            if batch.task == leaf and batch.settings is not None and batch.settings not in found:
-                found.append(batch.settings)
-        return found
+            if batch.task == leaf and batch.settings and batch.settings not in different:
+                different.append(batch.settings)
+        return different
 
 
 def read(folder: Folder, findings: Findings) -> Plan | None:
-    """The plan where it is usable; what is wrong with it goes into the findings."""
+    """Return the plan, or None if it is not usable; add what is wrong with it to the findings."""
     try:
         body = folder.json("plan.json", MAX_PLAN)
         # The schema describes every batch alike: it is asked about a few, the rest by hand below,
@@ -67,7 +67,7 @@ def read(folder: Folder, findings: Findings) -> Plan | None:
 
 
 def _abridged(body: Any) -> Any:
-    """The plan with its first few trunks and batches, and these with their first few targets."""
+    """Return the plan with only its first few trunks and batches, and their first few targets."""
     if not isinstance(body, dict):
         return body
     found = dict(body)
@@ -91,7 +91,8 @@ def _properties(name: str) -> Any:
 
 
 def _trunk_problems(trunks: list[Any]) -> list[str]:
-    """A trunk's parent stands before it, so no chain of them has a circle."""
+    """Name the trunks that are not as the schema says, or do not stand after their parents: so no
+    chain of them has a circle."""
     return [
         f"trunk {shown(entry['id'])[:19]} is not what the schema says"
         for index, entry in enumerate(trunks)
@@ -103,7 +104,7 @@ def _trunk_problems(trunks: list[Any]) -> list[str]:
     ]
 
 
-def _entry_problem(entry: Any, body: dict[str, Any]) -> str:
+def _entry_problem(entry: Any, body: Any) -> str:
     settings, trunk = entry["settings"], entry["trunk"]
     fine = (
         isinstance(entry["id"], str)
@@ -157,8 +158,8 @@ def check(
     folder: Folder, plan: Plan, asked: dict[str, set[str]] | None, scored: Mapping[str, int],
     findings: Findings,
 ) -> Check:  # fmt: skip
-    """The batches' token ids and digests, and their targets against the requests of the samples and
-    the number of tokens that each answer says it `scored`."""
+    """Check the batches' token ids and digests, and compare their targets with the requests of the
+    samples and with the number of tokens that each answer says it `scored`."""
     _tokens(folder, plan, scored, findings)
     for leaf in sorted(plan.requests):
         for request, parts in plan.requests[leaf].items():
@@ -178,7 +179,8 @@ def check(
 
 
 def _tokens(folder: Folder, plan: Plan, scored: Mapping[str, int], findings: Findings) -> None:
-    """plan.tokens holds each trunk's and batch's token ids, and their ids follow from them."""
+    """Check that plan.tokens holds each trunk's and batch's token ids, and that their ids follow
+    from these."""
     wanted, trunks = plan.body["tokens"], tokens.Trunks(plan.body["trunks"])
     whole = hashlib.sha256()
     offset = 0

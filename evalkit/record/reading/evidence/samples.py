@@ -1,4 +1,4 @@
-"""Reading the samples once, a document at a time, and what is kept of each.
+"""Reads the samples once, a document at a time, and keeps what later checks need of each.
 
 A document's lines (one a filter) are checked for shape and order, their hashes recomputed, their
 responses held against the journal's, their scores handed on. What stays in memory is small:
@@ -16,9 +16,9 @@ from typing import Any
 from evalkit.base import canon
 from evalkit.harness.samples import Sample, unmarked, value_of
 from evalkit.inputs import rows
+from evalkit.inputs.types import Loglikelihood
 from evalkit.record.reading.evidence import possible
 from evalkit.record.reading.evidence.journal import Journal
-from evalkit.record.reading.evidence.possible import Answer
 from evalkit.record.reading.findings import Findings, shown
 from evalkit.record.reading.folder import BROKEN, Folder, reason
 
@@ -97,7 +97,7 @@ class Leaf:
 
 @dataclass(slots=True)
 class Samples:
-    """What one pass over the samples found."""
+    """The results of one pass over the samples."""
 
     leaves: dict[str, Leaf] = field(default_factory=lambda: defaultdict(Leaf))
     shape: Findings = field(default_factory=lambda: Findings("samples"))
@@ -110,7 +110,7 @@ class Samples:
 
 
 def documents(folder: Folder, found: Samples) -> Iterator[Document]:
-    """The documents in the file's order; what is malformed or out of order is noted, and left."""
+    """Yield the documents in the file's order; note and skip what is malformed or out of order."""
     current: Document | None = None
     last = ("", -1)
     try:
@@ -140,7 +140,7 @@ def documents(folder: Folder, found: Samples) -> Iterator[Document]:
 def parsed(
     raw: bytes, where: str, findings: Findings, complete: Callable[[Sample], None] = lambda _: None
 ) -> Sample | None:
-    """A line's sample where it has a sample's shape, once `complete` has had it."""
+    """Return the sample in a line, completed by `complete`; None if it has not a sample's shape."""
     try:
         sample = canon.loads(raw)
         complete(sample)
@@ -175,7 +175,7 @@ def _shape_problem(sample: Sample) -> str:
 
 
 def doc_hash(doc: Any) -> str:
-    """lm-eval's doc_hash: sha256 (hex) of the document, as a sample has it, as indented JSON."""
+    """Return lm-eval's doc_hash: sha256 (hex) of a sample's document as indented JSON."""
     return _hash(json.dumps(unmarked(doc), indent=2, ensure_ascii=False))
 
 
@@ -209,7 +209,7 @@ def note(document: Document, found: Samples, journal: Journal | None) -> None:
 
 
 def _note_asked(sample: Sample, leaf: Leaf) -> None:
-    """The digests of what the document was asked with, as lock.rows has them."""
+    """Note the digests of what the document was asked with, as lock.rows has them."""
     arguments = sample["arguments"].values()
     scored = [each["arg_1"] for each in arguments if isinstance(each.get("arg_1"), str)]
     leaf.generated |= {
@@ -226,13 +226,12 @@ def _note_choices(document: Document, found: Samples, journal: Journal | None) -
     said = [repeats[0] for repeats in document.first["resps"]]
     if journal is None or len({each["arg_0"] for each in asked}) > 1:
         return
-    places: dict[int, list[tuple[int, Answer]]] = defaultdict(list)
+    places: dict[int, list[tuple[int, Loglikelihood]]] = defaultdict(list)
     for index, response in enumerate(said):
         single = journal.single.get(f"{document.leaf}/{document.doc_id}/{index}/0")
         if single is not None and isinstance(response, list):
-            place, token = single
-            value, greedy = response
-            answer = {"loglikelihood": value, "is_greedy": greedy == "True"}
+            (place, token), (value, greedy) = single, response
+            answer = Loglikelihood(loglikelihood=value, is_greedy=greedy == "True", num_tokens=1)
             places[place].append((token, answer))
     for answers in places.values():
         if problem := possible.choices(answers, journal.flip):
@@ -270,7 +269,7 @@ def _note_hashes(document: Document, findings: Findings) -> None:
 
 
 def _note_health(document: Document, found: Samples) -> None:
-    """What the record's health section counts of the samples."""
+    """Count what the record's health section counts of the samples."""
     for sample in document.samples:
         # lm-eval's regex filters answer "[invalid]" where they find nothing
         found.not_found += '"[invalid]"' in json.dumps(sample["filtered_resps"])

@@ -1,4 +1,4 @@
-"""Whether the blocks of plan.tokens are what plan.json says of them.
+"""Checks whether the blocks of plan.tokens are what plan.json says of them.
 
 Each is zlib over little-endian unsigned 32-bit integers: a trunk's token ids; of a batch the number
 of rows, the tokens and the branches of each row, where the branches start, what they hang on plus
@@ -26,7 +26,7 @@ MAX_BATCH = 64 * MiB  # of a batch's token ids, unpacked
 
 
 def _unpacked(data: bytes, size: int) -> bytes:
-    """The content of a block, one of at most `size` bytes; more is not unpacked."""
+    """Return the content of a block of at most `size` bytes; more is not unpacked."""
     if size > MAX_BATCH:
         raise broken(f"plan.tokens: a block of {size:,} bytes is claimed")
     stream = zlib.decompressobj()
@@ -46,15 +46,15 @@ class Trunks:
             self._lengths.append(entry["length"] + self.length(entry["parent"]))
 
     def id(self, index: int | None) -> str | None:
-        """A trunk's id; None for no trunk."""
+        """Return a trunk's id; None for no trunk."""
         return None if index is None else str(self.entries[index]["id"])
 
     def length(self, index: int | None) -> int:
-        """Tokens of a trunk and all above it."""
+        """Return the number of tokens of a trunk and all above it."""
         return 0 if index is None else self._lengths[index]
 
     def problem(self, index: int, data: bytes) -> str:
-        """What is wrong with a trunk's block, or nothing."""
+        """Say what is wrong with a trunk's block; empty if nothing is."""
         entry = self.entries[index]
         content = _unpacked(data, 4 * entry["length"])
         if len(content) != 4 * entry["length"]:
@@ -67,8 +67,8 @@ def batch_problem(
     entry: BatchEntry, data: bytes, body: PlanBody, trunks: Trunks,
     scored: Mapping[str, int],
 ) -> str:  # fmt: skip
-    """What is wrong with a batch's block, or nothing. `scored`: how many tokens each part's answer
-    says it scored, where there is one."""
+    """Say what is wrong with a batch's block; empty if nothing is. `scored`: how many tokens each
+    part's answer says it scored, where there is one."""
     rows, tokens = entry["rows"], entry["tokens"]
     # what it holds at most, as a branch has a token; guards against a bomb
     content = _unpacked(data, 4 * (1 + 2 * rows + 3 * tokens))
@@ -105,7 +105,7 @@ def _target_problem(
     target: TargetEntry, entry: BatchEntry, found: "list[_Row]", trunk: int,
     body: PlanBody, scored: Mapping[str, int],
 ) -> str:  # fmt: skip
-    """What is wrong with a target behind a trunk of that many tokens, or nothing."""
+    """Say what is wrong with a target behind a trunk of that many tokens; empty if nothing is."""
     if not _target_fits(target, found, trunk, entry["settings"] is not None):
         return "has a target that its rows do not hold"
     end = trunk + found[target[0]].depth(target[1])
@@ -139,8 +139,8 @@ class _Row:
 
 
 def _rows(content: bytes, rows: int, tokens: int) -> list[_Row]:
-    """The rows of a batch's content; none where they are not `rows` rows of `tokens` tokens whose
-    branches begin one after another and hang on tokens before them."""
+    """Return the rows of a batch's content; none where they are not `rows` rows of `tokens` tokens
+    whose branches begin one after another and hang on tokens before them."""
     (count,) = struct.unpack_from("<I", content)
     if count != rows or not rows:
         return []
@@ -168,14 +168,15 @@ def _rows(content: bytes, rows: int, tokens: int) -> list[_Row]:
 
 
 def _may_share(entry: BatchEntry, rows: list[_Row], level: str) -> bool:
-    """Trees are level tree's, trunks levels tree and prefix have."""
+    """Say whether the level allows what a batch shares: trees need level tree, trunks level tree or
+    prefix."""
     return (level == "tree" or all(len(row.starts) == 1 for row in rows)) and (
         level in ("tree", "prefix") or entry["trunk"] is None
     )
 
 
 def _target_fits(target: TargetEntry, rows: list[_Row], trunk: int, generates: bool) -> bool:
-    """Its path ends in its row, and nothing inside the trunk is scored."""
+    """Say whether a target's path ends in its row and nothing inside the trunk is scored."""
     row, end, start, last, _ = target
     if row >= len(rows) or end >= rows[row].length:
         return False

@@ -7,7 +7,7 @@ in them is opened or run.
 """
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NotRequired, TypedDict
 
@@ -15,6 +15,8 @@ from evalkit.harness.samples import Sample, value_of
 from evalkit.record.reading import score_table
 from evalkit.record.reading.evidence import samples
 from evalkit.record.reading.folder import BROKEN, Folder
+from evalkit.record.record import flat
+from evalkit.record.types import AnyRecord
 from evalkit.show.report.parts.texts import Texts
 
 CUT, NOT_FOUND, EMPTY, TIE, NAN, CLOSE_CALL, UNCLOSED = 1, 2, 4, 8, 16, 32, 64
@@ -37,7 +39,7 @@ class Shown(TypedDict):
     id: int
     prompt: Any
     target: Any
-    metrics: dict[str, Any]
+    metrics: Mapping[str, Any]
     texts: NotRequired[list[str]]
     found: NotRequired[dict[str, list[Any]]]
     choices: NotRequired[list[list[Any]]]
@@ -113,7 +115,7 @@ class Leaf:
 
 
 def read(
-    folder: Folder, record: dict[str, Any], cut: dict[str, set[int]], texts: Texts
+    folder: Folder, record: AnyRecord, cut: dict[str, set[int]], texts: Texts
 ) -> tuple[list[Leaf], int]:
     """Return every leaf task of a valid record, and how many documents could not be read."""
     seen = samples.Samples()
@@ -123,7 +125,7 @@ def read(
 
 def of_documents(
     documents: Iterable[samples.Document],
-    record: dict[str, Any],
+    record: AnyRecord,
     cut: dict[str, set[int]],
     texts: Texts,
 ) -> tuple[list[Leaf], int]:
@@ -182,22 +184,14 @@ def likelihoods(responses: list[Any]) -> list[float] | None:
 
 def _flags(document: samples.Document) -> int:
     flags = 0
-    if any("[invalid]" in _flat(sample["filtered_resps"]) for sample in document.samples):
+    if any("[invalid]" in flat(sample["filtered_resps"]) for sample in document.samples):
         flags |= NOT_FOUND
-    texts = list(_flat(document.first["resps"]))
+    texts = list(flat(document.first["resps"]))
     if any(isinstance(t, str) and not t.strip() for t in texts):
         flags |= EMPTY
     if any(isinstance(t, str) and "<think>" in t and "</think>" not in t for t in texts):
         flags |= UNCLOSED
     return flags
-
-
-def _flat(value: Any) -> Iterator[Any]:
-    if isinstance(value, list):
-        for item in value:
-            yield from _flat(item)
-    else:
-        yield value
 
 
 def shown(document: samples.Document, values: list[float] | None) -> Shown:
@@ -213,8 +207,8 @@ def shown(document: samples.Document, values: list[float] | None) -> Shown:
                     for name in s["metrics"]},
     }  # fmt: skip
     if values is None:
-        body["texts"] = [str(text) for text in _flat(sample["resps"])]
-        body["found"] = {s["filter"]: list(_flat(s["filtered_resps"])) for s in document.samples}
+        body["texts"] = [str(text) for text in flat(sample["resps"])]
+        body["found"] = {s["filter"]: list(flat(s["filtered_resps"])) for s in document.samples}
     else:
         alike = len(set(prompts)) == 1
         body["choices"] = [

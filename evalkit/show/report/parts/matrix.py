@@ -8,12 +8,12 @@ Scores are compared by their standard errors alone, as if the runs had answered 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from evalkit.base import statistics
 from evalkit.judge.verify import Report
 from evalkit.record.reading import score_table
 from evalkit.record.reading.score_table import Score
+from evalkit.record.types import AnyRecord
 from evalkit.show.report.parts import verdict
 
 
@@ -59,7 +59,7 @@ class Entry:
     label: str
     link: str
     name: str
-    record: dict[str, Any] | None
+    record: AnyRecord | None
     report: Report
 
     @property

@@ -4,11 +4,11 @@ page's words mean.
 """
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 from evalkit.base import statistics
 from evalkit.record.reading import output, score_table
 from evalkit.record.reading.score_table import Score
+from evalkit.record.types import AnyRecord
 from evalkit.show.export import tables
 from evalkit.show.report.parts.leaves import Leaf
 from evalkit.show.source import Fact, headline_rows
@@ -57,12 +57,12 @@ class Family:
         return first[:alike].rfind("_") + 1
 
 
-def headline(record: dict[str, Any], leaves: dict[str, Leaf]) -> list[Score]:
+def headline(record: AnyRecord, leaves: dict[str, Leaf]) -> list[Score]:
     """Return the scores of the suite's members, a group's subgroups below it."""
     return [_with_chance(record, score, leaves) for score in score_table.scores(record)]
 
 
-def families(record: dict[str, Any], leaves: dict[str, Leaf]) -> list[Family]:
+def families(record: AnyRecord, leaves: dict[str, Leaf]) -> list[Family]:
     """Return the suite's members, in order, with their leaf tasks from best to worst."""
     made = []
     for depth, name in score_table.rows(record):
@@ -84,7 +84,7 @@ def _worst_last(score: Score) -> float:
     return score.value if score.higher_is_better is False else -score.value
 
 
-def _with_chance(record: dict[str, Any], score: Score, leaves: dict[str, Leaf]) -> Score:
+def _with_chance(record: AnyRecord, score: Score, leaves: dict[str, Leaf]) -> Score:
     if not score.share:
         return score
     return replace(score, chance=_chance(score_table.below(record, score.task), leaves))
@@ -113,7 +113,7 @@ def chosen(family: Family) -> tuple[list[float], list[float], list[float]]:
     return sure, margins, rights
 
 
-def copies(record: dict[str, Any], mark: str) -> list[Fact]:
+def copies(record: AnyRecord, mark: str) -> list[Fact]:
     """Return the scores as LaTeX and Markdown, and the record as a BibTeX entry."""
     scores = [headline_rows(record, mark)]
     return [
@@ -123,7 +123,7 @@ def copies(record: dict[str, Any], mark: str) -> list[Fact]:
     ]
 
 
-def _bibtex(record: dict[str, Any], mark: str) -> str:
+def _bibtex(record: AnyRecord, mark: str) -> str:
     name = output.latex(score_table.model_name(record))
     suite, run = output.latex(record["suite"]["name"]), record["ids"]["run"]
     title = f"{mark}: {name} on {suite}" if mark else f"{name} on {suite}"

@@ -4,7 +4,6 @@ and what those who signed the record say that they found.
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from markupsafe import Markup
 
@@ -13,6 +12,7 @@ from evalkit.judge.verify import Report, Status
 from evalkit.record.reading.findings import few
 from evalkit.record.reading.folder import BROKEN, Folder
 from evalkit.record.signing import attest
+from evalkit.record.signing.types import Claim
 from evalkit.show.report.page import visible
 
 KINDS = {attest.EVALUATION: "author", attest.AUDIT: "audit", attest.REPRODUCTION: "reproduction"}
@@ -35,7 +35,7 @@ class Statement:
 
     kind: str
     signers: list[str]
-    claim: dict[str, Any]
+    claim: Claim
 
 
 def word(report: Report) -> str:
