@@ -27,7 +27,7 @@ def tables(task: Any, more: Iterable[str], text: Any, split: str | None) -> Any:
     for name in more:
         shape.at((name,))
     count = max(ROWS, (getattr(config, "num_fewshot", None) or 0) + 2)
-    table = Dataset.from_list(_rows(shape, count, text))
+    table = Dataset.from_list(rows(shape, count, text))
     if split is not None:
         return table
     named = [getattr(config, f"{each}_split", None)
@@ -47,7 +47,8 @@ def some_left(filtered: Any) -> Any:
     return some
 
 
-def _rows(shape: Shape, count: int, text: Any) -> list[dict[str, Any]]:
+def rows(shape: Shape, count: int, text: Any) -> list[dict[str, Any]]:
+    """Return `count` documents of that shape; `text` is what their strings say."""
     names = sorted(name for name in shape.below if isinstance(name, str)) or ["text"]
     return [{name: shape.at((name,)).value(text, row) for name in names} for row in range(count)]
 

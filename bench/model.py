@@ -93,7 +93,7 @@ def trained() -> Any:
     from tests import models
 
     texts = list(_texts())
-    return models._tokenizer("llama3", texts, vocabulary=VOCABULARY, max_length=MAX_LENGTH)
+    return models.train_tokenizer("llama3", texts, vocabulary=VOCABULARY, max_length=MAX_LENGTH)
 
 
 def _texts() -> Iterator[str]:

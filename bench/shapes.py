@@ -89,7 +89,9 @@ class Stub:
     def __init__(self) -> None:
         from tests import models
 
-        made = models._tokenizer("llama3", list(models._prose()), vocabulary=1000, max_length=4096)
+        made = models.train_tokenizer(
+            "llama3", list(models.prose()), vocabulary=1000, max_length=4096
+        )
         self._made, self._size = made, len(made)
         self.hf, self.eos_token, self.eos_token_id = self, None, None
 

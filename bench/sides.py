@@ -75,7 +75,7 @@ class LmEval:
         chosen = [request for request in requests if request.kind == kind]
         if not chosen:
             return {}
-        given = [_instance(request, index) for index, request in enumerate(chosen)]
+        given = [instance(request, index) for index, request in enumerate(chosen)]
         answers = getattr(self._lm, kind)(given, disable_tqdm=True)
         return {request.id: answer for request, answer in zip(chosen, answers, strict=True)}
 
@@ -83,7 +83,8 @@ class LmEval:
 KINDS = ("loglikelihood", "generate_until")
 
 
-def _instance(request: Request, index: int) -> Any:
+def instance(request: Request, index: int) -> Any:
+    """Return a request as lm-eval's own Instance."""
     from lm_eval.api.instance import Instance
 
     second: Any = request.continuation

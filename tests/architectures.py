@@ -236,8 +236,10 @@ def build(name: str, folder: Path, *, texts: Iterable[str] = (), seed: int = 0) 
     from transformers import AutoConfig, AutoModelForCausalLM
 
     wanted = ARCHITECTURES[name]
-    corpus = [*models._prose(), *texts]
-    tokenizer = models._tokenizer(wanted.tokenizer, corpus, vocabulary=1200, max_length=MAX_LENGTH)
+    corpus = [*models.prose(), *texts]
+    tokenizer = models.train_tokenizer(
+        wanted.tokenizer, corpus, vocabulary=1200, max_length=MAX_LENGTH
+    )
     special: dict[str, Any] = {
         "bos_token_id": tokenizer.bos_token_id,
         "eos_token_id": tokenizer.eos_token_id,
@@ -251,7 +253,7 @@ def build(name: str, folder: Path, *, texts: Iterable[str] = (), seed: int = 0) 
         torch.manual_seed(seed)
         model = causal.from_config(config, dtype=torch.float32)
         enliven(model)
-    models._save(folder, model.eval(), tokenizer)
+    models.save_model(folder, model.eval(), tokenizer)
     return folder
 
 

@@ -104,7 +104,7 @@ def tiny(
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    made = _tokenizer(tokenizer, [*_prose(), *texts], vocabulary=1200, max_length=max_length)
+    made = train_tokenizer(tokenizer, [*prose(), *texts], vocabulary=1200, max_length=max_length)
     if chat_template:
         made.chat_template = CHAT_TEMPLATE
     shape = {
@@ -125,11 +125,12 @@ def tiny(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = causal.from_config(made_config, dtype=getattr(torch, dtype))
-    _save(folder, model.eval(), made)
+    save_model(folder, model.eval(), made)
     return folder
 
 
-def _save(folder: Path, *parts: Any) -> None:
+def save_model(folder: Path, *parts: Any) -> None:
+    """Save a model and its tokenizer into a folder without a progress bar."""
     import transformers
 
     bars: Any = transformers.utils.logging
@@ -140,7 +141,7 @@ def _save(folder: Path, *parts: Any) -> None:
     bars.enable_progress_bar()
 
 
-def _prose() -> Iterator[str]:
+def prose() -> Iterator[str]:
     """What tokenizers learn from: the same sentences on every machine."""
     source = random.Random(0)
     for _ in range(300):
@@ -150,7 +151,8 @@ def _prose() -> Iterator[str]:
         yield f"So the answer is {source.choice(['Yes', 'No', '7', '12'])}.\n\n"
 
 
-def _tokenizer(kind: str, texts: list[str], *, vocabulary: int, max_length: int) -> Any:
+def train_tokenizer(kind: str, texts: list[str], *, vocabulary: int, max_length: int) -> Any:
+    """Return a tokenizer of that kind, trained on the texts."""
     from transformers import PreTrainedTokenizerFast
 
     fast: Any = PreTrainedTokenizerFast
@@ -429,8 +431,8 @@ def talker(
 
     words = [" " + " ".join((*OTHERS, *itertools.chain(*ROWS)))] * 400
     heads = [row[0] for row in ROWS[:STARTS]] * 400
-    tokenizer = _tokenizer(
-        "llama3", [*_prose(), *words, *heads], vocabulary=2048, max_length=max_length
+    tokenizer = train_tokenizer(
+        "llama3", [*prose(), *words, *heads], vocabulary=2048, max_length=max_length
     )
     shape = {
         "hidden_size": 128,
@@ -456,7 +458,7 @@ def talker(
             _teach(model, tokenizer, random.Random(seed), steps)
     finally:
         torch.set_num_threads(threads)
-    _save(folder, model.eval(), tokenizer)
+    save_model(folder, model.eval(), tokenizer)
     return folder
 
 

@@ -444,7 +444,7 @@ class Run:
                 "documents": len(DOCUMENTS[leaf]),
                 "rows": f"sha256:{sha256(hashes)}",
                 "shots": _shots() if config["num_fewshot"] else None,
-                **self._scoring(leaf),
+                **self.scoring(leaf),
             }
         return {
             "schema": "evalkit/lock/2",
@@ -474,7 +474,7 @@ class Run:
             "tasks": tasks,
         }
 
-    def _scoring(self, leaf: str) -> Value:
+    def scoring(self, leaf: str) -> Value:
         """How a leaf task is scored, as a lock pins it."""
         config = self.configs[leaf]
         listed = {entry["metric"]: entry for entry in config["metric_list"]}

@@ -84,10 +84,10 @@ def test_code_that_is_not_the_release_or_evaluates_texts_is_refused(
 ) -> None:
     monkeypatch.setattr(apart, "_released", dict)
     with pytest.raises(Refused, match="is not the released lm-eval's"):
-        apart._check_files(LEAF)
-    assert apart._evaluates(b"import re\nre.compile('a')\nlen([1])") == ""
+        apart.check_files(LEAF)
+    assert apart.text_evaluator(b"import re\nre.compile('a')\nlen([1])") == ""
     for text in (b"eval(answer)", b"import os\nos.system(answer)", b"exec(answer)"):
-        assert apart._evaluates(text)
+        assert apart.text_evaluator(text)
 
 
 def test_the_process_apart_can_write_reach_and_start_nothing(tmp_path: Path) -> None:

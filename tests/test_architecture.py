@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).resolve().parent.parent / "evalkit"
+TESTS = Path(__file__).resolve().parent
+PACKAGE = TESTS.parent / "evalkit"
+MOST_PRIVATE_READS = 40
 # In the order of the data. A room imports only those before it, inside its functions too.
 ROOMS = [
     "base",
@@ -342,6 +344,29 @@ def _mode(call: ast.Call, name: str) -> str:
         return ""
     constant = found[0]
     return str(constant.value) if isinstance(constant, ast.Constant) else "w"
+
+
+def private_reads(path: Path) -> list[str]:
+    """The private names of others that a module reads, imports or replaces, once for each time."""
+    found = []
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Attribute):
+            own = isinstance(node.value, ast.Name) and node.value.id in ("self", "cls")
+            found += [] if own else [node.attr]
+        elif isinstance(node, ast.ImportFrom):
+            found += [alias.name for alias in node.names]
+        elif isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "setattr":
+            named = node.args[1] if len(node.args) > 1 else None
+            found += [str(named.value)] if isinstance(named, ast.Constant) else []
+    return [name for name in found if re.fullmatch(r"_[a-zA-Z]\w*", name) and name != "_exit"]
+
+
+def test_tests_reach_into_few_private_names() -> None:
+    """A name that a test needs is no detail: it is public and says what it does. Names of torch,
+    transformers and lm-eval count too."""
+    places = {path: private_reads(path) for path in sorted(TESTS.rglob("*.py"))}
+    reads = {f"{path.relative_to(TESTS)}: {name}" for path in places for name in places[path]}
+    assert sum(map(len, places.values())) <= MOST_PRIVATE_READS, "\n".join(sorted(reads))
 
 
 def test_only_canon_opens_a_file_for_writing() -> None:

@@ -84,7 +84,7 @@ def test_the_baseline_without_lm_eval_scores_as_lm_eval_does(hf: Any) -> None:
 
 def test_the_baseline_without_lm_eval_generates_as_lm_eval_does(hf: Any) -> None:
     asked = [request for request in requests(12) if request.settings] * 2
-    instances = [sides._instance(request, index) for index, request in enumerate(asked)]
+    instances = [sides.instance(request, index) for index, request in enumerate(asked)]
     hf.batch_size_per_gpu = 4
     prompts = [hf.tok_encode(request.context, add_special_tokens=True) for request in asked]
     made = baseline.generate(hf.model, hf.tokenizer, prompts, UNTIL, 12, 4)

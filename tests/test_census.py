@@ -48,7 +48,7 @@ LIST = ["?"] * 5
 def test_a_template_says_what_its_fields_look_like(template: str, row: dict[str, Any]) -> None:
     shape = Shape()
     reads.of_template(template, shape)
-    assert invented._rows(shape, 1, "?") == [row]
+    assert invented.rows(shape, 1, "?") == [row]
 
 
 def test_a_function_says_what_its_fields_look_like(tmp_path: Path) -> None:
@@ -57,7 +57,7 @@ def test_a_function_says_what_its_fields_look_like(tmp_path: Path) -> None:
     exec(compile(CODE, str(tmp_path / "own.py"), "exec"), space)
     shape = Shape()
     reads.of_function(space["process_docs"], shape)
-    assert invented._rows(shape, 1, "?") == [
+    assert invented.rows(shape, 1, "?") == [
         {"kind": "kept", "ends": LIST, "level": "low", "by_letter": {"A": "?", "B": "?"},
          "answer": "x", "who": {"name": "?"}, "number": 1, "maybe": "?"}
     ]  # fmt: skip

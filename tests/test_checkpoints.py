@@ -89,18 +89,18 @@ def test_what_transformers_loaded_is_held_against_the_files(
     copied: Copy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = copied()
-    base = weights._base
+    base = weights.load_base
 
     def other(*given: Any) -> Any:
         with monkeypatch.context() as patch:
-            patch.setattr(weights, "_check_held", lambda *_: None)
+            patch.setattr(weights, "check_values", lambda *_: None)
             loaded = base(*given)
         with torch.no_grad():
             loaded.model.layers[1].mlp.up_proj.weight[-1, -1] += 1
-        weights._check_held(given[0], loaded)
+        weights.check_values(given[0], loaded)
         return loaded
 
-    monkeypatch.setattr(weights, "_base", other)
+    monkeypatch.setattr(weights, "load_base", other)
     with pytest.raises(EvalkitError, match=r"did not load model.layers.1.mlp.up_proj.weight"):
         load(folder)
 

@@ -132,8 +132,8 @@ def two(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: memory)
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     monkeypatch.setattr(gpus, "driver", lambda: "580.65.06")
-    monkeypatch.setattr(device, "_cublas", lambda: "13.0.2")
-    monkeypatch.setattr(device, "_cudnn", lambda: "91400")
+    monkeypatch.setattr(device, "cublas_version", lambda: "13.0.2")
+    monkeypatch.setattr(device, "cudnn_version", lambda: "91400")
 
 
 def test_the_hardware_of_a_run_names_every_gpu_and_what_chooses_its_kernels(two: None) -> None:
@@ -181,8 +181,8 @@ def test_cublas_is_asked_for_the_version_that_is_loaded(tmp_path: Path) -> None:
     assert not os.system(f"cc -shared -fPIC -o {library} {source}")
     maps = tmp_path / "maps"
     maps.write_text(f"7f00-7f01 r-xp 00000000 00:00 0   {library}\n")
-    assert device._cublas(maps) == "13.12.11"
-    assert device._cublas(source) is None
+    assert device.cublas_version(maps) == "13.12.11"
+    assert device.cublas_version(source) is None
 
 
 # The environment

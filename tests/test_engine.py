@@ -360,7 +360,7 @@ def test_sampling_draws_as_often_as_the_probabilities_say(load: Load) -> None:
     settings = Settings((), 1, True, temperature=0.8, top_p=0.9, top_k=4)
     source = torch.Generator().manual_seed(0)
     chooser = processors.chooser(load(), settings, [1])
-    draws = [decoding._sample(chooser, logits.clone(), source) for _ in range(4000)]
+    draws = [decoding.sample(chooser, logits.clone(), source) for _ in range(4000)]
     from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
     scores = logits[None]

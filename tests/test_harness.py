@@ -160,10 +160,10 @@ def test_scoring_task_by_task_is_what_one_evaluate_of_all_gives() -> None:
     ids: dict[int, str] = {}
     for leaf in loaded.leaves.values():
         requests.build_task(leaf, loaded.suite, None)
-        ids |= score._ids(leaf, given_answers)
-    asked = {name: score._Asked(leaf.task) for name, leaf in loaded.leaves.items()}
+        ids |= score.request_ids(leaf, given_answers)
+    asked = {name: score.Asked(leaf.task) for name, leaf in loaded.leaves.items()}
     whole = evaluate(
-        score._Replay(given_answers, ids), {**loaded.task_dict, "tasks": asked},
+        score.Replay(given_answers, ids), {**loaded.task_dict, "tasks": asked},
         bootstrap_iters=publish.BOOTSTRAP_ITERS,
     )  # fmt: skip
     own = whole.pop("samples")

@@ -182,14 +182,14 @@ def engine(request: pytest.FixtureRequest, tiny_model: Callable[..., Path]) -> c
 
 
 def test_the_same_batch_twice_gives_the_same_bits(engine: core.Engine) -> None:
-    probe._check_repeats(engine)
+    probe.check_repeats(engine)
 
 
 def test_a_device_that_forgets_its_bits_is_refused(
     engine: core.Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A planted fault: one value in a thousand moves by its last bit, the second time."""
-    disturb, moved = repeat._disturb, []
+    disturb, moved = repeat.disturb_allocator, []
     layer = engine.model.model.layers[0].mlp
 
     def move(_: Any, __: Any, output: torch.Tensor) -> torch.Tensor:
@@ -200,9 +200,9 @@ def test_a_device_that_forgets_its_bits_is_refused(
         moved.append(layer.register_forward_hook(move))
         return disturb(device)
 
-    monkeypatch.setattr(repeat, "_disturb", disturbed)
+    monkeypatch.setattr(repeat, "disturb_allocator", disturbed)
     with pytest.raises(EvalkitError, match=r"does not give the same bits here: [0-9]+ of [0-9]+"):
-        probe._check_repeats(engine)
+        probe.check_repeats(engine)
     moved[0].remove()
 
 

@@ -333,8 +333,8 @@ def test_the_scratch_of_a_killed_launcher_is_removed_by_the_next_and_no_other(
         os.utime(folder, (0, 0))
     (tmp_path / "evalkit-scratch-link").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "elsewhere").mkdir()
-    held = start._lock(working)
-    start._sweep(tmp_path)
+    held = start.lock_scratch(working)
+    start.remove_abandoned(tmp_path)
     assert not killed.exists()
     assert all(path.is_dir() for path in (working, young, tmp_path / "elsewhere"))
     os.close(held)
@@ -344,7 +344,7 @@ def test_what_a_killed_launcher_started_is_told_to_stop(tmp_path: Path) -> None:
     """A kill that can't be caught used to leave the container working."""
     mark = tmp_path / "stopped"
     inner = f"trap 'touch {mark}; exit' TERM; touch {tmp_path}/ready; while :; do sleep 0.05; done"
-    outer = f"from evalkit.host.launch import start; start._wait(['bash', '-c', {inner!r}])"
+    outer = f"from evalkit.host.launch import start; start.run_command(['bash', '-c', {inner!r}])"
     with subprocess.Popen([sys.executable, "-c", outer], cwd=ROOT) as launcher:
         wait_for(tmp_path / "ready")
         launcher.kill()

@@ -378,11 +378,11 @@ class Full:
     def __init__(self, loaded: Any, monkeypatch: pytest.MonkeyPatch, rows: int, fails: int = 0):
         self.rows, self.fails, self.sizes, self.freed = rows, fails, list[list[int]](), 0
         self.error: Exception = torch.OutOfMemoryError("CUDA out of memory. Tried 2.00 GiB")
-        self._forward, self._free = loaded.model.forward, loaded._free
+        self._forward, self._free = loaded.model.forward, loaded.free_memory
         # its signature is looked at
         forward = functools.wraps(loaded.model.forward)(lambda *a, **b: self.forward(*a, **b))
         monkeypatch.setattr(loaded.model, "forward", forward)
-        monkeypatch.setattr(loaded, "_free", self.free)
+        monkeypatch.setattr(loaded, "free_memory", self.free)
 
     def forward(self, *args: Any, **inputs: Any) -> Any:
         self.sizes.append(list(inputs["input_ids"].shape))

@@ -135,9 +135,7 @@ def _configs(run: Run, traps: Traps) -> None:
         config["dataset_path"] = str(traps.folder)
         config["include"] = str(traps.folder / "tasks" / "tiny.yaml")
         config["process_docs"] = "!function evil.docs"
-    run.lock["tasks"] = {
-        leaf: task | run._scoring(leaf) for leaf, task in run.lock["tasks"].items()
-    }
+    run.lock["tasks"] = {leaf: task | run.scoring(leaf) for leaf, task in run.lock["tasks"].items()}
 
 
 def _datasets(run: Run, traps: Traps) -> None:

@@ -157,7 +157,7 @@ def test_one_weight_is_upcast_at_a_time_and_of_a_table_only_the_rows(
     monkeypatch.setattr(kernels, "PACKED_BYTES", 0)  # as for a large model
     loaded = load("llama", "bfloat16", "precise", num_hidden_layers=3)
     table = loaded.model.get_input_embeddings()._parameters["weight"].data_ptr()
-    read, upcast = precise._read, []
+    read, upcast = precise.read_parameter, []
     alive: set[str] = set()
 
     def seen(value: Any, whole: bool) -> Any:
@@ -169,7 +169,7 @@ def test_one_weight_is_upcast_at_a_time_and_of_a_table_only_the_rows(
             weakref.finalize(found, alive.clear)
         return found
 
-    monkeypatch.setattr(precise, "_read", seen)
+    monkeypatch.setattr(precise, "read_parameter", seen)
     loaded.execute(SCORED)
     assert table not in upcast
     assert len(upcast) == len(set(upcast)) == len(list(loaded.model.parameters())) - 1
@@ -432,7 +432,7 @@ def test_log_probabilities_over_a_large_vocabulary_lean_to_no_side() -> None:
     logits = 5 * torch.randn(200, 49_152, generator=source)
     labels = torch.randint(49_152, (200,), generator=source)
     exact = logits.double().log_softmax(-1).gather(1, labels[:, None])[:, 0]
-    found = [value for value, _ in scoring._logprobs(logits, list(enumerate(labels.tolist())))]
+    found = [value for value, _ in scoring.logprobs(logits, list(enumerate(labels.tolist())))]
     error = torch.tensor(found, dtype=torch.float64) - exact
     assert error.abs().max() < 5e-6
     assert error.mean().abs() < 5e-7

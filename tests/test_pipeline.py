@@ -116,7 +116,7 @@ def test_an_error_in_a_stage_lets_the_other_lanes_go_on(planned: tuple[Any, Plan
     def fail(*_: Any) -> None:
         raise ValueError("a fault in the second stage")
 
-    pipeline._layers(first.model)[3].register_forward_pre_hook(fail)
+    pipeline.layers_of(first.model)[3].register_forward_pre_hook(fail)
     batch = plan.batch(next(iter(plan.entries)))
     with pytest.raises(ValueError, match="second stage"):
         first.execute(batch)
@@ -177,7 +177,7 @@ def test_a_worker_uses_its_lanes(
     for index in range(len(names)):
         parent.told.put({"batch": index})
     parent.told.put({})
-    serving._answer(made, names, parent)  # type: ignore[arg-type]
+    serving.answer_batches(made, names, parent)  # type: ignore[arg-type]
     made.close()
     assert sorted(answered) == list(range(len(names)))
     assert len(read_journal(run).batches) == len(names)

@@ -415,8 +415,8 @@ def test_a_broken_models_nan_is_no_fault_of_the_engine(load: Made) -> None:
     with torch.no_grad():
         loaded.model.lm_head.weight[5] = float("nan")
     probe.check(loaded)
-    assert probe._gap(float("nan"), float("nan")) == 0.0
-    assert probe._gap(1.0, float("nan")) == probe._gap(float("nan"), 1.0) == float("inf")
+    assert probe.distance(float("nan"), float("nan")) == 0.0
+    assert probe.distance(1.0, float("nan")) == probe.distance(float("nan"), 1.0) == float("inf")
 
 
 def test_a_quantised_models_answers_are_held_against_its_own_paddings(

@@ -143,7 +143,7 @@ def rehearse(engine: Any, several: bool = True) -> list[Watched]:
     """Generate, and what each step was seen to do. Texts go on with token 5."""
     seen: list[Watched] = []
     copies = Counter[int]()
-    step = generate._Pool.step
+    step = generate.Pool.step
 
     def watched(pool: Any) -> bool:
         with Watched() as mode:
@@ -157,7 +157,7 @@ def rehearse(engine: Any, several: bool = True) -> list[Watched]:
     first, *rest = batches(several)
     found: dict[str, Any] = {}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(generate._Pool, "step", watched)
+        patch.setattr(generate.Pool, "step", watched)
         patch.setattr(decoding, "to_host", to_host)
         patch.setattr(decoding, "answer", lambda engine, text, settings: text)
         generate.together(
@@ -204,10 +204,10 @@ def test_a_step_is_traced_whole(gpu: torch.device) -> None:
 
     with fake("llama", gpu) as engine, pytest.MonkeyPatch.context() as patch:
         patch.setattr(decoding, "to_host", lambda table: [[5.0, 1.0, 0.0, -1.0] for _ in table])
-        pool = generate._Pool(engine, batches(False)[0])
+        pool = generate.Pool(engine, batches(False)[0])
         pool.fill(lambda held: None)
-        assert pool.step() and pool._tokens is not None
-        traced = make_fx(lambda tokens: pool.forward(tokens))(pool._tokens)
+        assert pool.step() and pool.tokens is not None
+        traced = make_fx(lambda tokens: pool.forward(tokens))(pool.tokens)
     called = {str(node.target) for node in traced.graph.nodes if node.op == "call_function"}
     assert any("efficient_attention" in name for name in called)
     assert not [name for name in called if "_local_scalar" in name or name.startswith("aten.item")]

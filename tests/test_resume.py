@@ -196,13 +196,13 @@ def answered(folder: Path) -> dict[str, str]:
 def test_the_order_of_batches_changes_no_answer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
-    left = execute._left
+    left = execute.unanswered
 
     def shuffled(*given: Any) -> list[int]:
         return random.Random(seed).sample(left(*given), support.num_batches(folder))
 
     folder = support.planned(tmp_path)
-    monkeypatch.setattr(execute, "_left", shuffled)
+    monkeypatch.setattr(execute, "unanswered", shuffled)
     assert answered(folder) == support.demo_answers()
     order = [json.loads(line)["batch"] for line in support.journal_file(folder).open()]
     planned = [batch["id"] for batch in support.read(folder, "plan.json")["batches"]]

@@ -154,14 +154,14 @@ def test_batches_that_do_not_fit_side_by_side_are_answered_one_by_one(
     """What was answered before memory ran out is not answered again."""
     loaded, given = load(), list(tasks().values())
     expected = alone(loaded, given)
-    fill, told = generate._Pool.fill, []
+    fill, told = generate.Pool.fill, []
 
     def short(self: Any, more: Any) -> None:
         fill(self, more)
         if len(self._parts) + len(told) > 1 and sum(map(bool, self._running)) > 10:
             raise torch.OutOfMemoryError("a small device")
 
-    monkeypatch.setattr(generate._Pool, "fill", short)
+    monkeypatch.setattr(generate.Pool, "fill", short)
     rest = deque(given[1:])
     loaded.together(
         given[0],

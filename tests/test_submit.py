@@ -56,7 +56,7 @@ IMAGE = replace(
         (Member(OUT / "student/mine-1", "/shared/it's mine"), Member(OUT / "teacher/mine-2", None)),
         64,
     ),
-    evalkit=submit._command(
+    evalkit=submit.command_on_node(
         Place(
             Runtime("apptainer", "1.4.5", True),
             Image("/images/evalkit.sif", "sha256:ab", "sif"),
@@ -233,7 +233,7 @@ def test_a_stretch_that_mostly_started_up_tells_no_speed(tmp_path: Path) -> None
     """A node that died after its first batch made the longest look ten times as long, and what was
     missing was refused."""
     run = support.finished(tmp_path)
-    assert pace.speeds(run) and submit._speed(run) is None
+    assert pace.speeds(run) and submit.measured_speed(run) is None
 
 
 # What a site wants
@@ -432,7 +432,7 @@ def test_what_the_stage_lacks_is_fetched_where_there_is_a_network(
                     plan=("--limit", "3", "--revision", "v1"))  # fmt: skip
     assert checks.lacks(wanted)
     place = Place(Runtime("apptainer", "1.4"), Image("x.sif", "sha256:ab", "sif"), "")
-    submit._stage(wanted, place, print)
+    submit.fetch_stage(wanted, place, print)
     (words,) = started
     assert words[:3] == ("stage", "--to", str(tmp_path / "staged"))
     assert words[-2:] == ("--revision", "v1") and words.count("--model") == 2
@@ -445,4 +445,4 @@ def test_what_the_stage_lacks_is_fetched_where_there_is_a_network(
     assert not checks.lacks(replace(wanted, stage=tmp_path / "x.sqsh"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(EvalkitError, match="told to stay offline"):
-        submit._stage(wanted, place, print)
+        submit.fetch_stage(wanted, place, print)

@@ -246,14 +246,14 @@ def test_counters_are_read_now_and_then_even_when_nobody_asks(
     monkeypatch.setattr(host, "PACKAGE_WATTS", 0.01)
     counter = rapl(tmp_path, "0", "package-0", 0, range_uj=10_000_000)
     read = threading.Event()
-    package = host._Package.joules
+    package = host.Package.joules
 
-    def joules(self: host._Package) -> float:
+    def joules(self: host.Package) -> float:
         found = package(self)
         read.set()
         return found
 
-    monkeypatch.setattr(host._Package, "joules", joules)
+    monkeypatch.setattr(host.Package, "joules", joules)
     meter = telemetry.Meter(tmp_path)
     for energy_uj in (6_000_000, 2_000_000, 8_000_000, 4_000_000):
         counter.write_text(f"{energy_uj}\n")

@@ -449,7 +449,7 @@ def test_a_nan_is_wrong_and_counted(
     record = canon.read_json(make(suite, nan_model, tmp_path / "out") / "record.json")
     assert record["tasks"]["own_a"]["metrics"]["acc,none"]["value"] == 0
     assert record["health"]["nan_answers"] == len(DOCUMENTS)
-    monkeypatch.setattr(score, "_zero_when_nan", lambda process_results: process_results)
+    monkeypatch.setattr(score, "zero_when_nan", lambda process_results: process_results)
     unguarded = canon.read_json(make(suite, nan_model, tmp_path / "unguarded") / "record.json")
     assert unguarded["tasks"]["own_a"]["metrics"]["acc,none"]["value"] == 0.5
 
@@ -479,7 +479,7 @@ def test_one_nan_among_the_choices_scores_nothing(
         return value
 
     assert accuracy() == 0.0
-    monkeypatch.setattr(score, "_zero_when_nan", lambda process_results: process_results)
+    monkeypatch.setattr(score, "zero_when_nan", lambda process_results: process_results)
     assert accuracy() == 1.0
 
 

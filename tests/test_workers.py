@@ -316,7 +316,7 @@ def test_a_batch_in_whose_hands_a_worker_died_is_answered_by_itself() -> None:
         told: SimpleQueue[Any] = SimpleQueue()
 
     parent = Parent()
-    ahead = serving._Ahead(["a", "b", "c", "d"], parent)  # type: ignore[arg-type]
+    ahead = serving.Ahead(["a", "b", "c", "d"], parent)  # type: ignore[arg-type]
     assert ahead.peek() is None, "nothing is known yet, and nobody waits for it"
     for told in ({"batch": 0}, {"batch": 1}, {"batch": 2, "alone": True}, {"batch": 3}, {}):
         parent.told.put(told)

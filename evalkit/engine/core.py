@@ -75,7 +75,7 @@ class Engine:
     def execute(self, batch: Batch) -> dict[str, Any]:
         """Return the `Answer`s of a batch by part id, and set `last_split`. Raises EvalkitError if
         the device has too little memory for a single row."""
-        done = execute_split(batch, self._answers, self._free)
+        done = execute_split(batch, self._answers, self.free_memory)
         if done is None:
             raise EvalkitError(
                 f"out of memory in a batch of {len(batch.rows)} rows x {batch.width} tokens, cut"
@@ -116,7 +116,7 @@ class Engine:
                 generate.together(self, first, following, finished)
 
         if not fits(attempt):
-            self._free()
+            self.free_memory()
             for batch in list(left.values()):
                 answered(batch, self.execute(batch))
 
@@ -127,7 +127,8 @@ class Engine:
                 return generate.generate(self, batch)
             return scoring.score(self, batch)
 
-    def _free(self) -> None:
+    def free_memory(self) -> None:
+        """Give up the caches that are kept, and what the GPU's allocator keeps."""
         self.kept = None
         torch.cuda.empty_cache()  # does nothing where there is no GPU
 

@@ -94,7 +94,7 @@ class Busy:
 def first_layers(model: Any, stages: int | None = None) -> list[int]:
     """Return the index of each stage's first layer. A stage begins where the device changes; with
     `stages`, the layers are cut into that many parts of about equal size."""
-    layers = _layers(model)
+    layers = layers_of(model)
     if stages is not None:
         assert 1 <= stages <= len(layers), "a stage has a layer"
         return [len(layers) * stage // stages for stage in range(stages)]
@@ -102,7 +102,7 @@ def first_layers(model: Any, stages: int | None = None) -> list[int]:
     return [n for n, device in enumerate(devices) if n == 0 or device != devices[n - 1]] or [0]
 
 
-def _layers(model: Any) -> torch.nn.ModuleList:
+def layers_of(model: Any) -> torch.nn.ModuleList:
     """Return the model's decoder layers: its longest list of modules."""
     lists = [module for module in model.modules() if isinstance(module, torch.nn.ModuleList)]
     return max(lists, key=len, default=torch.nn.ModuleList())
@@ -110,7 +110,7 @@ def _layers(model: Any) -> torch.nn.ModuleList:
 
 def devices(model: Any, first: list[int]) -> list[torch.device]:
     """Return the device that each stage computes on."""
-    layers, cpu = _layers(model), torch.device("cpu")
+    layers, cpu = layers_of(model), torch.device("cpu")
     return [next((p.device for p in layers[index].parameters()), cpu) for index in first]
 
 
@@ -138,7 +138,7 @@ class Stages:
         model.register_forward_pre_hook(lambda *_: position.move(0))
         for stage, index in enumerate(self.first[1:], 1):
             enter: Callable[..., None] = _entering(position, stage)
-            _layers(model)[index].register_forward_pre_hook(enter)
+            layers_of(model)[index].register_forward_pre_hook(enter)
         # also where a pass ends in an error: the other lanes go on
         model.register_forward_hook(lambda *_: position.move(None), always_call=True)
 

@@ -79,7 +79,7 @@ def execute(
     _check_clock(run)
     segment = worker.segment_name()
     events.open(run.folder / "events" / f"{segment}.jsonl")
-    todo = _left(run, plan, means.shard, events)
+    todo = unanswered(run, plan, means.shard, events)
     if not todo:
         return
     before = 0 if means.shard else _before(plan, todo)
@@ -113,7 +113,7 @@ def _together(
         events.log("executed", tokens=team.tokens, **team.span.taken(team.peak_bytes))
 
 
-def _left(run: Run, plan: Plan, shard: Shard | None, events: Events) -> list[int]:
+def unanswered(run: Run, plan: Plan, shard: Shard | None, events: Events) -> list[int]:
     """The batches to answer, by index."""
     names = list(plan.entries)
     mine = shards.deal(plan.body, shard.count)[shard.index - 1] if shard else range(len(names))

@@ -142,7 +142,7 @@ def test_a_token_is_in_nothing_that_can_be_inspected(
         seen["left"] = str(secrets.exists())
         return 0
 
-    monkeypatch.setattr(start, "_wait", attend)
+    monkeypatch.setattr(start, "run_command", attend)
     place = found("docker", image)
     start.start(Where(place.runtime, place.image, ""), ["eval", "--model", "org/name"])
     assert "hf_planted" in seen["file"] and seen["mode"] == "0o600"

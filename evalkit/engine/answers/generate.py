@@ -54,7 +54,7 @@ def together(
     number of trunk tokens that are held. `answered` is called with each batch and its answers as
     soon as all its texts have stopped.
     """
-    pool = _Pool(engine, first)
+    pool = Pool(engine, first)
     while True:
         pool.fill(more)
         for part in pool.over():
@@ -133,7 +133,7 @@ class _Part:
                 self._ready.append(_Ready(text, forest.taken, target.row - first, path))
 
 
-class _Pool:
+class Pool:
     """The slots, and the batches whose texts are in them."""
 
     def __init__(self, engine: "Engine", first: Batch) -> None:
@@ -143,7 +143,7 @@ class _Pool:
         self._parts = [_Part(engine, first)]
         self._running: list[Text | None] = []  # by slot
         self._slots = Slots(engine.device, 0)
-        self._tokens: torch.Tensor | None = None  # [slots]: the newest; None after texts have come
+        self.tokens: torch.Tensor | None = None  # [slots]: the newest; None after texts have come
 
     def fill(self, more: Callable[[int], Batch | None]) -> None:
         """Put prompts into the free slots, while there are prompts."""
@@ -155,7 +155,7 @@ class _Pool:
                 self._resize(texts)
             slot = self._running.index(None)
             self._slots.fill(slot, part.stem, prompt.cache, prompt.row, prompt.path)
-            self._running[slot], self._tokens = prompt.text, None
+            self._running[slot], self.tokens = prompt.text, None
         self._resize(texts)
 
     def _following(self, more: Callable[[int], Batch | None]) -> tuple[_Part, _Ready] | None:
@@ -181,7 +181,7 @@ class _Pool:
             kept = [slot for slot, text in enumerate(self._running) if text is not None]
             self._slots.keep(kept, width)
             empty = [None] * (width - len(kept))
-            self._running, self._tokens = [*(self._running[slot] for slot in kept), *empty], None
+            self._running, self.tokens = [*(self._running[slot] for slot in kept), *empty], None
 
     def over(self) -> list[_Part]:
         """Remove the batches that are over, and return them."""
@@ -193,12 +193,12 @@ class _Pool:
         """Generate a token for each text; return False where there is no text."""
         if not any(self._running):
             return False
-        if self._tokens is None:
+        if self.tokens is None:
             newest = [text.tokens[-1] if text else 0 for text in self._running]
-            self._tokens = torch.tensor(newest, device=self._engine.device)
-        logits = self.forward(self._tokens)
+            self.tokens = torch.tensor(newest, device=self._engine.device)
+        logits = self.forward(self.tokens)
         self._slots.stepped()
-        self._tokens = decoding.advance(self._engine, self._running, logits, self._settings)
+        self.tokens = decoding.advance(self._engine, self._running, logits, self._settings)
         for slot, text in enumerate(self._running):
             if text is not None and text.stop:
                 self._slots.empty(slot)

@@ -67,8 +67,8 @@ def _values(
         number = {place: index for index, place in enumerate(places)}
         moved = [(row - first, at) for row, at in places]
         logits = forward(engine, batch, batch.rows[first : first + rows], moved)
-        logprobs = _logprobs(logits, [(number[place], label) for place, label in inside])
-        values |= dict(zip(inside, logprobs, strict=True))
+        scored = logprobs(logits, [(number[place], label) for place, label in inside])
+        values |= dict(zip(inside, scored, strict=True))
     return values
 
 
@@ -94,7 +94,7 @@ def forward(
     return logits[0]
 
 
-def _logprobs(logits: torch.Tensor, pairs: list[tuple[int, int]]) -> list[tuple[float, bool]]:
+def logprobs(logits: torch.Tensor, pairs: list[tuple[int, int]]) -> list[tuple[float, bool]]:
     """Return the log-probability of each (place, label) pair, and whether the label is the most
     probable token there; of equally probable ones the first is."""
     chunk = CPU_CHUNK if logits.device.type == "cpu" else LOGITS_CHUNK

@@ -140,18 +140,19 @@ def hardware(device: str) -> Hardware:
         "gpu": [torch.cuda.get_device_name(index) for index in indices],
         "cuda": torch.version.cuda,
         "driver": gpus.driver(),
-        "cublas": _cublas(),
-        "cudnn": _cudnn(),
+        "cublas": cublas_version(),
+        "cudnn": cudnn_version(),
     }
 
 
-def _cudnn() -> str | None:
+def cudnn_version() -> str | None:
+    """Return the version of the cuDNN that torch uses; None where there is none."""
     cudnn: Any = torch.backends.cudnn  # untyped
     version = cudnn.version() if cudnn.is_available() else None
     return None if version is None else str(version)
 
 
-def _cublas(maps: Path = Path("/proc/self/maps")) -> str | None:
+def cublas_version(maps: Path = Path("/proc/self/maps")) -> str | None:
     """Return the version of the cuBLAS that this process has loaded. The library itself is called
     for it: a search path of the host may have put another one before torch's."""
     loaded = re.search(r"(/\S*/libcublas\.so[.\d]*)$", maps.read_text(), re.M)

@@ -74,7 +74,7 @@ def load(model: Model, wanted: Numerics, device: str, adapter: Path | None) -> A
     numerics.silence()
     require_packages(model, device)
     try:
-        loaded = _base(model, wanted, device)
+        loaded = load_base(model, wanted, device)
         _try_quantised(model, loaded)
     except architecture.loading_errors() as error:
         raise numerics.cannot_load(model, error) from None
@@ -127,7 +127,8 @@ def describe_quantized(model: Model, loaded: Any) -> list[str]:
     return [f"weights {quantized.method}, dequantised to {dtype}"]
 
 
-def _base(model: Model, wanted: Numerics, device: str) -> Any:
+def load_base(model: Model, wanted: Numerics, device: str) -> Any:
+    """Return the checkpoint as transformers loads it, held against its files; no adapter yet."""
     from transformers import AutoModelForCausalLM
 
     causal: Any = AutoModelForCausalLM  # untyped
@@ -146,7 +147,7 @@ def _base(model: Model, wanted: Numerics, device: str) -> Any:
             output_loading_info=True,
         )
     _check(model, stored, loaded, info)
-    _check_values(model, loaded)
+    check_values(model, loaded)
     return loaded
 
 
@@ -192,7 +193,7 @@ def _check_read(model: Model, info: LoadingInfo) -> None:
         )
 
 
-def _check_values(model: Model, loaded: Any) -> None:
+def check_values(model: Model, loaded: Any) -> None:
     """Raise EvalkitError that names the first weight whose numbers differ from its file.
 
     The beginning and the end of each weight are compared, so that even a large model takes a

@@ -41,18 +41,21 @@ class Stored(torch.Tensor):
             if func == torch.Tensor.dtype.__get__:  # type: ignore[attr-defined]
                 return torch.float32
             first = func in _FIRST or getattr(func, "__name__", "") == "__get__"
-            given = {name: _read(value, not first) for name, value in (kwargs or {}).items()}
-            result = func(*(_read(value, not first) for value in args), **given)
+            given = {
+                name: read_parameter(value, not first) for name, value in (kwargs or {}).items()
+            }
+            result = func(*(read_parameter(value, not first) for value in args), **given)
             low = first and isinstance(result, torch.Tensor) and result.dtype in LOW
             return result.float() if low else result
 
 
-def _read(value: Any, upcast: bool) -> Any:
+def read_parameter(value: Any, upcast: bool) -> Any:
+    """Return a stored parameter as a plain tensor, in float32 if `upcast`; lists of them too."""
     if isinstance(value, Stored):
         plain = value.as_subclass(torch.Tensor)
         return plain.float() if upcast else plain
     if isinstance(value, (list, tuple)) and any(isinstance(item, Stored) for item in value):
-        return [_read(item, upcast) for item in value]
+        return [read_parameter(item, upcast) for item in value]
     return value
 
 

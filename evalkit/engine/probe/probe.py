@@ -49,7 +49,7 @@ def check(engine: Engine) -> None:
     """
     problem = problem_at(engine, engine.level)
     if not problem:
-        _check_repeats(engine)
+        check_repeats(engine)
         return
     lower = LEVELS[LEVELS.index(engine.level) + 1 :]
     right = next((level for level in lower if not problem_at(engine, level)), None)
@@ -60,7 +60,8 @@ def check(engine: Engine) -> None:
     )
 
 
-def _check_repeats(engine: Engine) -> None:
+def check_repeats(engine: Engine) -> None:
+    """Raise EvalkitError where the same batch twice does not give the same bits on this device."""
     with _attention_of(engine, engine.level):
         repeat.check(_trial(engine, engine.level), allowed(engine.model))
 
@@ -168,7 +169,7 @@ def _unequal(answer: Answered, truth: Alone) -> tuple[float, str]:
     """How far an answer in float32 is from what it should be, in words where that is too far."""
     worst = (0.0, "")
     for ours, theirs in zip(answer.values(), truth.values(answer), strict=True):
-        if (gap := _gap(ours, theirs)) > TOLERANCE + RELATIVE * abs(theirs):
+        if (gap := distance(ours, theirs)) > TOLERANCE + RELATIVE * abs(theirs):
             worst = max(worst, (gap, f"a log-likelihood is {ours:.6f}, and alone {theirs:.6f}"))
     first = min(truth.margins)
     wrong = abs(first) if answer.greedy != (first > 0) else 0.0
@@ -187,15 +188,15 @@ def _further(
     theirs: list[float] = []
     for answer, right, other in zip(found, exact, others, strict=True):
         values = right.values(answer)
-        ours += map(_gap, answer.values(), values)
-        theirs += map(_gap, other.values(answer), values)
+        ours += map(distance, answer.values(), values)
+        theirs += map(distance, other.values(answer), values)
     off, allowed = sum(ours) / len(ours), factor * sum(theirs) / len(theirs) + floor
     if off <= allowed:
         return ""
     return f"log-likelihoods are off by {off:.2g} on average, where rounding explains {allowed:.2g}"
 
 
-def _gap(one: float, other: float) -> float:
+def distance(one: float, other: float) -> float:
     """How far apart two values are; a broken model's NaN is as good as another, as nothing else."""
     if one == other or (math.isnan(one) and math.isnan(other)):
         return 0.0

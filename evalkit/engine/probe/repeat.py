@@ -39,7 +39,7 @@ def problem(trial: Engine, allowed: Tokens) -> str:
     tokenizer stops texts (`trials.Stops`); `allowed`: token ids for prompts."""
     first = _answers(trial, allowed)
     trial.kept = None
-    held = _disturb(trial.device)
+    held = disturb_allocator(trial.device)
     again = _answers(trial, allowed)
     del held
     unlike = [name for name in first if first[name] != again[name]]
@@ -74,7 +74,7 @@ def _batches(trial: Engine, allowed: Tokens) -> list[Batch]:
     ]
 
 
-def _disturb(device: torch.device) -> list[torch.Tensor]:
+def disturb_allocator(device: torch.device) -> list[torch.Tensor]:
     """Give back what the allocator keeps, and take blocks between which others must find room."""
     torch.cuda.empty_cache()  # does nothing where there is no GPU
     blocks = [torch.empty(size, dtype=torch.uint8, device=device) for size in BLOCKS]

@@ -96,7 +96,7 @@ def advance(
     for row, (first, best, second, logprob_of_best) in enumerate(to_host(table)):
         token, value, text = int(first), best, texts[row]
         if text is not None and text.generator is not None:
-            token = _sample(text.chooser, logits[row].cpu(), text.generator)
+            token = sample(text.chooser, logits[row].cpu(), text.generator)
             value = float(logits[row, token])
         chosen.append(token)
         if text is not None:
@@ -113,7 +113,7 @@ def to_host(table: torch.Tensor) -> list[list[float]]:
     return rows
 
 
-def _sample(chooser: Chooser, logits: torch.Tensor, generator: torch.Generator) -> int:
+def sample(chooser: Chooser, logits: torch.Tensor, generator: torch.Generator) -> int:
     """Draw a token from processed logits [vocabulary], in float32 on the CPU."""
     chances = chooser.warped(logits).softmax(-1)
     if chances.isnan().any():  # a broken model, which its log-probabilities show

@@ -146,7 +146,7 @@ def serve() -> None:
             tell(_scored(task, message["documents"]))
             continue
         try:
-            _check_files(message["name"])
+            check_files(message["name"])
             if not locked:
                 _lock()
                 locked = True
@@ -186,7 +186,7 @@ def _scored(task: rescore.Task, documents: list[list[Sample]]) -> dict[str, obje
     return {"scored": found[0]}
 
 
-def _check_files(name: str) -> None:
+def check_files(name: str) -> None:
     """Refused unless each Python file beside a task's functions is the release's, and evaluates no
     text."""
     code = own_code.code_in(rescore.unresolved(name))
@@ -197,7 +197,7 @@ def _check_files(name: str) -> None:
         digest = base64.urlsafe_b64encode(hashlib.sha256(data).digest()).rstrip(b"=").decode()
         if digests.get(path) != digest:
             raise Refused(f"{path.name} is not the released lm-eval's")
-        if path in files and (word := _evaluates(data)):
+        if path in files and (word := text_evaluator(data)):
             raise Refused(f"{path.name} calls {word}")
 
 
@@ -207,7 +207,7 @@ def _released() -> dict[Path, str]:
     return {Path(str(f.locate())).resolve(): f.hash.value for f in files if f.hash}
 
 
-def _evaluates(data: bytes) -> str:
+def text_evaluator(data: bytes) -> str:
     """What a file calls to run a text as a program, or nothing."""
     for node in ast.walk(ast.parse(data)):
         if isinstance(node, ast.Call):

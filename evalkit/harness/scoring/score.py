@@ -1,6 +1,6 @@
 """Phase two: lm-eval computes its own metrics from answers that are already there.
 
-`_Replay` is a model that only remembers. Scores are therefore lm-eval's to the last digit, and
+`Replay` is a model that only remembers. Scores are therefore lm-eval's to the last digit, and
 scoring needs no GPU, no torch and no weights. What evalkit adds: a document with a NaN answer
 scores 0 (numpy's argmax would call a NaN the best choice).
 
@@ -36,7 +36,7 @@ Answers = Mapping[str, Mapping[str, Any]]  # request id -> answer, as the journa
 Metrics = Mapping[str, object]  # of a document, by name: numbers, or what a task aggregates
 
 
-class _Replay:
+class Replay:
     """The model that `lm_eval.evaluate` is given: it answers from the journal."""
 
     def __init__(self, answers: Answers, ids: dict[int, str]) -> None:
@@ -63,12 +63,12 @@ class _Replay:
         return [answer["text"] for answer in self._replay(instances)]
 
 
-class _Asked:
+class Asked:
     """A leaf task whose requests are built: `evaluate` must not build them again."""
 
     def __init__(self, task: Any) -> None:
         self._task = task
-        self.process_results = _zero_when_nan(task.process_results)
+        self.process_results = zero_when_nan(task.process_results)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._task, name)
@@ -137,9 +137,9 @@ class Scoring:
         with tasks.named(leaf.name):
             building.build_task(leaf, suite, self._template)
         asked.check(self._loaded, leaf, self._template or asked.Messages())
-        replay = _Replay(answers, _ids(leaf, answers))
+        replay = Replay(answers, request_ids(leaf, answers))
         with _Blamed(leaf.name, suite.include_path):
-            results = self._evaluate(replay, {leaf.name: _Asked(task)}, {}, log_samples=True)
+            results = self._evaluate(replay, {leaf.name: Asked(task)}, {}, log_samples=True)
         made: list[Sample] = results["samples"][leaf.name]
         self._scored[leaf.name] = _Scored(task, task.instances[0], made)
         task._instances = None
@@ -153,10 +153,10 @@ class Scoring:
         own = self._loaded.suite.include_path
 
         def alone(name: str) -> None:
-            self._evaluate(_Replay({}, {}), {name: scored[name]}, {}, log_samples=False)
+            self._evaluate(Replay({}, {}), {name: scored[name]}, {}, log_samples=False)
 
         with _Blamed(" and ".join(groups) or "of the suite", own, list(scored), alone):
-            results = self._evaluate(_Replay({}, {}), scored, groups, log_samples=False)
+            results = self._evaluate(Replay({}, {}), scored, groups, log_samples=False)
         return publish.clean(results, own)
 
     def task_hashes(self) -> dict[str, str]:
@@ -164,7 +164,7 @@ class Scoring:
         return {name: self._hashes[name] for name in self._loaded.leaves}
 
     def _evaluate(
-        self, replay: _Replay, leaves: Mapping[str, object], groups: Mapping[str, object], *,
+        self, replay: Replay, leaves: Mapping[str, object], groups: Mapping[str, object], *,
         log_samples: bool,
     ) -> dict[str, Any]:  # fmt: skip
         from lm_eval.evaluator import evaluate
@@ -186,7 +186,7 @@ class Scoring:
         return dict(results)
 
 
-def _ids(leaf: Leaf, answers: Answers) -> dict[int, str]:
+def request_ids(leaf: Leaf, answers: Answers) -> dict[int, str]:
     """The id of each instance's requests, without the repeat, by the instance's own."""
     ids: dict[int, str] = {}
     for instance, index in building.instance_ids(leaf.task):
@@ -197,7 +197,9 @@ def _ids(leaf: Leaf, answers: Answers) -> dict[int, str]:
     return ids
 
 
-def _zero_when_nan(process_results: Any) -> Any:
+def zero_when_nan(process_results: Any) -> Any:
+    """Return a task's `process_results` that scores 0 where an answer is NaN."""
+
     def wrapped(doc: Any, results: list[Any]) -> Metrics:
         metrics: Metrics = process_results(doc, results)
         if not any(_has_nan(result) for result in results):

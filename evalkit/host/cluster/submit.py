@@ -54,7 +54,7 @@ def submit(wanted: Wanted, say: Say) -> Submission:
     place = _place(wanted)
     say(f"runs {place.words}")
     if checks.lacks(wanted):
-        _stage(wanted, place, say)
+        fetch_stage(wanted, place, say)
     checks.stage(wanted)
     members = tuple(_planned(wanted, site, place, model, say) for model in wanted.models)
     runs = [member.run for member in members]
@@ -64,7 +64,7 @@ def submit(wanted: Wanted, say: Say) -> Submission:
     if slurm.is_here():
         count = checks.allowed_shards(count, len(members), bool(wanted.shards), site, say)
     longest = max((entry["cost"] for entry in Plan(members[0].run).body["batches"]), default=0)
-    speed = wanted.tokens_per_second or _speed(members[0].run)
+    speed = wanted.tokens_per_second or measured_speed(members[0].run)
     checks.fits(longest, speed, wanted, site, say)
     sent = Submission(where, members, count, before.jobs if before else ())
     queued = slurm.tasks([array for array, _ in before.jobs]) if before else {}
@@ -82,7 +82,7 @@ def submit(wanted: Wanted, say: Say) -> Submission:
     return _send(sent, todo, len(queued), wanted, say)
 
 
-def _stage(wanted: Wanted, place: Place, say: Say) -> None:
+def fetch_stage(wanted: Wanted, place: Place, say: Say) -> None:
     """Fetch what the stage lacks, as `evalkit stage` does; EvalkitError where that fails."""
     say(f"staging into {wanted.stage}, which lacks some of it")
     if any(os.environ.get(name) == "1" for name in hub.OFFLINE):
@@ -153,7 +153,9 @@ def recipe(wanted: Wanted, site: Site, sent: Submission, place: Place) -> Recipe
     return Recipe(
         submission=sent,
         name=wanted.array_name,
-        evalkit=_command(place, out, shown, environment, packed, gpus=bool(site.wants_gpu())),
+        evalkit=command_on_node(
+            place, out, shown, environment, packed, gpus=bool(site.wants_gpu())
+        ),
         environment={} if image else environment,
         needed=tuple(dict.fromkeys([*needed, *map(Path, site.binds if image else ())])),
         site=site,
@@ -189,7 +191,7 @@ def _path(place: Place) -> str:
     return ":".join(dict.fromkeys([*script.PATH.split(":"), *folders]))
 
 
-def _command(
+def command_on_node(
     place: Place, out: Path, shown: list[Path], environment: dict[str, str], packed: Path | None,
     *, gpus: bool,
 ) -> tuple[str, ...]:  # fmt: skip
@@ -277,7 +279,7 @@ def _local(model: str) -> Path | None:
 
 def _default_shards(member: Member, wanted: Wanted) -> int:
     """Return as many shards as are worth their start-up, by the first run's plan."""
-    speed = wanted.tokens_per_second or _speed(member.run) or _guessed(member.run)
+    speed = wanted.tokens_per_second or measured_speed(member.run) or _guessed(member.run)
     return shards.default_count(Plan(member.run).body, speed)
 
 
@@ -287,7 +289,7 @@ def _guessed(run: Path) -> float:
     return 1e14 / (2 * parameters) if isinstance(parameters, int) else 10_000.0
 
 
-def _speed(run: Path) -> float | None:
+def measured_speed(run: Path) -> float | None:
     """Return the mean tokens a second of a run's workers so far; None before they have answered."""
     speeds = pace.speeds(run, LONG_S)
     return sum(speeds) / len(speeds) if speeds else None

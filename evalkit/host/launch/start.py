@@ -41,9 +41,9 @@ def start(place: Place, arguments: Sequence[str]) -> int:
     return."""
     if place.runtime is None or place.image is None:
         os.execv(sys.executable, [sys.executable, "-P", sys.argv[0], *arguments])
-    _sweep(Path(tempfile.gettempdir()))
+    remove_abandoned(Path(tempfile.gettempdir()))
     scratch = Path(tempfile.mkdtemp(prefix=_SCRATCH))
-    held = _lock(scratch)
+    held = lock_scratch(scratch)
     try:
         canon.make_folder(scratch / EMPTY)
         work = works.of(arguments, os.environ, scratch)
@@ -59,7 +59,7 @@ def start(place: Place, arguments: Sequence[str]) -> int:
             canon.write_json(scratch / "secrets.json", secrets)
             (scratch / "secrets.json").chmod(0o600)
             work = replace(work, environment=(*work.environment, hidden))
-        code = _wait(command_line(runtime, place.image, work))
+        code = run_command(command_line(runtime, place.image, work))
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
         os.close(held)
@@ -71,7 +71,7 @@ def start(place: Place, arguments: Sequence[str]) -> int:
     return code
 
 
-def _lock(scratch: Path) -> int:
+def lock_scratch(scratch: Path) -> int:
     """A handle that holds a scratch folder's lock; BlockingIOError where another one does."""
     handle = os.open(scratch, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
@@ -82,13 +82,13 @@ def _lock(scratch: Path) -> int:
     return handle
 
 
-def _sweep(place: Path) -> None:
+def remove_abandoned(place: Path) -> None:
     """Remove this user's scratch folders whose launchers were killed: nobody holds their locks."""
     for path in place.glob(f"{_SCRATCH}*"):
         with suppress(OSError):
             found = path.lstat()
             if found.st_uid == os.getuid() and time.time() - found.st_mtime > _YOUNG_S:
-                held = _lock(path)
+                held = lock_scratch(path)
                 shutil.rmtree(path, ignore_errors=True)
                 os.close(held)
 
@@ -111,7 +111,7 @@ def _end_with_parent() -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
-def _wait(command: Sequence[str]) -> int:
+def run_command(command: Sequence[str]) -> int:
     """Run a command, pass signals on to it, and return its exit code."""
     process = subprocess.Popen(command, preexec_fn=_end_with_parent)
 

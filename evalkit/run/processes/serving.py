@@ -141,7 +141,7 @@ def _serve(parent: _Parent) -> None:
     worker.begin(run, plan, parent.log)
     peak = stamp.peak_memory_bytes()
     parent.say(ready=True, beats=beats, peak=peak, lanes=len(worker.lanes))
-    _answer(worker, list(plan.entries), parent)
+    answer_batches(worker, list(plan.entries), parent)
     worker.close()
     if worker.key:  # to free an engine of our own part by part takes a second, and brings nothing
         os._exit(Exit.OK)
@@ -162,7 +162,7 @@ def _check(worker: Worker, parent: _Parent, *, probes: bool) -> bool:
     return True
 
 
-class _Ahead:
+class Ahead:
     """The batches that the parent has told of and that are not in hand yet. One in which a worker
     has died is answered by itself."""
 
@@ -199,11 +199,11 @@ class _Ahead:
         self._parent.say(done=index, tokens=tokens, peak=stamp.peak_memory_bytes())
 
 
-def _answer(worker: Worker, names: list[str], parent: _Parent) -> None:
+def answer_batches(worker: Worker, names: list[str], parent: _Parent) -> None:
     """Answer what the parent says, until it says that there is no more; in each lane a batch."""
-    ahead = _Ahead(names, parent)
+    ahead = Ahead(names, parent)
 
-    def one(index: int, lane: Any, beside: _Ahead | None = None) -> None:
+    def one(index: int, lane: Any, beside: Ahead | None = None) -> None:
         tokens = worker.answer(names[index], lane, beside)
         parent.say(done=index, tokens=tokens, peak=stamp.peak_memory_bytes())
 

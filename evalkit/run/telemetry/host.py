@@ -103,11 +103,11 @@ class _Rapl:
 
     def __init__(self, folder: Path) -> None:
         self._lock = threading.Lock()
-        self._packages: list[_Package] = []
+        self._packages: list[Package] = []
         self._absent = "the kernel shows no RAPL counters"
         paths = sorted(folder.glob("intel-rapl:*"))
         try:
-            self._packages = [_Package(path) for path in paths if _is_package(path)]
+            self._packages = [Package(path) for path in paths if _is_package(path)]
         except PermissionError:
             self._absent = "RAPL counters are readable by root only"
         except (OSError, ValueError) as error:
@@ -129,7 +129,7 @@ def _is_package(domain: Path) -> bool:
     return _text(domain / "name").startswith("package-")
 
 
-class _Package:
+class Package:
     """One package's counter, which starts again at 0 beyond its range."""
 
     def __init__(self, domain: Path) -> None:
