@@ -14,6 +14,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
+import locked
 import pytest
 import support
 from forgeries import identified
@@ -135,7 +136,9 @@ def _configs(run: Run, traps: Traps) -> None:
         config["dataset_path"] = str(traps.folder)
         config["include"] = str(traps.folder / "tasks" / "tiny.yaml")
         config["process_docs"] = "!function evil.docs"
-    run.lock["tasks"] = {leaf: task | run.scoring(leaf) for leaf, task in run.lock["tasks"].items()}
+    run.lock["tasks"] = {
+        leaf: task | locked.scoring(run, leaf) for leaf, task in run.lock["tasks"].items()
+    }
 
 
 def _datasets(run: Run, traps: Traps) -> None:

@@ -146,8 +146,8 @@ def test_a_trunk_is_the_one_that_was_planned(
 
 
 def test_a_trunk_that_carries_nothing_is_found(tmp_path: Path) -> None:
-    run = Run(leave_out=("mmlu_anatomy",))
-    trunk, block = runs.trunk_block()
+    run, (trunk,) = Run(leave_out=("mmlu_anatomy",)), Run().plan["trunks"]
+    block = Run().tokens[: trunk["size"]]
     run.plan["trunks"], run.tokens = [trunk], block + run.tokens
     for batch in run.plan["batches"]:
         batch["offset"] += len(block)

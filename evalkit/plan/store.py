@@ -99,7 +99,7 @@ class Builder:
             trie = group.trie()
             self.unique_tokens += trie.unique(trie.whole)
             for batch in group_batches(group, trie, self._policy, self._level):
-                self._write(batch)
+                self.write(batch)
         self._truncated += tokenised.truncated
         self._missing_bos += tokenised.missing_bos
         self._double_bos += tokenised.double_bos
@@ -139,11 +139,11 @@ class Builder:
         body["ids"]["plan"] = plan_id(body)
         return body
 
-    def _write(self, batch: Batch) -> None:
+    def write(self, batch: Batch) -> None:
+        """Add one batch and the trunks that it stands on."""
         if batch.settings is not None and batch.settings not in self._settings:
             self._settings.append(batch.settings)
-        block = zlib.compress(batch_block(batch.rows), 6)
-        self._batch_blocks.append(block)
+        self._batch_blocks.append(block := zlib.compress(batch_block(batch.rows), 6))
         prefix = len(batch.task) + 1
         targets = [[t.row, t.end, t.start, t.last, t.id[prefix:]] for t in batch.targets]
         entry: BatchEntry = {
