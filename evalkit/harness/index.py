@@ -8,6 +8,7 @@ from its file when it is loaded, as before.
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,7 @@ def _stats(own: Path) -> list[list[Any]]:
     return found
 
 
+@cache
 def task_folder() -> Path:
     """Where lm-eval's own tasks lie: replaced in what is published."""
     import lm_eval.tasks

@@ -3,8 +3,9 @@ meant, to the row, what is asked of it and how that is scored."""
 
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
@@ -199,12 +200,18 @@ def scorers_of(leaves: dict[str, Leaf]) -> list[str]:
         used |= {_METRICS[name] for name in _metrics(leaf.task) if name in _METRICS}
         if metrics.by_sklearn({key: leaf.task.get_config(key) for key in metrics.SCORING}):
             used.add("scikit-learn")
-    owners = metadata.packages_distributions()
+    owners = _owners()
     tops = {name.partition(".")[0] for module in modules.values() for name in _used(module)}
     used |= {owner for top in tops for owner in owners.get(top, [])[:1]}
     used |= {behind for name in used for behind in _BEHIND.get(_plain(name), ())}
     found = {_plain(name): name for name in used}
     return sorted(found[name] for name in found.keys() - {_plain(name) for name in _KNOWN})
+
+
+@cache
+def _owners() -> Mapping[str, list[str]]:
+    """Each installed package's distributions; every distribution's list of files is read for it."""
+    return metadata.packages_distributions()
 
 
 def _plain(name: str) -> str:

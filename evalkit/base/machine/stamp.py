@@ -53,6 +53,7 @@ def unknown(reason: str) -> Unknown:
     return {"unknown": reason}
 
 
+@cache
 def version(package: str) -> str | None:
     """Return the version of an installed distribution, or None."""
     try:
