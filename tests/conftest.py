@@ -13,6 +13,7 @@ import json
 import os
 import shutil
 import socket
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -36,7 +37,10 @@ os.environ |= {
     "HF_ENDPOINT": f"http://127.0.0.1:{_PORT}",
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "TQDM_DISABLE": "1",
+    # What is compiled is kept, for the next worker, the commands started here and the next run.
+    "PYTHONDONTWRITEBYTECODE": "",
 }
+sys.dont_write_bytecode = False
 _KEPT, _INDEX = _OWN_CACHE / "tasks.json", Path(_CACHE, "xdg", "evalkit", "tasks.json")
 if _KEPT.is_file():
     _INDEX.parent.mkdir(parents=True)
@@ -50,6 +54,15 @@ def _keep_index() -> None:
         new = _KEPT.with_name(f"tasks.json.{os.getpid()}")
         shutil.copy(_INDEX, new)
         new.replace(_KEPT)
+
+
+# Their longest tests take a worker 5 to 15 s: begun first, nobody waits for them at the end.
+LONG = ("test_workers.py", "test_stage.py", "test_submit.py", "test_apart.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that start processes come first."""
+    items.sort(key=lambda item: item.path.name not in LONG)
 
 
 @pytest.fixture(scope="module", autouse=True)

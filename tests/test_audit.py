@@ -253,17 +253,11 @@ SMALL = replace(Policy(), max_tokens=512, row_tokens=64, chunk=16, max_slots=3)
 
 
 WAYS = ("tree", "prefix", "none", "threads", "budgets", "attention", "onednn")
-ALWAYS = {("prefix", "float32"), ("none", "bfloat16"), ("budgets", "bfloat16")}
 
 
-@pytest.mark.parametrize(
-    ("way", "dtype"),
-    [
-        pytest.param(way, dtype, marks=() if (way, dtype) in ALWAYS else pytest.mark.trust)
-        for way in WAYS
-        for dtype in ("float32", "bfloat16")
-    ],
-)
+@pytest.mark.trust
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("way", WAYS)
 def test_what_a_model_answers_otherwise_computed_is_rounding(
     way: str, dtype: str, audited: Audited, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -295,6 +289,7 @@ def _quantised(model: Any, bits: int, group: int) -> None:
 
 
 # What int8 does to so small a model is no more than bf16 does: docs/audit.md has a real one.
+@pytest.mark.trust
 @pytest.mark.parametrize(("dtype", "bits"), [("float32", 8), ("bfloat16", 4)])
 def test_quantised_weights_are_named_as_a_shift_of_all_values(
     dtype: str, bits: int, audited: Audited
@@ -304,6 +299,7 @@ def test_quantised_weights_are_named_as_a_shift_of_all_values(
     assert audited.kind(audited.answered(engine), dtype) == audit.SYSTEMATIC
 
 
+@pytest.mark.trust
 def test_altered_answers_of_a_rounding_model_are_named_one_by_one(audited: Audited) -> None:
     drawn = copy.deepcopy(audited.answered(audited.engine("bfloat16")))
     chosen = [sample for sample in drawn if sample.name[1] in (3, 57, 91)]

@@ -131,7 +131,7 @@ def own_settings(found: Any, **given: Any) -> Settings:
 
 @pytest.mark.parametrize(
     ("name", "level"),
-    [(name, "tree") for name in OWN] + [(n, lvl) for n in ("min_length", *SEVERAL) for lvl in "BC"],
+    [(name, "tree") for name in OWN] + [(name, "prefix") for name in ("min_length", *SEVERAL)],
 )
 def test_a_models_own_settings_are_obeyed_as_transformers_obeys_them(
     name: str, level: str, plain: list[list[int]], with_config: Callable[..., Any]

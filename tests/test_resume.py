@@ -428,6 +428,7 @@ def disk(tmp_path: Path) -> Iterator[Callable[[pytest.MonkeyPatch], Disk]]:
         subprocess.run(["umount", os.fspath(folder)], check=True)
 
 
+@pytest.mark.faults
 def test_a_full_disk_loses_nothing_and_the_same_command_goes_on_when_space_is_freed(
     tmp_path: Path, disk: Callable[[pytest.MonkeyPatch], Disk]
 ) -> None:

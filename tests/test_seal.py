@@ -91,6 +91,7 @@ def test_a_sealed_run_says_so_where_a_timestamp_proves_the_order(
     assert ran.out.splitlines()[-1].endswith("SEALED by alice before the first answer")
 
 
+@pytest.mark.trust  # waits until the authority's clock is sure of the order
 def test_who_sealed_a_run_is_no_witness_of_it(
     tmp_path: Path, key: Path, authority: Authority
 ) -> None:
@@ -131,6 +132,7 @@ def test_a_timestamp_is_told_of_the_key_whose_signature_it_is_of(
     assert check(report, "timestamp")[1].startswith("signed by bob at 20")
 
 
+@pytest.mark.trust
 def test_a_seal_that_tells_of_another_log_than_lies_beside_the_run_is_named(
     tmp_path: Path, key: Path
 ) -> None:
@@ -211,6 +213,7 @@ def test_an_old_timestamp_or_one_of_something_else_counts_for_nothing(
         timestamps.time_of(other, b"something else", timestamps.authorities(tmp_path / "root.pem"))
 
 
+@pytest.mark.trust  # the same
 def test_a_seal_that_is_not_the_records_breaks_it(
     tmp_path: Path, key: Path, authority: Authority
 ) -> None:

@@ -28,7 +28,10 @@ from evalkit.engine.text.processors import Chooser  # noqa: E402
 from evalkit.engine.tree import attention, buffers, slots  # noqa: E402
 
 # Grouped queries, soft-capped scores, sliding windows, as many key heads as heads.
-NAMES = ("llama", "gemma2", "gemma3", "gpt2")
+NAMES = [
+    *("llama", "gemma3"),
+    *(pytest.param(name, marks=pytest.mark.oracle) for name in ("gemma2", "gpt2")),
+]
 SETTINGS = Settings(("e",), 9)
 Load = Callable[..., Any]
 
@@ -210,9 +213,8 @@ def test_what_is_left_behind_whole_vectors_is_seen(
     assert beside(loaded, given) != alone(loaded, given)
 
 
-@pytest.mark.parametrize(
-    ("name", "dtype"), [(n, d) for n in NAMES for d in ("float32", "bfloat16")]
-)
+@DTYPES
+@pytest.mark.parametrize("name", NAMES)
 def test_real_slots_hold(load: Load, name: str, dtype: str) -> None:
     assert apart.is_so(load(name, dtype), 64) and apart.is_so(load(name, dtype), 5)
 

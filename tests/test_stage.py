@@ -156,6 +156,7 @@ def test_staging_that_is_cut_off_goes_on(hub: stand_in.Hub, suite: Path, tmp_pat
     call("stage", "--to", tmp_path, "--check", "--full").done()
 
 
+@pytest.mark.faults  # two processes that import everything
 def test_a_model_in_a_folder_or_a_file_stays_there_and_a_stage_becomes_one_file(
     tiny_model: Callable[..., Path], tmp_path: Path
 ) -> None:

@@ -209,6 +209,7 @@ def test_the_detectable_difference_is_found_four_times_of_five() -> None:
     )
 
 
+@pytest.mark.trust
 def test_equal_runs_are_called_different_one_time_in_twenty() -> None:
     """A small share of `python -m bench.calibration`, whose tables are in docs/statistics.md."""
     import numpy as np

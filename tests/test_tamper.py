@@ -327,7 +327,7 @@ def test_a_replayed_signature_and_another_signer_are_caught_by_the_signature(
 @pytest.mark.parametrize(
     "count",
     [
-        20,
+        8,
         pytest.param(4_000, marks=[pytest.mark.trust, pytest.mark.timeout(1200)]),
         pytest.param(20_000, marks=[pytest.mark.trust_full, pytest.mark.timeout(3600)]),
     ],
