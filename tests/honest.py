@@ -59,13 +59,9 @@ def _by(name: str, **fields: Any) -> Make:
     """The run with its one segment called otherwise."""
 
     def make(folder: Path) -> Path:
-        kept, runs.SEGMENT = runs.SEGMENT, name
-        try:
-            run = Run()
-            run.record["segments"][0] |= fields
-            return identified(run).write(folder)
-        finally:
-            runs.SEGMENT = kept
+        run = Run(segment=name)
+        run.record["segments"][0] |= fields
+        return identified(run).write(folder)
 
     return make
 

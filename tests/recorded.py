@@ -104,7 +104,7 @@ def record(run: "Run") -> Value:
                 "energy_joules": {"cpu": 2.5, "gpu": {"unknown": "no GPU"}},
             }
         },
-        "segments": [segment(SEGMENT, len(run.plan["batches"]))],
+        "segments": [segment(run.segment, len(run.plan["batches"]))],
         "preferred": None,
         "carried": None,
         "graded": None,

@@ -65,8 +65,9 @@ class Run:
         answer: Answer = lambda _, answer: answer,
         leave_out: tuple[str, ...] = (),
         name: str = "tiny",
+        segment: str = SEGMENT,
     ) -> None:
-        self.limit, self.name = limit, name
+        self.limit, self.name, self.segment = limit, name, segment
         kept = {leaf: config for leaf, config in CONFIGS.items() if leaf not in leave_out}
         self.configs = copy.deepcopy(kept)
         groups = {n: [c for c in children if c in self.configs] for n, children in GROUPS.items()}
@@ -260,7 +261,7 @@ class Run:
                 "schema": "evalkit/journal/1",
                 "run": self.record["ids"]["run"],
                 "batch": batch["id"],
-                "segment": SEGMENT,
+                "segment": self.segment,
                 "answers": answers,
             }
         )
@@ -278,7 +279,7 @@ class Run:
         files = {
             "plan.json": canon.dumps(self.plan).encode(),
             "plan.tokens": self.tokens,
-            f"journal/{SEGMENT}.jsonl": lines.encode(),
+            f"journal/{self.segment}.jsonl": lines.encode(),
             "samples.jsonl.gz": gzip.compress(samples.encode(), mtime=0),
             "results.json": json.dumps(self.results, indent=2, ensure_ascii=False).encode(),
             "lock.yaml": yaml.safe_dump(self.lock, sort_keys=False).encode(),
