@@ -51,15 +51,18 @@ class Replay:
             yield self._answers[request_id]
 
     def loglikelihood(self, instances: list[Any]) -> list[tuple[float, bool]]:
+        """Return each instance's log-likelihood, and whether greedy decoding gives it."""
         return [
             (canon.number(answer["loglikelihood"]), answer["is_greedy"])
             for answer in self._replay(instances)
         ]
 
     def loglikelihood_rolling(self, instances: list[Any]) -> list[float]:
+        """Return each whole text's log-likelihood."""
         return [canon.number(answer["loglikelihood"]) for answer in self._replay(instances)]
 
     def generate_until(self, instances: list[Any]) -> list[str]:
+        """Return each instance's text."""
         return [answer["text"] for answer in self._replay(instances)]
 
 
@@ -74,7 +77,7 @@ class Asked:
         return getattr(self._task, name)
 
     def build_all_requests(self, **_: Any) -> None:
-        pass
+        """Do nothing: the requests stand."""
 
 
 class _Scored:
