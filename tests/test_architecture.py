@@ -14,7 +14,7 @@ import pytest
 
 TESTS = Path(__file__).resolve().parent
 PACKAGE = TESTS.parent / "evalkit"
-MOST_PRIVATE_READS = 45
+MOST_PRIVATE_READS = 48
 # In the order of the data. A room imports only those before it, inside its functions too.
 ROOMS = [
     "base",
