@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import runs
+import scored
 import support
 import yaml
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -291,7 +292,7 @@ def picked(run: Run) -> None:
     run.samples = [s for s in run.samples if s["task"] == "mmlu_anatomy" and s["doc_id"] in (1, 4)]
     run.configs = {"mmlu_anatomy": run.configs["mmlu_anatomy"]}
     run.groups, run.documents = {}, {"mmlu_anatomy": [{}, {}]}
-    run.results = run._results()
+    run.results = scored.results(run)
 
 
 def unscored(run: Run) -> None:

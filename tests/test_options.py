@@ -12,6 +12,7 @@ from test_load import made_adapter
 
 from evalkit.base.errors import EvalkitError, Exit
 from evalkit.engine import core
+from evalkit.engine.numerics.numerics import Quantized
 from evalkit.engine.probe import probe
 from evalkit.judge.verify import verify
 from evalkit.run import folder as folders
@@ -155,7 +156,7 @@ def test_another_adapter_is_named_by_its_file(
 
 
 def test_a_quantised_checkpoint_is_told(monkeypatch: pytest.MonkeyPatch, command: Start) -> None:
-    monkeypatch.setattr(core, "quantization", lambda _: {"method": "gptq", "bits": None})
+    monkeypatch.setattr(core, "quantization", lambda _: Quantized("gptq", None))
     monkeypatch.setattr("evalkit.engine.quantization", core.quantization)
     body = folders.read(command("plan", "--level", "none").done().folder).body
     unknown = {"unknown": "config.json does not say"}

@@ -247,20 +247,16 @@ def test_choices_that_are_no_list_are_one_line_with_the_tasks_name(folder: Path)
 
 
 def test_a_metric_that_cannot_be_had_is_refused_before_anything_is_computed(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path,
 ) -> None:
-    """lm-eval logs it, asks the model everything, and fails then."""
-    from evaluate import loading as metrics
-
-    def missing(name: str) -> None:
-        raise FileNotFoundError(name)
-
-    monkeypatch.setattr(metrics, "load", missing)
+    """lm-eval looks for it on the Hub, whose program it would run."""
     metric = {"metric": "own_f1", "aggregation": "mean", "higher_is_better": True}
     path = suite_of(folder, {"one": FORMS["one"] | {"metric_list": [metric]}})
-    with pytest.raises(EvalkitError, match="task 'l_one' is scored with own_f1, which") as caught:
+    with pytest.raises(
+        EvalkitError, match="'l_one' is scored with own_f1: a program"
+    ) as caught:
         loaded(path)
-    assert caught.value.code == Exit.MISSING
+    assert caught.value.code == Exit.USAGE
 
 
 def test_a_yaml_included_from_elsewhere_is_refused(folder: Path) -> None:
