@@ -252,9 +252,7 @@ def test_a_metric_that_cannot_be_had_is_refused_before_anything_is_computed(
     """lm-eval looks for it on the Hub, whose program it would run."""
     metric = {"metric": "own_f1", "aggregation": "mean", "higher_is_better": True}
     path = suite_of(folder, {"one": FORMS["one"] | {"metric_list": [metric]}})
-    with pytest.raises(
-        EvalkitError, match="'l_one' is scored with own_f1: a program"
-    ) as caught:
+    with pytest.raises(EvalkitError, match="'l_one' is scored with own_f1: a program") as caught:
         loaded(path)
     assert caught.value.code == Exit.USAGE
 
