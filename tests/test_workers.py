@@ -3,8 +3,7 @@ they die or hang is the fault suite's (tests/faults)."""
 
 import json
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from queue import SimpleQueue
 from types import SimpleNamespace
@@ -19,7 +18,7 @@ from evalkit.base.errors import EvalkitError, Exit
 from evalkit.inputs.models import model
 from evalkit.plan.store import Plan
 from evalkit.run import evaluate as run
-from evalkit.run import folder, means
+from evalkit.run import folder
 from evalkit.run.preparing import prepare
 from evalkit.run.processes import child, serving, workers
 from evalkit.run.processes.worker import Place
@@ -247,12 +246,8 @@ def test_where_the_worker_that_checks_dies_another_one_does_it(
 def fakes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> list[Fake]:
     """The fake workers that are started: forked, or, where there may be a GPU, one by one."""
 
-    @contextmanager
-    def template(_: Any, *, wanted: bool) -> Iterator[str | None]:
-        try:
-            yield "a template" if wanted else None
-        finally:
-            Fake.templates.append("ended")
+    def template() -> SimpleNamespace:
+        return SimpleNamespace(end=lambda: Fake.templates.append("ended"))
 
     def started(
         inputs: Any, model: Any, place: Place, *_: Any, spare: Any = None, **__: Any
@@ -263,7 +258,7 @@ def fakes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> li
 
     monkeypatch.setattr(child, "started", started)
     monkeypatch.setattr(child, "spare", lambda: Fake(None, None, Place("none yet")))
-    monkeypatch.setattr(means, "template", template)
+    monkeypatch.setattr(child, "template", template)
     if request.param != "forked":
         monkeypatch.setattr(run, "gpus", SimpleNamespace(signs=lambda _: ["a GPU"]))
     monkeypatch.setattr(Fake, "made", [])
@@ -298,7 +293,8 @@ def test_the_template_ends_where_there_is_nothing_to_load(
     assert evaluate(tmp_path / "results") == finished
     with pytest.raises(EvalkitError):
         evaluate(tmp_path / "results", limit=-1)
-    assert Fake.templates == ["ended"] * 2 and all(fake.dead for fake in fakes)
+    assert all(fake.dead for fake in fakes)
+    assert len(fakes) + len(Fake.templates) == 2
 
 
 def test_a_run_takes_over_the_workers_that_were_started_early(

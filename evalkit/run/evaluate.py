@@ -70,6 +70,7 @@ def evaluate(
                 loading.check()
 
             execute.execute(run, job.model, has, events, check, early)
+            early.end()  # what they have imported takes memory, and so does scoring
             held.check()
             finish(run, job, loading.wait(), events, list(argv))
     return run.folder

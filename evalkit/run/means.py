@@ -14,7 +14,7 @@ from evalkit.run.preparing.engines import Place
 from evalkit.run.preparing.prepare import Job
 from evalkit.run.processes import child
 from evalkit.run.processes.child import Child
-from evalkit.run.processes.template import Template, template
+from evalkit.run.processes.template import Template
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +40,8 @@ def places_of(inputs: dict[str, Any], model: Model, means: Means, batches: int) 
 
 class Early:
     """Workers that are started while a run is being prepared and planned: what they import, load
-    and check follows from less than a plan. They end with the block of `early`, unless a run has
-    taken them over. `children`: those that load the weights; `template`: what they are forked
-    from; `spares`: where there is none, processes that have imported."""
+    and check follows from less than a plan. `children`: those that load the weights; `template`:
+    what they are forked from; `spares`: where there is none, processes that have imported."""
 
     def __init__(self, template: Template | None, spares: list[Child]) -> None:
         self.template, self.spares = template, spares
@@ -60,16 +59,23 @@ class Early:
                               template=self.template)
             )  # fmt: skip
 
+    def end(self) -> None:
+        """End what no run has taken over, and the template."""
+        for left in (*self.spares, *self.children):
+            left.kill()
+            left.ended()
+        self.spares, self.children = [], []
+        if self.template:
+            self.template.end()
+            self.template = None
+
 
 @contextmanager
 def early(*, forks: bool = False, spare: bool = False) -> Iterator[Early]:
     """What workers are started from before there is a plan: a template if they are on a CPU
-    (`forks`), else a `spare` process; no worker that is left over outlives the block."""
-    with template(child.environment(), wanted=forks) as made:
-        found = Early(made, [child.spare()] if spare else [])
-        try:
-            yield found
-        finally:
-            for left in (*found.spares, *found.children):
-                left.kill()
-                left.ended()
+    (`forks`), else a `spare` process. It ends with the block, if it was not ended before."""
+    found = Early(child.template() if forks else None, [child.spare()] if spare else [])
+    try:
+        yield found
+    finally:
+        found.end()

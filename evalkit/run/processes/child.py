@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+import sys
 from collections import deque
 from contextlib import suppress
 from typing import IO, Any
@@ -10,7 +11,7 @@ from typing import IO, Any
 from evalkit.inputs.models.model import Model
 from evalkit.run.preparing.engines import Place
 from evalkit.run.processes import serving
-from evalkit.run.processes.template import COMMAND, Forked, Template
+from evalkit.run.processes.template import COMMAND, DIED, Forked, Template
 
 HUGE_PAGES = "glibc.malloc.hugetlb=1"  # of the kernel: fewer addresses to look up in large weights
 LAST_LINES = 20  # of what a worker says on stderr: what a dead one leaves
@@ -108,6 +109,15 @@ def started(
     return one
 
 
+def template() -> Template | None:
+    """What workers on CPUs are forked from; None where a fork is not safe (macOS) or can't be had:
+    it only saves time."""
+    try:
+        return Template(environment()) if sys.platform == "linux" else None
+    except OSError:
+        return None
+
+
 def spare() -> Child:
     """A worker's process that only imports what our own engine needs: it knows of no model yet."""
     one = Child()
@@ -133,6 +143,8 @@ def _read(stream: IO[bytes]) -> bytes | None:
 
 def how(returned: int) -> str:
     """How a process ended, in words."""
+    if returned == DIED:
+        return "with the process that it was forked from"
     if returned == -9:
         return "killed, perhaps for lack of memory"
     return f"signal {-returned}" if returned < 0 else f"exit code {returned}"

@@ -7,25 +7,29 @@ would lose. A worker for a GPU is never forked, since CUDA may not survive it.
 
 import gc
 import os
+import resource
 import selectors
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 
 from evalkit.base import stopping
 
 COMMAND = (sys.executable, "-P", "-c", "from evalkit.cli import main; main()", "worker")
 STREAMS = 3  # stdin, stdout, stderr of a worker; a fourth pipe is the template's, on how it ends
-DIED = -signal.SIGKILL  # what a worker is said to return whose template can't tell any more
+DIED = 1 << 10  # what a worker is said to return whose template can't tell any more
+DESCRIPTORS = 1 << 13  # of this process: four for each of as many workers as a host has cores
 
 
 class Forked:
     """A worker's process, with the part of `subprocess.Popen` that its parent uses."""
 
-    def __init__(self, stdin: int, stdout: int, stderr: int, status: int) -> None:
+    def __init__(
+        self, template: "Template", stdin: int, stdout: int, stderr: int, status: int
+    ) -> None:
+        self._template = template
         self.stdin, self.stdout = os.fdopen(stdin, "wb"), os.fdopen(stdout, "rb", 0)
         self.stderr = os.fdopen(stderr, "rb", 0)
         self._status = status  # first its process number, then what it returned, a line each
@@ -33,13 +37,16 @@ class Forked:
         self._is_killed = False
 
     def kill(self) -> None:
-        """End it at once, or as soon as it is there."""
+        """End it at once. Where the template still imports, which may take minutes from a slow
+        disk, that one is ended: nothing is forked from it any more."""
         self._is_killed = True
         os.set_blocking(self._status, False)
         with suppress(BlockingIOError):
             self._read()
         os.set_blocking(self._status, True)
         self._strike()
+        if not self._template.is_up:
+            self._template.kill()
 
     def wait(self) -> int:
         """Wait for its end; what it returned, negative for a signal."""
@@ -53,6 +60,7 @@ class Forked:
         """Read on; whether there may be more."""
         data = os.read(self._status, 1 << 10)
         self._lines += data
+        self._template.is_up |= bool(data)
         return bool(data)
 
     def _strike(self) -> None:
@@ -62,9 +70,14 @@ class Forked:
 
 
 class Template:
-    """The template as the parent of all workers has it."""
+    """The template as the parent of all workers has it. `is_up`: whether it has forked a worker.
+
+    Raises OSError where it can't be started.
+    """
 
     def __init__(self, environment: dict[str, str]) -> None:
+        _allow_descriptors()
+        self.is_up = False
         self._link, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             self._process = subprocess.Popen(
@@ -76,10 +89,12 @@ class Template:
     def fork(self) -> Forked:
         """A new worker, as soon as the template has imported everything; OSError where the template
         is dead."""
-        stdin, *others = [os.pipe() for _ in range(STREAMS + 1)]
-        theirs = [stdin[0], *(write for _, write in others)]
-        ours = [stdin[1], *(read for read, _ in others)]
+        ours, theirs = [], []
         try:
+            for number in range(STREAMS + 1):
+                read, write = os.pipe()
+                ours.append(read if number else write)
+                theirs.append(write if number else read)
             socket.send_fds(self._link, [b"fork"], theirs)
         except OSError:
             for end in ours:
@@ -88,27 +103,29 @@ class Template:
         finally:
             for end in theirs:
                 os.close(end)
-        return Forked(*ours)
+        return Forked(self, *ours)
+
+    def kill(self) -> None:
+        """End it at once."""
+        self._process.kill()
 
     def end(self) -> None:
         """End it; its workers have ended before."""
         self._link.close()
         try:
-            self._process.wait(1)  # it counts what its workers took
+            self._process.wait(1 if self.is_up else 0)  # it counts what its workers took
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
 
 
-@contextmanager
-def template(environment: dict[str, str], *, wanted: bool) -> Iterator[Template | None]:
-    """A template until the block ends, if it is `wanted`."""
-    made = Template(environment) if wanted else None
-    try:
-        yield made
-    finally:
-        if made:
-            made.end()
+def _allow_descriptors() -> None:
+    """Let this process open as many files as workers need, where the host allows it: many shells
+    start with a limit of 1,024."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(DESCRIPTORS, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def serve(link: int) -> None:
@@ -153,19 +170,24 @@ def _to_be_forked(parent: socket.socket, woken: int) -> list[int] | None:
                     with suppress(BlockingIOError):
                         os.read(woken, 1 << 10)
                     continue
-                message, streams, _, _ = socket.recv_fds(parent, 16, STREAMS + 1)
+                message, ends, _, _ = socket.recv_fds(parent, 16, STREAMS + 1)
                 if not message:
                     selector.unregister(parent)
                     continue
-                *streams, status = streams
-                if not (number := os.fork()):
-                    for end in (*living.values(), status):
-                        os.close(end)
-                    return streams
-                for stream in streams:
-                    os.close(stream)
-                os.write(status, b"%d\n" % number)
-                living[number] = status
+                *streams, status = ends
+                try:
+                    number = os.fork()
+                except OSError:  # too many processes: the parent sees the ends closed
+                    streams.append(status)
+                else:
+                    if not number:
+                        for end in (*living.values(), status):
+                            os.close(end)
+                        return streams
+                    os.write(status, b"%d\n" % number)
+                    living[number] = status
+                for end in streams:
+                    os.close(end)
             _tell_ended(living)
     return None
 
