@@ -190,3 +190,10 @@ def test_a_folder_and_its_parents_are_private(tmp_path: Path) -> None:
     finally:
         os.umask(mask)
     assert {p.stat().st_mode & 0o777 for p in (tmp_path / "a").rglob("*")} == {0o700}
+
+
+def test_a_batch_of_long_thoughts_is_read_and_as_many_lists_are_not() -> None:
+    numbers = "[" + "0," * 25_000_000 + "0]"  # 256 texts of 32,768 tokens, three numbers each
+    assert len(canon.loads(numbers)) == 25_000_001
+    with pytest.raises(ValueError, match="over the limit of 10,000,000 values"):
+        canon.loads("[" + "[]," * 10_000_000 + "0]")

@@ -107,9 +107,10 @@ def test_a_suite_of_ones_own_is_not_called_like_a_shipped_one(tmp_path: Path) ->
     own = tmp_path / "demo.yaml"
     for name in ("demo.yaml", "demo.lock.yaml", "demo.lock.rows"):
         shutil.copy(completeness.SUITES[0] / name, tmp_path / name)
-    assert suite.lock_of(suite.load(str(own))) is not None
+    ours = suite.load(str(own))
+    suite.check_name(ours, suite.lock_of(ours))
     lock = yaml.safe_load((tmp_path / "demo.lock.yaml").read_text())
     next(iter(lock["datasets"].values()))["licence"] = "another"
     (tmp_path / "demo.lock.yaml").write_text(yaml.safe_dump(lock))
     with pytest.raises(EvalkitError, match="evalkit ships a suite 'demo'"):
-        suite.lock_of(suite.load(str(own)))
+        suite.check_name(ours, suite.lock_of(ours))

@@ -231,7 +231,8 @@ def finish_command(folder: Path, as_json: bool, **given: Any) -> None:
 
 
 @click.command("status")
-@click.argument("folders", metavar="RUN...", type=PATH, nargs=-1, required=True)
+@click.argument("folders", metavar="RUN...", nargs=-1, required=True,
+                type=click.Path(path_type=Path, readable=False))  # fmt: skip
 @click.option("--watch", "watched", is_flag=True, help="Repeat while Slurm runs it.")
 @click.option("--logs", is_flag=True, help="Add the last lines of each job's log.")
 @json_option
@@ -248,19 +249,17 @@ def status_command(folders: tuple[Path, ...], watched: bool, logs: bool, as_json
     from evalkit.host.cluster import watch
     from evalkit.record.reading.folder import foreign
 
-    def describe(folder: Path) -> str:
-        return watch.report(folder) + (watch.logs(folder) if logs else "")
-
     folder, *others = folders
     if watched and others:
         raise EvalkitError("--watch is for one run or submission", where=str(others[0]))
+    if others:
+        told = watch.several(folders, with_logs=logs)
+        return tell(as_json, told.text.rstrip(), folders=told.fields)
     with foreign(folder, (OSError, ValueError)):
         if watched:
             return watch.follow(folder, say, time.sleep)
-        if others:
-            told = watch.several(folders, describe)
-            return tell(as_json, told.text.rstrip(), folders=told.fields)
-        text, fields = describe(folder), watch.fields(folder)
+        text = watch.report(folder) + (watch.logs(folder) if logs else "")
+        fields = watch.fields(folder)
     tell(as_json, text, lines=text.splitlines(), **fields)
 
 

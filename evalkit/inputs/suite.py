@@ -171,7 +171,6 @@ def lock_of(suite: Suite) -> Lock:
             code=Exit.MISSING,
         )
     lock = read_lock(suite.lock_path)
-    _check_name(suite, lock)
     for member, why in lock.unlocked.items():
         raise EvalkitError(
             f"the lock of suite '{suite.name}' comes without {member}: {why}",
@@ -182,9 +181,13 @@ def lock_of(suite: Suite) -> Lock:
     return lock
 
 
-def _check_name(suite: Suite, lock: Lock) -> None:
-    """EvalkitError for a suite of one's own that is called like a shipped one and is another: who
-    verifies a record of it would hold it against the shipped lock."""
+def check_name(suite: Suite, lock: Lock) -> None:
+    """Refuse a new run of a suite of one's own that is called like a shipped one and is another:
+    who verifies its record would hold it against the shipped lock. A record of an earlier release
+    is of the suite as that one shipped it.
+
+    Raises EvalkitError.
+    """
     if suite.name not in shipped() or suite.path.resolve().parent == FOLDER.resolve():
         return
     if lock != (theirs := read_lock(FOLDER / f"{suite.name}.lock.yaml")) and not theirs.unlocked:

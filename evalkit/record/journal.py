@@ -161,9 +161,10 @@ def read(folder: Path, run: str, batches: Container[str], prefer: str | None = N
     for path in paths:
         for place, line in _of_run(path, run, batches, journal.set_aside):
             batch = line["batch"]
+            journal.by_segment.setdefault(path.stem, 0)
             if batch not in journal.batches:
                 journal.batches[batch], owner[batch] = place, path.stem
-                journal.by_segment[path.stem] = journal.by_segment.get(path.stem, 0) + 1
+                journal.by_segment[path.stem] += 1
                 if "split" in line:
                     journal.splits[batch] = line["split"]
             elif journal.batches[batch].answers() != line["answers"]:

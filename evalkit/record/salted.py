@@ -91,12 +91,14 @@ class Salts:
         return hmac.new(self._key, f"{task}/{doc_id}".encode(), hashlib.sha256).hexdigest()
 
 
-def salts_of(run: Path) -> Salts:
-    """The salts of a run's public pack: from the key beside its folder, made where there is none.
+def salts_of(run: Path, place: Path) -> Salts:
+    """The salts of a run's public pack: from the key beside its folder, or in the folder `place`,
+    where it is made if there is none.
 
     EvalkitError (1) where the file there is no key.
     """
     path = run.with_name(run.name + _KEY)
+    path = path if path.exists() else place / path.name
     if not path.exists():
         canon.write_atomic(path, secrets.token_hex(32) + "\n", private=True)
     try:

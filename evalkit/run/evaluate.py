@@ -14,6 +14,7 @@ from evalkit.base.machine import gpus, stamp
 from evalkit.harness.asking import asked
 from evalkit.harness.tasks import Loaded
 from evalkit.inputs import engine_name
+from evalkit.inputs import suite as suites
 from evalkit.inputs.models import architecture
 from evalkit.inputs.models.tokenizer import Tokenizer
 from evalkit.plan import cache, memory
@@ -120,6 +121,7 @@ def find_or_plan(
 
 def plan(job: Job, events: Events) -> tuple[Run, Loaded | None]:
     """Write the folder of a run with its batches, and load the requests if it has to."""
+    suites.check_name(job.suite, job.lock)
     span = telemetry.Span()
     tokenizer = Tokenizer(job.model)
     loaded, planned = batches(job, tokenizer, events)

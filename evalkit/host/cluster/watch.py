@@ -12,6 +12,7 @@ from evalkit.base import canon
 from evalkit.base.errors import EvalkitError, Exit
 from evalkit.host.cluster import slurm, submission
 from evalkit.host.cluster.submission import Member, Progress, Submission
+from evalkit.record.reading.folder import foreign
 from evalkit.run import folder, pace
 from evalkit.show import progress
 
@@ -48,14 +49,16 @@ def fields(where: Path) -> dict[str, object]:
     return {"runs": {str(m.run): progress.status(m.run).to_json() for m in members}}
 
 
-def several(folders: Sequence[Path], describe: Callable[[Path], str]) -> Told:
-    """Return what `describe` says of each of several folders, or why it can't: beside submissions
-    lies a cache, say. EvalkitError (3) where none of them is a run or a submission."""
+def several(folders: Sequence[Path], *, with_logs: bool) -> Told:
+    """Return the progress of each of several folders, or why there is none to tell: beside
+    submissions lies a cache, say, or a colleague's that is nobody else's to read. EvalkitError (3)
+    where none of them is a run or a submission."""
     told = Told("", {})
     for where in folders:
         try:
-            text = describe(where)
-            told.fields[str(where)] = fields(where)
+            with foreign(where, (OSError, ValueError)):
+                text, told.fields[str(where)] = report(where), fields(where)
+                text += logs(where) if with_logs and _of(where) else ""
         except EvalkitError as error:
             text = error.what
         told.text += f"{where}\n{text}\n\n"

@@ -10,12 +10,13 @@ earlier than the start of the first segment; else it is the author's word.
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from evalkit.record.reading.findings import Check, Findings, Status, few, shown
 from evalkit.record.reading.folder import BROKEN, Folder, reason
+from evalkit.record.sections import Segment
 from evalkit.record.signing import keys, sealing, timestamps
 from evalkit.record.signing.attest import AUDIT, EVALUATION, PUBLICATION, Statement
 from evalkit.record.signing.keys import Public
@@ -170,10 +171,21 @@ def _judged_seal(
 
 
 def _first(record: Record) -> datetime | None:
-    """Return when the first segment began, by the record; None where one of them does not say."""
-    began = [segment["started"] for segment in record["segments"]]
-    known = [datetime.fromisoformat(time) for time in began if isinstance(time, str)]
+    """Return when the first segment began, by the record: a segment whose events were lost has its
+    time in its name. None where one of them does not say."""
+    began = [_began(segment) for segment in record["segments"]]
+    known = [time for time in began if time is not None]
     return min(known, default=None) if len(known) == len(began) else None
+
+
+def _began(segment: Segment) -> datetime | None:
+    if isinstance(segment["started"], str):
+        return datetime.fromisoformat(segment["started"])
+    try:
+        named = datetime.strptime(segment["segment"][:16], "%Y%m%dT%H%M%SZ")
+    except ValueError:
+        return None
+    return named.replace(tzinfo=UTC)
 
 
 def _seal_problems(seal: Seal, record: Record) -> list[str]:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from evalkit.harness.samples import RunResults, Sample
 from evalkit.judge.verify.checks import aggregates, completeness
-from evalkit.judge.verify.checks.scores import Scores
+from evalkit.judge.verify.checks.scores import Scores, caveats
 from evalkit.record.reading.evidence import samples as sampled
 from evalkit.record.reading.evidence.samples import Document, Samples
 from evalkit.record.reading.findings import Check, Findings, Report, Status, difference, few, shown
@@ -23,6 +23,7 @@ from evalkit.record.types import PlainScores, PlainTask
 
 MAX_RESULTS = 256 * MiB
 MAX_TASK = 2048 * MiB  # of one task's samples, which are held in memory: lm-eval writes by filter
+PICKED = "documents were picked one by one"
 CAVEAT = "a plain lm-eval folder: which model answered, and whether it did, can't be known"
 UNKNOWN = "the weights, the data's revision, the answers as they came, who ran it on what"
 
@@ -54,7 +55,8 @@ def verify(root: Path, name: str, *, asked: bool) -> Report:
     if asked:
         why = "a plain lm-eval folder is signed by nobody and meets no policy"
         checks.append(Check("policy", Status.FAIL, why))
-    return Report(checks, caveat=CAVEAT)
+    picked = [PICKED] if any(PICKED in check.detail for check in checks) else []
+    return Report(checks, caveat="; ".join([CAVEAT, *picked, *caveats(checks)]))
 
 
 def _record(results: RunResults) -> PlainScores:
@@ -208,6 +210,11 @@ class _Evidence:
         partial_ones = {n for n, entry in tasks.items() if entry["n"] != entry["documents"]}
         if partial_ones:
             detail = f"{len(partial_ones):,} tasks are partial: {few(partial_ones)}"
+            checks.append(Check("whole", Status.WARN, detail))
+        leaves = self.samples.leaves
+        gaps = {n for n in self.picked if n in leaves and leaves[n].next_id != leaves[n].n}
+        if gaps:
+            detail = f"{PICKED} in {len(gaps):,} tasks: {few(gaps)}"
             checks.append(Check("whole", Status.WARN, detail))
         return [*checks, *self._rows()]
 

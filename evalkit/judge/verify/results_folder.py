@@ -104,13 +104,15 @@ def check_log(results: Path, runs: Sequence[Path]) -> Check:
     for name, record in records.items():
         if record.before is not None and not _agrees_with_seal(record, record.before, lines):
             findings.add(f"the seal of {shown(name)} tells of another log than lies here")
+    torn = sum(map(auditlog.is_torn, lines))
     count = f"{len(lines):,} lines, each bound to the one before"
+    count += f" ({torn:,} of them torn)" if torn else ""
     return findings.check(f"{count}; {len(records):,} records, each as its line says")
 
 
 def _finished(lines: list[bytes]) -> dict[str, LogLine]:
-    """Return the lines of finished runs by execution. A line that can't be read breaks the chain,
-    which is another finding."""
+    """Return the lines of finished runs by execution. A line that can't be read tells
+    nothing: its writer died in it."""
     finished = {}
     for raw in lines:
         try:

@@ -15,7 +15,7 @@ from evalkit.judge.verify import policy as policies
 from evalkit.judge.verify import public, signers
 from evalkit.judge.verify.checks import aggregates, agreement, asked, completeness, health
 from evalkit.judge.verify.checks import results as published
-from evalkit.judge.verify.checks.scores import Grading, Scores
+from evalkit.judge.verify.checks.scores import Grading, Scores, caveats
 from evalkit.judge.verify.claims import Trust, check_seal, trust
 from evalkit.judge.verify.deep import Deep
 from evalkit.judge.verify.policy import Policy
@@ -105,7 +105,8 @@ def _caveats(checks: Sequence[Check]) -> list[str]:
     warnings = {check.name: check.detail for check in checks if check.status is Status.WARN}
     is_authors = completeness.AUTHORS_WORD in warnings.get("completeness", "")
     words = [completeness.AUTHORS_WORD] if is_authors else []
-    return words + ([warnings["settings"]] if "settings" in warnings else [])
+    words += [warnings["settings"]] if "settings" in warnings else []
+    return words + caveats(checks)
 
 
 def _require_rights(folder: Folder) -> None:
@@ -118,7 +119,7 @@ def _require_rights(folder: Folder) -> None:
     except (OSError, EvalkitError):
         return  # too many files, say, which is for a check to say
     for name in sorted(names):
-        if not os.access(folder.root / name, os.R_OK):
+        if not identity.is_passing(name) and not os.access(folder.root / name, os.R_OK):
             raise no_right(folder.root / name)
 
 

@@ -49,8 +49,9 @@ def pack(
             what = f"the texts of {', '.join(sorted(closed))} may not be passed on"
             fix = "give --public, which leaves all texts out"
             raise EvalkitError(what, where=str(run), fix=fix, code=Exit.FAILED)
-        files = _public(run, record, key) if public else _whole(run, record)
-        path = _place(run, out) / f"{run.name}{'.public' if public else ''}{archive.SUFFIX}"
+        place = _place(run, out)
+        files = _public(run, record, key, place) if public else _whole(run, record)
+        path = place / f"{run.name}{'.public' if public else ''}{archive.SUFFIX}"
         canon.write_atomic(path, archive.packed(run.name, _harmless(files)))
     return path
 
@@ -70,7 +71,7 @@ def reveal(run: Path, name: str, out: Path | None = None) -> Path:
     with foreign(run):
         record = _record(run)
         known = task in record["tasks"] and number.isdecimal() and len(number) < 10
-        salts = salted.salts_of(run)
+        salts = salted.salts_of(run, _place(run, out))
         found = public_form.revealed(run, record, task, int(number), salts) if known else None
     if found is None:
         raise EvalkitError(f"the run has no document '{name}'", fix="write <task>/<doc_id>")
@@ -111,12 +112,14 @@ def _signed(run: Path) -> bool:
     return Folder(run).holds(attest.NAME)
 
 
-def _public(run: Path, record: Record, key: Private | None) -> Iterator[tuple[str, bytes]]:
+def _public(
+    run: Path, record: Record, key: Private | None, place: Path
+) -> Iterator[tuple[str, bytes]]:
     """The record, the lock, what was signed, and of the samples what is no text."""
     for name in record["files"]:
         _listed(run, name, record)  # what follows is made of files that are the record's
     data = _listed(run, "record.json", record)
-    made = public_form.made(run, record, salted.salts_of(run))
+    made = public_form.made(run, record, salted.salts_of(run, place))
     signed = _listed(run, attest.NAME, record) if _signed(run) else None
     if key is not None:
         sha256 = {name: hashlib.sha256(each).hexdigest() for name, each in made.items()}

@@ -195,7 +195,7 @@ def _phase(events: list[Event]) -> Phase:
 
 def _joules(events: list[Event], part: str) -> float | Unknown:
     """Return the sum of a part's energy, which is unknown where one of the values is."""
-    values: list[float | Unknown] = [event["energy_joules"][part] for event in events]
+    values: list[float | Unknown] = [event["energy_joules"].get(part, 0.0) for event in events]
     for value in values:
         if isinstance(value, dict):
             return value

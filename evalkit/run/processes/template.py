@@ -13,6 +13,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from contextlib import suppress
 
 from evalkit.base import stopping
@@ -112,11 +113,11 @@ class Template:
     def end(self) -> None:
         """End it; its workers have ended before."""
         self._link.close()
-        try:
-            self._process.wait(1 if self.is_up else 0)  # it counts what its workers took
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        # It counts what its workers took, and then ends by itself.
+        late = threading.Timer(1.0 if self.is_up else 0.0, self._process.kill)
+        late.start()
+        self._process.wait()
+        late.cancel()
 
 
 def _allow_descriptors() -> None:
