@@ -238,6 +238,14 @@ def _of_another_release(folder: Path) -> Path:
     return identified(run).write(folder)
 
 
+def _later(folder: Path) -> Path:
+    run = Run()
+    run.results["enable_thinking"] = None
+    for part in ("versions", "packages"):
+        run.record["environment"][part]["evalkit"] = "9.1.0"
+    return identified(run).write(folder)
+
+
 SOFTWARE: dict[str, Make] = {
     "scored where another transformers is installed than where it was answered": _changed(
         lambda r: (
@@ -252,6 +260,7 @@ SOFTWARE: dict[str, Make] = {
         )
     ),
     "a suite whose shipped lock has been mended since": _of_another_release,
+    "a later release, whose lm-eval writes one field more": _later,
     "a package that its installer writes with a hyphen": _changed(
         lambda r: (
             r["environment"]["packages"].update({"Lm-Eval": "0.4.13"})

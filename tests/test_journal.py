@@ -151,6 +151,8 @@ def test_two_segments_may_answer_a_batch_alike(tmp_path: Path) -> None:
     write(tmp_path, BATCHES[2:], "two")
     found = read(tmp_path)
     assert len(found.batches) == 6 and found.by_segment == {"one": 3, "two": 3}
+    write(tmp_path, BATCHES[:1], "zero")
+    assert read(tmp_path).by_segment["zero"] == 0, "it is a segment of the run all the same"
 
 
 def test_two_unequal_answers_to_a_batch_are_an_error_that_names_both(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import yaml
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from runs import Run
 from support import ROOT, call
-from verifying import changed, scalars
+from verifying import changed, scalars, set_score
 
 from evalkit.base.errors import EvalkitError, Exit
 from evalkit.judge.verify import Deep, Judged, Report, Status, Trust, Wanted, judge, policy, verify
@@ -327,6 +327,19 @@ def test_what_else_lm_eval_can_be_asked_for_is_consistent(
     report = judged(run, tmp_path / "out")
     assert failed(report) == {}
     assert words in "; ".join(check.detail for check in report.checks if check.name == name)
+    assert ("documents were picked one by one" in report.verdict) == (change is picked)
+
+
+@pytest.mark.usefixtures("lm_eval")
+def test_who_names_another_release_of_lm_eval_is_not_taken_at_his_word(tmp_path: Path) -> None:
+    """Nobody can hold its scores against the answers here, so they are not as good as recomputed:
+    the last line says so."""
+    run = Run()
+    set_score(run, "exact_match", 0.0)
+    run.results["lm_eval_version"] = "0.4.9"
+    report = judged(run, tmp_path / "out")
+    assert "from lm-eval 0.4.9, not from" in detail(report, "rescoring", Status.SKIP)
+    assert report.verdict.endswith("and don't follow from the answers")
 
 
 def test_a_plain_folder_meets_no_policy_and_has_no_signer(tmp_path: Path) -> None:

@@ -82,6 +82,9 @@ def test_a_pack_of_somebody_elses_run_goes_to_a_folder_of_ones_own(
     call("pack", demo, "--out", out, "--reveal", "demo_qa/3").done()
     assert (out / f"{demo.name}.demo_qa-3.revealed.json").is_file()
     assert not demo.with_name(f"{demo.name}.tar.gz").exists()
+    key = demo.with_name(f"{demo.name}.pack.key")
+    call("pack", demo, "--public", "--out", out).done()
+    assert (out / key.name).is_file() and not key.exists()
 
 
 def _files(run: Path) -> Iterator[tuple[str, bytes]]:
