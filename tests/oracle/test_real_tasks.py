@@ -91,7 +91,7 @@ def test_chat_prompts_score_the_same(
 ) -> None:
     names = ["mmlu_anatomy", "arc_challenge", "bbh_cot_fewshot_navigate"]
     suite = {
-        "name": "chat",
+        "name": "talk",
         "tasks": [{"task": name, "num_fewshot": 2} for name in names],
         "limit": 6,
         "apply_chat_template": True,
