@@ -21,7 +21,7 @@ from evalkit.base.errors import EvalkitError
 from evalkit.judge.compare import Comparison, Row, compare, gate, letters, text
 from evalkit.judge.verify import Report
 
-(EXAMPLE,) = (support.ROOT / "results" / "example").glob("demo-*")
+EXAMPLE = next((support.ROOT / "results/example").glob("*/record.json")).parent
 Change = Callable[[dict[str, Any]], None]
 TIME = "2026-01-02T03-04-05.678901"
 
