@@ -15,7 +15,7 @@ import runs
 from forgeries import DAY, identified, recorded, segments
 from runs import Run
 
-from evalkit.record import journal
+from evalkit.record import segments as segment_names
 
 Value = dict[str, Any]
 Make = Callable[[Path], Path]
@@ -68,7 +68,7 @@ def _by(name: str, **fields: Any) -> Make:
 
 def _on(host: str) -> Make:
     """The run on a host of that name."""
-    return _by(journal.segment_name("2026-01-02T03:04:05.678Z", host), host=host)
+    return _by(segment_names.name("2026-01-02T03:04:05.678Z", host), host=host)
 
 
 def _hosts(hardware: str) -> Callable[[Value], None]:

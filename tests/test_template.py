@@ -112,7 +112,8 @@ made.end()
 
 def test_a_template_that_dies_takes_nothing_with_it(template: Template) -> None:
     forked, late = template.fork(), template.fork()
-    process = int(forked.stdout.readline())
+    # Both are past their start, in which a worker has the template's end of the link for a moment.
+    process, _ = int(forked.stdout.readline()), int(late.stdout.readline())
     os.kill(template._process.pid, signal.SIGKILL)
     template._process.wait()
     with pytest.raises(OSError):

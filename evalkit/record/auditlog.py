@@ -64,14 +64,6 @@ def executions_of(plan: str, lines: Iterable[bytes]) -> list[str]:
     return list(found)
 
 
-def is_torn(raw: bytes) -> bool:
-    """Whether a line is none, as its writer died in it."""
-    try:
-        return not isinstance(canon.loads(raw), dict)
-    except (ValueError, RecursionError):
-        return True
-
-
 def broken_at(path: Path) -> int | None:
     """The number of the first line whose `before` is not the line before it; None when whole. A
     line that was torn, as its writer died in it, is bound by the line behind it like any other."""

@@ -9,8 +9,6 @@ read one leaf task at a time: those of a large run do not fit into memory.
 
 import hashlib
 import math
-import os
-import secrets
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,20 +27,6 @@ if TYPE_CHECKING:  # plan.store loads numpy, which reading a record does without
 SCHEMA = "evalkit/journal/1"
 # The answer to a text without a token, which is in no batch: a sum over nothing.
 NOTHING: RollingLoglikelihood = {"loglikelihood": 0.0, "num_tokens": 0}
-
-
-def segment_name(started: str, host: str) -> str:
-    """Return a name for a process's stretch of a run: when it `started` (as `events.now` has it),
-    on which host, its process's number and a random end."""
-    time = started[:19].replace("-", "").replace(":", "")
-    return f"{time}Z-{host_in_name(host)}-{os.getpid()}-{secrets.token_hex(2)}"
-
-
-def host_in_name(host: str) -> str:
-    """Return a host's name as a segment's name has it: a host may be called anything, or nothing,
-    and a file's name that travels is of ASCII letters."""
-    plain = "".join(c if c.isascii() and c.isalnum() else "-" for c in host)
-    return plain[:40].strip("-") or "host"
 
 
 def checksum(line: Mapping[str, Any]) -> str:

@@ -6,8 +6,6 @@ tests/test_record_types.py compares them with the schema.
 
 from typing import NotRequired, TypedDict
 
-from evalkit.base.machine.types import Code as Code
-from evalkit.base.machine.types import Environment as Environment
 from evalkit.base.machine.types import Flag, Text, Unknown
 from evalkit.inputs.chat.texts import TextsEntry
 from evalkit.inputs.types import (

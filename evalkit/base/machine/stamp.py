@@ -30,9 +30,9 @@ from evalkit.base.machine.types import (
     Image,
     Machine,
     Stretch,
+    Unknown,
     Versions,
 )
-from evalkit.base.machine.types import Unknown as Unknown
 
 GPU_PARTS: tuple[Literal["driver", "cuda", "cublas", "cudnn"], ...] = (
     "driver", "cuda", "cublas", "cudnn",

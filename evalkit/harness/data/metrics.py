@@ -120,8 +120,8 @@ def check(name: str, task: Any) -> None:
     needed = set(_lost(task))
     for function in functions(task):
         needed |= _loaded(function)
-    if needed - {"code_eval"} - FUNCTIONS.keys():
-        raise refusal(name, sorted(needed - {"code_eval"} - FUNCTIONS.keys()))
+    if lost := needed - {"code_eval"} - FUNCTIONS.keys():
+        raise refusal(name, sorted(lost))
 
 
 def refusal(task: str, metrics: list[str]) -> EvalkitError:

@@ -16,12 +16,12 @@ from typing import Any
 
 from evalkit.base import canon
 from evalkit.base.machine import stamp
+from evalkit.base.machine.types import Environment
 from evalkit.inputs.types import Answer, Generation
 from evalkit.judge.audit.noise import Noise
 from evalkit.record.journal import Answers, numbers
 from evalkit.record.reading.findings import shown
 from evalkit.record.reading.identity import inputs_of
-from evalkit.record.sections import Environment
 from evalkit.record.types import Record
 
 CAUSES = {  # a difference's first word, and what it does to answers

@@ -10,13 +10,14 @@ earlier than the start of the first segment; else it is the author's word.
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from evalkit.record.reading.findings import Check, Findings, Status, few, shown
 from evalkit.record.reading.folder import BROKEN, Folder, reason
 from evalkit.record.sections import Segment
+from evalkit.record.segments import time_in_name
 from evalkit.record.signing import keys, sealing, timestamps
 from evalkit.record.signing.attest import AUDIT, EVALUATION, PUBLICATION, Statement
 from evalkit.record.signing.keys import Public
@@ -181,11 +182,7 @@ def _first(record: Record) -> datetime | None:
 def _began(segment: Segment) -> datetime | None:
     if isinstance(segment["started"], str):
         return datetime.fromisoformat(segment["started"])
-    try:
-        named = datetime.strptime(segment["segment"][:16], "%Y%m%dT%H%M%SZ")
-    except ValueError:
-        return None
-    return named.replace(tzinfo=UTC)
+    return time_in_name(segment["segment"])
 
 
 def _seal_problems(seal: Seal, record: Record) -> list[str]:

@@ -129,14 +129,12 @@ class Public:
     def _files(self) -> Check:
         findings, listed = Findings("files"), self.record["files"]
         names, strange = self.folder.walk()
-        if extra := {n for n in names - KEPT if not identity.is_passing(n)} | set(strange):
+        beside = set(filter(identity.is_passing, names - KEPT))
+        if extra := names - KEPT - beside | set(strange):
             findings.add(f"{len(extra):,} files that no public pack holds: {few(extra)}")
         findings.add(identity.file_problem(self.folder, "lock.yaml", listed["lock.yaml"]))
-        beside = set(filter(identity.is_passing, names))
         passed = f"{len(names - beside):,} files, {len(listed) - 1:,} left out"
-        if findings.count or not beside:
-            return findings.check(passed)
-        return Check("files", Status.WARN, f"{passed}; {len(beside):,} beside them: {few(beside)}")
+        return identity.with_passing(findings, passed, beside)
 
     def _answers(self) -> list[Check]:
         recorded, findings = self.record["answers"], self.answering

@@ -8,6 +8,7 @@ were about have no line.
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 from evalkit.base import canon
 from evalkit.base.errors import EvalkitError
@@ -99,29 +100,30 @@ def check_log(results: Path, runs: Sequence[Path]) -> Check:
         return findings.check("")
     if broken is not None:
         findings.add(f"line {broken:,} is not what was written after the line before it")
-    finished = _finished(lines)
+    finished, torn = _finished(lines)
     _compare(records, finished, findings)
     for name, record in records.items():
         if record.before is not None and not _agrees_with_seal(record, record.before, lines):
             findings.add(f"the seal of {shown(name)} tells of another log than lies here")
-    torn = sum(map(auditlog.is_torn, lines))
     count = f"{len(lines):,} lines, each bound to the one before"
     count += f" ({torn:,} of them torn)" if torn else ""
     return findings.check(f"{count}; {len(records):,} records, each as its line says")
 
 
-def _finished(lines: list[bytes]) -> dict[str, LogLine]:
-    """Return the lines of finished runs by execution. A line that can't be read tells
-    nothing: its writer died in it."""
-    finished = {}
+def _finished(lines: list[bytes]) -> tuple[dict[str, LogLine], int]:
+    """Return the lines of finished runs by execution, and how many lines are torn: their writers
+    died in them, and they tell nothing."""
+    finished, torn = {}, 0
     for raw in lines:
         try:
             line = canon.loads(raw)
-            if line["status"] == "finished":
-                finished[str(line["execution"])] = line
         except BROKEN:
-            continue
-    return finished
+            line = None
+        if not isinstance(line, dict):
+            torn += 1
+        elif line.get("status") == "finished" and "execution" in line:
+            finished[str(line["execution"])] = cast(LogLine, line)
+    return finished, torn
 
 
 def _compare(

@@ -129,10 +129,17 @@ def files(folder: Folder, record: Record) -> Check:
         if extra := names - set(listed) - UNLISTED - beside:
             findings.add(f"{len(extra):,} files that the record does not list: {few(extra)}")
     size = sum(entry["size"] for entry in listed.values())
-    passed = f"{len(listed):,} files, {size / MiB:,.1f} MiB, digests equal"
+    return with_passing(
+        findings, f"{len(listed):,} files, {size / MiB:,.1f} MiB, digests equal", beside
+    )
+
+
+def with_passing(findings: Findings, passed: str, beside: set[str]) -> Check:
+    """Return the check of a folder's files: a warning where only passing ones lie beside them."""
     if findings.count or not beside:
         return findings.check(passed)
-    return Check("files", Status.WARN, f"{passed}; {len(beside):,} beside them: {few(beside)}")
+    detail = f"{passed}; {len(beside):,} beside them: {few(beside)}"
+    return Check(findings.name, Status.WARN, detail)
 
 
 def file_problem(folder: Folder, name: str, entry: FileEntry) -> str:

@@ -17,7 +17,7 @@ from evalkit.inputs.models.model import Model
 from evalkit.plan.batch import Batch, Policy
 from evalkit.plan.shards import Costs
 from evalkit.plan.store import Plan
-from evalkit.record import journal
+from evalkit.record import journal, segments
 from evalkit.run import telemetry
 from evalkit.run.folder import Run
 from evalkit.run.preparing import engines
@@ -46,7 +46,7 @@ PROBED, PROBED_BEFORE = "probed", "probed before"
 
 def segment_name() -> str:
     """A name for a stretch of a run by this process, from now on."""
-    return journal.segment_name(now(), stamp.host())
+    return segments.name(now(), stamp.host())
 
 
 class Worker:
@@ -105,7 +105,7 @@ class Worker:
         how = {"level": checked, "repeats": checked, "kernels": kernels}
         here = stamp.segment_start(kind.hardware(device))
         started = now()  # read once: a clock may be set, a host renamed or put to sleep
-        self.segment = journal.segment_name(started, here["host"])
+        self.segment = segments.name(started, here["host"])
         log("segment.start", time=started, segment=self.segment, **how, **here)
         ids = run.body["ids"]
         self._writer = journal.Writer(run.folder / "journal", ids["run"], self.segment)

@@ -7,15 +7,14 @@ well its digests fit.
 
 import re
 from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from evalkit.base import canon
 from evalkit.harness.samples import RunResults
 from evalkit.judge.verify.checks import completeness
 from evalkit.plan.requests.request import recorded_terms, settings_from
-from evalkit.record import sections
-from evalkit.record.journal import host_in_name
+from evalkit.record import sections, segments
 from evalkit.record.reading import score_table
 from evalkit.record.reading.evidence.journal import Journal
 from evalkit.record.reading.evidence.plan import Plan
@@ -30,7 +29,6 @@ DTYPES = ("float32", "bfloat16", "float16")
 OF_TASKS = (sections.MEAN, sections.BOOTSTRAP)  # how standard errors are made
 OF_GROUPS = (sections.POOLED, sections.UNWEIGHTED)
 KINDS = {"multiple_choice": "loglikelihood"}  # lm-eval's output types by another request's name
-_SEGMENT = re.compile(r"([0-9]{8}T[0-9]{6}Z)-(.+)-([0-9]+)-[0-9a-f]{4}", re.ASCII)
 _SLACK_S = 60.0  # by which two clocks, or two readings of one, may be apart
 
 
@@ -136,7 +134,7 @@ def _segments(record: Record, journal: Journal | None, plan: Plan | None) -> Ite
             yield f"{name} claims {segment['batches']:,} batches, its journal holds {found:,}"
         if not own and segment.get("level") is not None:
             yield f"{name} checked the level of an engine that has none"
-        if match := _SEGMENT.fullmatch(segment["segment"]):
+        if match := segments.NAME.fullmatch(segment["segment"]):
             yield from _named(segment, match, _time(segment["started"]))
         _time(segment["stopped"])  # any day will do: a clock may be set back while a segment runs
     if (carried := record["carried"]) and carried["run"] == record["ids"]["run"]:
@@ -151,15 +149,13 @@ def _segments(record: Record, journal: Journal | None, plan: Plan | None) -> Ite
 
 def _named(segment: Segment, match: re.Match[str], started: datetime | None) -> Iterator[str]:
     """Yield where a segment's name has another start or host than the segment."""
-    try:
-        named = datetime.strptime(match[1], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
-    except ValueError:
+    if (named := segments.time_in_name(match[1])) is None:
         yield f"{shown(segment['segment'])} is named after no time"
         return
     if started and abs((started - named).total_seconds()) > _SLACK_S:
         yield f"{shown(segment['segment'])} is named after another time than it started"
     host = segment["host"]
-    if isinstance(host, str) and match[2] != host_in_name(host):
+    if isinstance(host, str) and match[2] != segments.host_in_name(host):
         yield f"{shown(segment['segment'])} is named after another host, {shown(host)}"
 
 
