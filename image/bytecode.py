@@ -21,7 +21,7 @@ def run_demo() -> None:
         sys.argv = ["evalkit", "eval", "--model", "demo", "--suite", "demo", "--limit", "1"]
         sys.argv += ["--out", folder, "--workers", "0", "--offline"]
         try:
-            cli.main()
+            cli.run()
         except SystemExit as stop:
             if stop.code:
                 raise

@@ -1,6 +1,6 @@
 """What the tests of runs share: one finished demo run, and ways to call the command line.
 
-`call` runs `cli.main` in this process, which saves the seconds that importing torch takes; `spawn`
+`call` runs `cli.run` in this process, which saves the seconds that importing torch takes; `spawn`
 runs it in a process of its own, where that is the point (signals, imports, the environment). A run
 is executed once a session, and each test gets a copy of it: finished, executed or only planned.
 """
@@ -108,7 +108,7 @@ def call(*arguments: str | Path) -> Ran:
     with _as_it_was(), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         sys.argv = ["/usr/local/bin/evalkit", *map(str, arguments)]
         try:
-            cli.main()
+            cli.run()
         except SystemExit as stop:
             code = stop.code
     return Ran(int(code or 0), out.getvalue(), err.getvalue())

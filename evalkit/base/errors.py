@@ -1,6 +1,6 @@
 """The error that evalkit raises for a user's mistake, and the exit codes.
 
-It is raised anywhere, caught once in `cli.main`, and printed as one line: what is wrong, where, and
+It is raised anywhere, caught once in `cli.run`, and printed as one line: what is wrong, where, and
 what to do next.
 """
 

@@ -6,6 +6,7 @@ JSON. An error is one line; a bug's traceback goes into a file. The commands are
 `hosting` (hosts) and `submitting` (clusters).
 """
 
+import atexit
 import os
 import sys
 import tempfile
@@ -86,7 +87,21 @@ for _command in (*chain.from_iterable(COMMANDS.values()), running.worker_command
     cli.add_command(_command)
 
 
-def main() -> None:
+def main() -> NoReturn:
+    """Run the command line as this whole process, and end it at once: Python would take a second
+    to free what torch and lm-eval hold."""
+    code: object = 0
+    try:
+        run()
+    except SystemExit as end:
+        code = end.code
+    atexit._run_exitfuncs()  # what libraries and we ourselves remove at the end
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code if isinstance(code, int) else code is not None)
+
+
+def run() -> None:
     """Run the command line; every way out has its exit code."""
     os.umask(private.umask())
     stopping.at_once()

@@ -6,6 +6,7 @@ can't be known is `{"unknown": "<reason>"}`.
 """
 
 import base64
+import csv
 import hashlib
 import os
 import platform
@@ -104,17 +105,19 @@ def harness_intact() -> bool | Unknown:
         distribution = metadata.distribution("lm_eval")
     except metadata.PackageNotFoundError:
         return unknown("lm-eval is not installed")
-    files = [file for file in distribution.files or [] if file.hash]
-    if not files:
+    rows = csv.reader((distribution.read_text("RECORD") or "").splitlines())
+    digests = {row[0]: row[1] for row in rows if len(row) > 1 and row[1]}
+    if not digests:
         return unknown("lm-eval's installation has no RECORD with digests")
-    for file in files:
+    root = str(distribution.locate_file(""))
+    for name, digest in digests.items():
+        kind, _, value = digest.partition("=")
         try:
-            data = Path(str(file.locate())).read_bytes()
+            data = Path(root, name).read_bytes()
         except OSError:
             return False
-        assert file.hash is not None, "filtered above"
-        digest = base64.urlsafe_b64encode(hashlib.new(file.hash.mode, data).digest())
-        if digest.rstrip(b"=").decode() != file.hash.value:
+        actual = base64.urlsafe_b64encode(hashlib.new(kind, data).digest())
+        if actual.rstrip(b"=").decode() != value:
             return False
     return True
 
