@@ -30,6 +30,7 @@ from evalkit.harness.data import loading, pinning
 from evalkit.harness.scoring import score
 from evalkit.harness.tasks import Loaded
 from evalkit.inputs import suite as suites
+from evalkit.judge.verify import verify
 from evalkit.plan.requests.request import Terms, settings_from
 from evalkit.run import evaluate as run
 from evalkit.run.loading import load as load_job
@@ -147,6 +148,25 @@ def test_a_group_that_collapses_into_one_task_is_refused_by_name(
         load(group)  # the lock is a second guard
     monkeypatch.setattr(pinning, "check", lambda *_: None)
     assert list(load(group).leaves) == ["inner"]
+
+
+def test_a_group_of_groups_with_scores_gives_a_record_that_is_consistent(
+    tmp_path: Path, write_task: Write, tiny_model: Callable[..., Path]
+) -> None:
+    """lm-eval says of a group that stands before its subgroups, as mmlu does, neither that higher
+    is better nor that lower is."""
+    for name in ("own_a", "own_b"):
+        write_task(tmp_path / "tasks", name, DOCUMENTS, **CHOICES)
+    mean = [{"metric": "acc", "weight_by_size": True}]
+    for name, children in (("inner", ["own_a", "own_b"]), ("outer", ["inner"])):
+        body = {"group": name, "task": children, "aggregate_metric_list": mean}
+        (tmp_path / "tasks" / f"{name}.yaml").write_text(yaml.safe_dump(body))
+    finished = make(write_suite(tmp_path, "outer"), tiny_model(), tmp_path / "out")
+    groups = canon.read_json(finished / "record.json")["groups"]
+    assert groups["outer"]["metrics"]["acc,none"]["higher_is_better"] is None
+    assert groups["inner"]["metrics"]["acc,none"]["higher_is_better"] is True
+    report = verify(finished)
+    assert report.consistent, report.verdict
 
 
 def test_a_leaf_task_that_is_missing_is_named(group: Path) -> None:

@@ -104,7 +104,12 @@ def _errors(record: Record) -> Iterator[str]:
                 for leaf in groups.below(name)
                 if key in record["tasks"][leaf]["metrics"]
             }
-            if metric["higher_is_better"] is not (ways.pop() if len(ways) == 1 else None):
+            right = ways.pop() if len(ways) == 1 else None
+            # lm-eval says nothing of a group that stands before its subgroups, as mmlu does
+            untold = metric["higher_is_better"] is None and not record["groups"].keys().isdisjoint(
+                group["subtasks"]
+            )
+            if metric["higher_is_better"] is not right and not untold:
                 yield f"{shown(name)} {shown(key)}: its leaf tasks have another way up"
 
 
