@@ -4,12 +4,15 @@ process that can do nothing else."""
 import subprocess
 import sys
 import textwrap
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import runs
 
+from evalkit.harness import publish
+from evalkit.harness.data import metrics
 from evalkit.harness.scoring import apart, rescore
 from evalkit.harness.scoring.apart import Apart
 from evalkit.harness.scoring.own_code import Refused
@@ -22,15 +25,37 @@ LEAF = "aime24"
 DOC = {"Problem": "What is 6 times 7?", "Answer": 42}
 
 
+Checked = Callable[..., dict[str, tuple[Status, str]]]
+
+
+class Kept(Apart):
+    """A child that one record after another uses: it takes seconds to import lm-eval."""
+
+    def close(self) -> None:
+        pass
+
+
 @pytest.fixture(scope="module")
-def recorded() -> dict[str, Any]:
-    """The task's config as an honest record has it."""
+def child() -> Iterator[Kept]:
+    """The child of this module's tests."""
+    kept = Kept()
+    yield kept
+    Apart.close(kept)
+
+
+def config_of(name: str) -> dict[str, Any]:
+    """A task's config as an honest record has it."""
     from lm_eval.api.task import TaskConfig
 
-    from evalkit.harness import publish
-
-    config = rescore.installed_config(LEAF, with_code=True)
+    with metrics.guarded():
+        config = rescore.installed_config(name, with_code=True)
     return publish.clean(TaskConfig(**config).to_dict())
+
+
+@pytest.fixture(scope="module")
+def recorded() -> dict[str, Any]:
+    """The config of the task that most tests use."""
+    return config_of(LEAF)
 
 
 def sample(text: str, score: float) -> dict[str, Any]:
@@ -45,16 +70,23 @@ def sample(text: str, score: float) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def checked(recorded: dict[str, Any], *samples: dict[str, Any]) -> dict[str, tuple[Status, str]]:
-    """What verify says of such samples' scores."""
-    scores = Scores({LEAF: recorded}, chat=False)
-    for each in samples:
-        scores.add(Document(LEAF, 0, [each]))
-    scores.finish()
-    return {check.name: (check.status, check.detail) for check in scores.checks("0.4.13")}
+@pytest.fixture
+def checked(child: Kept) -> Checked:
+    """What verify says of some samples' scores, by the checks' names."""
+
+    def judged(recorded: dict[str, Any], *samples: Any) -> dict[str, tuple[Status, str]]:
+        scores = Scores({LEAF: recorded}, False, _child=child)
+        for each in samples:
+            scores.add(Document(LEAF, 0, [each]))
+        scores.finish()
+        return {check.name: (check.status, check.detail) for check in scores.checks("0.4.13")}
+
+    return judged
 
 
-def test_a_score_by_the_tasks_own_code_is_recomputed(recorded: dict[str, Any]) -> None:
+def test_a_score_by_the_tasks_own_code_is_recomputed(
+    checked: Checked, recorded: dict[str, Any]
+) -> None:
     """It was skipped: the task has process_results."""
     right, wrong = sample("It is $\\boxed{42}$", 1), sample("It is $41$", 0)
     found = checked(recorded, right, wrong)
@@ -65,13 +97,33 @@ def test_a_score_by_the_tasks_own_code_is_recomputed(recorded: dict[str, Any]) -
     assert "exact_match is 1, should be 0" in raised["rescoring"][1]
 
 
-def test_another_code_than_the_installed_is_not_run_and_fails(recorded: dict[str, Any]) -> None:
+def test_another_code_than_the_installed_is_not_run_and_fails(
+    checked: Checked, recorded: dict[str, Any]
+) -> None:
     other = recorded | {"process_results": "def process_results(doc, results): return 1"}
     found = checked(other, sample("It is $41$", 1))
     assert found["configs"][0] is Status.FAIL and "process_results" in found["configs"][1]
 
 
-def test_code_that_takes_too_long_is_ended_and_skipped(recorded: dict[str, Any]) -> None:
+def test_a_metric_that_a_tasks_own_code_aggregates_is_scored_again_in_a_process_apart(
+    child: Kept,
+) -> None:
+    doc = {"paragraph": "p", "question": "q?", "label": 1}
+    prompt = "p 질문: q? 답변: "
+    sample: Any = {
+        "doc": doc, "doc_id": 0, "target": "1", "filter": "none",
+        "arguments": {f"gen_args_{n}": {"arg_0": prompt, "arg_1": f" {word}"}
+                      for n, word in enumerate(("아니오", "예"))},
+        "resps": [[["-2.0", "False"]], [["-1.0", "True"]]],
+    }  # fmt: skip
+    task = child.task("kobest_boolq", config_of("kobest_boolq"), doc, chat=False)
+    (scored,) = task.score([[sample]])
+    assert (scored.problem, scored.metrics) == ("", {"none": {"acc": 1.0, "f1": [1, 1]}})
+
+
+def test_code_that_takes_too_long_is_ended_and_skipped(
+    checked: Checked, recorded: dict[str, Any]
+) -> None:
     child = Apart()
     child._left = 0.2
     with pytest.raises(Refused, match="more time or memory than it may"):

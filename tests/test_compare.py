@@ -21,6 +21,8 @@ from evalkit.base.errors import EvalkitError
 from evalkit.judge.compare import Comparison, Row, compare, gate, letters, text
 from evalkit.judge.verify import Report
 
+pytestmark = pytest.mark.usefixtures("in_this_process", "without_lm_eval")
+
 EXAMPLE = next((support.ROOT / "results/example").glob("*/record.json")).parent
 Change = Callable[[dict[str, Any]], None]
 TIME = "2026-01-02T03-04-05.678901"

@@ -19,6 +19,8 @@ from evalkit.record.reading.findings import Report
 from evalkit.show.export import every_eval_ever, hub, tables
 from evalkit.show.source import Source, headline_rows, rows
 
+pytestmark = pytest.mark.usefixtures("in_this_process", "without_lm_eval")
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -138,7 +140,6 @@ def test_a_group_that_is_inside_itself_is_exported_all_the_same(run: Path) -> No
     assert shots["all"] == "mixed" and shots["demo_cot_calendar"] == "3"
 
 
-@pytest.mark.usefixtures("in_this_process")
 def test_what_contradicts_itself_is_refused_or_marked_in_everything(tmp_path: Path) -> None:
     run = support.finished(tmp_path)
     record = support.read(run)

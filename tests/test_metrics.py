@@ -232,27 +232,3 @@ def test_a_recorded_sample_is_scored_again_by_a_metric_of_labels() -> None:
         (scored,) = task.score([[sample]])
         assert scored.problem == ""
         assert scored.metrics == {"score-first": {"f1": value, "accuracy": value}}
-
-
-def test_a_metric_that_a_tasks_own_code_aggregates_is_scored_again_in_a_process_apart() -> None:
-    from lm_eval.api.task import TaskConfig
-
-    from evalkit.harness.scoring.apart import Apart
-
-    with metrics.guarded():
-        config = rescore.installed_config("kobest_boolq", with_code=True)
-    doc = {"paragraph": "p", "question": "q?", "label": 1}
-    prompt = "p 질문: q? 답변: "
-    sample: Any = {
-        "doc": doc, "doc_id": 0, "target": "1", "filter": "none",
-        "arguments": {f"gen_args_{n}": {"arg_0": prompt, "arg_1": f" {word}"}
-                      for n, word in enumerate(("아니오", "예"))},
-        "resps": [[["-2.0", "False"]], [["-1.0", "True"]]],
-    }  # fmt: skip
-    child = Apart()
-    task = child.task(
-        "kobest_boolq", publish.clean(TaskConfig(**config).to_dict()), doc, chat=False
-    )
-    (scored,) = task.score([[sample]])
-    child.close()
-    assert (scored.problem, scored.metrics) == ("", {"none": {"acc": 1.0, "f1": [1, 1]}})

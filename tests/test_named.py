@@ -24,6 +24,8 @@ from support import call
 import evalkit
 from evalkit.base import canon
 
+pytestmark = pytest.mark.usefixtures("in_this_process")
+
 Value = dict[str, Any]
 
 

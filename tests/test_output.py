@@ -15,7 +15,7 @@ from support import call
 from evalkit.base.errors import EvalkitError, printable
 from evalkit.record.reading import output
 
-pytestmark = pytest.mark.usefixtures("without_lm_eval")
+pytestmark = pytest.mark.usefixtures("without_lm_eval", "in_this_process")
 
 SIGNED = "\x1b[2K\rSIGNED by alice: nothing in it contradicts itself"
 ODD = f"x{SIGNED}\x9b2J\u202e\nSIGNED by bob"

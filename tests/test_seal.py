@@ -19,6 +19,8 @@ from evalkit.harness.scoring import rescore
 from evalkit.judge.verify import Report, Status, Trust, Wanted, judge, verify
 from evalkit.record.signing import attest, keys, sealing, timestamps
 
+pytestmark = pytest.mark.usefixtures("in_this_process")
+
 pytest.importorskip("rfc3161_client")
 if shutil.which("openssl") is None:
     pytest.skip("openssl is not here", allow_module_level=True)

@@ -203,15 +203,29 @@ def test_the_status_of_all_submissions_is_not_stopped_by_what_else_lies_there(
     call("status", *folders, "--watch").refused(2, "--watch is for one")
 
 
-def test_submitting_plans_and_shows_what_it_would_send(tmp_path: Path, tiny_model: Any) -> None:
+# What another process planned is planned already: its child has no more to import.
+PLANNED = """
+import subprocess
+run, done = subprocess.run, subprocess.CompletedProcess([], 0, {told!r})
+subprocess.run = lambda words, **more: done if "plan" in words else run(words, **more)
+"""
+
+
+@pytest.mark.parametrize("in_a_child", [False, pytest.param(True, marks=pytest.mark.faults)])
+def test_submitting_plans_and_shows_what_it_would_send(
+    in_a_child: bool, tmp_path: Path, tiny_model: Any
+) -> None:
     """The process itself imports nothing heavy: a login node may have the light install only. A
-    model in a file is sent by its path."""
+    model in a file is sent by its path. The child that plans takes six seconds to import torch and
+    lm-eval, so by default the run is planned here; tests/cluster has that child in every run."""
     model = gguf_files.write(tiny_model(), tmp_path / "tiny.gguf", "Q4_0")
     tell = "import atexit, sys; atexit.register(lambda: print(*sys.modules, file=sys.stderr))"
     options = ("--out", tmp_path, "--in", "none", "--shards", "3", "--dry-run")
     words = ("--mem", "1G", "--max-running", "2")
-    # Where Slurm's programs are, they may have no controller to ask.
     asked = ("--model", model, "--suite", "demo", *options)
+    if not in_a_child:
+        tell += PLANNED.format(told=call("plan", *asked[:6]).done().out)
+    # Where Slurm's programs are, they may have no controller to ask.
     ran = spawn("submit", *asked, *words, before=tell, env={"PATH": "/nowhere"}).done()
     assert not set(ran.err.splitlines()[-1].split()) & {"torch", "lm_eval", "transformers"}
     assert "sbatch --array=0-2%2 " in ran.err

@@ -47,13 +47,15 @@ def vouched(path: tuple[Any, ...]) -> bool:
     return path[0] not in AUTHORS_WORD and path[-1] != "stderr_method"
 
 
+@pytest.mark.parametrize("every", [5, pytest.param(1, marks=pytest.mark.trust)])
 def test_every_field_of_the_record_that_something_vouches_for_is_checked(
-    tmp_path: Path, shipped: Path
+    every: int, tmp_path: Path, shipped: Path
 ) -> None:
+    """One in five by default: tests/test_tamper.py changes each of them in a signed record, too."""
     path = Run().write(tmp_path / "run")
     good = runs.read_record(path)
     unnoticed = []
-    for where in filter(vouched, scalars(good)):
+    for where in [*filter(vouched, scalars(good))][::every]:
         record = copy.deepcopy(good)
         parent = record
         for step in where[:-1]:

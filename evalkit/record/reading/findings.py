@@ -52,12 +52,11 @@ def difference(found: set[str], wanted: set[str], what: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One check's outcome. `caveat`: what the last line says because of it."""
+    """One check's outcome."""
 
     name: str
     status: Status
     detail: str
-    caveat: str = ""
 
     def __str__(self) -> str:
         return f"{self.status:4}  {self.name:<12}  {self.detail}"

@@ -28,6 +28,7 @@ SUITES = [shipped_files.folder("suites")]
 MAX_LOCK = 16 * MiB
 ROWS = "lock.rows"
 AUTHORS_WORD = "the lock is the author's word"
+OTHERWISE = "not asked as the shipped"
 
 
 def shipped_suite(name: str) -> SuiteFile | None:
@@ -155,8 +156,7 @@ def check(record: Record, lock: LockBody | None, shipped_lock: bool, samples: Sa
         return findings.check(f"{passed}, as the shipped lock asks")
     release = record["environment"]["versions"]["evalkit"]
     other = f" (of evalkit {shown(release)})" if release != evalkit.__version__ else ""
-    detail = f"{passed}; {AUTHORS_WORD}{other}"
-    return Check(findings.name, Status.WARN, detail, caveat=AUTHORS_WORD)
+    return Check(findings.name, Status.WARN, f"{passed}; {AUTHORS_WORD}{other}")
 
 
 def _groups(record: Record, lock: LockBody, findings: Findings) -> None:
@@ -294,5 +294,5 @@ def settings(record: Record) -> list[Check]:
     unlike = [key for key, value in wanted.items() if record["suite"].get(key) != value]
     if not unlike:
         return []
-    detail = f"not asked as the shipped {suite['name']} asks: {', '.join(unlike)} differ"
-    return [Check("settings", Status.WARN, detail, caveat=detail)]
+    detail = f"{OTHERWISE} {suite['name']} asks: {', '.join(unlike)} differ"
+    return [Check("settings", Status.WARN, detail)]
