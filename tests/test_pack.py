@@ -198,7 +198,9 @@ def test_a_public_pack_is_verified_and_its_texts_are_put_back(demo: Path) -> Non
     assert passed["deep plan"].endswith("built again to the same ids")
     assert passed["deep texts"].endswith("162 scored again")
     assert report.verdict.startswith("SIGNED by alice")
-    assert report.verdict.endswith("a public pack: its texts are left out")
+    assert report.verdict.endswith(
+        "a public pack: its texts are left out; the scores of 48 documents are their author's word"
+    )
 
 
 @pytest.fixture

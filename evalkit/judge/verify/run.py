@@ -13,6 +13,7 @@ from evalkit.base.errors import EvalkitError, Exit, no_right
 from evalkit.judge.verify import deep as deeper
 from evalkit.judge.verify import policy as policies
 from evalkit.judge.verify import public, signers
+from evalkit.judge.verify import revealed as revealing
 from evalkit.judge.verify.checks import aggregates, agreement, asked, completeness, health
 from evalkit.judge.verify.checks import results as published
 from evalkit.judge.verify.checks.scores import Grading, Scores, caveats
@@ -54,7 +55,7 @@ def wanted(
 ) -> Wanted:  # fmt: skip
     """Read what a reader asks from files: public keys, an allowed_signers file, a policy, files
     that open documents, certificates of timestamp authorities."""
-    opened = tuple(map(public.read_revealed, revealed))
+    opened = tuple(map(revealing.read, revealed))
     trusted = timestamps.authorities(authorities) if authorities else ()
     rules = policies.read(policy) if policy else None
     return Wanted(trust(keys, allowed), deep, rules, opened, trusted)
@@ -86,16 +87,17 @@ def verify(run: Path, wanted: Wanted = Wanted()) -> Report:
     caveats = [] if engine["bit_repeatable"] else [f"not bit-repeatable ({shown(engine['name'])})"]
     checks = [read.check, *signed, *sealed.checks]
     if folder.is_public:
-        caveats = [public.CAVEAT, *caveats]
         checks += checked("public", lambda: public.Public(folder, record).checks())
     else:
         checks += _Evidence(folder, record).checks()
     if wanted.revealed:
-        checks.append(public.revealed(folder, read.sha256, wanted.revealed))
+        checks.append(revealing.check(folder, read.sha256, wanted.revealed))
     if wanted.deep is not None:
         checks += _deep(folder, read, checks, wanted.deep)
     if wanted.policy is not None:
         checks.append(policies.check(wanted.policy, record, checks, standing))
+    if folder.is_public:
+        caveats = [*public.caveats(checks), *caveats]
     caveat = "; ".join([*caveats, *_caveats(checks)])
     return Report(checks, caveat=caveat, standing=standing)
 

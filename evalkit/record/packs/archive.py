@@ -29,11 +29,13 @@ _ERRORS = (EOFError, OSError, ValueError, struct.error, zlib.error)
 
 
 def packed(folder: str, files: Iterable[tuple[str, bytes]]) -> Iterator[bytes]:
-    """The archive's bytes, a block at a time: each file by its name below `folder`."""
+    """The archive's bytes, a block at a time: each file by its name below `folder`, of whose own
+    name only letters that every archive may hold are kept."""
+    top = "".join(c if c.isascii() and c.isprintable() and c not in "/\\" else "_" for c in folder)
     block = io.BytesIO()
     with gzip.GzipFile(fileobj=block, mode="wb", compresslevel=9, mtime=0, filename="") as zipped:
         for name, data in files:
-            head = tarfile.TarInfo(f"{folder}/{name}")
+            head = tarfile.TarInfo(f"{top[:100]}/{name}")
             head.size = len(data)
             try:
                 zipped.write(head.tobuf(tarfile.USTAR_FORMAT))

@@ -41,11 +41,13 @@ def made(run: Path, record: Record, salts: Salts) -> dict[str, bytes]:
         results = canon.loads(handle.read())
     configs = {leaf: results["configs"][leaf] for leaf in record["tasks"]}
     tasks = {leaf: _scoring(config) for leaf, config in configs.items()}
-    head: PublicHead = {"schema": SCHEMA, "tasks": tasks}
     lines = io.BytesIO()
     with gzip.GzipFile(fileobj=lines, mode="wb", compresslevel=9, mtime=0, filename="") as zipped:
         for line in _lines(run, record, configs, salts):
             zipped.write(canon.dumps(line).encode() + b"\n")
+    for leaf in {first["task"] for first, *_ in _documents(run) if _is_unclear(first)}:
+        tasks[leaf]["plain"] = False
+    head: PublicHead = {"schema": SCHEMA, "tasks": tasks}
     return {HEAD: canon.dumps(head).encode() + b"\n", LINES: lines.getvalue()}
 
 
@@ -67,6 +69,13 @@ def revealed(run: Path, record: Record, task: str, doc_id: int, salts: Salts) ->
                 "filtered": {s["filter"]: s["filtered_resps"] for s in samples} if texts else None,
             }
     return None
+
+
+def _is_unclear(sample: Sample) -> bool:
+    """Whether its log-likelihoods don't say which choice was taken, or several choices are right:
+    then no score contradicts another."""
+    prompts = {argument["arg_0"] for argument in sample["arguments"].values()}
+    return len(prompts) > 1 or sample["target"].startswith("[")
 
 
 def _scoring(config: Mapping[str, Any]) -> PublicTask:

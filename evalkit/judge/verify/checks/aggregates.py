@@ -36,6 +36,7 @@ _AGGREGATIONS: dict[str, Callable[[Sequence[Any]], float]] = {
     "weighted_perplexity": statistics.weighted_perplexity,
     "bits_per_byte": statistics.bits_per_byte,
 }
+KNOWN = set(_AGGREGATIONS)  # computed again here
 _NO_ERROR = {"weighted_perplexity", "bits_per_byte", "brier_score"}  # lm-eval has none for them
 _UNIT = {"acc", "acc_norm", "acc_bytes", "acc_mutual_info", "acc_all", "exact_match"}
 _PERPLEXITY = {"perplexity", "word_perplexity", "byte_perplexity"}
@@ -50,7 +51,8 @@ def _close(recorded: Any, computed: float | None) -> bool:
     return both_nan or math.isclose(value, computed, rel_tol=1e-12, abs_tol=1e-15)
 
 
-def _aggregation(config: Mapping[str, Any], metric: str) -> str:
+def aggregation(config: Mapping[str, Any], metric: str) -> str:
+    """Return the name of what makes a metric's score of its values, by a leaf task's config."""
     entries = config.get("metric_list")
     if entries is None:
         return _DEFAULTS.get(metric, "mean")
@@ -112,7 +114,7 @@ class Aggregates:
             if metric == "bypass":
                 self.skipped |= {f"{shown(leaf)} (--predict_only: nothing is scored)"}
                 continue
-            how = _aggregation(config, metric)
+            how = aggregation(config, metric)
             self._value(f"{shown(leaf)} {shown(key)}", entry["metrics"][key], how, values[key])
 
     def _value(self, name: str, recorded: Metric, how: str, values: list[Any]) -> None:

@@ -7,7 +7,7 @@ and no data. Where a record was asked with other settings than the lock's, what 
 not compared, and the check says so.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from evalkit.base import canon
@@ -57,9 +57,10 @@ def prompts(
 
 
 def scoring(
-    record: Record, lock: LockBody | None, results: RunResults | None, samples: Samples
-) -> Check:
-    """Compare how leaf tasks and groups are scored with the lock."""
+    record: Record, lock: LockBody | None, results: RunResults | None, samples: Samples,
+    more: Iterable[str] = (),
+) -> Check:  # fmt: skip
+    """Compare how leaf tasks and groups are scored with the lock; `more` are further problems."""
     findings = Findings("scoring")
     if lock is None:
         return Check(findings.name, Status.SKIP, "there is no lock to hold it against")
@@ -77,6 +78,8 @@ def scoring(
         scored = {m for leaf in groups.below(name) for m in lock["tasks"][leaf]["metrics"]}
         for problem in _group(record["groups"][name], lock["group_scores"][name], scored):
             findings.add(f"{shown(name)}: {problem}")
+    for problem in more:
+        findings.add(problem)
     return findings.check(f"{len(lock['tasks']):,} leaf tasks are scored as the lock says")
 
 

@@ -18,6 +18,7 @@ _METRICS = {
     "loglikelihood": {"acc", "perplexity"},
     "loglikelihood_rolling": {"word_perplexity", "byte_perplexity", "bits_per_byte"},
 }
+ROLLING = _METRICS["loglikelihood_rolling"]
 _NO_GOLD = -100  # lm-eval's: equal to no choice's index
 
 

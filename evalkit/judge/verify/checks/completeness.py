@@ -187,18 +187,19 @@ def data(
         for key, parts in (("questions", seen.questions), ("prompts", seen.prompts)):
             digest = canon.digest_bytes(f"[{','.join(parts)}]".encode())
             findings.add_unequal(f"{shown(leaf)}: the {key} digest", entry.get(key), digest)
-    rows = {leaf: entry["dataset"]["rows"] for leaf, entry in record["tasks"].items()}
-    unlike = {leaf for leaf in rows if rows[leaf] != record["suite"]["rows"].get(leaf)}
-    if unlike or rows.keys() != record["suite"]["rows"].keys():
-        findings.add(f"suite.rows is not the tasks' own: {few(unlike or set(rows))}")
-    if lock is not None:
-        datasets(record, lock, findings)
+    datasets(record, lock, findings)
     passed = "questions, prompts and datasets agree"
     return [findings.check(passed), _rows(record, lock, pinned, samples), *shots(record, lock)]
 
 
-def datasets(record: Record, lock: LockBody, findings: Findings) -> None:
-    """Compare each dataset, and each leaf task's use of one, with the lock."""
+def datasets(record: Record, lock: LockBody | None, findings: Findings) -> None:
+    """Compare each dataset, and each leaf task's use of one, with the suite's own and the lock."""
+    rows = {leaf: entry["dataset"]["rows"] for leaf, entry in record["tasks"].items()}
+    unlike = {leaf for leaf in rows if rows[leaf] != record["suite"]["rows"].get(leaf)}
+    if unlike or rows.keys() != record["suite"]["rows"].keys():
+        findings.add(f"suite.rows is not the tasks' own: {few(unlike or set(rows))}")
+    if lock is None:
+        return
     revisions = {repo: {"revision": entry["revision"]} for repo, entry in lock["datasets"].items()}
     if record["suite"]["datasets"] != revisions:
         where = _first_unlike(record["suite"]["datasets"], revisions)

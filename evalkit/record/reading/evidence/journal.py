@@ -32,7 +32,7 @@ _ANSWER_KEYS = {
     "generate_until": {"text", "tokens", "logprobs", "margins", "stop"},
 }
 _MORE_KEYS = {"raw", "thought"}  # of texts that are cut, and of those that think
-_STOPS = ("eos", "stop_string", "length")
+STOPS = ("eos", "stop_string", "length")
 _TELLING = ("tokens", "logprobs", "margins", "stop")  # what an engine of lm-eval's need not tell
 
 Said = str | list[str]  # a response as lm-eval's samples hold it
@@ -240,7 +240,7 @@ def _fits(kind: str, answer: Any, *, foreign: bool) -> bool:
         tokens, logprobs, margins = answer["tokens"], answer["logprobs"], answer["margins"]
         return (
             isinstance(answer["text"], str)
-            and answer["stop"] in _STOPS
+            and answer["stop"] in STOPS
             and set(map(type, tokens)) <= {int}
             and len(tokens) == len(logprobs) == len(margins)
             and possible.are_numbers(logprobs)

@@ -23,14 +23,14 @@ from evalkit.inputs.types import (
 )
 from evalkit.plan.types import SettingsEntry
 
-_ROUNDING = 1e-3  # nats: what the largest log-probability may lie above 0, by an engine's rounding
+ROUNDING = 1e-3  # nats: what the largest log-probability may lie above 0, by an engine's rounding
 _FOREIGN_ROUNDING = 2e-2
 _LEAST = 1 - 1e-2  # what all tokens at one place have together, by the same
-_HALF = math.log(0.5) + _ROUNDING  # a token above is more likely than all others together
+_HALF = math.log(0.5) + ROUNDING  # a token above is more likely than all others together
 # A token that is likelier than each other one has a share of at least one in so many, which no
 # model's vocabulary comes near to.
 _VOCABULARY = 1 << 24
-_RAREST = -math.log(_VOCABULARY) - _ROUNDING  # its log-probability
+_RAREST = -math.log(_VOCABULARY) - ROUNDING  # its log-probability
 # Nats that two requests of one prompt, computed apart, may be off from each other: in float32, and
 # in fewer bits, where docs/real.md has seen 0.66 from float32 in 2,280 requests.
 _FLIP, _COARSE_FLIP = 0.5, 2.0
@@ -50,7 +50,7 @@ def likelihood(answer: Loglikelihood | RollingLoglikelihood, *, foreign: bool = 
     (`foreign`) may round a log-probability to 8 bits, and a server's tokens are compared as texts,
     which says too often that they were not the likeliest."""
     value = canon.number(answer["loglikelihood"])
-    if value > (_FOREIGN_ROUNDING if foreign else _ROUNDING):
+    if value > (_FOREIGN_ROUNDING if foreign else ROUNDING):
         return f"its log-likelihood is {value:g}, a probability above 1"
     if answer["num_tokens"] < 0 or ("is_greedy" in answer and answer["num_tokens"] < 1):
         return f"{answer['num_tokens']} tokens were scored"
@@ -107,11 +107,11 @@ def _chances(logprobs: Sequence[Any], margins: Sequence[Any], *, sampled: bool) 
         return ""
     for number, (said, ahead) in enumerate(zip(logprobs, margins, strict=True)):
         value, margin = canon.number(said), canon.number(ahead)
-        if value > _ROUNDING:
+        if value > ROUNDING:
             return f"token {number} has log-probability {value:g}, a probability above 1"
         if margin < 0 and not sampled:
             return f"token {number} was not the likeliest, and none was drawn"
-        if margin >= 0 and math.exp(value) * (1 + math.exp(-margin)) > 1 + _ROUNDING:
+        if margin >= 0 and math.exp(value) * (1 + math.exp(-margin)) > 1 + ROUNDING:
             return f"token {number} and its runner-up have a probability above 1 together"
         if not sampled and math.exp(value) * (1 + _VOCABULARY * math.exp(-margin)) < _LEAST:
             return f"token {number} and all others have a probability below 1 together"
@@ -125,7 +125,7 @@ def _fine(logprobs: Sequence[Any], margins: Sequence[Any]) -> bool:
     shares, behind = list(map(math.exp, logprobs)), list(map(math.exp, map(neg, margins)))
     both = map(mul, shares, map((1.0).__add__, behind))
     least = min(map(mul, shares, [1 + _VOCABULARY * each for each in behind]))
-    return bool(max(logprobs) <= _ROUNDING and max(both) <= 1 + _ROUNDING and least >= _LEAST)
+    return bool(max(logprobs) <= ROUNDING and max(both) <= 1 + ROUNDING and least >= _LEAST)
 
 
 def flip(numerics: NumericsEntry) -> float:
