@@ -167,6 +167,41 @@ def test_nobody_is_a_witness_of_himself(run: Path) -> None:
     assert report.verdict.startswith("SIGNED by alice: ")
 
 
+def test_a_person_who_is_listed_by_several_names_is_no_witness_of_himself(
+    run: Path, tmp_path: Path
+) -> None:
+    """By two names on one line, by one name in two ways, by a key that is listed twice."""
+    alice, second = new(), new()
+    attest.sign(run, alice)
+    attest.sign(run, second, attest.AUDIT, PASSED)
+    one, two = alice.public.openssh, second.public.openssh
+    for lines in (
+        [f"alice@lab,alice {one}", f"alice {two}"],
+        [f"Alice {one}", f"alice {two}"],
+        [f"alice {one}", f"alice {two}", f"bob {two}"],
+    ):
+        allowed = tmp_path / "signers"
+        allowed.write_text("\n".join(lines))
+        verdict = verify(run, Wanted(trust([], allowed))).verdict
+        assert verdict.startswith("SIGNED by"), f"{lines}: {verdict}"
+
+
+def test_a_policys_number_of_samples_is_asked_of_each_key(run: Path) -> None:
+    """One key of a witness had seen all, the other one sample."""
+    alice, one, two = new(), new(), new()
+    attest.sign(run, alice)
+    attest.sign(run, one, attest.AUDIT, audited(9))
+    attest.sign(run, two, attest.AUDIT, audited(1))
+    names = {alice.public: "alice", one.public: "bob", two.public: "bob"}
+    known = Wanted(Trust(names, asked=True))
+    for rule, met in (({"samples": 9, "keys": 2}, False), ({"samples": 1, "keys": 2}, True)):
+        report = verify(run, replace(known, policy={"name": "mine", "witnessed": rule}))  # type: ignore[typeddict-item]
+        assert report.consistent is met, report.verdict
+    attest.sign(run, one, attest.REPRODUCTION, {"verdict": "BITWISE", "samples": 3})
+    report = verify(run, replace(known, policy={"name": "mine", "witnessed": {"samples": 9}}))
+    assert report.consistent, "what a key has seen more is not forgotten"
+
+
 @pytest.mark.parametrize(
     ("kind", "claim"),
     [
@@ -212,6 +247,27 @@ OTHER = {"answers": "sha256:" + "2" * 64, "record": "1" * 64}
         (attest.REPRODUCTION, {"verdict": "REPRODUCED", **OTHER}, "REPRODUCED without a margin"),
         (attest.REPRODUCTION, {"verdict": "REPRODUCED", "margin": 0.5, **OTHER}, "margin of 0.5"),
         (attest.REPRODUCTION, {"verdict": "PASSED", **OTHER}, "is no verdict of its kind"),
+        (
+            attest.REPRODUCTION,
+            {"verdict": "BITWISE", "samples": 10**15},
+            "answers of a record with",
+        ),
+        (attest.REPRODUCTION, {"verdict": "ANSWERS", "samples": 5}, "ANSWERS of a sample"),
+        (
+            attest.REPRODUCTION,
+            {"verdict": "REPRODUCED", "samples": 5, "failed": 5, "margin": 0.05},
+            "REPRODUCED of a sample",
+        ),
+        (
+            attest.REPRODUCTION,
+            {"verdict": "NUMERICS", "samples": 1, **OTHER},
+            "NUMERICS by 1 answers to 14 documents",
+        ),
+        (
+            attest.REPRODUCTION,
+            {"verdict": "DIFFERENT", "samples": 9},
+            "DIFFERENT with no answer apart",
+        ),
     ],
 )
 def test_a_statement_that_contradicts_itself_or_the_record_breaks_it(

@@ -344,3 +344,14 @@ def test_a_pattern_of_a_schema_ends_with_the_text() -> None:
     run.record["suite"]["name"] += "\n"
     told = "$.suite.name: 'tiny\\n' does not match '^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$'"
     assert told in schema.check("record", run.record)
+
+
+def test_rules_whose_aliases_name_each_other_are_refused(tmp_path: Path) -> None:
+    """A policy may be a stranger's: ten names of ten names and so on are ten thousand million."""
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
+    for n in range(1, 10):
+        lines.append(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]")
+    policy, run = tmp_path / "policy.yaml", Run().write(tmp_path / "run")
+    policy.write_text("\n".join([*lines, "name: mine", "suites: *a9\n"]))
+    call("verify", run, "--policy", policy).refused(2, "it uses YAML aliases")
+    call("compare", run, run, "--gate", policy).refused(2, "it uses YAML aliases")

@@ -357,8 +357,10 @@ def test_a_public_packs_own_files_are_signed_or_nobody_vouches_for_it(tmp_path: 
         assert "is about other files" in failed(report)["signature"]
         assert report.verdict.startswith("BROKEN")
     other = keys.Private(Ed25519PrivateKey.generate())
-    report = judged(pack.pack(run, public=True, key=other), trusted)
-    assert "by nobody on your list" in failed(report)["signer"]
+    theirs = pack.pack(run, public=True, key=other)
+    assert "by nobody on your list" in failed(judged(theirs, trusted))["signer"]
+    both = Wanted(Trust({key.public: "alice", other.public: "carol"}, asked=True))
+    assert judged(theirs, both).verdict.count("its public form is the word of carol")
     with pytest.raises(EvalkitError, match="--key is for --public"):
         pack.pack(run, key=key)
 

@@ -28,6 +28,7 @@ from evalkit.record.types import Record
 AUDITED = {"verdict", "samples", "failed", "seed", "share", "difference"}
 VERDICTS = ("PASSED", "FAILED")  # an audit's; any other is a reproduction's
 LARGEST_MARGIN = 0.05  # of a reproduction: its cap
+COMPARED = ("ANSWERS", "NUMERICS", "REPRODUCED", "DIFFERENT")  # by which answers are unequal
 
 _SLACK_S = 60.0  # by which the clocks of where it was sealed and where it ran may be apart
 
@@ -43,6 +44,12 @@ class Trust:
     def name(self, key: Public) -> str:
         """Return the name that a key has on the list, or its fingerprint."""
         return shown(self.names.get(key, key.fingerprint))
+
+    def people(self, key: Public) -> set[str]:
+        """Return all names that the list gives a key, which are separated by commas; none where it
+        is not on the list. Two keys that share one are the same person's."""
+        names = (name.strip().casefold() for name in self.names.get(key, "").split(","))
+        return set(filter(None, names))
 
 
 def trust(key_files: Iterable[Path], allowed: Path | None) -> Trust:
@@ -107,6 +114,19 @@ def _reproduction_problem(claim: Claim, record: Record, sha256: str) -> str:
         return f"{verdict} {'without' if margin is None else 'with'} a margin"
     if margin is not None and not 0 < margin <= LARGEST_MARGIN:
         return f"a margin of {margin:g}"
+    return _shown_problem(claim, bool(whole), sum(task["n"] for task in record["tasks"].values()))
+
+
+def _shown_problem(claim: Claim, whole: bool, documents: int) -> str:
+    """Say why a verdict can't be one on so many answers: scores are compared of whole records only,
+    whose every document has an answer at least."""
+    verdict, samples = claim["verdict"], claim.get("samples", 0)
+    if verdict in ("ANSWERS", "REPRODUCED") and not whole:
+        return f"{verdict} of a sample, of which no score is known"
+    if whole and verdict in COMPARED and samples < documents:
+        return f"{verdict} by {samples:,} answers to {documents:,} documents"
+    if verdict == "DIFFERENT" and not claim.get("failed"):
+        return "DIFFERENT with no answer apart"
     return ""
 
 

@@ -16,6 +16,7 @@ from evalkit.record.sections import Health
 from evalkit.record.types import Record
 
 MAX_POLICY = 1 << 20
+_ALL = Seen({"": None})  # of an author, who has seen all
 
 
 class SeenBy(TypedDict, total=False):
@@ -55,7 +56,7 @@ def read_rules(path: Path, kind: str) -> Any:
     """Return the content of a file of rules; EvalkitError if it is not as the schema of that kind
     says."""
     try:
-        rules = untrusted.load_yaml(canon.read_bytes(path, MAX_POLICY))
+        rules = untrusted.load_foreign_yaml(canon.read_bytes(path, MAX_POLICY))
     except OSError as error:
         what = f"can't read the {kind}: {error.strerror}"
         raise EvalkitError(what, where=str(path), code=Exit.MISSING) from None
@@ -82,7 +83,9 @@ def _rules(
 ) -> dict[str, Callable[[Any], str]]:
     """Return by rule the function that says what is wrong; it returns an empty text if met."""
     code, suite = record["code"], record["suite"]["name"]
-    seen = {**standing.witnesses, **standing.reproducers}
+    seen = dict(standing.witnesses)
+    for name, each in standing.reproducers.items():
+        seen[name] = each.merged(seen.get(name))
     return {
         "suites": lambda names: "" if suite in names else f"its suite is {shown(suite)}",
         "whole": lambda _: _whole(checks),
@@ -93,7 +96,7 @@ def _rules(
             "" if record["engine"]["bit_repeatable"] else "its engine is not bit-repeatable"
         ),
         "health": lambda most: _health(record["health"], most),
-        "signed": lambda names: _by("signed", names, dict.fromkeys(standing.authors, Seen())),
+        "signed": lambda names: _by("signed", names, dict.fromkeys(standing.authors, _ALL)),
         "witnessed": lambda names: _by("witnessed", names, seen),
         "reproduced": lambda names: _by("reproduced", names, standing.reproducers),
     }
@@ -144,11 +147,8 @@ def _by(what: str, wanted: Names | SeenBy, people: Mapping[str, Seen]) -> str:
         return "" if people else f"not {what} by anybody on your list"
     rule: SeenBy = {"names": wanted} if isinstance(wanted, list) else wanted
     least, samples = rule.get("keys", 1), rule.get("samples", 0)
-    keys = sum(
-        seen.keys
-        for name, seen in people.items()
-        if name in rule.get("names", people) and (seen.samples is None or seen.samples >= samples)
-    )
+    names = rule.get("names", people)
+    keys = sum(seen.keys_with(samples) for name, seen in people.items() if name in names)
     if keys >= least:
         return ""
     who = few(rule["names"]) if "names" in rule else "anybody on your list"

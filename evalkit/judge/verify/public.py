@@ -15,6 +15,7 @@ from typing import Any
 from evalkit.base import canon
 from evalkit.inputs.chat.texts import Texts
 from evalkit.judge.verify.checks import aggregates, agreement, asked, completeness, health, hidden
+from evalkit.judge.verify.signers import PACKED
 from evalkit.record.reading import identity
 from evalkit.record.reading.evidence import journal as journals
 from evalkit.record.reading.evidence.samples import Samples
@@ -207,4 +208,5 @@ def caveats(checks: Sequence[Check]) -> list[str]:
         if check.status is Status.SKIP and check.detail.endswith(unknown)
     ]
     words = f"the scores of {sum(counts):,} documents are their author's word"
-    return [CAVEAT, words] if counts else [CAVEAT]
+    packed = [check.detail for check in checks if check.detail.startswith(PACKED)]
+    return [CAVEAT, *([words] if counts else []), *packed]

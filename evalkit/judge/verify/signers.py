@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from evalkit.judge.verify.claims import Trust, claim_problem
+from evalkit.record.reading.evidence import plan as plans
 from evalkit.record.reading.findings import Check, Findings, Seen, Standing, Status, few, shown
 from evalkit.record.reading.folder import BROKEN, Folder, reason
 from evalkit.record.salted import HEAD, LINES
@@ -20,6 +21,7 @@ from evalkit.record.types import Record
 
 _GOOD = {AUDIT: {"PASSED"}, REPRODUCTION: {"BITWISE", "ANSWERS", "NUMERICS", "REPRODUCED"}}
 _BAD = {AUDIT: {"FAILED"}, REPRODUCTION: {"DIFFERENT"}}
+PACKED = "its public form is the word of"
 _WORDS = {EVALUATION: "signed", AUDIT: "audited", REPRODUCTION: "reproduced",
           PUBLICATION: "published"}  # fmt: skip
 
@@ -83,10 +85,15 @@ def _timestamps(
 
 def _publication(statements: list[Statement], trusted: Trust) -> list[Check]:
     """Warn, or fail if a signer was asked for, where nobody on the list signed the files that a
-    public pack holds beside the record."""
+    public pack holds beside the record; warn where somebody else did than signed the record."""
     publications = [s for s in statements if s.kind == PUBLICATION]
-    if _by_listed(publications, trusted):
-        return []
+    packers = {name for _, name in _by_listed(publications, trusted)}
+    if packers:
+        evaluations = [s for s in statements if s.kind == EVALUATION]
+        authors = {name for _, name in _by_listed(evaluations, trusted)}
+        if packers & authors or not evaluations:
+            return []
+        return [Check("signer", Status.WARN, f"{PACKED} {few(packers)}")]
     signed = "by nobody on your list" if publications else "by nobody"
     what = f"the record is signed, but the public form of its samples {signed}"
     return [Check("signer", Status.FAIL if trusted.asked else Status.WARN, what)]
@@ -121,9 +128,21 @@ def _problem(statement: Statement, record: Record, sha256: str, folder: Folder) 
         return f"the statement of {signers} says other things than the record"
     if _is_authors(statement) == ("verdict" in statement.claim):
         return f"the statement of {signers} claims what its kind does not"
-    if wrong := claim_problem(statement, record, sha256):
-        return f"the claim of {signers} can't be true: {wrong}"
-    return ""
+    wrong = claim_problem(statement, record, sha256) or _sample_problem(statement, folder)
+    return f"the claim of {signers} can't be true: {wrong}" if wrong else ""
+
+
+def _sample_problem(statement: Statement, folder: Folder) -> str:
+    """Say if a reproduction of a sample tells of more answers than the record's plan asks for."""
+    claimed = statement.claim.get("samples", 0)
+    if statement.kind != REPRODUCTION or "record" in statement.claim or folder.is_public:
+        return ""
+    try:
+        plan = folder.json("plan.json", plans.MAX_PLAN)
+        answers = sum(len(batch["targets"]) for batch in plan["batches"])
+    except BROKEN:
+        return ""  # which the check of the plan says
+    return f"{claimed:,} answers of a record with {answers:,}" if claimed > answers else ""
 
 
 def _is_authors(statement: Statement) -> bool:
@@ -180,36 +199,23 @@ def _standing(statements: list[Statement], trusted: Trust, sealer: Public | None
     signed = {key for statement in own for key in statement.signers}
     author_keys = signed | ({sealer} if sealer else set())
     authors = {name for statement, name in _by_listed(own, trusted)}
-    author_names = {trusted.names[key] for key in author_keys if key in trusted.names}
-    samples_seen: dict[str, dict[Public, int | None]] = {AUDIT: {}, REPRODUCTION: {}}
+    author_names = {name for key in author_keys for name in trusted.people(key)}
+    seen: dict[str, dict[str, Seen]] = {AUDIT: {}, REPRODUCTION: {}}
     for statement in statements:
         if statement.claim.get("verdict") in _GOOD.get(statement.kind, ()):
             for key in statement.signers:
-                is_author = key in author_keys or trusted.names.get(key) in author_names
+                is_author = key in author_keys or trusted.people(key) & author_names
                 if key in trusted.names and not is_author:
-                    _add_samples(samples_seen[statement.kind], key, statement)
+                    made = Seen({key.fingerprint: _samples(statement)})
+                    by_name, name = seen[statement.kind], trusted.name(key)
+                    by_name[name] = made.merged(by_name.get(name))
     unlisted = {key.fingerprint for key in signed - trusted.names.keys()}
-    seen = {kind: _by_name(by_key, trusted) for kind, by_key in samples_seen.items()}
     if not own:
         return Standing(unproven={**seen[AUDIT], **seen[REPRODUCTION]})
     return Standing(authors, seen[AUDIT], seen[REPRODUCTION], unlisted)
 
 
-def _add_samples(by_key: dict[Public, int | None], key: Public, statement: Statement) -> None:
-    """Note how many samples a key has seen by a statement (None: the whole record); the most of all
-    its statements counts."""
+def _samples(statement: Statement) -> int | None:
+    """Return how many samples a witness has seen by a statement; None for the whole record."""
     whole = statement.kind == REPRODUCTION and "record" in statement.claim
-    samples = None if whole else int(statement.claim["samples"])
-    before = by_key.get(key, 0)
-    by_key[key] = None if samples is None or before is None else max(samples, before)
-
-
-def _by_name(by_key: dict[Public, int | None], trusted: Trust) -> dict[str, Seen]:
-    """Return by name how many samples were seen, and by how many keys of that name."""
-    names: dict[str, list[int | None]] = {}
-    for key, samples in by_key.items():
-        names.setdefault(trusted.name(key), []).append(samples)
-    return {
-        name: Seen(len(counts), None if None in counts else max(c for c in counts if c is not None))
-        for name, counts in names.items()
-    }
+    return None if whole else int(statement.claim["samples"])

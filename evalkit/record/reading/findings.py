@@ -97,10 +97,32 @@ class Findings:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """How much of a record somebody has seen, by how many keys: samples, or (None) all of it."""
+    """How much of a record somebody has seen: by each key, samples or (None) all of it."""
 
-    keys: int = 1
-    samples: int | None = None
+    by_key: Mapping[str, int | None]
+
+    @property
+    def keys(self) -> int:
+        """By how many keys."""
+        return len(self.by_key)
+
+    @property
+    def samples(self) -> int | None:
+        """The most samples that one of the keys has seen; None for all."""
+        counts = [count for count in self.by_key.values() if count is not None]
+        return max(counts) if len(counts) == self.keys else None
+
+    def keys_with(self, samples: int) -> int:
+        """Return how many of the keys have seen so many samples each."""
+        return sum(count is None or count >= samples for count in self.by_key.values())
+
+    def merged(self, other: "Seen | None") -> "Seen":
+        """Return this and what else was seen, of each key the most."""
+        most = dict(self.by_key)
+        for key, samples in other.by_key.items() if other else ():
+            before = most.get(key, 0)
+            most[key] = None if before is None or samples is None else max(before, samples)
+        return Seen(most)
 
 
 def seen_by(found: Mapping[str, Seen]) -> str:

@@ -221,7 +221,9 @@ def allowed(path: Path) -> dict[Public, str]:
             key = parsed(" ".join(words[kind : kind + 2]))
         except ValueError as error:
             raise EvalkitError(str(error), where=where, fix=_FORM) from None
-        found[key] = words[0].strip('"')
+        name = words[0].strip('"')
+        known = found.get(key, name)
+        found[key] = known if known == name else f"{known},{name}"  # all are this key's owner
     return found
 
 
