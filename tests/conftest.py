@@ -1,7 +1,8 @@
 """What every test gets: caches of its own, no way to the real Hub, and the fixtures shared.
 
 The one cache that is kept from one test run to the next is lm-eval's index of its tasks, which
-takes eight seconds to make: its key covers every file that it is made of.
+takes eight seconds to make: its key covers every file that it is made of. Each environment has a
+file of its own, so that several checkouts don't replace one another's.
 
 The Hub's address and the cache folders are read from the environment once, when huggingface_hub is
 first imported, so they are set here, before any test module is.
@@ -9,6 +10,7 @@ first imported, so they are set here, before any test module is.
 
 import atexit
 import gc
+import hashlib
 import json
 import os
 import shutil
@@ -41,7 +43,9 @@ os.environ |= {
     "PYTHONDONTWRITEBYTECODE": "",
 }
 sys.dont_write_bytecode = False
-_KEPT, _INDEX = _OWN_CACHE / "tasks.json", Path(_CACHE, "xdg", "evalkit", "tasks.json")
+_PREFIX = hashlib.sha256(sys.prefix.encode()).hexdigest()[:12]
+_KEPT = _OWN_CACHE / f"tasks-{_PREFIX}.json"
+_INDEX = Path(_CACHE, "xdg", "evalkit", "tasks.json")
 if _KEPT.is_file():
     _INDEX.parent.mkdir(parents=True)
     shutil.copy(_KEPT, _INDEX)
@@ -51,7 +55,7 @@ if _KEPT.is_file():
 def _keep_index() -> None:
     if _INDEX.is_file() and not (_KEPT.is_file() and _KEPT.read_bytes() == _INDEX.read_bytes()):
         _KEPT.parent.mkdir(parents=True, exist_ok=True)
-        new = _KEPT.with_name(f"tasks.json.{os.getpid()}")
+        new = _KEPT.with_name(f"{_KEPT.name}.{os.getpid()}")
         shutil.copy(_INDEX, new)
         new.replace(_KEPT)
 

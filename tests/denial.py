@@ -131,7 +131,7 @@ def empty_files(place: Path, scale: float) -> Path:
 def zeros(place: Path, scale: float) -> Path:
     """A pack that unpacks to a thousand times its size."""
     info = tarfile.TarInfo("run/record.json")
-    info.size = 7 << 30 if scale == 1 else 1 << 28
+    info.size = 7 << 30 if scale == 1 else 1 << 25
     path = place / "run.tar.gz"
     with gzip.open(path, "wb", compresslevel=1) as packed:
         packed.write(info.tobuf(tarfile.USTAR_FORMAT))
@@ -142,7 +142,8 @@ def zeros(place: Path, scale: float) -> Path:
 
 def bomb(place: Path, scale: float) -> Path:
     """Samples that unpack to a thousand times their size."""
-    block = gzip.compress(b" " * (64 * MIB - 1) + b"\n")
+    size = 64 * MIB if scale == 1 else 4 * MIB
+    block = gzip.compress(b" " * (size - 1) + b"\n")
     return resealed(run(place), "samples.jsonl.gz", block * max(2, int(1000 * scale)))
 
 

@@ -81,7 +81,7 @@ def test_weights_that_are_pickles_need_a_word_of_trust(broken: Path, out: tuple[
 
     torch.save(load_file(broken / "model.safetensors"), broken / "pytorch_model.bin")
     (broken / "model.safetensors").unlink()
-    arguments = ("plan", "--model", broken, "--suite", "demo", *out)
+    arguments = ("plan", "--model", broken, "--suite", "demo", "--limit", "1", *out)
     call(*arguments).refused(2, "pickles only", "--allow-pickle", "convert it to safetensors")
     folder = call(*arguments, "--allow-pickle").done().folder
     call("execute", folder, "--model", broken).done()
@@ -365,10 +365,11 @@ def test_a_prompt_longer_than_the_context_is_cut_and_counted(
     tiny_model: MakeModel, out: tuple[str, Path]
 ) -> None:
     model = tiny_model(max_length=100)
-    folder = call("eval", "--model", model, "--suite", "demo", *out).done().folder
+    chosen = ("--model", model, "--suite", "demo", "--limit", "3")
+    folder = call("eval", *chosen, *out).done().folder
     plan, health = support.read(folder, "plan.json"), support.read(folder)["health"]
-    assert health["truncated_prompts"] == sum(plan["truncated"].values()) >= 48
-    assert plan["truncated"]["demo_cot_counting"] == 24
+    assert health["truncated_prompts"] == sum(plan["truncated"].values()) >= 6
+    assert plan["truncated"]["demo_cot_counting"] == 3
 
 
 def test_no_room_to_generate(tiny_model: MakeModel, out: tuple[str, Path]) -> None:

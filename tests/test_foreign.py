@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import support
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import call, steady
 from test_load import made_adapter
@@ -245,7 +245,7 @@ def test_a_prompt_is_text_that_the_class_turns_into_the_planned_ids(
     }  # fmt: skip
 
 
-@steady
+@settings(steady, max_examples=40)
 @given(st.data())
 def test_no_prompt_is_sent_that_the_class_would_read_otherwise(
     tiny_model: Callable[..., Path], data: st.DataObject

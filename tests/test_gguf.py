@@ -17,7 +17,7 @@ from evalkit.inputs.models import gguf as gguf_model
 from evalkit.inputs.models import model as models
 from evalkit.inputs.models.builtin import smollm2
 
-SHORT = ("--suite", "demo", "--limit", "3", "--workers", "0", "--level", "tree")
+SHORT = ("--suite", "demo", "--limit", "1", "--workers", "0", "--level", "tree")
 
 
 @pytest.fixture(scope="module")
@@ -85,8 +85,9 @@ def test_its_weights_are_what_its_blocks_say_in_the_dtype_asked_for(packed: Path
 
 
 def test_a_dtype_is_chosen_as_for_any_model(packed: Path, tmp_path: Path) -> None:
-    run = evaluated(tmp_path, packed, "--dtype", "bfloat16")
-    assert read(run)["numerics"]["dtype"] == "bfloat16"
+    words = ("--limit", "1", "--level", "tree", "--dtype", "bfloat16", "--out", tmp_path)
+    run = call("plan", "--model", packed, "--suite", "demo", *words).done().folder
+    assert read(run, "run.json")["inputs"]["numerics"]["dtype"] == "bfloat16"
 
 
 @pytest.mark.parametrize(("kind", "dtype"), [("F16", "float16"), ("BF16", "bfloat16")])

@@ -50,7 +50,7 @@ def test_a_run_on_a_strange_host_and_what_power_loss_leaves_of_it_are_consistent
 ) -> None:
     """Its host has no ASCII name, its clock jumps by hours at every look, and of what it said of
     itself only that is left which is synced at once."""
-    run = support.planned(tmp_path)
+    run = call("plan", *support.DEMO, "--limit", "2", "--out", tmp_path).done().folder
     ticks = itertools.count()
 
     def now() -> str:

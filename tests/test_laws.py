@@ -141,7 +141,7 @@ def broken(worker: Callable[..., Stub], seed: int, level: str) -> list[str]:
     return [law for law, holds in held.items() if not holds]
 
 
-@settings(steady, max_examples=40)
+@settings(steady, max_examples=25)
 @given(seed=st.integers(0, 10_000), level=st.sampled_from(LEVELS))
 def test_answers_follow_from_the_plan_alone(seed: int, level: str) -> None:
     assert broken(Stub, seed, level) == []
@@ -149,8 +149,8 @@ def test_answers_follow_from_the_plan_alone(seed: int, level: str) -> None:
 
 @pytest.mark.parametrize("level", LEVELS)
 def test_a_worker_that_adapts_is_found(level: str) -> None:
-    found = [set(broken(Adaptive, seed, level)) for seed in range(20)]
-    assert sum(map(bool, found)) >= 15, "most suites show it"
+    found = [set(broken(Adaptive, seed, level)) for seed in range(12)]
+    assert sum(map(bool, found)) >= 9, "most suites show it"
     by_order = {"order of the batches", "split over processes", "stopped and resumed"}
     assert set().union(*found) >= {"a task alone", *by_order}
 

@@ -80,13 +80,14 @@ def test_a_run_from_a_kept_plan_ends_in_the_same_answers(tmp_path: Path) -> None
 def test_data_that_cannot_be_loaded_ends_a_run_from_a_kept_plan(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    call("plan", *support.DEMO, "--out", tmp_path / "first").done()
+    some = (*support.DEMO, "--limit", "2")
+    call("plan", *some, "--out", tmp_path / "first").done()
 
     def refuse(*_: Any, **__: Any) -> Any:
         raise EvalkitError("document 3 is not the locked one")
 
     monkeypatch.setattr(tasks, "load_locked", refuse)  # beside the workers
-    ran = call("eval", *support.DEMO, "--out", tmp_path / "second")
+    ran = call("eval", *some, "--out", tmp_path / "second")
     assert ran.code == 2 and "document 3 is not the locked one" in ran.err
     assert "Traceback" not in ran.err
     assert not list((tmp_path / "second").glob("*/*/record.json"))

@@ -413,12 +413,19 @@ def test_another_row_than_the_locked_is_noticed_on_a_download_offline_and_by_a_d
 
 
 @pytest.mark.shared
-def test_real_rows_are_the_locked_ones(hub: stand_in.Hub, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["bbh_cot_fewshot_movie_recommendation", "bbh_cot_fewshot_ruin_names"],
+        pytest.param(["hellaswag"], marks=pytest.mark.oracle),  # of 10,042 rows
+    ],
+    ids=["bbh", "hellaswag"],
+)
+def test_real_rows_are_the_locked_ones(names: list[str], hub: stand_in.Hub, tmp_path: Path) -> None:
     """The three leaf tasks of core whose locks once were of other rows."""
-    names = ["hellaswag", "bbh_cot_fewshot_movie_recommendation", "bbh_cot_fewshot_ruin_names"]
-    path = tmp_path / "three.yaml"
-    path.write_text(yaml.safe_dump({"name": "three", "tasks": names}))
-    support.lock_part("core", "three", names, tmp_path / "three.lock.yaml")
+    path = tmp_path / "some.yaml"
+    path.write_text(yaml.safe_dump({"name": "some", "tasks": names}))
+    support.lock_part("core", "some", names, tmp_path / "some.lock.yaml")
     from evalkit.harness import tasks
 
     suite = suites.load(str(path))

@@ -110,7 +110,7 @@ def test_a_task_alone_or_among_others_is_answered_the_same(
     loaded, given = load(name, dtype), list(tasks().values())
     whole = alone(loaded, given)
     assert len({len(text["tokens"]) for text in canon.loads(whole["nested"]).values()}) > 1
-    for seed in range(3):
+    for seed in range(2):
         random.Random(seed).shuffle(given)
         assert beside(loaded, given) == whole
     assert beside(loaded, given[1:3]) == {each.task: whole[each.task] for each in given[1:3]}

@@ -156,7 +156,7 @@ def everything(signed: Path, other: Path) -> dict[str, list[Change]]:
 
 @pytest.mark.usefixtures("shipped", "alone")
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("every", [97, pytest.param(1, marks=pytest.mark.trust)])
+@pytest.mark.parametrize("every", [193, pytest.param(1, marks=pytest.mark.trust)])
 def test_every_change_of_every_field_and_file_is_caught_by_what_the_table_says(
     every: int, signed: Path, key: keys.Private, tmp_path: Path, tell: Tell
 ) -> None:
@@ -169,7 +169,7 @@ def test_every_change_of_every_field_and_file_is_caught_by_what_the_table_says(
 
 @pytest.mark.usefixtures("shipped")
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("every", [97, pytest.param(1, marks=pytest.mark.trust)])
+@pytest.mark.parametrize("every", [193, pytest.param(1, marks=pytest.mark.trust)])
 def test_every_change_of_what_lm_eval_says_is_caught_by_what_the_table_says(
     every: int, signed: Path, key: keys.Private, tmp_path: Path, tell: Tell
 ) -> None:
@@ -196,7 +196,7 @@ def test_every_field_of_the_attestation_is_the_signatures(signed: Path, tmp_path
 
 @pytest.mark.usefixtures("shipped", "alone")
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("every", [29, pytest.param(1, marks=pytest.mark.trust)])
+@pytest.mark.parametrize("every", [59, pytest.param(1, marks=pytest.mark.trust)])
 def test_an_edit_that_all_else_was_made_to_follow_is_caught_said_or_inherent(
     every: int, tmp_path: Path, tell: Tell
 ) -> None:
@@ -327,7 +327,6 @@ def test_a_replayed_signature_and_another_signer_are_caught_by_the_signature(
 @pytest.mark.parametrize(
     "count",
     [
-        8,
         pytest.param(4_000, marks=[pytest.mark.trust, pytest.mark.timeout(1200)]),
         pytest.param(20_000, marks=[pytest.mark.trust_full, pytest.mark.timeout(3600)]),
     ],
@@ -335,7 +334,8 @@ def test_a_replayed_signature_and_another_signer_are_caught_by_the_signature(
 def test_records_changed_at_random_end_in_a_verdict_and_nothing_else(
     count: int, tmp_path: Path
 ) -> None:
-    """Every tier has cases of its own, which are the same each time."""
+    """Both tiers have cases of their own, which are the same each time. None are in the default
+    tests: to import and make what eight cases need takes three seconds."""
     command = [sys.executable, os.fspath(FUZZ), str(100_000 * count), str(count), str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]

@@ -136,10 +136,10 @@ def test_unreadable_samples_are_failures_and_not_a_crash(tmp_path: Path, text: b
 
 
 def test_a_gzip_bomb_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(folder, "MAX_STREAM", 150_000)
-    monkeypatch.setattr(folder, "MAX_LINE", 100_000)
+    monkeypatch.setattr(folder, "MAX_STREAM", 60_000)
+    monkeypatch.setattr(folder, "MAX_LINE", 40_000)
     path = Run().write(tmp_path / "run")
-    cases = ((b"\n" * 200_000, "is over the limit of"), (b"x" * 120_000, "longer than"))
+    cases = ((b"\n" * 80_000, "is over the limit of"), (b"x" * 50_000, "longer than"))
     for line_of, text in cases:
         report = verify(resealed(path, "samples.jsonl.gz", gzip.compress(line_of)))
         assert text in "\n".join(check.detail for check in report.checks)
