@@ -11,7 +11,7 @@ import os
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -125,7 +125,7 @@ class Kept:
         covered = {
             "weights": self.weights,
             "asked": [[one.id, one.context, one.continuation] for one in piece.asked],
-            "settings": [asdict(one.settings) for one in piece.asked if one.settings],
+            "settings": [one.settings.to_json() for one in piece.asked if one.settings],
             "versions": ours | {name: stamp.version(name) for name in COMPUTING},
             "code": self._code if piece.side == "evalkit" else {},
         }

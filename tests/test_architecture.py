@@ -63,6 +63,7 @@ DOORS = {
     "pylatexenc": {"show.table_check"},
     "pyarrow": {"show.export"},
     "mlflow": {"show.export"},
+    "PIL": {"show.report.parts.picture"},
     "wandb": {"show.export"},
     "pandas": {"show.notebook"},
     "click": {"cli"},

@@ -382,3 +382,14 @@ def test_an_interrupted_verify_does_not_promise_to_go_on(monkeypatch: pytest.Mon
     monkeypatch.setattr("evalkit.judge.verify.judge", stop)
     ran = call("verify", support.ROOT)
     assert ran.code == 75 and ran.errors == ["evalkit: stopped"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_a_full_disk_behind_the_output_is_told_in_one_line() -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-P", "-c", support.MAIN, "--help"], text=True, stdout=full,
+            stderr=subprocess.PIPE, env={**os.environ, "PYTHONPATH": os.fspath(support.ROOT)},
+        )  # fmt: skip
+    assert done.returncode == Exit.MISSING
+    assert done.stderr == "evalkit: the output can't be written: No space left on device\n"

@@ -17,6 +17,7 @@ from support import ROOT, call
 from evalkit.base import canon, lease, private
 from evalkit.base.errors import EvalkitError
 from evalkit.base.machine import stamp
+from evalkit.cli import hosting
 from evalkit.host import inside
 from evalkit.host.launch import runtimes, start
 from evalkit.host.launch import work as works
@@ -298,10 +299,21 @@ def test_a_container_is_called_after_what_it_runs(home: Path) -> None:
         assert name == f"evalkit-eval-Llama-3.1-core-{os.getpid()}"
 
 
-def test_a_stage_may_be_fetched_by_the_image(home: Path) -> None:
-    """The light install has nothing that fetches datasets."""
-    found = work(home, "stage", "--model", "org/Llama-3.1", "--suite", "demo", "--to", "staged")
+def test_a_stage_is_fetched_by_the_image_where_the_install_is_light(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The light install has nothing that loads datasets."""
+    words = ("stage", "--model", "org/Llama-3.1", "--suite", "demo", "--to", "staged")
+    found = work(home, *words)
     assert found.online and f"{home}/staged" in found.writable
+    started: list[list[str]] = []
+    place = runtimes.Place(DOCKER, LOCAL, "in an image")
+    monkeypatch.setattr(hosting, "find_spec", lambda name: None)
+    monkeypatch.setattr(runtimes, "choose", lambda: place)
+    monkeypatch.setattr(start, "start", lambda at, words: started.append(words) or 75)
+    ran = call(*words)
+    assert (ran.code, ran.err) == (75, "evalkit: runs in an image\n")
+    assert started == [list(words)]
 
 
 def test_a_container_goes_on_under_its_launchers_name_and_not_as_process_1(

@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,11 @@ import support
 from support import call
 
 from evalkit.base import canon, statistics
+from evalkit.base.errors import Exit
 from evalkit.record.signing import attest, keys
 from evalkit.show import published, report
 from evalkit.show.report import page
-from evalkit.show.report.parts import leaves, plots, texts
+from evalkit.show.report.parts import leaves, picture, plots, texts
 
 pytestmark = pytest.mark.usefixtures("in_this_process", "without_lm_eval")
 
@@ -365,3 +367,48 @@ def test_a_watched_run_is_written_until_it_is_finished(tmp_path: Path) -> None:
     pages = [path.read_text() for path in report.watch(run, None, report.Options(), wait)]
     assert len(pages) == 2 and len(waited) == 1
     assert "UNFINISHED" in pages[0] and "CONSISTENT" in pages[1]
+
+
+def test_a_page_with_an_address_brings_a_picture_of_its_scores(tmp_path: Path) -> None:
+    """Sites that show links fetch an image from an address of its own."""
+    from PIL import Image
+
+    run, out = support.finished(tmp_path), tmp_path / "a page.html"
+    where = "https://example.org/runs/a%20page.html"
+    call("report", run, "--out", out, "--address", where).done()
+    assert '<meta property="og:image" content="https://example.org/runs/a%20page.png">' in (
+        out.read_text("utf-8")
+    )
+    with Image.open(out.with_suffix(".png")) as drawn:
+        assert (drawn.format, drawn.size) == ("PNG", (picture.WIDTH, picture.HEIGHT))
+        score = support.read(run)["groups"]["demo_letters"]["metrics"]["acc,none"]["value"]
+        at = picture.TRACK + picture.TRACK_WIDTH * score
+        assert drawn.getpixel((round(at), 272 + 18)) == (0x24, 0x56, 0xC5)  # the first task's score
+    assert "og:image" not in made(run)
+
+
+def test_a_site_with_an_address_brings_a_picture_of_each_run(tmp_path: Path) -> None:
+    run = support.finished(tmp_path)
+    forged = shutil.copytree(run, run.parent / "forged")
+    edited = support.read(forged)
+    edited["model"]["reference"] = SCRIPT * 9  # wider than any picture
+    support.write(forged, edited)
+    where = ("--site", run.parent, "--out", tmp_path / "public", "--address", "https://a.org/x")
+    call("report", *where).done()
+    for path in (tmp_path / "public").rglob("report.html"):
+        address = f"https://a.org/x/{path.parent.relative_to(tmp_path / 'public')}/report.png"
+        assert f'content="{address}"' in path.read_text("utf-8")
+        assert path.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_picture_needs_an_address_and_pillow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, out = support.finished(tmp_path), tmp_path / "page.html"
+    for wrong in ("example.org/page.html", "javascript:alert(1)", "https://a.org/'\"><script>"):
+        refused = call("report", run, "--out", out, "--address", wrong)
+        assert refused.code == Exit.USAGE and "is no http or https address" in refused.err
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    refused = call("report", run, "--out", out, "--address", "https://example.org/page.html")
+    assert refused.code == Exit.MISSING and "evalkit-lm[picture]" in refused.err
+    assert not out.exists()

@@ -7,10 +7,12 @@ JSON. An error is one line; a bug's traceback goes into a file. The commands are
 """
 
 import atexit
+import errno
 import os
 import sys
 import tempfile
 import traceback
+from contextlib import suppress
 from itertools import chain
 from typing import NoReturn
 
@@ -96,8 +98,9 @@ def main() -> NoReturn:
     except SystemExit as end:
         code = end.code
     atexit._run_exitfuncs()  # what libraries and we ourselves remove at the end
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError):  # it was said when it was written
+            stream.flush()
     os._exit(code if isinstance(code, int) else code is not None)
 
 
@@ -133,8 +136,11 @@ def run() -> None:
     except PermissionError as error:
         _say(f"evalkit: {no_right(error.filename)}")
         sys.exit(Exit.MISSING)
-    except Exception:  # the one place where a bug is turned into a line and a file
+    except Exception as error:  # the one place where a bug is turned into a line and a file
         _end_without_image()
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            _say(f"evalkit: the output can't be written: {error.strerror}")
+            sys.exit(Exit.MISSING)
         _bug()
 
 

@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,8 @@ def stage_command(
         return _check(to, full, as_json)
     if not given["models"]:
         raise EvalkitError("no model given", fix="evalkit stage --model MODEL --to FOLDER")
+    if find_spec("datasets") is None:
+        _stage_in_image()
     folder = _fetch(to, squashfs, given)
     tell(as_json, folder, folder=str(folder))
 
@@ -62,6 +65,17 @@ def _check(folder: Path, full: bool, as_json: bool) -> None:
     say(f"stage ok: {checked.files:,} files, {checked.size:,} bytes, {read}", err=True)
     if as_json:
         tell(as_json, "", files=checked.files, bytes=checked.size, read=checked.read)
+
+
+def _stage_in_image() -> None:
+    """Run this command in the image, where there is one, and end with it: the light install can't
+    load datasets."""
+    from evalkit.host.launch import runtimes, start
+
+    place = runtimes.choose()
+    if place.image is not None:
+        say(f"evalkit: runs {place.words}", err=True)
+        sys.exit(start.start(place, sys.argv[1:]))
 
 
 def _fetch(to: Path, squashfs: Path | None, given: Mapping[str, Any]) -> Path:

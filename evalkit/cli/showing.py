@@ -36,6 +36,8 @@ runs_argument = click.argument("folders", metavar="RUN...", nargs=-1, required=T
 @click.option("--badge", metavar="FILE", type=PATH,
               help="Also write the verdict as a small SVG.")  # fmt: skip
 @click.option("--watch", "watched", is_flag=True, help="Repeat while RUN runs.")
+@click.option("--address", metavar="URL", default="",
+              help="Where the page or site will be: links to it show a picture.")  # fmt: skip
 @pack_option
 @json_option
 def report_command(

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from evalkit.harness.samples import RunResults, Sample
 from evalkit.judge.verify.checks import aggregates, completeness
-from evalkit.judge.verify.checks.scores import Scores, caveats
+from evalkit.judge.verify.checks.scores import Scores
 from evalkit.record.reading.evidence import samples as sampled
 from evalkit.record.reading.evidence.samples import Document, Samples
 from evalkit.record.reading.findings import Check, Findings, Report, Status, difference, few, shown
@@ -55,8 +55,8 @@ def verify(root: Path, name: str, *, asked: bool) -> Report:
     if asked:
         why = "a plain lm-eval folder is signed by nobody and meets no policy"
         checks.append(Check("policy", Status.FAIL, why))
-    picked = [PICKED] if any(PICKED in check.detail for check in checks) else []
-    return Report(checks, caveat="; ".join([CAVEAT, *picked, *caveats(checks)]))
+    caveats = [check.caveat for check in checks if check.caveat]
+    return Report(checks, caveat="; ".join([CAVEAT, *caveats]))
 
 
 def _record(results: RunResults) -> PlainScores:
@@ -215,7 +215,7 @@ class _Evidence:
         gaps = {n for n in self.picked if n in leaves and leaves[n].next_id != leaves[n].n}
         if gaps:
             detail = f"{PICKED} in {len(gaps):,} tasks: {few(gaps)}"
-            checks.append(Check("whole", Status.WARN, detail))
+            checks.append(Check("whole", Status.WARN, detail, caveat=PICKED))
         return [*checks, *self._rows()]
 
     def _rows(self) -> list[Check]:

@@ -16,7 +16,7 @@ from evalkit.judge.verify import public, signers
 from evalkit.judge.verify import revealed as revealing
 from evalkit.judge.verify.checks import aggregates, agreement, asked, completeness, health
 from evalkit.judge.verify.checks import results as published
-from evalkit.judge.verify.checks.scores import Grading, Scores, caveats
+from evalkit.judge.verify.checks.scores import Grading, Scores
 from evalkit.judge.verify.claims import Trust, check_seal, trust
 from evalkit.judge.verify.deep import Deep
 from evalkit.judge.verify.policy import Policy
@@ -98,17 +98,8 @@ def verify(run: Path, wanted: Wanted = Wanted()) -> Report:
         checks.append(policies.check(wanted.policy, record, checks, standing))
     if folder.is_public:
         caveats = [*public.caveats(checks), *caveats]
-    caveat = "; ".join([*caveats, *_caveats(checks)])
-    return Report(checks, caveat=caveat, standing=standing)
-
-
-def _caveats(checks: Sequence[Check]) -> list[str]:
-    """Return what the last line says of whose suite this is, and how it was asked."""
-    warnings = {check.name: check.detail for check in checks if check.status is Status.WARN}
-    is_authors = completeness.AUTHORS_WORD in warnings.get("completeness", "")
-    words = [completeness.AUTHORS_WORD] if is_authors else []
-    words += [warnings["settings"]] if "settings" in warnings else []
-    return words + caveats(checks)
+    caveats += [check.caveat for check in checks if check.caveat]
+    return Report(checks, caveat="; ".join(caveats), standing=standing)
 
 
 def _require_rights(folder: Folder) -> None:

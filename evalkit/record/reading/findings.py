@@ -52,11 +52,12 @@ def difference(found: set[str], wanted: set[str], what: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One check's outcome."""
+    """One check's outcome. `caveat`: what the last line says because of it."""
 
     name: str
     status: Status
     detail: str
+    caveat: str = ""
 
     def __str__(self) -> str:
         return f"{self.status:4}  {self.name:<12}  {self.detail}"

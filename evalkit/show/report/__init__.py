@@ -8,15 +8,17 @@ nothing that a record brings.
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote, urljoin
 
 from evalkit.base import canon
 from evalkit.base.errors import EvalkitError, Exit
 from evalkit.judge.verify import Wanted, wanted
 from evalkit.judge.verify.plain import results_in
+from evalkit.record.reading import score_table
 from evalkit.record.reading.folder import foreign
 from evalkit.show import progress
 from evalkit.show.report import comparison, page, single
-from evalkit.show.report.parts import matrix, verdict
+from evalkit.show.report.parts import matrix, picture, verdict
 from evalkit.show.report.parts.matrix import Entry
 from evalkit.show.source import source
 
@@ -26,16 +28,24 @@ POLL_S = 15.0
 @dataclass(frozen=True, slots=True)
 class Options:
     """How a report is made. `everything`: with the texts of all samples; `wanted`: by which list of
-    signers and policy its records are judged; `pack`: the address of the public pack."""
+    signers and policy its records are judged; `pack`: the address of the public pack; `address`:
+    that of the page, or of the site's folder, once it is published."""
 
     everything: bool = False
     wanted: Wanted | None = None
     pack: str = ""
+    address: str = ""
 
 
-def options(samples: str, allowed: Path | None, policy: Path | None, pack: str) -> Options:
-    """Return the options of a report, from a reader's files of signers and policy."""
-    return Options(samples == "all", wanted(allowed=allowed, policy=policy), pack)
+def options(
+    samples: str, allowed: Path | None, policy: Path | None, pack: str, address: str
+) -> Options:
+    """Return the options of a report, from a reader's files of signers and policy. EvalkitError
+    where `address` is no address."""
+    if address and not page.safe_url(address):
+        what = f"'{address}' is no http or https address"
+        raise EvalkitError(what, fix="give the address that the page will have")
+    return Options(samples == "all", wanted(allowed=allowed, policy=policy), pack, address)
 
 
 def make(
@@ -65,9 +75,9 @@ def write(runs: Sequence[Path], out: Path | None = None, options: Options = Opti
         if not run.is_dir():
             raise EvalkitError("there is no such run folder", where=str(run), code=Exit.MISSING)
     run = runs[0]
-    with foreign(run):
-        text = _text(runs, options)
     path = out or (run / "report.html" if len(runs) == 1 else Path("report.html"))
+    with foreign(run):
+        text = _text(runs, path, options)
     canon.write_atomic(path, text)
     return path
 
@@ -85,7 +95,8 @@ def watch(
         wait(POLL_S)
 
 
-def _text(runs: Sequence[Path], options: Options) -> str:
+def _text(runs: Sequence[Path], path: Path, options: Options) -> str:
+    """Return the page of these runs, which will be written to `path`."""
     run, everything, wanted = runs[0], options.everything, options.wanted
     if len(runs) > 1:
         context = comparison.context(runs, everything=everything, wanted=wanted)
@@ -93,7 +104,21 @@ def _text(runs: Sequence[Path], options: Options) -> str:
     if not (run / "record.json").is_file() and not results_in(run):
         return page.render("unfinished.html.j2", ["report.js"], progress.unfinished_page(run))
     made = single.run_page(run, everything=everything, wanted=wanted, pack=options.pack)
-    return page.render("run.html.j2", ["report.js"], made.context)
+    return _published(made, path, options.address)
+
+
+def _published(made: single.RunPage, path: Path, address: str) -> str:
+    """Return the page of a run; with the `address` that it will have, its scores are drawn as well,
+    into a file beside `path`, and the page names it."""
+    context = made.context
+    if address and made.record is not None:
+        drawn = path.with_suffix(".png")
+        suite, words = made.record["suite"]["name"], verdict.words(made.report)
+        colour = verdict.COLOURS[verdict.tone(made.report)]
+        model = score_table.model_name(made.record)
+        picture.write(drawn, model, suite, words, colour, made.headline)
+        context = context | {"picture": urljoin(address, quote(drawn.name)), "address": address}
+    return page.render("run.html.j2", ["report.js"], context)
 
 
 def _write_site(results: Path, out: Path, options: Options) -> Path:
@@ -108,10 +133,10 @@ def _write_site(results: Path, out: Path, options: Options) -> Path:
         made = single.run_page(run, everything=options.everything, wanted=options.wanted)
         place = run.relative_to(results)
         canon.make_folder(out / place)
-        text = page.render("run.html.j2", ["report.js"], made.context)
-        canon.write_atomic(out / place / "report.html", text)
-        verdict.write_badge(out / place / "badge.svg", made.report)
         link = (place / "report.html").as_posix()
+        address = f"{options.address.rstrip('/')}/{quote(link)}" if options.address else ""
+        canon.write_atomic(out / link, _published(made, out / link, address))
+        verdict.write_badge(out / place / "badge.svg", made.report)
         entries.append(Entry("", link, made.folder, made.record, made.report))
     # newest first; one that can't be read has no scores to list
     entries.sort(key=lambda e: str(e.record["created"] or "") if e.record else "", reverse=True)

@@ -42,11 +42,12 @@ HEALTH = {
 @dataclass(frozen=True, slots=True)
 class RunPage:
     """The page of a run: its folder's name, its record (None where it can't be read), what verify
-    says, and everything that the template `run.html.j2` shows."""
+    says, the scores at the top, and everything that the template `run.html.j2` shows."""
 
     folder: str
     record: AnyRecord | None
     report: Report
+    headline: list[score_table.Score]
     context: dict[str, object]
 
 
@@ -89,10 +90,10 @@ def run_page(
     if (record := read.record) is None:
         context = {"folder": run.name, "report": report, "tone": verdict.tone(report),
                    "record": None, "title": run.name, "pack": pack}  # fmt: skip
-        return RunPage(run.name, None, report, context)
+        return RunPage(run.name, None, report, [], context)
     kept = texts.Texts(len(record["tasks"]), everything=everything)
     read_leaves, unread = leaves.read(folder, record, _cut(folder), kept)
-    context = _context(run.name, report, record, read_leaves)
+    context, headline = _context(run.name, report, record, read_leaves)
     matches = published.matches(record)
     context |= {
         "everything": everything,
@@ -105,7 +106,7 @@ def run_page(
         "marks": {(m.row.task, m.row.metric): m.row.value for m in matches if not m.differs},
         "statements": verdict.statements(folder, read.sha256),
     }
-    return RunPage(run.name, record, report, context)
+    return RunPage(run.name, record, report, headline, context)
 
 
 def _plain_page(run: Path, wanted: Wanted, *, everything: bool, pack: str) -> RunPage:
@@ -117,7 +118,8 @@ def _plain_page(run: Path, wanted: Wanted, *, everything: bool, pack: str) -> Ru
     read_leaves, unread = leaves.of_documents(written.documents(), record, {}, kept)
     imported = (written.folder / "imported.json").is_file()
     origin = "imported from lm-eval's results" if imported else "lm-eval's own results"
-    context = _context(run.name, report, record, read_leaves) | {
+    context, headline = _context(run.name, report, record, read_leaves)
+    context |= {
         "everything": everything,
         "whole": False,
         "pack": pack,
@@ -127,17 +129,19 @@ def _plain_page(run: Path, wanted: Wanted, *, everything: bool, pack: str) -> Ru
         "marks": {},
         "statements": [],
     }
-    return RunPage(run.name, record, report, context)
+    return RunPage(run.name, record, report, headline, context)
 
 
 def _context(
     name: str, report: Report, record: AnyRecord, read_leaves: list[leaves.Leaf]
-) -> dict[str, object]:
-    """Return what the template shows of the verdict, the scores and the samples."""
+) -> tuple[dict[str, object], list[score_table.Score]]:
+    """Return what the template shows of the verdict, the scores and the samples, and the scores at
+    the top."""
     by_name = {leaf.name: leaf for leaf in read_leaves}
     families = scores.families(record, by_name)
     model = score_table.model_name(record)
     counted = record["health"].keys() if "health" in record else ()
+    headline = scores.headline(record, by_name)
     return {
         "folder": name,
         "report": report,
@@ -150,7 +154,7 @@ def _context(
         "copies": scores.copies(record, "" if report.consistent else verdict.word(report)),
         "warnings": [c for c in report.checks if c.status in (Status.WARN, Status.FAIL)],
         "glossary": scores.TERMS,
-        "headline": scores.headline(record, by_name),
+        "headline": headline,
         "families": families,
         "confidence": [plot for family in families if (plot := _confidence(family))],
         "health": {name: HEALTH[name] for name in HEALTH if name in counted},
@@ -166,7 +170,7 @@ def _context(
         "leaves": [leaf for family in families for leaf in family.leaves],
         "num_texts": sum(leaf.num_texts for leaf in read_leaves),
         "rule": texts.RULE,
-    }
+    }, headline
 
 
 def _cut(folder: Folder) -> dict[str, set[int]]:

@@ -28,7 +28,6 @@ SUITES = [shipped_files.folder("suites")]
 MAX_LOCK = 16 * MiB
 ROWS = "lock.rows"
 AUTHORS_WORD = "the lock is the author's word"
-OTHERWISE = "not asked as the shipped"
 
 
 def shipped_suite(name: str) -> SuiteFile | None:
@@ -156,7 +155,8 @@ def check(record: Record, lock: LockBody | None, shipped_lock: bool, samples: Sa
         return findings.check(f"{passed}, as the shipped lock asks")
     release = record["environment"]["versions"]["evalkit"]
     other = f" (of evalkit {shown(release)})" if release != evalkit.__version__ else ""
-    return Check(findings.name, Status.WARN, f"{passed}; {AUTHORS_WORD}{other}")
+    detail = f"{passed}; {AUTHORS_WORD}{other}"
+    return Check(findings.name, Status.WARN, detail, caveat=AUTHORS_WORD)
 
 
 def _groups(record: Record, lock: LockBody, findings: Findings) -> None:
@@ -295,5 +295,5 @@ def settings(record: Record) -> list[Check]:
     unlike = [key for key, value in wanted.items() if record["suite"].get(key) != value]
     if not unlike:
         return []
-    detail = f"{OTHERWISE} {suite['name']} asks: {', '.join(unlike)} differ"
-    return [Check("settings", Status.WARN, detail)]
+    detail = f"not asked as the shipped {suite['name']} asks: {', '.join(unlike)} differ"
+    return [Check("settings", Status.WARN, detail, caveat=detail)]

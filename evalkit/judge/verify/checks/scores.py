@@ -7,7 +7,7 @@ The recorded configs only decide which way is open; nothing in them is run.
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,9 +23,6 @@ from evalkit.record.reading.folder import BROKEN, Folder, reason
 from evalkit.record.types import Record
 
 CHUNK = 512  # documents that lm-eval scores at once: some of its filters are slow to set up
-
-
-OTHERWISE = "the scores are said to come from lm-eval"
 
 
 @dataclass(slots=True)
@@ -179,8 +176,11 @@ class Scores:
         same = not self.other or self.release in (None, rescore.installed())
         if same or findings is not self.by_harness or not findings.count:
             return None
-        detail = f"{OTHERWISE} {shown(self.release)}, not from {rescore.installed()}"
-        return Check(findings.name, Status.SKIP, f"{detail}: {findings.check('').detail}")
+        releases = f"{shown(self.release)}, not from {rescore.installed()}"
+        origin = f"the scores are said to come from lm-eval {releases}"
+        detail = f"{origin}: {findings.check('').detail}"
+        caveat = f"{origin}, and don't follow from the answers"
+        return Check(findings.name, Status.SKIP, detail, caveat)
 
     def _skipped(self) -> list[Check]:
         reasons: dict[str, set[str]] = defaultdict(set)
@@ -289,9 +289,3 @@ def _wrong_rate(document: Document, sample: Sample, passed: int, count: int) -> 
             if not same(value, wanted):
                 return f"{document.name}: {shown(key)} is {shown(value)}, should be {wanted}"
     return ""
-
-
-def caveats(checks: Iterable[Check]) -> list[str]:
-    """Return what the last line says of scores that don't follow from the answers here."""
-    said = (check.detail.partition(":")[0] for check in checks if check.status is Status.SKIP)
-    return [f"{words}, and don't follow from the answers" for words in said if OTHERWISE in words]

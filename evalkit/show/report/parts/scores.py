@@ -15,7 +15,7 @@ from evalkit.show.source import Fact, headline_rows
 
 # Technical words of the page, each explained in a sentence where it stands.
 TERMS = {
-    "shots": "Worked examples that stand in the prompt before the question.",
+    "Shots": "Worked examples that stand in the prompt before the question.",
     "± s.e.": "Standard error: how far the score would vary over other questions of the same kind.",
     "95% interval": "Where the score would lie, 19 times of 20, had many more such questions been"
     " asked.",
