@@ -261,6 +261,7 @@ def test_status_does_not_call_a_killed_run_running(tmp_path: Path) -> None:
 
 
 def test_plan_execute_and_finish_one_by_one_are_eval(tmp_path: Path) -> None:
+    """What was planned here needs no name twice."""
     folder = support.planned(tmp_path)
     early = call("finish", folder)
     count = support.num_batches(folder)

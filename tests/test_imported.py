@@ -11,6 +11,7 @@ from support import ROOT, call
 
 import evalkit
 
+pytestmark = pytest.mark.usefixtures("in_this_process")
 VERSIONS = ["0.4.5", "0.4.13"]
 GOLDEN = {version: ROOT / f"tests/golden/lm-eval-{version}" for version in VERSIONS}
 
@@ -36,7 +37,6 @@ def test_results_of_either_version_become_a_consistent_marked_folder(
     assert "Provenance" not in text and "Time and tokens" not in text
 
 
-@pytest.mark.usefixtures("in_this_process")
 @pytest.mark.parametrize("version", VERSIONS)
 def test_results_of_either_version_are_verified_as_they_are(version: str) -> None:
     """What an older version leaves out of its samples is not taken for a change of them."""
@@ -45,7 +45,6 @@ def test_results_of_either_version_are_verified_as_they_are(version: str) -> Non
     assert any("24 samples, hashes equal" in line for line in told)
 
 
-@pytest.mark.usefixtures("in_this_process")
 def test_what_older_versions_leave_out_is_put_where_newer_ones_have_it(tmp_path: Path) -> None:
     old, new = (_samples(bring_in(version, tmp_path / version)) for version in VERSIONS)
     for name in ("demo_cot_calendar", "demo_endings"):
@@ -65,7 +64,6 @@ def _samples(folder: Path) -> dict[str, list[dict[str, Any]]]:
     }
 
 
-@pytest.mark.usefixtures("in_this_process")
 def test_two_versions_are_compared(tmp_path: Path) -> None:
     old, new = (bring_in(version, tmp_path / version) for version in VERSIONS)
     body = json.loads(call("compare", old, new, "--json").done().out)
@@ -81,7 +79,6 @@ def test_importing_again_changes_nothing(tmp_path: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == before
 
 
-@pytest.mark.usefixtures("in_this_process")
 def test_an_altered_score_is_found_after_importing(tmp_path: Path) -> None:
     source = shutil.copytree(GOLDEN["0.4.5"], tmp_path / "source")
     (path,) = source.glob("samples_demo_qa_*")
@@ -101,7 +98,6 @@ def test_what_is_no_results_folder_is_refused(tmp_path: Path) -> None:
     call("import", source, "--out", tmp_path / "out").refused(1, "line 1", "can't be read")
 
 
-@pytest.mark.usefixtures("in_this_process")
 def test_imported_results_are_exported_loaded_listed_and_have_a_status(tmp_path: Path) -> None:
     """They were refused everywhere but by verify, compare and report."""
     folder = bring_in("0.4.13", tmp_path / "results")

@@ -245,12 +245,6 @@ def test_a_run_that_was_not_planned_here_names_nothing_that_is_opened(
     assert traps.sprung == []
 
 
-def test_a_run_that_was_planned_here_needs_no_name_twice(tmp_path: Path) -> None:
-    run = support.planned(tmp_path)
-    call("execute", run).done()
-    call("finish", run).done()
-
-
 def test_a_submission_names_no_run_elsewhere(traps: Traps, tmp_path: Path) -> None:
     where = tmp_path / "results" / "submissions" / "tiny-1"
     where.mkdir(parents=True)

@@ -37,7 +37,7 @@ def planned(
         "--suite",
         "demo",
         "--limit",
-        "16",
+        "8",
         "--out",
         out,
         "--level",

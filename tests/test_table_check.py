@@ -13,7 +13,7 @@ from evalkit.show.source import source
 from evalkit.show.table_check import latex
 from evalkit.show.table_check.numbers import read as read_number
 
-pytestmark = pytest.mark.usefixtures("in_this_process")
+pytestmark = pytest.mark.usefixtures("in_this_process", "without_lm_eval")
 ROW = r"demo & {} & {} \\ % evalkit: {}"
 
 
