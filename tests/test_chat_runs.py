@@ -68,6 +68,9 @@ def test_a_run_keeps_the_time_that_it_was_planned_at(
                 "--suite", place / "chats.yaml")  # fmt: skip
     assert deep.code == 0, deep.out
     assert "PASS  deep plan" in deep.out and "PASS  deep scores" in deep.out
+    unheld = "1 leaf tasks' prompts are not held against the lock"  # the answer may be in them
+    assert unheld in call("verify", first.folder).out.splitlines()[-1]
+    assert unheld not in deep.out.splitlines()[-1]
     other = evaluated(place, "--fresh", "--seed", "5").done()
     assert support.read(other.folder)["suite"]["clock"] == "2031-01-01T00:00:00Z" != clock
 

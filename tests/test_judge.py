@@ -188,6 +188,67 @@ def judged(run: Run, folder: Path) -> Report:
     return report
 
 
+def unwhole(run: Run) -> None:
+    """A part that says it is the whole."""
+    for count in run.results["n-samples"].values():
+        count["original"] = count["effective"]
+    run.results["config"]["limit"] = None
+
+
+def renamed(run: Run) -> None:
+    """The mean of nothing, called a perplexity, is 1."""
+    leaf = "bbh_cot_fewshot_navigate"
+    for sample in run.samples:
+        if sample["task"] == leaf:
+            sample["exact_match"] = 0.0
+    run.configs[leaf]["metric_list"][0]["aggregation"] = "perplexity"
+    made = {"exact_match,get-answer": 1.0, "exact_match_stderr,get-answer": "N/A"}
+    run.results["results"][leaf] |= made
+
+
+@pytest.mark.parametrize(
+    ("run", "change", "words"),
+    [
+        (Run(limit=2), lambda _: None, "3 tasks are partial"),
+        (Run(limit=2), unwhole, "3 tasks' documents are not those of our locks"),
+        (Run(), renamed, "1 tasks are scored otherwise than our locks say"),
+    ],
+)
+def test_the_last_line_of_a_plain_folder_says_how_it_is_not_as_our_locks_have_it(
+    tmp_path: Path, run: Run, change: Callable[[Run], None], words: str
+) -> None:
+    """Each passed without a word in it."""
+    change(run)
+    report = judged(run, tmp_path / "out")
+    assert report.verdict.startswith("CONSISTENT") and words in report.verdict
+
+
+def test_the_last_line_of_a_plain_folder_says_if_no_number_was_computed_again(
+    tmp_path: Path,
+) -> None:
+    folder = plain(Run(), tmp_path / "out")
+    for path in folder.glob("*/samples_*"):
+        path.unlink()
+    (report,) = judge([folder], Wanted()).reports.values()
+    assert "so no number can be recomputed" in report.verdict
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda results: results["groups"].update(made_up={"acc,none": 1.0}),
+        lambda results: results["groups"].update(science={"acc,none": 1.0}),
+        lambda results: results["higher_is_better"]["arc_challenge"].update(acc=False),
+    ],
+)
+def test_a_plain_folder_that_says_a_thing_in_two_ways_is_broken(
+    tmp_path: Path, change: Callable[[Any], None]
+) -> None:
+    run = Run()
+    change(run.results)
+    assert "results" in failed(judged(run, tmp_path / "out"))
+
+
 def test_a_plain_results_folder_is_recomputed_as_far_as_it_goes(tmp_path: Path) -> None:
     report = judged(Run(), tmp_path / "out")
     assert failed(report) == {}

@@ -2,14 +2,16 @@
 
 import gzip
 from pathlib import Path
+from typing import Any
 
 import pytest
 from runs import Run
 from verifying import failed, judged, line, resealed, set_score
 
 from evalkit.judge.verify import Status, verify
-from evalkit.judge.verify.checks import scores
+from evalkit.judge.verify.checks import aggregates, scores
 from evalkit.record.reading import folder
+from evalkit.record.reading.evidence.samples import Samples
 
 pytestmark = pytest.mark.usefixtures("without_lm_eval")
 
@@ -159,3 +161,48 @@ def test_equal_numbers_are_equal_to_a_billionth() -> None:
     assert not scores.same(1.0, 1.0 + 1e-6)
     assert not scores.same("1.0", 1.0)
     assert not scores.same(None, 0.0)
+
+
+def test_the_last_line_says_what_is_not_scored_again(tmp_path: Path) -> None:
+    """A generation's score, say, which only lm-eval makes: raised, it passed without a word."""
+    run = Run()
+    sample = next(s for s in run.samples if "exact_match" in s)
+    sample["exact_match"] = 1.0 - sample["exact_match"]
+    run.aggregate()
+    report = judged(run, tmp_path)
+    assert report.verdict.endswith("; 1 tasks' samples are not scored again here")
+    without = judged(Run(leave_out=("bbh_cot_fewshot_navigate",)), tmp_path / "without")
+    assert "not scored again" not in without.verdict
+
+
+def test_a_part_of_a_suite_is_called_one_in_the_last_line(tmp_path: Path) -> None:
+    assert "; partial: 2 documents a leaf task" in judged(Run(limit=2), tmp_path).verdict
+
+
+def test_answers_that_are_programs_and_were_never_graded_have_no_score(tmp_path: Path) -> None:
+    """The section on graded programs left out, any pass rate was CONSISTENT."""
+    run = Run()
+    run.configs["bbh_cot_fewshot_navigate"]["unsafe_code"] = True
+    report = judged(run, tmp_path)
+    assert "none was graded" in line(report, "grading", Status.FAIL)
+
+
+FLAT = """def agg_inst_level_acc(items):
+    flat_items = [item for sublist in items for item in sublist]
+    inst_level_acc = sum(flat_items) / len(flat_items)
+    return inst_level_acc
+"""
+
+
+@pytest.mark.parametrize(("value", "wrong"), [(0.75, False), (0.76, True), (None, True)])
+def test_the_mean_over_all_instructions_is_computed_again(value: float | None, wrong: bool) -> None:
+    """ifeval's, of which any value was CONSISTENT: it is made by a function of its own."""
+    samples = Samples()
+    samples.leaves["ifeval"].values["inst", "none"] = (
+        [[True, False], [True, True]] if value is not None else [[], []]
+    )
+    metric = {"value": value or 0.0, "stderr": None, "stderr_method": None}
+    record: Any = {"tasks": {"ifeval": {"metrics": {"inst,none": metric}, "n": 2}}, "groups": {}}
+    configs = {"ifeval": {"metric_list": [{"metric": "inst", "aggregation": FLAT}]}}
+    (check,) = aggregates.Aggregates(record, configs, samples).check()
+    assert (check.status is Status.FAIL) is wrong, check.detail

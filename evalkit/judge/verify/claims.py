@@ -10,7 +10,7 @@ earlier than the start of the first segment; else it is the author's word.
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -150,11 +150,11 @@ def check_seal(
         seal = sealing.read(folder, trusted.names)
         for problem in _seal_problems(seal, record):
             findings.add(problem)
+        made, words = _judged_seal(seal, record, trusted, authorities)
     except BROKEN as error:
         findings.add(reason(error))
     if findings.count:
         return Sealed([findings.check("")])
-    made, words = _judged_seal(seal, record, trusted, authorities)
     return Sealed([made], words, seal.signer)
 
 
@@ -185,6 +185,9 @@ def _judged_seal(
     if time >= first:
         late = f"{detail}; its timestamp, {at}, is not before the first answer"
         return Check("seal", Status.FAIL, late), ""
+    if (first - _utc(record["created"])).total_seconds() > _SLACK_S:
+        when = f"{detail}; timestamped {at}, but the record is older than its first segment"
+        return Check("seal", Status.WARN, when), claimed
     passed = f"{detail}; timestamped {at}, before the first segment began"
     if seal.signer not in trusted.names:
         return Check("seal", Status.WARN, f"{passed}; the signer is not on your list"), claimed
@@ -201,8 +204,14 @@ def _first(record: Record) -> datetime | None:
 
 def _began(segment: Segment) -> datetime | None:
     if isinstance(segment["started"], str):
-        return datetime.fromisoformat(segment["started"])
+        return _utc(segment["started"])
     return time_in_name(segment["segment"])
+
+
+def _utc(text: str) -> datetime:
+    """Return a time of a record, which is in UTC whether it says so or not."""
+    time = datetime.fromisoformat(text)
+    return time if time.tzinfo else time.replace(tzinfo=UTC)
 
 
 def _seal_problems(seal: Seal, record: Record) -> list[str]:
@@ -223,7 +232,7 @@ def _seal_problems(seal: Seal, record: Record) -> list[str]:
         "numerics": (sealed["numerics"], record["numerics"]),
     }  # fmt: skip
     found = [f"its {name} are not the record's" for name, (a, b) in wanted.items() if a != b]
-    first, sealed_at = _first(record), datetime.fromisoformat(sealed["sealedAt"])
+    first, sealed_at = _first(record), _utc(sealed["sealedAt"])
     if first and (sealed_at - first).total_seconds() > _SLACK_S:
         found.append(f"it was made at {shown(sealed['sealedAt'])}, after the first answer")
     entries = {**record["tasks"], **record["groups"]}

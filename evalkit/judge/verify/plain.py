@@ -6,11 +6,13 @@ error from the samples, the groups from their tasks. The report says what such a
 no file in it names weights, and nothing connects its numbers with what a model answered.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from evalkit.harness.samples import RunResults, Sample
+from evalkit.inputs.types import LockedTaskEntry
 from evalkit.judge.verify.checks import aggregates, completeness
 from evalkit.judge.verify.checks.scores import Scores
 from evalkit.record.reading.evidence import samples as sampled
@@ -46,7 +48,9 @@ def verify(root: Path, name: str, *, asked: bool) -> Report:
         version = shown(results.get("lm_eval_version"))
         detail = f"lm-eval {version}, {len(record['tasks']):,} leaf tasks"
         evidence = _Evidence(folder, name, results, record)
-        checks = [Check("results", Status.PASS, detail), *_groups(record, results)]
+        for problem in _contradictions(record, results):
+            findings.add(problem)
+        checks = [findings.check(detail), *_groups(record, results), *_scoring(record, results)]
         checks += [*_counted(record, results, evidence.beside), *evidence.checks()]
     except BROKEN as error:
         findings.add(f"not lm-eval's results: {reason(error)}")
@@ -105,6 +109,58 @@ def _groups(record: PlainScores, results: RunResults) -> list[Check]:
     return [findings.check(f"{len(record['groups']):,} groups, none collapsed")]
 
 
+def _contradictions(record: PlainScores, results: RunResults) -> Iterator[str]:
+    """Yield where the results say a group's score, or which way up a metric is, in two ways."""
+    for name, entry in results.get("groups", {}).items():
+        own = {key: value for key, value in entry.items() if "," in key}
+        if "group_subtasks" in results and name not in results["group_subtasks"]:
+            yield f"{shown(name)} is a group without tasks"
+        elif own != {key: results["results"].get(name, {}).get(key) for key in own}:
+            yield f"{shown(name)} has other scores among the groups than among all results"
+    for name in sorted(record["tasks"]):
+        said = results["higher_is_better"].get(name) or {}
+        for listed in results["configs"].get(name, {}).get("metric_list") or []:
+            way, other = listed.get("higher_is_better"), said.get(listed.get("metric"))
+            if isinstance(way, bool) and isinstance(other, bool) and way is not other:
+                yield f"{shown(name)} {shown(listed['metric'])} is better in two directions"
+
+
+def _scoring(record: PlainScores, results: RunResults) -> list[Check]:
+    """Warn of tasks that are scored otherwise than in every lock of ours that has them."""
+    unlike = []
+    for name in sorted(record["tasks"]):
+        config, metrics = results["configs"].get(name, {}), record["tasks"][name]["metrics"]
+        locked = [lock["tasks"][name] for lock in completeness.locks() if name in lock["tasks"]]
+        keys = {key.partition(",")[0]: metrics[key]["higher_is_better"] for key in metrics}
+        if locked and not any(_is_scored_as(keys, config, each) for each in locked):
+            unlike.append(name)
+    if not unlike:
+        return []
+    detail = f"{len(unlike):,} tasks are scored otherwise than our locks say: {few(unlike)}"
+    return [Check("scoring", Status.WARN, detail, _head(detail))]
+
+
+def _head(detail: str) -> str:
+    """Return what a detail says before it names tasks, which is for the last line."""
+    return detail.partition(":")[0]
+
+
+def _is_scored_as(
+    ways: Mapping[str, bool | None], config: Mapping[str, Any], locked: LockedTaskEntry
+) -> bool:
+    """Say whether what a lock says of a task's metrics is what its results say. `ways`: which way
+    up each metric is."""
+    return all(
+        ways[name] is entry["higher_is_better"]
+        and (
+            (how := aggregates.aggregation(config, name)) == entry["aggregation"]
+            or not {how, entry["aggregation"]} & aggregates.KNOWN
+        )
+        for name, entry in locked["metrics"].items()
+        if name in ways
+    )
+
+
 def _counted(record: PlainScores, results: RunResults, kept: set[str]) -> list[Check]:
     """Fail if n-samples leaves out a task that has a score, a config or samples: no check would
     look at it. `kept` are the tasks whose samples lie beside the results."""
@@ -153,7 +209,7 @@ class _Evidence:
         ranges = partial(aggregates.ranges, self.record, self.samples)
         if not self.kept:
             why = "no samples were kept (--log_samples), so no number can be recomputed"
-            return [Check("samples", Status.SKIP, why), *checked("ranges", ranges)]
+            return [Check("samples", Status.SKIP, why, why), *checked("ranges", ranges)]
         for document in self._documents():
             try:
                 if document.leaf in self.picked:
@@ -210,7 +266,7 @@ class _Evidence:
         partial_ones = {n for n, entry in tasks.items() if entry["n"] != entry["documents"]}
         if partial_ones:
             detail = f"{len(partial_ones):,} tasks are partial: {few(partial_ones)}"
-            checks.append(Check("whole", Status.WARN, detail))
+            checks.append(Check("whole", Status.WARN, detail, _head(detail)))
         leaves = self.samples.leaves
         gaps = {n for n in self.picked if n in leaves and leaves[n].next_id != leaves[n].n}
         if gaps:
@@ -232,5 +288,5 @@ class _Evidence:
                 unlike.append(f"{shown(leaf)} ({seen.n:,} of {known[leaf]['documents']:,})")
         if unlike:
             detail = f"{len(unlike):,} tasks' documents are not those of our locks: {few(unlike)}"
-            return [Check("rows", Status.WARN, detail)]
+            return [Check("rows", Status.WARN, detail, _head(detail))]
         return [Check("rows", Status.PASS, f"{same:,} tasks have our locks' rows")] if same else []

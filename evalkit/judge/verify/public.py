@@ -110,14 +110,15 @@ class Public:
         lock, shipped = completeness.lock_of(self.folder, record, samples.order)
         agreed = Findings("data")
         completeness.datasets(record, lock, agreed)
-        aggregated = hidden.aggregations(self.tasks, lock)
+        ours = lock if shipped else None  # the author's is his word, as how his code scores is
+        aggregated = hidden.aggregations(self.tasks, ours)
         return [
             self._files(),
             identity.ids(record, None),
             completeness.check(record, lock, shipped, samples),
             agreed.check("datasets agree; what hides in digests does with --deep"),
             *completeness.shots(record, lock),
-            asked.scoring(record, lock, None, samples, aggregated),
+            asked.scoring(record, ours, None, samples, aggregated),
             *completeness.settings(record),
             samples.shape.check(f"{self.count:,} documents without their texts"),
             *self._answers(),

@@ -16,7 +16,8 @@ from evalkit.judge.verify import public, signers
 from evalkit.judge.verify import revealed as revealing
 from evalkit.judge.verify.checks import aggregates, agreement, asked, completeness, health
 from evalkit.judge.verify.checks import results as published
-from evalkit.judge.verify.checks.scores import Grading, Scores
+from evalkit.judge.verify.checks.grading import Grading
+from evalkit.judge.verify.checks.scores import Scores
 from evalkit.judge.verify.claims import Trust, check_seal, trust
 from evalkit.judge.verify.deep import Deep
 from evalkit.judge.verify.policy import Policy
@@ -29,6 +30,9 @@ from evalkit.record.reading.folder import BROKEN, Folder, checked, reason
 from evalkit.record.salted import Revealed
 from evalkit.record.signing import timestamps
 from evalkit.record.types import Record
+
+# What the checks of these names do not know is known once all is asked and scored again (`deep`).
+_SCORED_AGAIN = ("asked", "rescoring", "aggregates")
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +102,9 @@ def verify(run: Path, wanted: Wanted = Wanted()) -> Report:
         checks.append(policies.check(wanted.policy, record, checks, standing))
     if folder.is_public:
         caveats = [*public.caveats(checks), *caveats]
-    caveats += [check.caveat for check in checks if check.caveat]
+    again = any(check.name == "deep scores" and check.status is Status.PASS for check in checks)
+    known = _SCORED_AGAIN if again else ()
+    caveats += [check.caveat for check in checks if check.caveat and check.name not in known]
     return Report(checks, caveat="; ".join(caveats), standing=standing)
 
 
@@ -162,7 +168,7 @@ class _Evidence:
             results.get("lm_eval_version") if results else None,
             other=record["environment"]["versions"]["evalkit"] != evalkit.__version__,
         )  # fmt: skip
-        self.grading = Grading(folder, record)
+        self.grading = Grading(folder, record, results["configs"] if results else {})
         for document in sampled.documents(folder, self.samples):
             for step in (self._note, self.scores.add, self.grading.add):
                 if problem := _problem(partial(step, document)):

@@ -87,9 +87,9 @@ def time_of(token: bytes, message: bytes, trusted: Sequence["Certificate"]) -> d
     try:
         found = decode_timestamp_response(token)
         VerifierBuilder(roots=list(trusted)).build().verify_message(found, message)
-    except VerificationError as error:
+        return _latest(found)
+    except (VerificationError, OverflowError) as error:
         raise ValueError(str(error)) from None
-    return _latest(found)
 
 
 def claimed(token: bytes) -> str:

@@ -29,15 +29,37 @@ _DEFAULTS = {
     "ter": "ter",
     "brier_score": "brier_score",
 }  # lm-eval's for a metric whose config names no aggregation; any other is a mean
+
+
+def _flat(lists: Sequence[Sequence[float]]) -> float:
+    """Return the mean of all values in some lists."""
+    values = [value for each in lists for value in each]
+    if not values:
+        raise ValueError("no sample has a value")
+    return statistics.mean(values)
+
+
+# ifeval's, by its code, which is what lm-eval's config says of it: the mean over all instructions.
+_FLAT = """def agg_inst_level_acc(items):
+    flat_items = [item for sublist in items for item in sublist]
+    inst_level_acc = sum(flat_items) / len(flat_items)
+    return inst_level_acc
+"""
 _AGGREGATIONS: dict[str, Callable[[Sequence[Any]], float]] = {
     "mean": statistics.mean,
     "median": statistics.median,
     "perplexity": statistics.perplexity,
     "weighted_perplexity": statistics.weighted_perplexity,
     "bits_per_byte": statistics.bits_per_byte,
+    _FLAT: _flat,
 }
 KNOWN = set(_AGGREGATIONS)  # computed again here
-_NO_ERROR = {"weighted_perplexity", "bits_per_byte", "brier_score"}  # lm-eval has none for them
+_NO_ERROR = {
+    "weighted_perplexity",
+    "bits_per_byte",
+    "brier_score",
+    _FLAT,
+}  # lm-eval has none for them
 _UNIT = {"acc", "acc_norm", "acc_bytes", "acc_mutual_info", "acc_all", "exact_match"}
 _PERPLEXITY = {"perplexity", "word_perplexity", "byte_perplexity"}
 
@@ -97,10 +119,10 @@ class Aggregates:
             passed += f"; plain means, not weighted by size: {few(self.plain)}"
         checks = [self.findings.check(passed)]
         if self.skipped:
-            text = (
-                f"{len(self.skipped):,} not recomputed, as only lm-eval does: {few(self.skipped)}"
-            )
-            checks.append(Check("aggregates", Status.SKIP, text))
+            number = f"{len(self.skipped):,}"
+            text = f"{number} not recomputed, as only lm-eval does: {few(self.skipped)}"
+            caveat = f"{number} values are not computed again here"
+            checks.append(Check("aggregates", Status.SKIP, text, caveat))
         return checks
 
     def _leaf(self, leaf: str) -> None:
@@ -177,10 +199,10 @@ class Aggregates:
 
 
 def _number(value: Any) -> Any:
-    """Return a sample's metric as a number, or as the pair that a weighted metric has."""
+    """Return a sample's metric as a number, or as the numbers of one that has several: the pair of
+    a weighted metric, say."""
     if isinstance(value, list):
-        first, second = value
-        return canon.number(first), canon.number(second)
+        return tuple(map(_number, value))
     return float(value) if isinstance(value, bool) else canon.number(value)
 
 

@@ -53,7 +53,8 @@ def prompts(
     why = "the model's chat template rendered them" if templated else "shots that no lock pins"
     why = f"other {', '.join(unlike)}" if unlike else why
     detail = f"{len(left):,} leaf tasks' prompts are not held against the lock ({why}): {few(left)}"
-    return [Check(findings.name, Status.WARN, detail)]
+    caveat = "" if unlike else detail.partition(" (")[0]  # else other settings are said already
+    return [Check(findings.name, Status.WARN, detail, caveat)]
 
 
 def scoring(

@@ -172,5 +172,6 @@ def partial(record: Record) -> Check:
     if suite["partial"] and limit is None:
         return Check("whole", Status.FAIL, "the record says partial but names no limit")
     if suite["partial"] or limit is not None:
-        return Check("whole", Status.WARN, f"partial: {limit} documents a leaf task")
+        detail = f"partial: {limit} documents a leaf task"
+        return Check("whole", Status.WARN, detail, caveat=detail)
     return Check("whole", Status.PASS, "every document of every leaf task")

@@ -1,6 +1,6 @@
 """Checks every sample's own score against its raw answers: with lm-eval's own task if it is
 installed, with `choices` if the scoring is a few known lines; samples that neither can score are
-counted. A score of programs is checked against the verdicts on them.
+counted.
 
 The recorded configs only decide which way is open; nothing in them is run.
 """
@@ -12,15 +12,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from evalkit.base import canon
-from evalkit.harness import verdicts
 from evalkit.harness.samples import Sample, value_of
 from evalkit.harness.scoring import apart, rescore
 from evalkit.harness.scoring.own_code import OwnCode, Refused, Unlike
 from evalkit.judge.verify.checks import choices
 from evalkit.record.reading.evidence.samples import Document
 from evalkit.record.reading.findings import Check, Findings, Status, few, shown
-from evalkit.record.reading.folder import BROKEN, Folder, reason
-from evalkit.record.types import Record
+from evalkit.record.reading.folder import BROKEN, reason
 
 CHUNK = 512  # documents that lm-eval scores at once: some of its filters are slow to set up
 
@@ -167,7 +165,7 @@ class Scores:
             detail = f"{text} {few(self.unlike.values())}"
             same_release = lm_eval == rescore.installed()
             status = Status.FAIL if same_release else Status.WARN
-            found.append(Check("configs", status, detail))
+            found.append(Check("configs", status, detail, caveat=text.removesuffix(":")))
         return found + self._skipped()
 
     def _by_another(self, findings: Findings) -> Check | None:
@@ -183,19 +181,23 @@ class Scores:
         return Check(findings.name, Status.SKIP, detail, caveat)
 
     def _skipped(self) -> list[Check]:
+        """What neither could score; the first of it tells the last line how many tasks it is."""
         reasons: dict[str, set[str]] = defaultdict(set)
         for leaf in sorted((self.unclear | self.partly | self.refused).keys() - self.harnessed):
             if leaf in self.natively and leaf not in self.partly:
                 continue
             whys = (self.unclear, self.partly, self.refused)
             reasons["; ".join(why[leaf] for why in whys if leaf in why)].add(leaf)
+        count = sum(map(len, reasons.values()))
+        caveat = f"{count:,} tasks' samples are not scored again here"
         return [
             Check(
                 "rescoring",
                 Status.SKIP,
                 f"{len(leaves):,} tasks not scored again ({few(leaves)}): {shown(why)}",
+                caveat if number == 0 else "",
             )
-            for why, leaves in sorted(reasons.items())
+            for number, (why, leaves) in enumerate(sorted(reasons.items()))
         ]
 
 
@@ -231,61 +233,3 @@ def same(recorded: Any, computed: Any) -> bool:
         both_nan = math.isnan(value) and math.isnan(computed)
         return both_nan or math.isclose(value, computed, rel_tol=1e-9, abs_tol=1e-15)
     return bool(recorded == computed)
-
-
-class Grading:
-    """Checks that the verdicts on programs are those that the scores were made of.
-
-    Every program is made again from the samples: it must have a verdict, every verdict a program,
-    and a document's pass rate must follow from them. No program is run: `evalkit grade RUN` does.
-    """
-
-    def __init__(self, folder: Folder, record: Record) -> None:
-        self._graded, self._findings = record["graded"], Findings("grading")
-        self._said: verdicts.Verdicts = {}
-        self._seen: set[str] = set()
-        if self._graded is None:
-            return
-        try:
-            self._said = verdicts.parse(raw for _, raw in folder.lines(verdicts.NAME))
-        except BROKEN as error:
-            self._findings.add(f"{verdicts.NAME}: {reason(error)}", first=True)
-
-    def add(self, document: Document) -> None:
-        """Hold one document's pass rates against the verdicts on its programs."""
-        if self._graded is None:
-            return
-        for sample in document.samples:
-            if not set(sample["metrics"]) & set(verdicts.METRICS):
-                continue
-            names = [verdicts.name_of(text) for text in verdicts.of_sample(sample)]
-            self._seen.update(names)
-            if missing := [name for name in names if name not in self._said]:
-                self._findings.add(f"{document.name}: program {missing[0][:12]} has no verdict")
-                continue
-            passed = sum(self._said[name] == "passed" for name in names)
-            self._findings.add(_wrong_rate(document, sample, passed, len(names)))
-
-    def checks(self) -> list[Check]:
-        """What came of it; nothing for a record without programs."""
-        if self._graded is None:
-            return []
-        if extra := self._said.keys() - self._seen:
-            self._findings.add(f"{len(extra):,} verdicts are of no program")
-        counts = Counter(self._said.values())
-        self._findings.add_unequal("programs", self._graded["programs"], len(self._said))
-        self._findings.add_unequal("passed", self._graded["passed"], counts["passed"])
-        words = f"{len(self._said):,} programs, {counts['passed']:,} passed in an image"
-        return [self._findings.check(f"{words} {shown(self._graded['image'])[:19]}")]
-
-
-def _wrong_rate(document: Document, sample: Sample, passed: int, count: int) -> str:
-    """A pass rate that does not follow from the verdicts, or nothing."""
-    for name in set(sample["metrics"]) & set(verdicts.METRICS):
-        rate = value_of(sample, name)
-        values = rate if isinstance(rate, dict) else {"pass@1": rate}
-        for key, value in values.items():
-            wanted = verdicts.pass_at_k(passed, count, int(key.rpartition("@")[2] or 1))
-            if not same(value, wanted):
-                return f"{document.name}: {shown(key)} is {shown(value)}, should be {wanted}"
-    return ""
