@@ -472,6 +472,11 @@ def test_a_file_that_stands_twice_or_a_name_that_must_be_believed_first_is_refus
 ) -> None:
     twice = tar(tmp_path / "a", (plain("run/a"), b"1"), (plain("run/a"), b"2"))
     assert "stands twice" in failed(judged(twice))["pack"]
+    other = tar(tmp_path / "c", (plain("run/a"), b"1"), (plain("run/A"), b"2"))
+    assert "stands twice" in failed(judged(other))["pack"], "where letters are all small"
+    for names in (("run/a", "run/a/b"), ("run/a/b", "run/a")):
+        both = tar(tmp_path / "d", *((plain(name), b"1") for name in names))
+        assert "a file is a folder too" in failed(judged(both))["pack"]
     for form in (tarfile.PAX_FORMAT, tarfile.GNU_FORMAT):
         long = tar(tmp_path / "b", (plain("run/" + "x" * 300), b"1"), form=form)
         assert "no plain file" in failed(judged(long))["pack"]

@@ -91,16 +91,22 @@ def _unpack(stream: gzip.GzipFile, place: Path, most: int) -> str:
     """Write the files, of no more than `most` bytes, below `place`; the name of the one folder that
     they lie in. Nothing waits for the disk: it is all thrown away again."""
     tops: set[str] = set()
-    names: set[str] = set()
+    names: set[str] = set()  # in small letters: some systems know no others
+    folders: set[str] = set()
     total = 0
     while (head := _exactly(stream, _RECORD)) != bytes(_RECORD):
         name, size = _header(head)
         total += size
-        if name in names:
+        plain = name.casefold()
+        above = {plain[:end] for end, c in enumerate(plain) if c == "/"}
+        if plain in names:
             raise ValueError("a file stands twice")
+        if plain in folders or above & names:
+            raise ValueError("a file is a folder too")
         if len(names) >= MAX_FILES or total > most:
             raise ValueError(f"it is over the limit of {MAX_FILES:,} files or {most:,} bytes")
-        names.add(name)
+        names.add(plain)
+        folders |= above
         tops.add(name.partition("/")[0])
         path = place / name
         canon.make_folder(path.parent)
