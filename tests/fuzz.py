@@ -319,7 +319,7 @@ def seeds_in(folder: Path) -> Path:
 def report_of(path: Path) -> str:
     """The page of a run, not written."""
     with foreign(path):
-        return report._text([path], report.Options())
+        return report._text([path], path / "report.html", report.Options())
 
 
 def looked_at(path: Path) -> None:

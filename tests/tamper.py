@@ -32,7 +32,7 @@ CLASSES = {
     "digest": {"files", "ids", "run", "journal", "samples", "plan"},
     "recomputation": {
         *("answers", "scores", "rescoring", "configs", "aggregates", "results", "ranges"),
-        *("health", "engine", "segments", "whole", "agreement"),
+        *("health", "engine", "segments", "whole", "agreement", "grading"),
     },
     "shipped lock": {"completeness", "data", "rows", "shots", "asked", "scoring"},
 }

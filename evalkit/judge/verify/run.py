@@ -87,8 +87,6 @@ def verify(run: Path, wanted: Wanted = Wanted()) -> Report:
     sealed = check_seal(folder, record, *by)
     signed, standing = signers.check(folder, record, read.sha256, *by, sealed.signer)
     standing = replace(standing, sealed=sealed.words)
-    engine = record["engine"]
-    caveats = [] if engine["bit_repeatable"] else [f"not bit-repeatable ({shown(engine['name'])})"]
     checks = [read.check, *signed, *sealed.checks]
     if folder.is_public:
         checks += checked("public", lambda: public.Public(folder, record).checks())
@@ -100,12 +98,17 @@ def verify(run: Path, wanted: Wanted = Wanted()) -> Report:
         checks += _deep(folder, read, checks, wanted.deep)
     if wanted.policy is not None:
         checks.append(policies.check(wanted.policy, record, checks, standing))
-    if folder.is_public:
-        caveats = [*public.caveats(checks), *caveats]
+    caveats = [*(public.caveats(checks) if folder.is_public else []), *_caveats(record, checks)]
+    return Report(checks, caveat="; ".join(caveats), standing=standing)
+
+
+def _caveats(record: Record, checks: Sequence[Check]) -> list[str]:
+    """Return what the last line says of the engine, and what the checks add to it."""
+    engine = record["engine"]
+    words = [] if engine["bit_repeatable"] else [f"not bit-repeatable ({shown(engine['name'])})"]
     again = any(check.name == "deep scores" and check.status is Status.PASS for check in checks)
     known = _SCORED_AGAIN if again else ()
-    caveats += [check.caveat for check in checks if check.caveat and check.name not in known]
-    return Report(checks, caveat="; ".join(caveats), standing=standing)
+    return words + [each.caveat for each in checks if each.caveat and each.name not in known]
 
 
 def _require_rights(folder: Folder) -> None:
