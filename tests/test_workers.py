@@ -15,6 +15,7 @@ from support import DEMO
 
 from evalkit.base import events, stopping
 from evalkit.base.errors import EvalkitError, Exit
+from evalkit.base.machine import steering
 from evalkit.inputs.models import model
 from evalkit.plan.store import Plan
 from evalkit.run import evaluate as run
@@ -30,6 +31,7 @@ def test_two_workers_give_the_answers_of_one_process_whatever_steers_kernels(
     """What chooses kernels is cleared from the environment, told, and recorded."""
     cleared = {"NVIDIA_TF32_OVERRIDE": "1", "CUBLASLT_WORKSPACE_SIZE": "0",
                "ONEDNN_MAX_CPU_ISA": "SSE41"}  # fmt: skip
+    monkeypatch.setattr(steering, "_cleared", {})  # this process goes on
     for name, value in (cleared | {"OMP_NUM_THREADS": "2"}).items():
         monkeypatch.setenv(name, value)
     ran = support.call("eval", *DEMO, "--workers", "2", "--out", tmp_path).done()
