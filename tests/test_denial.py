@@ -195,6 +195,9 @@ ODD = [
     set_in("versions", 1),
     set_in("config", "limit", "x"),
     set_in("config", "limit", float("inf")),
+    set_in("n-samples", "arc_challenge", "effective", 5e-324),
+    set_in("n-samples", "arc_challenge", "original", 10**400),
+    set_in("results", "science", "sample_len", -1),
     set_in("config", 7),
     set_in("model_name", {}),
     set_in("model_name", "../../x\x1b[2J"),
@@ -215,6 +218,7 @@ def test_odd_results_of_lm_eval_are_a_line_for_every_command(number: int, tmp_pa
         ["compare", good, odd],
         ["report", odd, "--out", tmp_path / "report.html"],
         ["import", odd, "--out", tmp_path / "out"],
+        ["export", odd, "--to", "every-eval-ever", "--unverified"],
     ):
         ran = call(*words)
         assert ran.code in (0, 1, 2, 3), f"{words[0]}: {ran.traceback}"

@@ -130,7 +130,7 @@ def _group(body: Results, name: str, members: list[str]) -> GroupResult:
         "alias": _alias(body, name),
         "version": (body.get("versions") or {}).get(name),
         "metrics": _metrics(body, name),
-        "n": body["results"].get(name, {}).get("sample_len", 0),
+        "n": _whole(body["results"].get(name, {}).get("sample_len", 0)),
         "subtasks": members,
     }
 
@@ -146,13 +146,20 @@ def _task(body: Results, leaf: str, count: Counts) -> ImportedTask:
     return {
         "alias": _alias(body, leaf),
         "metrics": _metrics(body, leaf),
-        "n": count["effective"],
-        "documents": count["original"],
+        "n": _whole(count["effective"]),
+        "documents": _whole(count["original"]),
         "num_fewshot": (body.get("n-shot") or {}).get(leaf) or 0,
         "version": (body.get("versions") or {}).get(leaf),
         "output_type": config.get("output_type"),
         "dataset": dataset,
     }
+
+
+def _whole(count: object) -> int:
+    """Return a number of documents; ValueError where it is none."""
+    if not isinstance(count, int) or isinstance(count, bool) or not 0 <= count < 1 << 53:
+        raise ValueError("a number of documents is no whole number")
+    return count
 
 
 def _alias(body: Results, name: str) -> str:
