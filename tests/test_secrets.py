@@ -201,11 +201,18 @@ KINDS = [
     f"{PLANTED}{PLANTED}",
     f"{PLANTED}+{PLANTED}/abc=",
     f"-----BEGIN PRIVATE KEY-----{PLANTED}",
+    f"https://host.example/v1;jsessionid={PLANTED}",
+    f"PGPASSWORD={PLANTED}",
+    f"MY_APIKEY={PLANTED}",
+    f"xapp-1-{PLANTED}-abc",
+    f"phc_{PLANTED}abcdef",
+    f"EAAC{PLANTED}",
 ]
 RANDOM = [
     "0123456789abcdef0123456789abcdef",
     "123e4567-e89b-42d3-a456-426614174000",
     "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY",
+    "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY",
 ]
 ORDINARY = [
     *("meta-llama/Llama-3.1-8B-Instruct", "Qwen/Qwen2.5-0.5B-Instruct-GPTQ-Int4", "bfloat16"),

@@ -27,8 +27,8 @@ _BEGINS = re.compile(
     r"(?<![A-Za-z0-9])("
     r"(sk|pk|rk|hf|api_org|gh[opsur]|github_pat|glpat|gsk|xai|r8|fw|pplx|nvapi|tgp_v1|csk|co|jina|"
     r"pypi|npm|dapi|dckr_pat|dop_v1|shpat|sq0atp|xox[abeprs]|ATATT|SG|hvs|lin_api|ya29|whsec|"
-    r"ntn|figd|sntrys|vercel|key|tok)[-_.][\w.-]{16,}"
-    r"|(AIza|AKIA|ASIA|dapi|ATATT)[\w-]{12,}|sk-\w+-\w{8,}|eyJ[\w-]{6,}\.[\w.-]*"
+    r"ntn|figd|sntrys|vercel|key|tok|xapp|phc)[-_.][\w.-]{16,}"
+    r"|(AIza|AKIA|ASIA|dapi|ATATT|EAAC)[\w-]{12,}|sk-\w+-\w{8,}|eyJ[\w-]{6,}\.[\w.-]*"
     r"|(basic|bearer|digest|negotiate)\s+[\w+/=.~-]{8,})"
     r"|^(basic|bearer|digest|token|negotiate|aws4-hmac-sha256)\s+[\w+/=.~-]{3,}$",
     re.I,
@@ -36,11 +36,14 @@ _BEGINS = re.compile(
 _PEM = re.compile(r"-----BEGIN [A-Z ]*(KEY|CERTIFICATE).*", re.S)
 # A name of a credential and a value, in an address, a header, a cookie or JSON.
 _PAIR = re.compile(
-    rf"(^|[^\w-])[\"']?(([\w-]*[_-])?({_NAMES}|session\w*|csrf\w*|set-cookie)|sid|token)[\"']?"
+    rf"(^|[^\w-])[\"']?(([\w-]*[_-])?({_NAMES}|j?session\w*|phpsessid|csrf\w*|set-cookie)|sid|token)[\"']?"
     r"\s*(=|:(?!//))\s*[\"']?[^\s\"',;&]+",
     re.I,
 )
-_CAMEL = re.compile(r"(?:[A-Za-z]+[a-z])?(Signature|Key|Secret|Password|Token|Cookie)=[^\s;&,]{2,}")
+_CAMEL = re.compile(
+    r"(?:(?:[A-Za-z]+[a-z])?(Signature|Key|Secret|Password|Token|Cookie)"
+    r"|\b[A-Z0-9_]*(PASSWORD|PASSWD|SECRET|TOKEN|APIKEY))=[^\s;&,]{2,}"
+)
 _USER = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s?#]*@", re.I)
 _LOOSE_USER = re.compile(r"(^|[/\s\"'=])[^\s/@:\"']+:[^\s/@:\"']+@[\w.-]+")
 # Words of letters and digits that nobody chose: 32 hex digits and more (a commit has 40, a digest
@@ -49,7 +52,8 @@ _HEX = re.compile(r"(?<![0-9A-Za-z:])[0-9a-f]{32,}(?![0-9A-Za-z])", re.I)
 _UUID = re.compile(r"(?<!\w)[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}(?!\w)", re.I)
 _MIXED = re.compile(
     r"(?<![A-Za-z0-9+/])(?=[\w+/]*[a-z])(?=[\w+/]*[A-Z])(?=[\w+/]*[0-9])"
-    r"(\w{28,}|[A-Za-z0-9+/]{22,}={1,2}|(?=[\w/]*\+)[A-Za-z0-9+/]{28,})"
+    r"(\w{28,}|[A-Za-z0-9+/]{22,}={1,2}|(?=[\w/]*\+)[A-Za-z0-9+/]{28,}"
+    r"|(?<![\w.-])[A-Za-z0-9+/]{40}(?![\w+/.-]))"  # the last: AWS's, which may hold a slash
 )
 _FORMS = (_BEGINS, _PEM, _PAIR, _CAMEL, _USER, _LOOSE_USER, _UUID, _MIXED)
 _ADDRESS = re.compile(r"([a-z][a-z0-9+.-]*)://([^\s/?#]*)([^\s?#]*)(\?[^\s#]*)?(#\S*)?", re.I)
