@@ -416,8 +416,10 @@ print("done")
 """
 
 
+@pytest.mark.oracle
 def test_every_switch_is_set_whatever_it_was_without_a_warning() -> None:
-    """In a process of its own, with the environment against it."""
+    """In a process of its own, with the environment against it: it imports torch, for three
+    seconds, which is why the oracle has it."""
     against = {
         "CUBLAS_WORKSPACE_CONFIG": ":16:8", "OMP_NUM_THREADS": "2",
         "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE": "1",
