@@ -22,7 +22,15 @@ from evalkit.base.machine import stamp
 from evalkit.base.machine.types import Unknown
 from evalkit.inputs import rows, untrusted
 from evalkit.inputs.rows import Rows
-from evalkit.inputs.types import Asked, GroupScore, LockBody, MetricEntry, ShotRows, Version
+from evalkit.inputs.types import (
+    Asked,
+    GroupMetric,
+    GroupScore,
+    LockBody,
+    MetricEntry,
+    ShotRows,
+    Version,
+)
 
 PUNKT = "nltk_data/tokenizers/punkt_tab/english"
 LOCK, EARLIER_LOCK = "evalkit/lock/2", "evalkit/lock/1"
@@ -147,6 +155,14 @@ def holds_prompts(unlike: list[str], num_fewshot: int) -> bool:
     choose shots, and generation settings are no part of a prompt."""
     drawn_otherwise = "seeds" in unlike and num_fewshot > 0
     return not drawn_otherwise and not {*unlike} & {*RENDERING}
+
+
+def group_metric(metrics: Mapping[str, GroupMetric], key: str) -> GroupMetric | None:
+    """Return how a group aggregates `<metric>,<filter>`, or None if it does not. A metric that it
+    aggregates in several ways stands in the lock once for each filter, under such a key."""
+    found = metrics.get(key) or metrics.get(key.partition(",")[0])
+    filters = found["filters"] if found else None
+    return found if filters is None or key.partition(",")[2] in filters else None
 
 
 def read_yaml(path: Path, kind: str) -> Any:

@@ -38,7 +38,8 @@ class MetricEntry(TypedDict):
 
 
 class GroupMetric(TypedDict):
-    """How a group aggregates one metric. `filters` is None for all that its leaf tasks have."""
+    """How a group aggregates one metric. `filters` is None for all that its leaf tasks have. A
+    metric aggregated in several ways has an entry for each filter, named `<metric>,<filter>`."""
 
     weight_by_size: bool
     filters: list[str] | None

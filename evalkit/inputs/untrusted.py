@@ -102,25 +102,26 @@ class Groups:
     leaves: Collection[str]
     _steps: int = field(default=0)
 
-    def below(self, name: str) -> list[str]:
+    def below(self, name: str, *, every_way: bool = False) -> list[str]:
         """Return the leaf tasks of a group, or a leaf task itself, each once and in order; unknown
-        names and groups inside themselves are passed over. ValueError over the limit of steps."""
-        found: dict[str, None] = {}
+        names and groups inside themselves are passed over. ValueError over the limit of steps.
+        With `every_way` a task stands there once for each way to it, as lm-eval counts it."""
+        found: list[str] = []
         pending, seen = [name], set()
         while pending:
             each = pending.pop()
-            if each in seen:
+            if each in seen and not every_way:
                 continue
             seen.add(each)
             if each in self.leaves:
-                found[each] = None
+                found.append(each)
                 continue
             members = self.children.get(each, ())
             self._steps += len(members)
             if self._steps > MAX_STEPS:
                 raise ValueError(f"groups are over the limit of {MAX_STEPS:,} members in all")
             pending += reversed(members)
-        return list(found)
+        return found
 
     def problem(self) -> str:
         """Return what is wrong with the groups (an unknown member, a circle), or an empty text."""

@@ -15,8 +15,9 @@ from typing import Any
 
 from evalkit.base import canon, schema
 from evalkit.harness.samples import Sample, value_of
+from evalkit.inputs.locked import group_metric
 from evalkit.inputs.suite import Lock
-from evalkit.inputs.types import FileEntry
+from evalkit.inputs.types import FileEntry, GroupMetric, MetricEntry
 from evalkit.plan.types import PlanBody
 from evalkit.record.journal import Answers
 from evalkit.record.reading import identity
@@ -129,8 +130,8 @@ def metrics(
 ) -> dict[str, Metric]:  # fmt: skip
     """A task's or group's `<metric>,<filter>` entries, each with its standard error.
 
-    `method` says how lm-eval made a metric's standard error, by metric name; `otherwise`: that of a
-    metric that is not among them.
+    `method` says how lm-eval made a metric's standard error, by entry or by metric name;
+    `otherwise`: that of a metric that is not among them.
     """
     found: dict[str, Metric] = {}
     for key, value in result.items():
@@ -142,7 +143,9 @@ def metrics(
         found[key] = {
             "value": value,
             "stderr": stderr,
-            "stderr_method": method.get(name, otherwise) if stderr is not None else None,
+            "stderr_method": (
+                method.get(key, method.get(name, otherwise)) if stderr is not None else None
+            ),
             "higher_is_better": higher_is_better.get(name),
         }
     return found
@@ -167,7 +170,7 @@ def tasks(
             "metrics": metrics(
                 results["results"][name],
                 results["higher_is_better"].get(name, {}),
-                _methods(config),
+                _methods(locked.metrics),
                 MEAN,  # of what a metric's function gives by other names, as pass@1
             ),
             "questions": canon.digest(facts.questions[name]),
@@ -190,24 +193,24 @@ def tasks(
     return sections
 
 
-def _methods(config: Mapping[str, Any]) -> dict[str, str | None]:
+def _methods(locked: Mapping[str, MetricEntry]) -> dict[str, str | None]:
     """How lm-eval made each metric's standard error: from its aggregation's name."""
     return {
-        str(entry["metric"]): MEAN if entry.get("aggregation", "mean") == "mean" else BOOTSTRAP
-        for entry in config.get("metric_list") or []
-    } or {"acc": MEAN, "acc_norm": MEAN, "exact_match": MEAN}
+        name: MEAN if how["aggregation"] == "mean" else BOOTSTRAP for name, how in locked.items()
+    }
 
 
 def groups(
-    results: Mapping[str, Any], weighted: Mapping[str, Mapping[str, bool]]
+    results: Mapping[str, Any], scored: Mapping[str, Mapping[str, GroupMetric]]
 ) -> dict[str, GroupResult]:
-    """The record's groups section; `weighted` says per group which metrics weigh by size."""
+    """The record's groups section; `scored` says per group how its metrics are aggregated."""
     found: dict[str, GroupResult] = {}
     for name, children in results["group_subtasks"].items():
         result = results["results"].get(name, {})
         methods: dict[str, str | None] = {
-            metric: POOLED if by_size else UNWEIGHTED
-            for metric, by_size in weighted.get(name, {}).items()
+            key: POOLED if how["weight_by_size"] else UNWEIGHTED
+            for key in result
+            if (how := group_metric(scored.get(name, {}), key))
         }
         found[name] = {
             "alias": result.get("alias", name),

@@ -5,6 +5,7 @@ from: lm-eval takes them from another split or from the task's own YAML, and ano
 another prompt. And how the task is scored. What differs is named to the row.
 """
 
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,7 @@ from evalkit.harness.data.row_digests import doc_hash
 from evalkit.inputs import rows as single
 from evalkit.inputs.rows import Rows
 from evalkit.inputs.suite import OWN_FILES, Lock, LockedTask, Suite
-from evalkit.inputs.types import GroupScore, ShotRows
+from evalkit.inputs.types import GroupMetric, GroupScore, ShotRows
 
 if TYPE_CHECKING:
     from evalkit.harness.tasks import Leaf, Loaded
@@ -67,11 +68,25 @@ def describe_group(name: str, group: Any) -> GroupScore:
     return {
         "alias": group.alias or name,
         "version": str(group.version),
-        "metrics": {
-            each.metric: {"weight_by_size": each.weight_by_size, "filters": each.filter_list}
-            for each in group.aggregate_metric_list or []
-        },
+        "metrics": group_metrics(group),
     }
+
+
+def group_metrics(group: Any) -> dict[str, GroupMetric]:
+    """How a group aggregates each metric. lm-eval goes through its list in order: what stands later
+    takes the place of what it names again."""
+    found: dict[str, GroupMetric] = {}
+    entries = group.aggregate_metric_list or []
+    named = Counter(each.metric for each in entries)
+    for each in entries:
+        if named[each.metric] > 1 and each.filter_list is not None:
+            keys = {f"{each.metric},{name}": [name] for name in each.filter_list}
+        else:
+            found = {k: how for k, how in found.items() if k.partition(",")[0] != each.metric}
+            keys = {each.metric: each.filter_list}
+        for key, filters in keys.items():
+            found[key] = {"weight_by_size": each.weight_by_size, "filters": filters}
+    return found
 
 
 def single_rows(task: Any, locked: LockedTask) -> Rows:

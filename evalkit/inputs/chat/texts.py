@@ -97,11 +97,13 @@ class Texts:
     thinking: int = 0  # tokens
     answering: int = 0
     untold: Unknown | None = None
+    documents: set[int] = field(default_factory=set)
     cut_documents: set[int] = field(default_factory=set)
 
     def add(self, doc_id: int, answer: Mapping[str, Any]) -> None:
         """Count one text of a document."""
         self.count += 1
+        self.documents.add(doc_id)
         self.endless += is_endless(answer)
         thought = answer.get("thought")
         self.thinks = self.thinks or thought is not None
@@ -137,15 +139,16 @@ class Texts:
         """Return how many documents have no text that was cut, and the means over them of those
         metrics that are means."""
         metrics: dict[str, float | str] = {}
-        longest = max((len(each) for each in values.values()), default=0)
         for key in sorted(values.keys() & reported.keys()):
             whole = _mean(values[key])
             if whole is None or not _is_close(whole, reported[key]):
                 continue
+            if len(values[key]) != len(self.documents):
+                continue  # a task's own code gave some documents no value: whose is which is lost
             kept = [v for n, v in enumerate(values[key]) if n not in self.cut_documents]
             if (mean := _mean(kept)) is not None:
                 metrics[key] = mean
-        return {"n": longest - len(self.cut_documents), "metrics": metrics}
+        return {"n": len(self.documents - self.cut_documents), "metrics": metrics}
 
 
 def is_endless(answer: Mapping[str, Any]) -> bool:

@@ -112,18 +112,19 @@ class Public:
         completeness.datasets(record, lock, agreed)
         ours = lock if shipped else None  # the author's is his word, as how his code scores is
         aggregated = hidden.aggregations(self.tasks, ours)
+        scored = lock["group_scores"] if lock else None
         return [
             self._files(),
             identity.ids(record, None),
             completeness.check(record, lock, shipped, samples),
             agreed.check("datasets agree; what hides in digests does with --deep"),
             *completeness.shots(record, lock),
-            asked.scoring(record, ours, None, samples, aggregated),
-            *completeness.settings(record),
+            asked.scoring(record, ours, None, samples, shipped, aggregated),
+            *asked.settings(record),
             samples.shape.check(f"{self.count:,} documents without their texts"),
             *self._answers(),
             *self._scores(),
-            *aggregates.Aggregates(record, self.tasks, samples, asked.weights(lock)).check(),
+            *aggregates.Aggregates(record, self.tasks, samples, scored).check(),
             aggregates.ranges(record, samples),
             agreement.check(record, None, None, None, samples),
             *health.health(record, None, None),

@@ -10,6 +10,7 @@ from typing import Any
 import evalkit
 from evalkit.base import bounded
 from evalkit.base.errors import EvalkitError, Exit, no_right
+from evalkit.inputs.types import LockBody
 from evalkit.judge.verify import deep as deeper
 from evalkit.judge.verify import policy as policies
 from evalkit.judge.verify import public, signers
@@ -195,13 +196,13 @@ class _Evidence:
             ("completeness", lambda: completeness.check(record, lock, shipped, samples)),
             ("data", lambda: completeness.data(record, lock, each, samples)),
             ("asked", lambda: asked.prompts(record, lock, each, samples)),
-            ("scoring", lambda: asked.scoring(record, lock, self.results, samples)),
-            ("settings", lambda: completeness.settings(record)),
+            ("scoring", lambda: asked.scoring(record, lock, self.results, samples, shipped)),
+            ("settings", lambda: asked.settings(record)),
             ("samples", lambda: samples.shape.check(f"{samples.lines:,} samples, hashes equal")),
             ("answers", self._answers),
             ("scores", lambda: self.scores.checks(lock["lm_eval"] if lock and shipped else None)),
             ("grading", self.grading.checks),
-            ("results", lambda: self._aggregates(asked.weights(lock))),
+            ("results", lambda: self._aggregates(lock)),
             ("ranges", lambda: aggregates.ranges(record, samples)),
             ("agreement", self._agreement),
             ("health", lambda: health.health(record, plan, self.journal, samples)),
@@ -243,10 +244,10 @@ class _Evidence:
         count = sum(map(len, self.journal.said.values()))
         return self.samples.answers.check(f"{count:,} responses are the journal's")
 
-    def _aggregates(self, weights: dict[str, dict[str, bool]]) -> list[Check]:
+    def _aggregates(self, lock: LockBody | None) -> list[Check]:
         if self.results is None:
             return [self.publishing.check("")]
-        configs = self.results["configs"]
-        found = aggregates.Aggregates(self.record, configs, self.samples, weights).check()
+        configs, scored = self.results["configs"], lock["group_scores"] if lock else None
+        found = aggregates.Aggregates(self.record, configs, self.samples, scored).check()
         hashes = {leaf: seen.task_hash for leaf, seen in self.samples.leaves.items()}
         return [*found, published.check(self.record, self.results, hashes)]

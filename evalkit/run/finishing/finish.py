@@ -14,6 +14,7 @@ from evalkit.base.errors import EvalkitError, Exit
 from evalkit.base.events import Events, now
 from evalkit.base.machine import stamp
 from evalkit.base.machine.types import Environment, Unknown
+from evalkit.harness.data.pinning import group_metrics
 from evalkit.harness.tasks import Loaded
 from evalkit.inputs import suite as suites
 from evalkit.inputs.models.tokenizer import Tokenizer
@@ -120,7 +121,9 @@ def _record(
         "suite": run.body["suite"],
         "answers": answers.digests,
         "tasks": tasks,
-        "groups": record.groups(results, _weighted(loaded)),
+        "groups": record.groups(
+            results, {n: group_metrics(g) for n, g in loaded.task_dict["groups"].items()}
+        ),
         "model": run.body["model"],
         "numerics": inputs["numerics"],
         "engine": inputs["engine"],
@@ -133,13 +136,6 @@ def _record(
         "phases": _phases(happened),
         "segments": _segments(happened, done),
         "files": record.list_files(run.folder),
-    }
-
-
-def _weighted(loaded: Loaded) -> dict[str, dict[str, bool]]:
-    return {
-        name: {entry.metric: entry.weight_by_size for entry in group.aggregate_metric_list or []}
-        for name, group in loaded.task_dict["groups"].items()
     }
 
 

@@ -5,10 +5,13 @@ bootstrapped errors) only lm-eval computes: it is counted as not checked.
 """
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from evalkit.base import canon, statistics
+from evalkit.inputs.locked import group_metric
+from evalkit.inputs.types import GroupScore
 from evalkit.record.reading import score_table
 from evalkit.record.reading.evidence.samples import Samples
 from evalkit.record.reading.findings import Check, Findings, Status, difference, few, shown
@@ -53,6 +56,7 @@ _AGGREGATIONS: dict[str, Callable[[Sequence[Any]], float]] = {
     "bits_per_byte": statistics.bits_per_byte,
     _FLAT: _flat,
 }
+_NAME = re.compile(r"[^\s<>()]+")  # a metric's, not its code
 KNOWN = set(_AGGREGATIONS)  # computed again here
 _NO_ERROR = {
     "weighted_perplexity",
@@ -73,6 +77,13 @@ def _close(recorded: Any, computed: float | None) -> bool:
     return both_nan or math.isclose(value, computed, rel_tol=1e-12, abs_tol=1e-15)
 
 
+def own_metrics(config: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return the entries of a task's metric_list that are functions of its own. lm-eval writes
+    their code; they are called as the function is, or as what it returns is."""
+    entries = config.get("metric_list") or []
+    return [entry for entry in entries if not _NAME.fullmatch(str(entry.get("metric")))]
+
+
 def aggregation(config: Mapping[str, Any], metric: str) -> str:
     """Return the name of what makes a metric's score of its values, by a leaf task's config."""
     entries = config.get("metric_list")
@@ -81,20 +92,22 @@ def aggregation(config: Mapping[str, Any], metric: str) -> str:
     for entry in entries:
         if entry.get("metric") == metric:
             return str(entry.get("aggregation") or _DEFAULTS.get(metric, "mean"))
+    if config.get("process_results") is None and (own := own_metrics(config)):
+        named = {str(entry.get("aggregation")) for entry in own}
+        return named.pop() if len(named) == 1 else "one of its own metrics'"
     return "mean"  # lm-eval's for a metric that a task's own code adds
 
 
 class Aggregates:
     """Computes a record's leaf tasks and groups again from the samples. `configs` are the leaf
-    tasks' own; `weights` says by group and metric whether leaf tasks count by their size, as far as
-    a lock says it."""
+    tasks' own; `scored` says how each group aggregates its metrics, as far as a lock says it."""
 
     def __init__(
         self, record: Record | PlainScores, configs: Mapping[str, Any], samples: Samples,
-        weights: Mapping[str, Mapping[str, bool]] | None = None,
+        scored: Mapping[str, GroupScore] | None = None,
     ) -> None:  # fmt: skip
         self.record, self.configs, self.samples = record, configs, samples
-        self.weights = weights or {}
+        self.scored = scored or {}
         self.findings = Findings("aggregates")
         self.skipped: set[str] = set()  # values that only lm-eval aggregates
         self.plain: set[str] = set()  # groups whose score is the plain mean of their members'
@@ -159,7 +172,7 @@ class Aggregates:
             self.findings.add(f"{name} is {recorded}, the samples give {computed}")
 
     def _group(self, name: str) -> None:
-        group, leaves = self.record["groups"][name], self.groups.below(name)
+        group, leaves = self.record["groups"][name], self.groups.below(name, every_way=True)
         total = sum(self.record["tasks"][leaf]["n"] for leaf in leaves)
         if group["metrics"] or group["n"]:  # lm-eval counts only for groups that aggregate
             self.findings.add_unequal(f"{shown(name)}: n", group["n"], total)
@@ -168,7 +181,8 @@ class Aggregates:
             if not members:
                 self.findings.add(f"{shown(name)} {shown(key)} is no metric of its tasks")
                 continue
-            by_size = self.weights.get(name, {}).get(key.partition(",")[0])
+            how = group_metric(self.scored[name]["metrics"], key) if name in self.scored else None
+            by_size = how["weight_by_size"] if how else None
             self._group_metric(f"{shown(name)} {shown(key)}", key, recorded, members, by_size)
 
     def _group_metric(

@@ -96,20 +96,29 @@ def _errors(record: Record) -> Iterator[str]:
                     yield f"{shown(name)} {shown(key)}: an error without its method, or back"
                 elif method not in (None, *known):
                     yield f"{shown(name)} {shown(key)}: no error is made by {shown(method)}"
+    yield from _directions(record)
+
+
+def _directions(record: Record) -> Iterator[str]:
+    """Yield groups whose metrics are better in a direction that their leaf tasks' are not.
+
+    lm-eval takes a group's from its members that state one, by the metric's name alone, and None
+    where these differ. A subgroup that it comes to later, as in mmlu, has not stated one yet.
+    """
     groups = score_table.groups(record)
     for name, group in record["groups"].items():
+        has_subgroups = not record["groups"].keys().isdisjoint(group["subtasks"])
         for key, metric in group["metrics"].items():
             ways = {
-                record["tasks"][leaf]["metrics"][key]["higher_is_better"]
+                entry["higher_is_better"]
                 for leaf in groups.below(name)
-                if key in record["tasks"][leaf]["metrics"]
+                for other, entry in record["tasks"][leaf]["metrics"].items()
+                if other.partition(",")[0] == key.partition(",")[0]
             }
-            right = ways.pop() if len(ways) == 1 else None
-            # lm-eval says nothing of a group that stands before its subgroups, as mmlu does
-            untold = metric["higher_is_better"] is None and not record["groups"].keys().isdisjoint(
-                group["subtasks"]
-            )
-            if metric["higher_is_better"] is not right and not untold:
+            stated, told = metric["higher_is_better"], ways - {None}
+            is_open = has_subgroups or len(ways) != 1 or not told
+            is_told = stated in told and (has_subgroups or len(told) == 1)
+            if not (is_told or (stated is None and is_open)):
                 yield f"{shown(name)} {shown(key)}: its leaf tasks have another way up"
 
 

@@ -13,10 +13,13 @@ from typing import Any
 from evalkit.base import canon
 from evalkit.harness.samples import RunResults
 from evalkit.inputs import rows
-from evalkit.inputs.locked import holds_prompts, other_settings
+from evalkit.inputs.chat import templates
+from evalkit.inputs.locked import group_metric, holds_prompts, other_settings
 from evalkit.inputs.rows import Rows
-from evalkit.inputs.types import GroupScore, LockBody, LockedTaskEntry, MetricEntry
+from evalkit.inputs.suite import SEEDS
+from evalkit.inputs.types import GroupScore, LockBody, LockedTaskEntry, MetricEntry, SuiteFileTask
 from evalkit.inputs.untrusted import Groups
+from evalkit.judge.verify.checks import aggregates, completeness
 from evalkit.record.reading.evidence.samples import Samples
 from evalkit.record.reading.findings import Check, Findings, Status, difference, few, shown
 from evalkit.record.sections import GroupResult, TaskResult
@@ -59,16 +62,23 @@ def prompts(
 
 def scoring(
     record: Record, lock: LockBody | None, results: RunResults | None, samples: Samples,
-    more: Iterable[str] = (),
+    shipped: bool, more: Iterable[str] = (),
 ) -> Check:  # fmt: skip
-    """Compare how leaf tasks and groups are scored with the lock; `more` are further problems."""
+    """Compare how leaf tasks and groups are scored with the lock; `more` are further problems. A
+    lock can't name what a task's own code gives besides the metrics that its YAML lists; in shipped
+    suites no task gives any."""
     findings = Findings("scoring")
     if lock is None:
         return Check(findings.name, Status.SKIP, "there is no lock to hold it against")
     unlike = other_settings(lock["asked"], record["suite"])
     for leaf in sorted(record["tasks"].keys() & lock["tasks"].keys()):
         config = results["configs"].get(leaf) if results else None
-        for problem in _leaf(record["tasks"][leaf], lock["tasks"][leaf], config, unlike):
+        problems = _leaf(record["tasks"][leaf], lock["tasks"][leaf], config, unlike)
+        names = {key.partition(",")[0] for key in record["tasks"][leaf]["metrics"]}
+        other = {n for n in names if not _is_locked(n, lock["tasks"][leaf]["metrics"])}
+        if other and (shipped or not _has_code(config)):
+            problems.append(f"it has no metric {few(other)}")
+        for problem in problems:
             findings.add(f"{shown(leaf)}: {problem}")
         filters = set(samples.leaves[leaf].filters) if leaf in samples.leaves else None
         if filters is not None:
@@ -76,8 +86,9 @@ def scoring(
             findings.add(difference(filters, wanted, f"filters of {shown(leaf)}"))
     groups = Groups(lock["groups"], lock["tasks"])
     for name in sorted(record["groups"].keys() & lock["group_scores"].keys()):
-        scored = {m for leaf in groups.below(name) for m in lock["tasks"][leaf]["metrics"]}
-        for problem in _group(record["groups"][name], lock["group_scores"][name], scored):
+        tasks = [record["tasks"][leaf] for leaf in groups.below(name) if leaf in record["tasks"]]
+        found = {key for task in tasks for key in task["metrics"]}
+        for problem in _group(record["groups"][name], lock["group_scores"][name], found):
             findings.add(f"{shown(name)}: {problem}")
     for problem in more:
         findings.add(problem)
@@ -88,8 +99,6 @@ def _leaf(entry: TaskResult, locked: LockedTaskEntry, config: Any, unlike: list[
     """Return what in a leaf task's scoring is not as locked."""
     problems = _unlike(entry, locked, ("output_type", "num_fewshot", "version"))
     names = {key.partition(",")[0] for key in entry["metrics"]}
-    if other := {name for name in names if not _is_locked(name, locked["metrics"])}:
-        problems.append(f"it has no metric {few(other)}")
     if locked["output_type"] == "multiple_choice" and (gone := locked["metrics"].keys() - names):
         problems.append(f"its metric {few(gone)} is missing")
     for key, metric in sorted(entry["metrics"].items()):
@@ -104,6 +113,13 @@ def _leaf(entry: TaskResult, locked: LockedTaskEntry, config: Any, unlike: list[
     if isinstance(config, dict):
         problems += _settings(entry, locked, config, unlike)
     return problems
+
+
+def _has_code(config: Any) -> bool:
+    """Say whether a task is scored by code of its own, which may give any metric."""
+    if not isinstance(config, dict):
+        return False
+    return config.get("process_results") is not None or bool(aggregates.own_metrics(config))
 
 
 def _is_locked(name: str, metrics: Mapping[str, MetricEntry]) -> bool:
@@ -141,18 +157,12 @@ def _aggregations(config: Mapping[str, Any], locked: LockedTaskEntry) -> list[st
 
 def _group(entry: GroupResult, locked: GroupScore, scored: set[str]) -> list[str]:
     """Return what in a group's scoring is not as locked. Whether leaf tasks count by their size is
-    checked where the score is computed again. `scored` are its leaf tasks' metrics: lm-eval leaves
-    out a group's metric that none of them has."""
+    checked where the score is computed again. `scored` are its leaf tasks' metrics with their
+    filters: lm-eval leaves out a group's metric that none of them has."""
     problems = _unlike(entry, locked, ("alias", "version"))
-    names = {key.partition(",")[0] for key in entry["metrics"]}
-    if names != (wanted := locked["metrics"].keys() & scored):
-        problems.append(difference(names, wanted, "metrics"))
-    for key in sorted(entry["metrics"]):
-        name, _, by = key.partition(",")
-        group_metric = locked["metrics"].get(name)
-        filters = group_metric["filters"] if group_metric else None
-        if filters is not None and by not in filters:
-            problems.append(f"{shown(name)} is not scored for filter {shown(by)}")
+    wanted = {key for key in scored if group_metric(locked["metrics"], key)}
+    if entry["metrics"].keys() != wanted:
+        problems.append(difference(set(entry["metrics"]), wanted, "metrics"))
     return problems
 
 
@@ -167,9 +177,27 @@ def _unlike(
     ]
 
 
-def weights(lock: LockBody | None) -> dict[str, dict[str, bool]]:
-    """Return by group and metric whether leaf tasks count by their size; empty without a lock."""
-    return {
-        name: {metric: entry["weight_by_size"] for metric, entry in group["metrics"].items()}
-        for name, group in (lock["group_scores"] if lock else {}).items()
+def settings(record: Record) -> list[Check]:
+    """Warn where a record named like a shipped suite asked with other settings."""
+    suite = completeness.shipped_suite(record["suite"]["name"])
+    if suite is None:
+        return []
+    applies, chat = templates.parse(suite, completeness.SUITES[0] / f"{suite['name']}.yaml")
+    members: list[SuiteFileTask] = [
+        {"task": item} if isinstance(item, str) else item for item in suite["tasks"]
+    ]
+    wanted = {
+        "tasks": [{"task": m["task"], "num_fewshot": m.get("num_fewshot")} for m in members],
+        "apply_chat_template": applies,
+        "fewshot_as_multiturn": suite.get("fewshot_as_multiturn", False),
+        "system_instruction": suite.get("system_instruction"),
+        "gen_kwargs": suite.get("gen_kwargs", {}),
+        "seeds": SEEDS | suite.get("seeds", {}),
+        **dict.fromkeys(templates.IDENTITY),
+        **chat.identity(),
     }
+    unlike = [key for key, value in wanted.items() if record["suite"].get(key) != value]
+    if not unlike:
+        return []
+    detail = f"not asked as the shipped {suite['name']} asks: {', '.join(unlike)} differ"
+    return [Check("settings", Status.WARN, detail, caveat=detail)]

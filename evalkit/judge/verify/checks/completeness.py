@@ -14,10 +14,8 @@ from evalkit.base import canon, schema
 from evalkit.base.machine import shipped as shipped_files
 from evalkit.inputs import rows
 from evalkit.inputs import suite as suites
-from evalkit.inputs.chat import templates
 from evalkit.inputs.rows import Rows
-from evalkit.inputs.suite import SEEDS
-from evalkit.inputs.types import LockBody, SuiteFile, SuiteFileTask
+from evalkit.inputs.types import LockBody, SuiteFile
 from evalkit.record.reading import score_table
 from evalkit.record.reading.evidence.samples import Samples
 from evalkit.record.reading.findings import Check, Findings, Status, difference, few, shown
@@ -138,10 +136,14 @@ def check(record: Record, lock: LockBody | None, shipped_lock: bool, samples: Sa
     }
     findings.add(difference(set(record["tasks"]), set(wanted), "leaf tasks"))
     findings.add(difference(set(samples.leaves), set(wanted), "leaf tasks' samples"))
+    unscored = set()
     for leaf in sorted(wanted.keys() & record["tasks"].keys()):
         entry = record["tasks"][leaf]
         seen = samples.leaves[leaf].n if leaf in samples.leaves else 0
         counts = {"samples": seen, "n": entry["n"], "n_expected": entry["n_expected"]}
+        if not shipped_lock and 0 < entry["n"] == _scored(samples, leaf) < wanted[leaf]:
+            del counts["n"]
+            unscored.add(f"{shown(leaf)} ({wanted[leaf] - entry['n']:,})")
         for what, count in counts.items():
             if count != wanted[leaf]:
                 findings.add(f"{shown(leaf)}: {what} {count:,}, the lock asks {wanted[leaf]:,}")
@@ -155,8 +157,15 @@ def check(record: Record, lock: LockBody | None, shipped_lock: bool, samples: Sa
         return findings.check(f"{passed}, as the shipped lock asks")
     release = record["environment"]["versions"]["evalkit"]
     other = f" (of evalkit {shown(release)})" if release != evalkit.__version__ else ""
+    if unscored:
+        passed += f", of which the tasks' own code scores not all: {few(unscored)} without a score"
     detail = f"{passed}; {AUTHORS_WORD}{other}"
     return Check(findings.name, Status.WARN, detail, caveat=AUTHORS_WORD)
+
+
+def _scored(samples: Samples, leaf: str) -> int:
+    """Return how many documents of a leaf task have a value of some metric, as lm-eval counts."""
+    return max(map(len, samples.leaves[leaf].values.values()), default=0)
 
 
 def _groups(record: Record, lock: LockBody, findings: Findings) -> None:
@@ -271,29 +280,3 @@ def shots(record: Record, lock: LockBody | None) -> list[Check]:
     names = few({f"{name} ({why})" for name, why in unknown.items()})
     detail = f"{len(unknown):,} leaf tasks' shots are drawn from rows that no lock pins: {names}"
     return [Check(findings.name, Status.WARN, f"{detail}; {passed}")]
-
-
-def settings(record: Record) -> list[Check]:
-    """Warn where a record named like a shipped suite asked with other settings."""
-    suite = shipped_suite(record["suite"]["name"])
-    if suite is None:
-        return []
-    applies, chat = templates.parse(suite, SUITES[0] / f"{suite['name']}.yaml")
-    members: list[SuiteFileTask] = [
-        {"task": item} if isinstance(item, str) else item for item in suite["tasks"]
-    ]
-    wanted = {
-        "tasks": [{"task": m["task"], "num_fewshot": m.get("num_fewshot")} for m in members],
-        "apply_chat_template": applies,
-        "fewshot_as_multiturn": suite.get("fewshot_as_multiturn", False),
-        "system_instruction": suite.get("system_instruction"),
-        "gen_kwargs": suite.get("gen_kwargs", {}),
-        "seeds": SEEDS | suite.get("seeds", {}),
-        **dict.fromkeys(templates.IDENTITY),
-        **chat.identity(),
-    }
-    unlike = [key for key, value in wanted.items() if record["suite"].get(key) != value]
-    if not unlike:
-        return []
-    detail = f"not asked as the shipped {suite['name']} asks: {', '.join(unlike)} differ"
-    return [Check("settings", Status.WARN, detail, caveat=detail)]

@@ -165,7 +165,7 @@ def partial(record: Record) -> Check:
     """Check that the whole suite was asked, or that the record says that it was not."""
     suite = record["suite"]
     limit = suite["limit"]
-    fewer = {n for n, entry in record["tasks"].items() if entry["n"] < entry["documents"]}
+    fewer = {n for n, entry in record["tasks"].items() if entry["n_expected"] < entry["documents"]}
     if fewer and not suite["partial"]:
         detail = f"{len(fewer):,} leaf tasks are partial, the record says whole: {few(fewer)}"
         return Check("whole", Status.FAIL, detail)
