@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import runs
 
+from evalkit.base.machine import stamp
 from evalkit.harness import publish
 from evalkit.harness.data import metrics
 from evalkit.harness.scoring import apart, rescore
@@ -134,7 +135,7 @@ def test_code_that_takes_too_long_is_ended_and_skipped(
 def test_code_that_is_not_the_release_or_evaluates_texts_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(apart, "_released", dict)
+    monkeypatch.setattr(stamp, "harness_record", lambda: (sys.prefix, {}))
     with pytest.raises(Refused, match="is not the released lm-eval's"):
         apart.check_files(LEAF)
     assert apart.text_evaluator(b"import re\nre.compile('a')\nlen([1])") == ""

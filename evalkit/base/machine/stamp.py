@@ -102,24 +102,31 @@ def code() -> Code:
 def harness_intact() -> bool | Unknown:
     """Return whether every file of the installed lm-eval still has the digest in its RECORD."""
     try:
-        distribution = metadata.distribution("lm_eval")
+        folder, digests = harness_record()
     except metadata.PackageNotFoundError:
         return unknown("lm-eval is not installed")
-    rows = csv.reader((distribution.read_text("RECORD") or "").splitlines())
-    digests = {row[0]: row[1] for row in rows if len(row) > 1 and row[1]}
     if not digests:
         return unknown("lm-eval's installation has no RECORD with digests")
-    root = str(distribution.locate_file(""))
-    for name, digest in digests.items():
-        kind, _, value = digest.partition("=")
-        try:
-            data = Path(root, name).read_bytes()
-        except OSError:
-            return False
-        actual = base64.urlsafe_b64encode(hashlib.new(kind, data).digest())
-        if actual.rstrip(b"=").decode() != value:
-            return False
-    return True
+    try:
+        return all(record_digest(Path(folder, n).read_bytes()) == digests[n] for n in digests)
+    except OSError:
+        return False
+
+
+@cache
+def harness_record() -> tuple[str, dict[str, str]]:
+    """Return the folder that the installed lm-eval lies in, and the digest of each of its files, by
+    its name there, as lm-eval's RECORD has them. Raises PackageNotFoundError."""
+    distribution = metadata.distribution("lm_eval")
+    rows = csv.reader((distribution.read_text("RECORD") or "").splitlines())
+    digests = {row[0]: row[1] for row in rows if len(row) > 1 and row[1]}
+    return str(distribution.locate_file("")), digests
+
+
+def record_digest(data: bytes) -> str:
+    """Return a file's digest as RECORD files write it."""
+    digest = base64.urlsafe_b64encode(hashlib.sha256(data).digest())
+    return f"sha256={digest.rstrip(b'=').decode()}"
 
 
 def cpu() -> str:

@@ -9,8 +9,6 @@ programs is not run at all.
 """
 
 import ast
-import base64
-import hashlib
 import json
 import os
 import random
@@ -22,10 +20,9 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
-from importlib import metadata
-from pathlib import Path
 from typing import Any
 
+from evalkit.base.machine import stamp
 from evalkit.harness.data import metrics
 from evalkit.harness.samples import Sample
 from evalkit.harness.scoring import own_code, rescore
@@ -191,20 +188,14 @@ def check_files(name: str) -> None:
     text."""
     code = own_code.code_in(rescore.unresolved(name))
     files = {path for found in code.values() for path in found}
-    digests = _released()
+    recorded, digests = stamp.harness_record()
+    folder = os.path.realpath(recorded)
     for path in sorted({beside for file in files for beside in file.parent.rglob("*.py")}):
-        data = path.read_bytes()
-        digest = base64.urlsafe_b64encode(hashlib.sha256(data).digest()).rstrip(b"=").decode()
-        if digests.get(path) != digest:
+        data, name = path.read_bytes(), os.path.relpath(os.path.realpath(path), folder)
+        if digests.get(name) != stamp.record_digest(data):
             raise Refused(f"{path.name} is not the released lm-eval's")
         if path in files and (word := text_evaluator(data)):
             raise Refused(f"{path.name} calls {word}")
-
-
-def _released() -> dict[Path, str]:
-    """The digests that lm-eval's release gives of its files, as its RECORD has them."""
-    files = metadata.distribution("lm_eval").files or []
-    return {Path(str(f.locate())).resolve(): f.hash.value for f in files if f.hash}
 
 
 def text_evaluator(data: bytes) -> str:
