@@ -181,7 +181,8 @@ def _check_twice(tasks: Iterable[str], top_level: dict[str, list[str]], member: 
     for other, leaves in top_level.items():
         twice = sorted(set(tasks) & set(leaves))
         if twice:
-            raise EvalkitError(f"task '{twice[0]}' is asked for twice, by '{other}' and '{member}'")
+            what = f"task '{twice[0]}' is asked for twice, by '{other}' and '{member}'"
+            raise EvalkitError(what, fix="leave one of the two out of the suite")
 
 
 def _configure(tasks: Mapping[str, Any], member: suites.SuiteTask, suite: Suite) -> None:

@@ -103,7 +103,8 @@ def find(name: str) -> Path:
     if name.endswith((".yaml", ".yml")) or "/" in name:
         path = Path(name)
         if not path.is_file():
-            raise EvalkitError("there is no such suite file", where=name)
+            what = "there is no such suite file"
+            raise EvalkitError(what, where=name, fix="give its path: --suite FILE")
         return path
     if name not in shipped():
         hint = one_of(name, shipped())
