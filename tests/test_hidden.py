@@ -10,7 +10,6 @@ from typing import Any
 import honest
 import pytest
 import runs
-import yaml
 from runs import Run
 from scored import MEAN
 
@@ -29,12 +28,7 @@ COT, ARC, MMLU, TEXTS = "bbh_cot_fewshot_navigate", "arc_challenge", "mmlu_anato
 
 @pytest.fixture(scope="module")
 def shipped_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the small run's suite, as evalkit ships one."""
-    folder, run = tmp_path_factory.mktemp("suites"), Run()
-    suite = {"name": "tiny", "tasks": [task["task"] for task in run.suite["tasks"]]}
-    (folder / "tiny.lock.yaml").write_text(yaml.safe_dump(run.lock))
-    (folder / "tiny.yaml").write_text(yaml.safe_dump(suite))
-    return folder
+    return honest.shipped_suite(tmp_path_factory.mktemp("suites"))
 
 
 @pytest.fixture

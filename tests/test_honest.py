@@ -27,12 +27,7 @@ from evalkit.run.processes import worker
 
 @pytest.fixture(scope="module")
 def shipped(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the small run's suite, as evalkit ships one."""
-    folder, run = tmp_path_factory.mktemp("suites"), Run()
-    suite = {"name": "tiny", "tasks": [task["task"] for task in run.suite["tasks"]]}
-    (folder / "tiny.lock.yaml").write_text(yaml.safe_dump(run.lock))
-    (folder / "tiny.yaml").write_text(yaml.safe_dump(suite))
-    return folder
+    return honest.shipped_suite(tmp_path_factory.mktemp("suites"))
 
 
 @pytest.mark.parametrize("what", honest.VARIATIONS)

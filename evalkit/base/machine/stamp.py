@@ -108,7 +108,7 @@ def harness_intact() -> bool | Unknown:
     if not digests:
         return unknown("lm-eval's installation has no RECORD with digests")
     try:
-        return all(record_digest(Path(folder, n).read_bytes()) == digests[n] for n in digests)
+        return all(is_recorded(Path(folder, n).read_bytes(), digests[n]) for n in digests)
     except OSError:
         return False
 
@@ -123,10 +123,11 @@ def harness_record() -> tuple[str, dict[str, str]]:
     return str(distribution.locate_file("")), digests
 
 
-def record_digest(data: bytes) -> str:
-    """Return a file's digest as RECORD files write it."""
-    digest = base64.urlsafe_b64encode(hashlib.sha256(data).digest())
-    return f"sha256={digest.rstrip(b'=').decode()}"
+def is_recorded(data: bytes, digest: str) -> bool:
+    """Return whether a file has this digest, which is as a RECORD writes it: `sha256=...`."""
+    kind, _, value = digest.partition("=")
+    actual = base64.urlsafe_b64encode(hashlib.new(kind, data).digest())
+    return actual.rstrip(b"=").decode() == value
 
 
 def cpu() -> str:

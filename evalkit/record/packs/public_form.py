@@ -43,10 +43,8 @@ def made(run: Path, record: Record, salts: Salts) -> dict[str, bytes]:
     tasks = {leaf: _scoring(config) for leaf, config in configs.items()}
     lines = io.BytesIO()
     with gzip.GzipFile(fileobj=lines, mode="wb", compresslevel=9, mtime=0, filename="") as zipped:
-        for line in _lines(run, record, configs, salts):
+        for line in _lines(run, record, configs, tasks, salts):
             zipped.write(canon.dumps(line).encode() + b"\n")
-    for leaf in {first["task"] for first, *_ in _documents(run) if _is_unclear(first)}:
-        tasks[leaf]["plain"] = False
     head: PublicHead = {"schema": SCHEMA, "tasks": tasks}
     return {HEAD: canon.dumps(head).encode() + b"\n", LINES: lines.getvalue()}
 
@@ -91,9 +89,11 @@ def _scoring(config: Mapping[str, Any]) -> PublicTask:
 
 
 def _lines(
-    run: Path, record: Record, configs: Mapping[str, Mapping[str, Any]], salts: Salts
-) -> Iterator[PublicLine]:
-    """Yield a line for each document, in the samples' order."""
+    run: Path, record: Record, configs: Mapping[str, Mapping[str, Any]],
+    tasks: Mapping[str, PublicTask], salts: Salts,
+) -> Iterator[PublicLine]:  # fmt: skip
+    """Yield a line for each document, in the samples' order; note in `tasks` whose scores can't
+    contradict each other."""
     plan = Plan(run)
     done = journal.of_record(run, record, plan.entries)
     answers, leaf = Answers(plan, done), ""
@@ -103,19 +103,14 @@ def _lines(
         if first["task"] != leaf:
             leaf = first["task"]
             by_request = answers.of(leaf)
-        name, salt = f"{leaf}/{first['doc_id']}", salts.of(leaf, first["doc_id"])
-        kept = [
-            [
-                _answer(by_request[f"{name}/{index}/{repeat}"], salt)
-                for repeat in range(len(repeats))
-            ]
-            for index, repeats in enumerate(first["resps"])
-        ]
+        if _is_unclear(first):
+            tasks[leaf]["plain"] = False
+        salt = salts.of(leaf, first["doc_id"])
         line: PublicLine = {
             "task": leaf,
             "doc_id": first["doc_id"],
             "sha256": hidden(salt, [first["doc"], first["arguments"], first["target"]]),
-            "answers": kept,
+            "answers": _answers(first, by_request, salt),
             "metrics": {s["filter"]: {m: value_of(s, m) for m in s["metrics"]} for s in samples},
         }
         kind = record["tasks"][leaf]["output_type"]
@@ -133,6 +128,17 @@ def _documents(run: Path) -> Iterator[list[Sample]]:
     """Yield the samples of each document, one for each filter."""
     for _, samples in groupby(read_samples(run), lambda s: (s["task"], s["doc_id"])):
         yield list(samples)
+
+
+def _answers(
+    sample: Sample, by_request: Mapping[str, Answer], salt: str
+) -> list[list[HiddenText | list[Any]]]:
+    """Return what a document's requests were answered, each as often as it was asked."""
+    name = f"{sample['task']}/{sample['doc_id']}"
+    return [
+        [_answer(by_request[f"{name}/{index}/{repeat}"], salt) for repeat in range(len(repeats))]
+        for index, repeats in enumerate(sample["resps"])
+    ]
 
 
 def _lengths(choice: str) -> list[int]:
