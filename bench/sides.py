@@ -237,16 +237,14 @@ def planned(requests: Sequence[Request], tokenizer: Any, stages: dict[str, float
 
 
 def sharing_slots(batches: Sequence[Any], workers: int = 1) -> list[list[Any]]:
-    """Batches in groups that one of so many workers answers side by side, as a run's workers do:
-    generations with the same settings and slots; others are alone."""
+    """Batches in groups that one of so many workers answers side by side, as a run's workers do on
+    a CPU: generations; others are alone."""
     prompts = sum(len(batch.targets) for batch in batches if batch.settings)
     found: list[list[Any]] = []
     for batch in batches:
-        if batch.settings and found:
-            last = found[-1]
-            alike = (last[0].settings, last[0].slots) == (batch.settings, batch.slots)
+        if batch.settings and found and (last := found[-1])[0].settings:
             share = min(-(-prompts // workers), 2 * batch.slots)
-            if alike and sum(len(one.targets) for one in last) < share:
+            if sum(len(one.targets) for one in last) < share:
                 last.append(batch)
                 continue
         found.append([batch])

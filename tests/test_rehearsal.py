@@ -159,7 +159,7 @@ def rehearse(engine: Any, several: bool = True) -> list[Watched]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(generate.Pool, "step", watched)
         patch.setattr(decoding, "to_host", to_host)
-        patch.setattr(decoding, "answer", lambda engine, text, settings: text)
+        patch.setattr(decoding, "answer", lambda engine, text: text)
         generate.together(
             engine, first, lambda held: rest.pop() if rest else None,
             lambda batch, texts: found.update({batch.id: texts}),

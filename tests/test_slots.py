@@ -135,6 +135,94 @@ def test_few_slots_that_are_filled_again_change_nothing(load: Load, dtype: str) 
 
 
 @DTYPES
+def test_unlike_settings_and_slots_change_nothing(load: Load, dtype: str) -> None:
+    """Stop strings, limits, sampling, thinking and penalties are a text's own, and so is how many
+    texts its batch allows at once."""
+    loaded, given = load("llama", dtype), list(tasks().values())
+    unlike = (
+        replace(SETTINGS, max_gen_toks=3),
+        replace(SETTINGS, until=("a", "of"), max_gen_toks=14),
+        replace(SETTINGS, do_sample=True, temperature=0.7, seed=3),
+        replace(SETTINGS, think_end="e", max_think_toks=4, repetition_penalty=1.3),
+    )
+    changed = [
+        replace(each, settings=settings, slots=slots)
+        for each, settings, slots in zip(given, unlike, (64, 6, 9, 2), strict=True)
+    ]
+    whole = alone(loaded, changed)
+    for seed in range(3):
+        random.Random(seed).shuffle(changed)
+        assert beside(loaded, changed) == whole
+
+
+def test_there_are_never_more_texts_than_a_batch_allows(
+    load: Load, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As many as fit the policy's cache, were all as long as the longest; what a long text took is
+    given up before more texts come."""
+    cache, step, seen = 640, generate.Pool.step, list[int]()
+
+    def watched(self: Any) -> bool:
+        texts, begun = sum(map(bool, self._running)), [p for p in self._parts if p.has_begun]
+        assert texts <= min((part.batch.slots for part in begun), default=0)
+        rows = len(self._running)
+        most = max(slots.ROWS * 384, cache * 4 // 3 + rows * buffers.BUCKET)  # in whole buckets
+        assert all(rows * held.key.shape[2] <= most for held in self._slots._layers.values())
+        seen.append(texts)
+        return step(self)
+
+    loaded = load()
+    long = task("long", [], [token_ids(1, 300), token_ids(2, 300)])
+    short = task("short", [], [token_ids(3 + n, 11) for n in range(40)])
+    given = [replace(long, slots=cache // 309), replace(short, slots=cache // 20)]
+    expected = alone(loaded, given)
+    monkeypatch.setattr(generate.Pool, "step", watched)
+    assert beside(loaded, given) == beside(loaded, given[::-1]) == expected
+    assert max(seen) == 32 and 2 in seen
+
+
+@DTYPES
+@pytest.mark.parametrize("spare", [0, 64, 1 << 20])
+def test_however_slots_are_divided_the_texts_are_the_same(
+    load: Load, dtype: str, spare: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded, given = load("llama", dtype), [*tasks().values(), task("far", [], [token_ids(8, 700)])]
+    expected = alone(loaded, given)
+    monkeypatch.setattr(buffers, "SPARE", spare)
+    assert beside(loaded, given) == expected
+
+
+def test_a_span_holds_each_of_its_slots_and_little_else() -> None:
+    for seed in range(50):
+        draw = random.Random(seed)
+        lengths = [draw.choice((0, 60, 63, 64, 900, 4000)) for _ in range(draw.randint(1, 40))]
+        found, first = buffers.spans(lengths), 0
+        for end, used in found:
+            own = [
+                -(-(length + 1) // buffers.BUCKET) * buffers.BUCKET for length in lengths[first:end]
+            ]
+            assert used == max(own) and used * len(own) - sum(own) <= buffers.SPARE
+            first = end
+        assert first == len(lengths)
+    assert buffers.spans([900] * 64) == [(64, 960)], "equal texts are computed together"
+
+
+def test_hidden_keys_have_no_weight_and_a_value_that_is_not_a_number_stays_one() -> None:
+    query, scores = torch.ones(1, 1, 1, 4), attention.Scores(1.0, None, None, None)
+    key = torch.tensor([0.0, -10, -21, -22, -30, 0])[:, None].expand(6, 4)[None, None]
+    value = torch.eye(6)[None, None]
+    mask = torch.zeros(1, 1, 1, 6)
+    mask[..., -1] = attention.HIDDEN
+    output, total = attention.attend(query, key, value, scores, mask, across=True)
+    expected = (4 * key[0, 0, :5, 0]).double().softmax(0)
+    torch.testing.assert_close(output[0, 0, 0, :5].double(), expected, rtol=1e-6, atol=1e-37)
+    assert output[0, 0, 0, 5] == 0 and total.item() == pytest.approx(0, abs=1e-6)
+    key = key.clone()
+    key[..., 1, :] = float("nan")
+    assert attention.attend(query, key, value, scores, mask, across=True)[0].isnan().all()
+
+
+@DTYPES
 def test_a_text_that_is_not_a_number_leaves_its_slot_clean(
     load: Load, dtype: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -263,8 +351,8 @@ def test_of_equally_probable_tokens_the_first_is_chosen(load: Load) -> None:
     """As transformers does; `topk` would give another one in bfloat16."""
     logits = torch.zeros(3, 1000, dtype=torch.bfloat16)
     logits[:, 17::50] = 2.0
-    texts = [decoding.Text(str(n), Chooser([1], None, None), None) for n in range(3)]
-    chosen = decoding.advance(load(), texts, logits, SETTINGS)
+    texts = [decoding.Text(str(n), SETTINGS, Chooser([1], None, None), None) for n in range(3)]
+    chosen = decoding.advance(load(), texts, logits)
     assert chosen.tolist() == [17, 17, 17]
     assert [text.tokens for text in texts] == [[17]] * 3
     assert [text.margins for text in texts] == [[0.0]] * 3
@@ -292,8 +380,8 @@ def test_stop_strings_are_found_as_by_decoding_every_tail(
             found = []
             for endings in (quick, plain):
                 monkeypatch.setattr(loaded, "endings", endings)
-                text = decoding.Text("", Chooser([], None, None), None, tokens[:count])
-                decoding.see_stops(loaded, [text], settings)
+                text = decoding.Text("", settings, Chooser([], None, None), None, tokens[:count])
+                decoding.see_stops(loaded, [text])
                 found.append(text.stop)
             assert found[0] == found[1]
             looked += quick.may_end(tokens[:count], settings)

@@ -93,8 +93,8 @@ class Engine:
     ) -> None:  # fmt: skip
         """Generate the answers of several batches side by side (level tree).
 
-        `more` returns another batch with the settings and slots of `first`, or None if there is
-        none now; its argument is the number of trunk tokens that the current batches hold.
+        `more` returns another generating batch (on a GPU one with as many slots), or None if there
+        is none now; its argument is the number of trunk tokens that the current batches hold.
         `answered` is called with each finished batch and its answers, which equal those of
         `execute`. When memory runs out, the batches that are left are executed one by one.
         """

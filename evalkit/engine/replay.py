@@ -137,10 +137,10 @@ def retold(
     the last of them. The reason is empty where the text would stop earlier, or not yet."""
     chooser = processors.Chooser(prompt, None, None)  # existing tokens are not chosen again
     thought = thoughts.of(engine.tokenizer, settings, prompt)
-    text = decoding.Text("", chooser, None, thought=thought)
+    text = decoding.Text("", settings, chooser, None, thought=thought)
     too_late = False
     for count in range(1, len(tokens) + 1):
         too_late = too_late or bool(text.stop)
         text.tokens = tokens[:count]
-        decoding.see_stops(engine, [text], settings)
-    return decoding.answer(engine, text, settings), "" if too_late else text.stop
+        decoding.see_stops(engine, [text])
+    return decoding.answer(engine, text), "" if too_late else text.stop

@@ -1,10 +1,10 @@
 """Generates the texts of one batch, or of several side by side.
 
 Level tree decodes in slots. As many texts run at once as the plan says; the next prompt takes the
-slot of a text that has stopped, and free slots are removed when few prompts are left. Batches with
-the same settings may share the slots, whatever their tasks and trunks. The bits of a text depend on
-its own batch only: each batch has its own prefill, and a row of a decoding step depends only on its
-slot (see `slots`). Levels prefix and none run a batch at a time on transformers' own caches, with
+slot of a text that has stopped, and free slots are removed when few prompts are left. Batches may
+share the slots, whatever their tasks, settings and trunks. The bits of a text depend on its own
+batch only: each batch has its own prefill, and a row of a decoding step depends only on its slot
+(see `slots`). Levels prefix and none run a batch at a time on transformers' own caches, with
 one step for all its texts.
 """
 
@@ -23,7 +23,6 @@ from evalkit.engine.tree.slots import ROWS, Slots, Stem
 from evalkit.engine.tree.tree import Tree, path_end
 from evalkit.inputs.types import Answer
 from evalkit.plan.batch import Batch
-from evalkit.plan.requests.request import Settings
 
 if TYPE_CHECKING:
     from evalkit.engine.core import Engine
@@ -39,9 +38,8 @@ def generate(engine: "Engine", batch: Batch) -> Answers:
         together(engine, batch, lambda _: None, lambda _, texts: answers.update(texts))
         return answers
     texts = decoding.texts_of(engine, batch)
-    assert batch.settings is not None, "a generating batch has settings"
-    _in_step(engine, batch, texts, batch.settings)
-    return _answers(engine, batch, texts)
+    _in_step(engine, batch, texts)
+    return _answers(engine, texts)
 
 
 def together(
@@ -50,30 +48,29 @@ def together(
 ) -> None:  # fmt: skip
     """Generate the texts of `first` and of further batches in shared slots (level tree).
 
-    `more` returns another batch with the same settings and slots, or None; its argument is the
-    number of trunk tokens that are held. `answered` is called with each batch and its answers as
-    soon as all its texts have stopped.
+    `more` returns another batch that may share the slots, or None; its argument is the number of
+    trunk tokens that are held. On a GPU all batches have the same number of slots. `answered` is
+    called with each batch and its answers as soon as all its texts have stopped.
     """
     pool = Pool(engine, first)
     while True:
         pool.fill(more)
         for part in pool.over():
-            answered(part.batch, _answers(engine, part.batch, part.texts))
+            answered(part.batch, _answers(engine, part.texts))
         if not pool.step():
             return
 
 
-def widths(most: int, device: torch.device) -> list[int]:
-    """Return the numbers of rows that a step may have for up to `most` texts: one number on a GPU;
-    on a CPU several, so that a step has at most a third more rows than texts."""
+def width(texts: int, slots: int, device: torch.device) -> int:
+    """Return the number of rows of a step with so many texts. On a GPU it depends on the plan's
+    number of slots alone; a CPU's step has at most a third more rows than texts."""
     if device.type != "cpu":
-        return [-(-most // ROWS) * ROWS]
-    sizes = [ROWS]
-    while sizes[-1] < most:
-        last = sizes[-1]
-        is_power = last & (last - 1) == 0 and last > ROWS
-        sizes.append(last * 3 // 2 if is_power else 1 << last.bit_length())
-    return sizes
+        return -(-slots // ROWS) * ROWS
+    rows = ROWS
+    while rows < texts:
+        is_power = rows & (rows - 1) == 0 and rows > ROWS
+        rows = rows * 3 // 2 if is_power else 1 << rows.bit_length()
+    return rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,12 +90,17 @@ class _Part:
         self.batch, self._engine = batch, engine
         self.texts = decoding.texts_of(engine, batch)
         assert batch.settings is not None, "a generating batch has settings"
-        self._settings = batch.settings
         longest = max(target.start for target in batch.targets) + batch.settings.max_gen_toks
         self.stem = Stem(tree.prefix(engine, batch.trunk, batch.chunk), longest)
         self._left = deque(zip(batch.targets, self.texts, strict=True))
         self._row = 0
         self._ready: deque[_Ready] = deque()
+        self.has_begun = False  # whether a text of it was in a slot
+
+    @property
+    def waits(self) -> bool:
+        """Whether a prompt of it waits for a slot."""
+        return bool(self._ready or self._left)
 
     @property
     def is_over(self) -> bool:
@@ -121,7 +123,7 @@ class _Part:
         while self._left and self._left[0][0].row < last:
             chosen.append(self._left.popleft())
         logits = forest.logits([(target.row - first, target.end) for target, _ in chosen])
-        decoding.advance(self._engine, [text for _, text in chosen], logits, self._settings)
+        decoding.advance(self._engine, [text for _, text in chosen], logits)
         paths = [
             path_end(batch.rows[target.row], target.end, target.start - self.stem.prefix.length)
             for target, _ in chosen
@@ -134,12 +136,13 @@ class _Part:
 
 
 class Pool:
-    """The slots, and the batches whose texts are in them."""
+    """The slots, and the batches whose texts are in them.
+
+    There are never more texts than any batch here allows, so that the caches fit the policy.
+    """
 
     def __init__(self, engine: "Engine", first: Batch) -> None:
-        assert first.settings is not None, "a generating batch has settings"
-        self._engine, self._settings, self._most = engine, first.settings, first.slots
-        self._widths = widths(first.slots, engine.device)
+        self._engine, self._planned = engine, first.slots
         self._parts = [_Part(engine, first)]
         self._running: list[Text | None] = []  # by slot
         self._slots = Slots(engine.device, 0)
@@ -148,26 +151,30 @@ class Pool:
     def fill(self, more: Callable[[int], Batch | None]) -> None:
         """Put prompts into the free slots, while there are prompts."""
         texts = sum(text is not None for text in self._running)
-        while texts < self._most and (following := self._following(more)) is not None:
+        while (following := self._following(more, texts)) is not None:
             part, prompt = following
             texts += 1
             if texts > len(self._running):
                 self._resize(texts)
             slot = self._running.index(None)
             self._slots.fill(slot, part.stem, prompt.cache, prompt.row, prompt.path)
-            self._running[slot], self.tokens = prompt.text, None
+            self._running[slot], self.tokens, part.has_begun = prompt.text, None, True
         self._resize(texts)
 
-    def _following(self, more: Callable[[int], Batch | None]) -> tuple[_Part, _Ready] | None:
-        """Return the next prompt of the current batches, oldest first, or of another batch."""
-        for part in self._parts:
-            if (prompt := part.following()) is not None:
-                return part, prompt
-        while (batch := more(self._held())) is not None:
-            assert (batch.settings, batch.slots) == (self._settings, self._most), "they share slots"
+    def _following(
+        self, more: Callable[[int], Batch | None], texts: int
+    ) -> tuple[_Part, _Ready] | None:
+        """Return the next prompt that may stand beside so many texts: of the current batches, the
+        oldest first, or of another one, which is asked for when no prompt here waits."""
+        while all(texts < part.batch.slots for part in self._parts if part.has_begun):
+            for part in self._parts:
+                if texts < part.batch.slots and (prompt := part.following()) is not None:
+                    return part, prompt
+            if any(part.waits for part in self._parts):
+                return None
+            if (batch := more(self._held())) is None:
+                return None
             self._parts.append(_Part(self._engine, batch))
-            if (prompt := self._parts[-1].following()) is not None:
-                return self._parts[-1], prompt
         return None
 
     def _held(self) -> int:
@@ -176,11 +183,11 @@ class Pool:
 
     def _resize(self, texts: int) -> None:
         """Change the number of slots to what so many texts need. All texts are kept."""
-        width = next(width for width in self._widths if width >= texts)
-        if texts and width != len(self._running):
+        rows = width(texts, self._planned, self._engine.device)
+        if texts and rows != len(self._running):
             kept = [slot for slot, text in enumerate(self._running) if text is not None]
-            self._slots.keep(kept, width)
-            empty = [None] * (width - len(kept))
+            self._slots.keep(kept, rows)
+            empty = [None] * (rows - len(kept))
             self._running, self.tokens = [*(self._running[slot] for slot in kept), *empty], None
 
     def over(self) -> list[_Part]:
@@ -198,7 +205,7 @@ class Pool:
             self.tokens = torch.tensor(newest, device=self._engine.device)
         logits = self.forward(self.tokens)
         self._slots.stepped()
-        self.tokens = decoding.advance(self._engine, self._running, logits, self._settings)
+        self.tokens = decoding.advance(self._engine, self._running, logits)
         for slot, text in enumerate(self._running):
             if text is not None and text.stop:
                 self._slots.empty(slot)
@@ -213,13 +220,11 @@ class Pool:
             return logits[:, 0]
 
 
-def _answers(engine: "Engine", batch: Batch, texts: list[Text]) -> Answers:
-    settings = batch.settings
-    assert settings is not None, "a generating batch has settings"
-    return {text.id: decoding.answer(engine, text, settings) for text in texts}
+def _answers(engine: "Engine", texts: list[Text]) -> Answers:
+    return {text.id: decoding.answer(engine, text) for text in texts}
 
 
-def _in_step(engine: "Engine", batch: Batch, texts: list[Text], settings: Settings) -> None:
+def _in_step(engine: "Engine", batch: Batch, texts: list[Text]) -> None:
     """Generate all texts of a batch, one step for all (levels prefix and none). Stopped texts are
     dropped when they are many."""
     assert all(len(row.tokens) == batch.width for row in batch.rows), "rows of one length"
@@ -229,7 +234,7 @@ def _in_step(engine: "Engine", batch: Batch, texts: list[Text], settings: Settin
         places = [(row, ids.shape[1] - 1) for row in range(len(running))]
         logits = passes.run(engine, places, ids, state).logits[0]
         active = [row for row, text in enumerate(running) if not text.stop]
-        decoding.advance(engine, [running[row] for row in active], logits[active], settings)
+        decoding.advance(engine, [running[row] for row in active], logits[active])
         active = [row for row in active if not running[row].stop]
         if not active:
             return

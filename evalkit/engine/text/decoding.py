@@ -34,9 +34,10 @@ APPENDING = {"ByteLevel", "ByteFallback", "Fuse", "Metaspace", "Replace", "Seque
 
 @dataclass
 class Text:
-    """The tokens that are generated after one prompt."""
+    """The tokens that are generated after one prompt, with its task's settings."""
 
     id: str
+    settings: Settings
     chooser: Chooser
     generator: torch.Generator | None
     tokens: list[int] = field(default_factory=list)
@@ -61,7 +62,7 @@ def texts_of(engine: "Engine", batch: Batch) -> list[Text]:
         chooser = processors.chooser(engine, settings, before + own)
         thought = thoughts.of(engine.tokenizer, settings, before + own)
         generator = _generator(target.id, settings)
-        texts.append(Text(target.id, chooser, generator, thought=thought))
+        texts.append(Text(target.id, settings, chooser, generator, thought=thought))
     return texts
 
 
@@ -72,9 +73,7 @@ def _generator(request: str, settings: Settings) -> torch.Generator | None:
     return torch.Generator().manual_seed(int.from_bytes(seed, "little") >> 1)
 
 
-def advance(
-    engine: "Engine", texts: Sequence[Text | None], logits: torch.Tensor, settings: Settings
-) -> torch.Tensor:
+def advance(engine: "Engine", texts: Sequence[Text | None], logits: torch.Tensor) -> torch.Tensor:
     """Choose each text's next token from its logits [texts, vocabulary], and check whether the text
     stops. A row without a text is None. Return the tokens [texts] on the device of the logits.
 
@@ -103,8 +102,10 @@ def advance(
             text.tokens.append(token)
             text.logprobs.append(value - best + logprob_of_best)
             text.margins.append(value - (second if token == int(first) else best))
-    see_stops(engine, [text for text in texts if text is not None], settings)
-    return torch.tensor(chosen, device=most.device) if settings.do_sample else most[:, 0]
+    here = [text for text in texts if text is not None]
+    see_stops(engine, here)
+    is_drawn = any(text.generator is not None for text in here)
+    return torch.tensor(chosen, device=most.device) if is_drawn else most[:, 0]
 
 
 def to_host(table: torch.Tensor) -> list[list[float]]:
@@ -121,27 +122,37 @@ def sample(chooser: Chooser, logits: torch.Tensor, generator: torch.Generator) -
     return int(torch.multinomial(chances, 1, generator=generator))
 
 
-def see_stops(engine: "Engine", texts: list[Text], settings: Settings) -> None:
+def see_stops(engine: "Engine", texts: Sequence[Text]) -> None:
     """Set the `stop` of each text that its last token ends."""
-    if settings.think_end:
-        for text in texts:
-            assert text.thought is not None, "its settings make it think"
-            why = thoughts.see(engine.tokenizer, text.thought, text.tokens, settings)
-            text.stop = "eos" if text.tokens[-1] in engine.eos_ids else why
-        return
+    for text, tail in zip(texts, _tails(engine, texts), strict=True):
+        why = ""
+        if text.thought is not None:
+            why = thoughts.see(engine.tokenizer, text.thought, text.tokens, text.settings)
+        elif any(stop and stop in tail for stop in text.settings.until):
+            why = "stop_string"
+        elif len(text.tokens) == text.settings.max_gen_toks:
+            why = "length"
+        text.stop = "eos" if text.tokens[-1] in engine.eos_ids else why
+
+
+def _tails(engine: "Engine", texts: Sequence[Text]) -> list[str]:
+    """Decode the end of each text that may have completed a stop string, in one call. Return an
+    empty string for the others; a text that thinks looks for itself."""
+    reach = {settings: _reach(settings) for settings in {text.settings for text in texts}}
+    ending = [
+        text.thought is None and bool(reach[text.settings])
+        and engine.endings.may_end(text.tokens, text.settings)
+        for text in texts
+    ]  # fmt: skip
+    last = [t.tokens[-reach[t.settings] :] for t, ends in zip(texts, ending, strict=True) if ends]
+    decoded = iter(engine.tokenizer.decode(last, skip_special_tokens=False) if last else [])
+    return [next(decoded) if ends else "" for ends in ending]
+
+
+def _reach(settings: Settings) -> int:
+    """Return how many of a text's last tokens are decoded to find a stop string; 0: none is set."""
     longest = max((len(stop.encode()) for stop in settings.until), default=0)
-    ending = [text for text in texts if longest and engine.endings.may_end(text.tokens, settings)]
-    last = [text.tokens[-(longest + TAIL_TOKENS) :] for text in ending]
-    decoded = engine.tokenizer.decode(last, skip_special_tokens=False) if last else []
-    tails = {id(text): tail for text, tail in zip(ending, decoded, strict=True)}
-    for text in texts:
-        tail = tails.get(id(text), "")
-        if text.tokens[-1] in engine.eos_ids:
-            text.stop = "eos"
-        elif any(stop and stop in tail for stop in settings.until):
-            text.stop = "stop_string"
-        elif len(text.tokens) == settings.max_gen_toks:
-            text.stop = "length"
+    return longest + TAIL_TOKENS if longest else 0
 
 
 class Endings:
@@ -214,8 +225,9 @@ def _appending(step: DecoderStep) -> bool:
     return step["type"] in APPENDING and not step.get("stop")
 
 
-def answer(engine: "Engine", text: Text, settings: Settings) -> Generation:
+def answer(engine: "Engine", text: Text) -> Generation:
     """Return a stopped text as the journal holds it."""
+    settings = text.settings
     raw = thoughts.raw(engine.tokenizer, text.tokens, settings)
     raw = texts.cut(raw, [engine.eos_text])  # some tokenizers' EOS is not a special token
     thinks = text.thought is not None and text.thought.begun

@@ -23,6 +23,7 @@ NAME = "evalkit"
 HIDDEN = -1e30  # added to a hidden key's score; finite, so a row that sees nothing gives no NaN
 ALIGNED = 16  # keys: in a GPU's memory the length of a mask's row is a multiple of it
 VECTOR = 32  # float32 elements that a CPU's vector instructions take at most
+FAINT = -86.0  # e to it is barely a normal number: below it a CPU's exp takes ten times as long
 FEW = 4  # up to so many queries of a key head, transposed values are the faster left factor
 _PASSED_OVER = {"is_causal", "position_ids", "use_cache", "cu_seq_lens_q", "cu_seq_lens_k"}
 
@@ -163,7 +164,8 @@ def _plain(
     if mask is not None:
         product += mask
     most = product.amax(dim=-1, keepdim=True)
-    weights = product.sub_(most).exp_()
+    weights = product.sub_(most).clamp_(min=FAINT).exp_()
+    weights = functional.threshold(weights, 2 * math.exp(FAINT), 0.0, inplace=True)
     total = weights.sum(dim=-1, keepdim=True)
     weights = weights.div_(total).to(value.dtype)
     if across and query.shape[-2] <= FEW:

@@ -7,6 +7,7 @@ own, of which each step writes all elements again. A full block is copied after 
 it, by slices that the host knows.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -17,18 +18,20 @@ from evalkit.engine.tree.attention import Part, Scores
 
 BUCKET = 64  # tokens by which buffers grow
 BLOCK = 64  # tokens of a slot that a step may write; whole buckets keep masks aligned
+SPARE = 512  # tokens of padding that cost a CPU less than another call
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
     """The arguments of a decoding step, on the buffers' device. `lengths` [slots] are the tokens of
-    each slot without the new one. The host knows `used`, the most tokens of a slot with the new
-    one, and `whole`, the most tokens in full blocks.
+    each slot without the new one. The host knows the `spans` of slots whose keys are computed
+    together, each with its end and the most tokens of a slot with the new one, in whole buckets;
+    and `whole`, the most tokens in full blocks.
     """
 
     lengths: torch.Tensor
     slots: torch.Tensor  # [slots]: 0, 1, 2, ...
-    used: int
+    spans: list[tuple[int, int]]
     whole: int
     masks: dict[tuple[object, ...], torch.Tensor]
 
@@ -45,6 +48,23 @@ class Step:
         return attention.hide(seen, dtype)[:, None, None]
 
 
+def spans(lengths: Sequence[int]) -> list[tuple[int, int]]:
+    """Divide slots, whose tokens are given, for `Step`: neighbours stay together as long as padding
+    them to the longest costs less than another call."""
+    found: list[tuple[int, int]] = []
+    first = needed = 0  # of the last span: its first slot, and its tokens without padding
+    for slot, length in enumerate(lengths):
+        own = -(-(length + 1) // BUCKET) * BUCKET
+        most = max(own, found[-1][1]) if found else own
+        if found and (slot + 1 - first) * most - needed - own <= SPARE:
+            found[-1] = (slot + 1, most)
+            needed += own
+        else:
+            found.append((slot + 1, own))
+            first, needed = slot, own
+    return found
+
+
 class Buffers(Protocol):
     """The keys and values of one layer."""
 
@@ -58,8 +78,9 @@ class Buffers(Protocol):
     def put(self, slot: int, key: torch.Tensor, value: torch.Tensor) -> None:
         """Replace a slot's keys and values with these, [key heads, tokens, size]."""
 
-    def keep(self, slots: torch.Tensor, number: int) -> None:
-        """Keep these slots, and add empty ones up to `number`."""
+    def keep(self, slots: torch.Tensor, number: int, tokens: int) -> None:
+        """Keep these slots, and add empty ones up to `number`. Room for more than `tokens` tokens
+        in each is given up."""
 
     def close(self, slot: int, tokens: int) -> None:
         """Copy the last block of a slot, which is full. `tokens`: all tokens of the slot."""
@@ -102,10 +123,13 @@ class Indexed:
             old[slot, :, : new.shape[1]] = new
             old[slot, :, new.shape[1] :] = 0  # an old value may be a NaN
 
-    def keep(self, slots: torch.Tensor, number: int) -> None:
+    def keep(self, slots: torch.Tensor, number: int, tokens: int) -> None:
         """See `Buffers`."""
         assert self.key is not None and self.value is not None, "there is something"
-        self.key, self.value = (_kept(old, slots, number) for old in (self.key, self.value))
+        length = -(-tokens // BUCKET) * BUCKET
+        self.key, self.value = (
+            _kept(old[:, :, :length], slots, number) for old in (self.key, self.value)
+        )
 
     def close(self, slot: int, tokens: int) -> None:
         """Do nothing: there are no blocks."""
@@ -118,16 +142,27 @@ class Indexed:
 
     def attend(self, query: torch.Tensor, scores: Scores, step: Step) -> Part:
         """See `Buffers`."""
-        name = ("own", scores.window, query.dtype)
-        if name not in step.masks:
-            step.masks[name] = step.mask(0, step.used, step.lengths + 1, scores.window, query.dtype)
-        return self.part(query, step.used, scores, step.masks[name])
+        kind = (scores.window, query.dtype)
+        if kind not in step.masks:
+            most = max(used for _, used in step.spans)
+            step.masks[kind] = step.mask(0, most, step.lengths + 1, *kind)
+        parts, first = [], 0
+        for end, used in step.spans:
+            of, mask = slice(first, end), step.masks[kind][first:end, ..., :used]
+            parts.append(self.part(query[of], used, scores, mask, of))
+            first = end
+        if len(parts) == 1:
+            return parts[0]
+        return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
 
-    def part(self, query: torch.Tensor, keys: int, scores: Scores, mask: torch.Tensor) -> Part:
-        """Attend with queries to the first `keys` tokens."""
+    def part(
+        self, query: torch.Tensor, keys: int, scores: Scores, mask: torch.Tensor,
+        slots: slice = slice(None),
+    ) -> Part:  # fmt: skip
+        """Attend with queries to the first `keys` tokens of these slots."""
         assert self.key is not None and self.value is not None, "there is something"
         return attention.attend(
-            query, self.key[:, :, :keys], self.value[:, :, :keys], scores, mask,
+            query, self.key[slots, :, :keys], self.value[slots, :, :keys], scores, mask,
             across=attention.lies_across(self.value),
         )  # fmt: skip
 
@@ -153,10 +188,10 @@ class Blocks:
         self._full.put(slot, key[:, :whole], value[:, :whole])
         self._last.put(slot, key[:, whole:], value[:, whole:])
 
-    def keep(self, slots: torch.Tensor, number: int) -> None:
+    def keep(self, slots: torch.Tensor, number: int, tokens: int) -> None:
         """See `Buffers`."""
-        self._full.keep(slots, number)
-        self._last.keep(slots, number)
+        self._full.keep(slots, number, max(tokens // BLOCK, 1) * BLOCK)
+        self._last.keep(slots, number, BLOCK)
 
     def close(self, slot: int, tokens: int) -> None:
         """See `Buffers`."""

@@ -98,7 +98,7 @@ class Slots:
         self._there.clear()
         index = torch.tensor(slots, dtype=torch.long, device=self._device)
         for held in self._layers.values():
-            held.keep(index, number)
+            held.keep(index, number, max(self.lengths) + 1)
 
     def inputs(self, tokens: torch.Tensor) -> dict[str, torch.Tensor]:
         """Return the model's arguments for the newest tokens [slots]: ids and positions, [slots,
@@ -184,10 +184,9 @@ class Slots:
 
     def _step(self, device: torch.device) -> Step:
         if device not in self._steps:
-            there, most = self._on(device), max(self.lengths) + 1
-            used = -(-most // buffers.BUCKET) * buffers.BUCKET
+            there, spans = self._on(device), buffers.spans(self.lengths)
             whole = max(self._closed)
-            self._steps[device] = Step(there.lengths, there.slots, used, whole, {})
+            self._steps[device] = Step(there.lengths, there.slots, spans, whole, {})
         return self._steps[device]
 
     def _on(self, device: torch.device) -> _OnDevice:

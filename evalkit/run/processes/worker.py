@@ -161,17 +161,20 @@ class Worker:
 
     def _may_stand_beside(self, batch: Batch, other: Batch, held: int) -> bool:
         """Whether a batch may share the slots of another one, which hold so many tokens of trunks;
-        the first time it is tried whether that changes no bit on this host."""
-        alike = (batch.settings, batch.slots) == (other.settings, other.slots)
+        the first time it is tried whether that changes no bit on this host. A GPU's step has as
+        many rows as its batches have slots, so these must be equal there."""
+        on_cpu = self.engine.device.type == "cpu"
         fits = held + 2 * (batch.trunk.length if batch.trunk else 0) <= self._room
+        alike = on_cpu or batch.slots == other.slots
         if not alike or not fits or not self._shares_slots(batch):
             return False
-        if batch.slots not in self._apart:
+        slots = self._plan.body["policy"]["max_slots"] if on_cpu else batch.slots
+        if slots not in self._apart:
             from evalkit.engine.probe import apart
 
-            found = self._apart[batch.slots] = apart.holds(self.engine, batch.slots, self.key)
-            self._log("slots.shared", slots=batch.slots, shared=found)
-        return self._apart[batch.slots]
+            found = self._apart[slots] = apart.holds(self.engine, slots, self.key)
+            self._log("slots.shared", slots=slots, shared=found)
+        return self._apart[slots]
 
     def _keep(
         self, batch: Batch, answers: Mapping[str, Mapping[str, Any]], split: int
