@@ -3,6 +3,7 @@ Hub's give; the Hub is never asked; a task that needs another program is refused
 
 import json
 import socket
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -232,3 +233,13 @@ def test_a_recorded_sample_is_scored_again_by_a_metric_of_labels() -> None:
         (scored,) = task.score([[sample]])
         assert scored.problem == ""
         assert scored.metrics == {"score-first": {"f1": value, "accuracy": value}}
+
+
+def test_a_label_that_is_never_there_is_no_warning_at_each_draw_of_the_bootstrap() -> None:
+    from sklearn.metrics import f1_score
+
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        with metrics.guarded():
+            assert f1_score([0, 0], [0, 0]) == 0
+        assert not said

@@ -12,6 +12,7 @@ from test_traps import CHOICES, DOCUMENTS, make, write_suite
 from evalkit.base import canon
 from evalkit.judge.verify import verify
 from evalkit.record import sections
+from evalkit.record.reading import scored
 
 pytest.importorskip("lm_eval")
 
@@ -22,6 +23,14 @@ CODE = """def more(doc, results):
 
 def some(doc, results):
     return {"listed": 1.0} if doc["answer"] else {}
+
+
+def pairs(doc, results):
+    return {"listed": (doc["answer"], 0)}
+
+
+def first(items):
+    return float(items[0][0])
 
 
 def two_in_one(references, predictions, **_):
@@ -50,6 +59,14 @@ FORMS: dict[str, dict[str, Any]] = {
             {"metric": "two_in_one", "aggregation": "median", "higher_is_better": False}
         ]
     },
+    "own_pairs": GENERATES | LISTED | {"process_results": "pairs"},
+    "own_brier": CHOICES | {"metric_list": [{"metric": "brier_score"}, {"metric": "acc"}]},
+    "own_texts": {
+        "output_type": "loglikelihood_rolling",
+        "doc_to_text": "",
+        "doc_to_target": "{% if answer %}{{question}}{% endif %}",  # every second one is empty
+        "metric_list": [{"metric": "byte_perplexity"}, {"metric": "bits_per_byte"}],
+    },
     "own_filtered": GENERATES | FILTERED,
     "own_short": GENERATES | FILTERED,
 }  # fmt: skip
@@ -77,12 +94,14 @@ def test_an_honest_run_of_shapes_that_lm_eval_scores_its_own_way_is_consistent(
         extra = f"process_results: !function code.{code}\n" if code else ""
         rows = DOCUMENTS[:5] if name == "own_short" else DOCUMENTS
         path = write_task(tasks, name, rows, extra=extra, **own)
-        path.write_text(path.read_text().replace("metric: two", "metric: !function code.two"))
+        text = path.read_text().replace("metric: two", "metric: !function code.two")
+        path.write_text(text.replace("mean", "!function code.first") if code == "pairs" else text)
     for name, (children, how) in GROUPS.items():
         body = {"group": name, "task": children, "aggregate_metric_list": how}
         (tasks / f"{name}.yaml").write_text(yaml.safe_dump(body))
     (tasks / "code.py").write_text(CODE)
-    suite = write_suite(tmp_path, "both", "own_some", "own_two", "filtered")
+    others = ("own_some", "own_two", "own_pairs", "own_brier", "own_texts")
+    suite = write_suite(tmp_path, "both", *others, "filtered")
     finished = make(suite, tiny_model(), tmp_path / "out")
     record = canon.read_json(finished / "record.json")
     assert record["groups"]["both"]["n"] == 48  # of 36 documents: own_a's count twice
@@ -95,3 +114,8 @@ def test_an_honest_run_of_shapes_that_lm_eval_scores_its_own_way_is_consistent(
     report = verify(finished)
     assert report.consistent, report.checks
     assert "own_some (6) without a score" in str(report.checks)
+    leaves = scored.read(finished).leaves  # what audit and compare read
+    assert set(leaves["own_texts"].metrics) == {"byte_perplexity,none", "bits_per_byte,none"}
+    no_mean = "its score is not a mean over documents"
+    assert leaves["own_brier"].left_out == {"brier_score,none": no_mean}
+    assert leaves["own_pairs"].left_out == {"listed,none": no_mean}

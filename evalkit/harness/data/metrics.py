@@ -12,6 +12,7 @@ import importlib.util
 import inspect
 import sys
 import textwrap
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
@@ -90,11 +91,14 @@ def load(name: str, config_name: str | None = None, *_: Any, **__: Any) -> Any:
 
 @contextmanager
 def guarded() -> Iterator[None]:
-    """Within the block, whoever loads a metric gets ours, or Unpinned."""
+    """Within the block, whoever loads a metric gets ours, or Unpinned. scikit-learn's warnings, of
+    which lm-eval's bootstrap gives thousands, are not shown."""
     module = _late(LIBRARY)
     module.load = load
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"sklearn\.")
+            yield
     finally:
         if f"{LIBRARY}.loading" in sys.modules:
             module.load = sys.modules[f"{LIBRARY}.loading"].load

@@ -244,10 +244,8 @@ class _Making:
 
 def _metric(raw: list[Any], score: float, higher_is_better: bool) -> Metric | None:
     """The values as numbers that average to the reported score, or to its logarithm."""
-    if all(isinstance(value, list) and len(value) == 2 for value in raw):
-        pairs = [(canon.number(nats), canon.number(units)) for nats, units in raw]
-        per_unit = tuple((nats / units, units) for nats, units in pairs)
-        return Metric(per_unit, score, binary=False, nats=True, higher_is_better=True)
+    if (rates := _rates(raw, score)) is not None:
+        return Metric(rates, score, binary=False, nats=True, higher_is_better=True)
     try:
         values = [float(v) if isinstance(v, bool) else canon.number(v) for v in raw]
     except (TypeError, ValueError):
@@ -259,3 +257,16 @@ def _metric(raw: list[Any], score: float, higher_is_better: bool) -> Metric | No
     if _close(statistics.perplexity(values), score):
         return Metric(weighted, score, binary=False, nats=True, higher_is_better=True)
     return None
+
+
+def _rates(raw: list[Any], score: float) -> tuple[Value, ...] | None:
+    """Pairs of a log-likelihood and its words or bytes, as log-likelihoods per unit. None where
+    they don't give the score: other metrics have pairs too, such as a label and what was said."""
+    try:
+        pairs = [(canon.number(nats), canon.number(units)) for nats, units in raw]
+        given = (statistics.weighted_perplexity(pairs), statistics.bits_per_byte(pairs))
+    except (ArithmeticError, TypeError, ValueError):
+        return None
+    if not any(_close(value, score) for value in given):
+        return None
+    return tuple((nats / units if units else 0.0, units) for nats, units in pairs)  # an empty text
