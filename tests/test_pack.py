@@ -193,7 +193,7 @@ def test_a_public_pack_is_verified_and_its_texts_are_put_back(demo: Path) -> Non
     report = judged(path, Wanted(trusted, Deep("demo", offline=True)))
     assert failed(report) == {}
     passed = {c.name: c.detail for c in report.checks if c.status is Status.PASS}
-    assert passed["answers"] == "648 answers are those that the record digests"
+    assert passed["answers"] == "648 answers have the digests in the record"
     assert passed["aggregates"].startswith("20 values and standard errors recomputed")
     assert passed["deep plan"].endswith("built again to the same ids")
     assert passed["deep texts"].endswith("162 scored again")
@@ -316,7 +316,7 @@ def test_an_author_opens_single_documents_to_a_reader(demo: Path, tmp_path: Path
     names = ["demo_qa/0", "demo_cot_counting/3"]
     opened = [Path(call("pack", demo, "--reveal", name).done().out.strip()) for name in names]
     ran = call("verify", path, *(w for f in opened for w in ("--revealed", f))).done()
-    assert "2 documents are those behind their digests" in ran.out
+    assert "2 documents have the digests in the pack" in ran.out
     salts = {json.loads(each.read_text())["salt"] for each in opened}
     assert len(salts) == 2, "one tells nothing of the other"
     body = json.loads(opened[1].read_text())

@@ -113,7 +113,7 @@ def _asked(suite: Suite, record: Record) -> Check:
         recorded = record["suite"].get(key)
         if recorded != value:
             findings.add(f"{key} is {shown(recorded)}, the suite says {shown(value)}")
-    return findings.check("asked as the suite's own files ask, every one of them")
+    return findings.check("every request is what the suite's own files ask")
 
 
 def _model(model: "Model", record: Record) -> Check:

@@ -117,7 +117,7 @@ class Public:
             self._files(),
             identity.ids(record, None),
             completeness.check(record, lock, shipped, samples),
-            agreed.check("datasets agree; what hides in digests does with --deep"),
+            agreed.check("datasets agree; what only digests tell is checked with --deep"),
             *completeness.shots(record, lock),
             asked.scoring(record, ours, None, samples, shipped, aggregated),
             *asked.settings(record),
@@ -151,7 +151,7 @@ class Public:
             found = journals.digest_of(leaf, self.numbers.get(leaf, {}))
             findings.add_unequal(f"{shown(leaf)}: the answers digest", recorded[leaf], found)
         count = sum(map(len, self.numbers.values()))
-        checks = [findings.check(f"{count:,} answers are those that the record digests")]
+        checks = [findings.check(f"{count:,} answers have the digests in the record")]
         if self.texts:
             why = f"{len(self.texts):,} tasks were answered in texts, which are left out"
             checks.append(Check("answers", Status.SKIP, f"{why}: {few(self.texts)}"))

@@ -46,7 +46,7 @@ def check(folder: Folder, sha256: str, opened: Sequence[Revealed]) -> Check:
         findings.add(reason(error))
     for task, number in sorted(remaining):
         findings.add(f"the pack has no {shown(task)} document {number}")
-    return findings.check(f"{len(opened):,} documents are those behind their digests")
+    return findings.check(f"{len(opened):,} documents have the digests in the pack")
 
 
 def _unlike(line: PublicLine, opened: Revealed, sha256: str) -> str:

@@ -242,7 +242,7 @@ class _Evidence:
         if unused:
             self.samples.answers.add(f"{unused:,} answers in the journal are of no sample")
         count = sum(map(len, self.journal.said.values()))
-        return self.samples.answers.check(f"{count:,} responses are the journal's")
+        return self.samples.answers.check(f"{count:,} responses equal the journal's answers")
 
     def _aggregates(self, lock: LockBody | None) -> list[Check]:
         if self.results is None:

@@ -175,7 +175,7 @@ def check(
     findings.add(difference(set(plan.requests), set(asked), "leaf tasks"))
     for leaf in sorted(set(plan.requests) & set(asked)):
         findings.add(difference(set(plan.requests[leaf]), asked[leaf], f"requests of {leaf}"))
-    return findings.check(f"{passed}, each of the samples' once")
+    return findings.check(f"{passed}, each of the samples' requests once")
 
 
 def _tokens(folder: Folder, plan: Plan, scored: Mapping[str, int], findings: Findings) -> None:
