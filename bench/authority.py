@@ -27,14 +27,17 @@ subjectKeyIdentifier = hash
 authorityKeyIdentifier = keyid
 [ts]
 default_tsa = it
-[it]
+"""
+SECTION = """
+[{name}]
 serial = {place}/serial
 signer_digest = sha256
 default_policy = 1.2.3.4.1
 digests = sha256, sha512
-accuracy = secs:1
+accuracy = {accuracy}
 ess_cert_id_alg = sha256
 """
+ACCURACIES = {"it": "secs:1", "fine": "millisecs:500", "vague": "secs:2147483647"}
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,11 @@ def openssl(*words: object) -> None:
 
 def certificates(place: Path) -> None:
     """Make a root and an authority's certificate by it, in a folder."""
-    (place / "conf").write_text(CONFIG.format(place=place))
+    sections = (
+        SECTION.format(name=name, accuracy=accuracy, place=place)
+        for name, accuracy in ACCURACIES.items()
+    )
+    (place / "conf").write_text(CONFIG + "".join(sections))
     (place / "serial").write_text("01\n")
     extended = ("-days", 9, "-extfile", place / "conf", "-extensions")
     for name, subject in (("root", "/CN=Root"), ("tsa", "/CN=Authority")):
@@ -68,7 +75,8 @@ def certificates(place: Path) -> None:
 
 @contextmanager
 def served(place: Path) -> Iterator[Authority]:
-    """Serve timestamps; under /old it gives its first one again, under /mute none."""
+    """Serve timestamps; under /old it gives its first one again, under /mute none, under /odd what
+    is not HTTP, under /fine and /vague one of such an accuracy."""
     certificates(place)
     old: list[bytes] = []
 
@@ -78,7 +86,11 @@ def served(place: Path) -> Iterator[Authority]:
             if self.path == "/mute":
                 self.send_error(503)
                 return
-            reply = old[0] if self.path == "/old" else _reply(place, query)
+            if self.path == "/odd":
+                self.wfile.write(b"ODD\r\n\r\n")
+                return
+            section = self.path[1:] if self.path[1:] in ACCURACIES else "it"
+            reply = old[0] if self.path == "/old" else _reply(place, query, section)
             old.append(reply)
             self.send_response(200)
             self.send_header("Content-Type", "application/timestamp-reply")
@@ -97,9 +109,9 @@ def served(place: Path) -> Iterator[Authority]:
         server.server_close()
 
 
-def _reply(place: Path, query: bytes) -> bytes:
+def _reply(place: Path, query: bytes, section: str) -> bytes:
     (place / "query").write_bytes(query)
     openssl("ts", "-reply", "-queryfile", place / "query", "-inkey", place / "tsa.key",
-            "-signer", place / "tsa.pem", "-config", place / "conf", "-section", "it",
+            "-signer", place / "tsa.pem", "-config", place / "conf", "-section", section,
             "-out", place / "reply")  # fmt: skip
     return (place / "reply").read_bytes()

@@ -135,6 +135,9 @@ def test_a_pack_is_obtained_and_an_absent_run_is_not(tmp_path: Path) -> None:
         assert (run / "record.json").read_bytes() == files[0][1]
     with pytest.raises(EvalkitError), obtained(str(tmp_path / "absent")):
         pass
+    for address in ("http://[x/y.tar.gz", "http://127.0.0.1:x/"):
+        with pytest.raises(EvalkitError, match="can't fetch"), obtained(address):
+            pass
     with pytest.raises(EvalkitError, match="can't fetch"), obtained("http://127.0.0.1:9/x.tar.gz"):
         pass
 

@@ -7,8 +7,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 import support
@@ -18,6 +20,9 @@ from bench.authority import Authority, certificates, served
 from evalkit.harness.scoring import rescore
 from evalkit.judge.verify import Report, Status, Trust, Wanted, judge, verify
 from evalkit.record.signing import attest, keys, sealing, timestamps
+
+if TYPE_CHECKING:
+    from rfc3161_client import TimeStampResponse
 
 pytestmark = pytest.mark.usefixtures("in_this_process")
 
@@ -201,7 +206,22 @@ def test_a_run_with_answers_is_not_sealed(tmp_path: Path, key: Path, authority: 
     call("seal", planned, "--key", key, "--timestamp", "ftp://x").refused(2, "http address")
     call("seal", planned, "--key", key, "--timestamp", authority.address + "mute").refused(
         3, "the authority gives no timestamp")  # fmt: skip
+    for path, said in (("odd", "gives no timestamp: ODD"), ("vague", "later than this host's")):
+        call("seal", planned, "--key", key, "--timestamp", authority.address + path).refused(
+            3, said)  # fmt: skip
     assert not (planned / sealing.NAME).exists()
+
+
+def test_an_authority_may_tell_its_accuracy_in_any_unit(authority: Authority) -> None:
+    """Without whole seconds, sealing ended in a traceback, and so did who read the seal."""
+    token = timestamps.ask(authority.address + "fine", b"this")
+    time = timestamps.time_of(token, b"this", timestamps.authorities(authority.root))
+    assert time.microsecond == 500_000
+    assert timestamps.claimed(token).endswith(".500Z")
+    endless = SimpleNamespace(seconds=10**12, millis=None, micros=None)
+    told = SimpleNamespace(gen_time=datetime.now(UTC), accuracy=endless)
+    with pytest.raises(ValueError, match="after the year 9999"):
+        timestamps._latest(cast("TimeStampResponse", SimpleNamespace(tst_info=told)))
 
 
 def test_an_old_timestamp_or_one_of_something_else_counts_for_nothing(

@@ -157,7 +157,7 @@ def test_rows_of_two_models_that_are_swapped_are_wrong(run: Path, tmp_path: Path
     assert {outcome for _, outcome in checked(lying, run, other)} == {"wrong"}
 
 
-def renamed(run: Path, folder: Path, model: str, value: float) -> Path:
+def renamed(run: Path, folder: Path, model: str, value: float | str) -> Path:
     """A copy of a run that says it is another model's, with other scores: only for its form."""
     made = support.read(run)
     made["model"]["reference"] = model
@@ -207,6 +207,37 @@ def test_braces_without_end_and_broken_tex_end_in_a_line(tmp_path: Path) -> None
     path = tmp_path / "torn.tex"
     path.write_text(r"\begin{tabular}{lr} m & GSM8K \\ \midrule a & \textbf{71.30 & } $1_ \\")
     assert call("check-table", path).code in (0, 1)
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        "0." + "12" * 20,
+        "9" * 40 + ".5",
+        r"\multicolumn{" + "9" * 5_000 + "}{c}{50.0}",
+        r"\textbf{\multicolumn",
+    ],
+)
+def test_numbers_of_any_length_and_odd_columns_are_judged(
+    cell: str, run: Path, tmp_path: Path
+) -> None:
+    """Each was a traceback, in one of the two ways to check a table."""
+    text = (
+        f"\\begin{{tabular}}{{lrr}} & GSM8K & BoolQ & Avg \\\\ \\hline a & 50.0 & {cell} & {cell}"
+    )
+    paper = tmp_path / "counted.tex"
+    paper.write_text(text + r" \\ \end{tabular}")
+    for words in ([paper], [table(tmp_path, ROW.format(cell, "33.3", run_id(run))), run]):
+        ran = call("check-table", *words)
+        assert ran.code in (0, 1, 2), ran.traceback
+
+
+def test_a_perplexity_without_end_is_no_number_of_a_table(run: Path, tmp_path: Path) -> None:
+    endless = renamed(run, tmp_path / "endless", "demo", "inf")
+    paper = table(tmp_path, ROW.format("25.0", "33.3", "7" * 64))
+    assert {outcome for _, outcome in checked(paper, endless)} == {"wrong"}
+    huge = renamed(run, tmp_path / "huge", "demo", 1.5e300)
+    assert {outcome for _, outcome in checked(paper, huge)} == {"wrong"}
 
 
 def test_a_commented_out_table_is_none(run: Path, tmp_path: Path) -> None:

@@ -5,9 +5,8 @@ bounded; only http and https are fetched, and nothing in a pack is run. A statem
 original that came packed is kept beside the reproductions.
 """
 
+import http.client
 import tempfile
-import urllib.error
-import urllib.parse
 import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -69,7 +68,7 @@ def run(
 def obtained(where: str) -> Iterator[Path]:
     """Yield the run's folder, which is there until the block ends; EvalkitError if there is no
     run."""
-    if urllib.parse.urlsplit(where).scheme in ("http", "https"):
+    if where.lower().startswith(("http://", "https://")):
         with tempfile.TemporaryDirectory(prefix="evalkit-fetched-") as folder:
             pack = Path(folder) / "run.tar.gz"
             canon.write_atomic(pack, _fetched(where))
@@ -95,7 +94,7 @@ def _fetched(address: str) -> Iterator[bytes]:
                 if total > MAX_BYTES:
                     raise EvalkitError(f"more than {MAX_BYTES >> 30} GiB", where=address)
                 yield block
-    except (OSError, urllib.error.URLError, ValueError) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:
         raise EvalkitError(
             f"can't fetch the pack: {error}", where=address, code=Exit.MISSING
         ) from None

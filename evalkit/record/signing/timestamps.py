@@ -6,13 +6,13 @@ the reader trusts; nobody else's word for a time counts. Nothing here is needed 
 """
 
 import hashlib
+import http.client
 import time
 import urllib.request
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.error import URLError
 
 from evalkit.base import canon
 from evalkit.base.errors import EvalkitError, Exit
@@ -34,16 +34,16 @@ def ask(address: str, message: bytes) -> bytes:
     if not address.startswith(("http://", "https://")):
         raise EvalkitError("a timestamp's authority has an http address", where=address)
     request = TimestampRequestBuilder().data(message).cert_request(cert_request=True).build()
-    asked = urllib.request.Request(
-        address, request.as_bytes(), {"Content-Type": "application/timestamp-query"}
-    )
+    head = {"Content-Type": "application/timestamp-query"}
     try:
+        asked = urllib.request.Request(address, request.as_bytes(), head)
         with urllib.request.urlopen(asked, timeout=TIMEOUT_S) as answer:
             data: bytes = answer.read(MAX_BYTES + 1)
         token = decode_timestamp_response(data)
         same = token.tst_info.message_imprint.message == _imprint(request)
         given = token.status == 0 and token.tst_info.nonce == request.nonce and same
-    except (URLError, OSError, ValueError) as error:
+        _latest(token)
+    except (OSError, ValueError, http.client.HTTPException) as error:
         what = f"the authority gives no timestamp: {error}"
         raise EvalkitError(what, where=address, fix="try again, or another one",
                            code=Exit.MISSING) from None  # fmt: skip
@@ -88,7 +88,7 @@ def time_of(token: bytes, message: bytes, trusted: Sequence["Certificate"]) -> d
         found = decode_timestamp_response(token)
         VerifierBuilder(roots=list(trusted)).build().verify_message(found, message)
         return _latest(found)
-    except (VerificationError, OverflowError) as error:
+    except VerificationError as error:
         raise ValueError(str(error)) from None
 
 
@@ -115,13 +115,18 @@ def wait_until_past(token: bytes, address: str) -> None:
 
 
 def _latest(response: "TimeStampResponse") -> datetime:
+    """The time of a timestamp and its accuracy, of which any part may be left out; ValueError where
+    that is no time."""
     told = response.tst_info
     off = told.accuracy
-    parts = (off.seconds, off.millis or 0, off.micros or 0) if off else (0, 0, 0)
-    seconds, millis, micros = parts
-    latest = timedelta(seconds=seconds, milliseconds=millis, microseconds=micros)
+    parts = (off.seconds, off.millis, off.micros) if off else ()
+    seconds, millis, micros = (part or 0 for part in parts or (0, 0, 0))
     made: datetime = told.gen_time
-    return made.astimezone(UTC) + latest
+    try:
+        latest = timedelta(seconds=seconds, milliseconds=millis, microseconds=micros)
+        return made.astimezone(UTC) + latest
+    except OverflowError:
+        raise ValueError("its time, with its accuracy, is after the year 9999") from None
 
 
 def shown(at: datetime) -> str:

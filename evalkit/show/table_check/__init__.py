@@ -11,12 +11,13 @@ table.
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
+from decimal import localcontext
 from pathlib import Path
 
 from evalkit.base import canon
 from evalkit.base.errors import EvalkitError, Exit
 from evalkit.show.source import rows, source
-from evalkit.show.table_check import counts, records
+from evalkit.show.table_check import counts, numbers, records
 from evalkit.show.table_check.table import Finding, Table
 
 MAX_BYTES = 4 << 20
@@ -69,6 +70,12 @@ def check(paper: Path, runs: Sequence[Path], exempt: Collection[str] = ()) -> Ou
     Raises EvalkitError (3) where the file is missing, (1) where a run is BROKEN, and (2) where
     there is no table, or none names a record.
     """
+    with localcontext() as context:
+        context.prec = numbers.PRECISION
+        return _check(paper, runs, exempt)
+
+
+def _check(paper: Path, runs: Sequence[Path], exempt: Collection[str]) -> Outcome:
     tables = read(paper)
     if not tables:
         raise EvalkitError("there is no table in it", where=str(paper))

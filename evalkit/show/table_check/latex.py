@@ -216,8 +216,9 @@ def _plain_heads(rows: list[Row]) -> int:
 def _span(nodes: Sequence[Any]) -> int:
     for node in nodes:
         if _is(node, "Macro") and node.macroname == "multicolumn":
-            count = _squeezed(_text([node.nodeargd.argnlist[0]]))
-            return min(int(count), 100) if count.isdecimal() and int(count) else 1
+            arguments = getattr(node.nodeargd, "argnlist", None) or [None]
+            count = _squeezed(_text(arguments[:1]))
+            return min(int(count[:4]) or 1, 100) if count.isdecimal() else 1
     return 1
 
 

@@ -2,12 +2,13 @@
 a text, or can't be read.
 """
 
+import math
 import re
 from dataclasses import dataclass
-from decimal import ROUND_HALF_EVEN, ROUND_HALF_UP, Context, Decimal
+from decimal import ROUND_HALF_EVEN, ROUND_HALF_UP, Decimal
 
 MAX_DIGITS = 60
-_CONTEXT = Context(prec=120)
+PRECISION = 400  # digits of all sums here: the largest float in per cent has 311 before the point
 _NUMBER = r"[-+\u2013]?\s?(?:\d{1,3}(?:,\d{3})+(?![\d])(?:\.\d+)?|\d*\.?\d+)"
 _WORDS = re.compile(r"(?:%|pp|pts?|p\.p\.|points?|ppt)(?![a-zA-Z])|[^\W\d_]+")
 _UNITS = re.compile(r"(?:%|pp|pts?|p\.p\.|points?|ppt)")
@@ -47,15 +48,19 @@ class Number:
     def is_rounded(self, value: float, shift: int) -> bool:
         """Return whether it is a value, times 10 to the power of `shift`, correctly rounded to its
         digits: half to even, or half up."""
-        exact = Decimal(repr(value)).scaleb(shift, _CONTEXT)
+        if not math.isfinite(value):
+            return False
+        exact = Decimal(repr(value)).scaleb(shift)
         step = Decimal(1).scaleb(-self.digits)
         hows = (ROUND_HALF_EVEN, ROUND_HALF_UP)
-        return any(self.value == exact.quantize(step, how, _CONTEXT) for how in hows)
+        return any(self.value == exact.quantize(step, how) for how in hows)
 
     def rounded(self, value: float, shift: int) -> str:
         """Return a value, rounded as this number should show it."""
-        exact = Decimal(repr(value)).scaleb(shift, _CONTEXT)
-        return str(exact.quantize(Decimal(1).scaleb(-self.digits), ROUND_HALF_EVEN, _CONTEXT))
+        if not math.isfinite(value):
+            return str(value)
+        exact = Decimal(repr(value)).scaleb(shift)
+        return str(exact.quantize(Decimal(1).scaleb(-self.digits), ROUND_HALF_EVEN))
 
 
 @dataclass(frozen=True, slots=True)
