@@ -246,6 +246,11 @@ OTHER = {"answers": "sha256:" + "2" * 64, "record": "1" * 64}
         (attest.REPRODUCTION, BITWISE | {"samples": 9, "failed": 1}, "BITWISE with 1 answers"),
         (attest.REPRODUCTION, {"verdict": "REPRODUCED", **OTHER}, "REPRODUCED without a margin"),
         (attest.REPRODUCTION, {"verdict": "REPRODUCED", "margin": 0.5, **OTHER}, "margin of 0.5"),
+        (
+            attest.REPRODUCTION,
+            {"verdict": "REPRODUCED", "margin": 10**400, **OTHER},
+            "too large",  # it was a traceback
+        ),
         (attest.REPRODUCTION, {"verdict": "PASSED", **OTHER}, "is no verdict of its kind"),
         (
             attest.REPRODUCTION,

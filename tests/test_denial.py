@@ -268,6 +268,39 @@ def test_status_of_more_shards_than_there_can_be_and_of_odd_causes_is_a_line(
         call("status", folder).refused(2, "is not of this evalkit")
 
 
+def _circle(body: dict[str, Any]) -> None:
+    """Trunks each of which stands behind the next."""
+    trunk = {"id": "sha256:" + "0" * 64, "length": 1, "size": 1, "offset": 0}
+    body["trunks"] = [trunk | {"parent": 1}, trunk | {"parent": 0}]
+    body["batches"] = [entry | {"trunk": 0} for entry in body["batches"]]
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("plan.json", _circle),
+        ("plan.json", lambda body: body.update(batches=["x"])),
+        ("plan.json", lambda body: body.update(batches=body["batches"] * 2)),
+        ("run.json", lambda body: body.update(model={})),
+        ("run.json", lambda body: body.update(model="x")),
+    ],
+)
+def test_status_of_a_plan_that_no_evalkit_made_is_a_line(
+    name: str, change: Callable[[dict[str, Any]], None], tmp_path: Path
+) -> None:
+    """The circle had no end, the others were tracebacks."""
+    run = support.planned(tmp_path)
+    folder = _submitted(run)
+    body = json.loads((run / name).read_text())
+    change(body)
+    (run / name).write_text(json.dumps(body))
+    for words in ([folder], [run], [run, folder]):
+        ran = call("status", *words)
+        assert ran.code in (0, 1, 2, 3), ran.traceback
+    if change is _circle:
+        assert "does not stand after its parent" in call("execute", run, "--shard", "1/2").err
+
+
 def test_a_log_that_takes_too_long_is_over_a_limit_and_ends_nothing_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

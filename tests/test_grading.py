@@ -3,6 +3,7 @@ verify holds them against the samples. That containers keep programs in: see tes
 
 import json
 import math
+import os
 import shutil
 import sys
 from collections.abc import Callable
@@ -14,12 +15,15 @@ import pytest
 import support
 import yaml
 
+from evalkit.base.errors import EvalkitError
 from evalkit.harness import locking, verdicts
 from evalkit.harness.data import metrics
 from evalkit.host import sandbox
 from evalkit.host.launch import runtimes
 from evalkit.host.launch.command import Image, Runtime
 from evalkit.host.launch.runtimes import Place
+from evalkit.judge.verify.checks.grading import _wrong_rate
+from evalkit.record.reading.evidence.samples import Document
 
 pytest.importorskip("lm_eval")
 IMAGE = Image("evalkit:test", f"sha256:{'1' * 64}", "config")
@@ -69,6 +73,24 @@ def test_pass_at_k_is_one_minus_the_share_of_draws_that_all_fail(
 ) -> None:
     failing = math.comb(count - passed, k) / math.comb(count, k)
     assert math.isclose(verdicts.pass_at_k(passed, count, k), 1 - failing)
+
+
+def test_a_file_of_verdicts_that_is_none_is_a_line(tmp_path: Path) -> None:
+    """A pipe was waited for; the others were tracebacks."""
+    path = tmp_path / verdicts.NAME
+    assert verdicts.read(tmp_path) == {}
+    for make in (os.mkfifo, Path.mkdir, lambda p: p.write_bytes(b"[" * 100_000 + b"\n")):
+        make(path)
+        with pytest.raises(EvalkitError, match="damaged"):
+            verdicts.read(tmp_path)
+        path.rmdir() if path.is_dir() else path.unlink()
+
+
+def test_no_more_answers_are_drawn_than_there_are() -> None:
+    """`pass@64` of one failed program was 1.0, and passed."""
+    for key, words in (("pass@64", "pass@64 of 1 programs"), ("pass@0", "of 1"), ("pass@1", "")):
+        sample: Any = {"metrics": ["pass_at_k"], "pass_at_k": {key: float(key == "pass@64")}}
+        assert words in _wrong_rate(Document("humaneval", 0, [sample]), sample, 0, 1)
 
 
 @pytest.fixture(scope="module")

@@ -255,7 +255,7 @@ def status_command(folders: tuple[Path, ...], watched: bool, logs: bool, as_json
     if others:
         told = watch.several(folders, with_logs=logs)
         return tell(as_json, told.text.rstrip(), folders=told.fields)
-    with foreign(folder, (OSError, ValueError)):
+    with foreign(folder, watch.ODD):
         if watched:
             return watch.follow(folder, say, time.sleep)
         text = watch.report(folder) + (watch.logs(folder) if logs else "")

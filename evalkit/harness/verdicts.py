@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from evalkit.base import canon
-from evalkit.base.errors import EvalkitError, Exit
+from evalkit.base.errors import EvalkitError, Exit, no_right
 from evalkit.harness.samples import Sample
 
 NAME = "verdicts.jsonl"
 SCHEMA = "evalkit/verdicts/1"
+MAX_BYTES = 1 << 30  # a program has 150
 OUTCOMES = ("passed", "failed", "timed out")
 METRICS = ("pass_at_k", "pass_at_1", "pass@1")  # whose value follows from verdicts
 # Tasks' modules that run programs by `code_eval` only.
@@ -84,10 +85,12 @@ def parse(lines: Iterable[bytes]) -> Verdicts:
 def read(run: Path) -> Verdicts:
     """A run's verdicts, none where there are none yet; EvalkitError (1) where they are damaged."""
     try:
-        return parse((run / NAME).read_bytes().splitlines())
+        return parse(canon.read_bytes(run / NAME, MAX_BYTES).splitlines())
     except FileNotFoundError:
         return {}
-    except (ValueError, AttributeError, KeyError, TypeError) as error:
+    except PermissionError:
+        raise no_right(run / NAME) from None
+    except (OSError, ValueError, AttributeError, KeyError, TypeError, RecursionError) as error:
         raise EvalkitError(
             f"{NAME} is damaged: {error}", where=str(run), fix="delete it and grade again",
             code=Exit.FAILED,

@@ -20,7 +20,7 @@ from evalkit.host.launch import runtimes
 from evalkit.host.launch.runtimes import Place
 from evalkit.host.sandbox import Limits
 from evalkit.record.reading.evidence.samples import NAME as SAMPLES
-from evalkit.record.reading.folder import Folder
+from evalkit.record.reading.folder import Folder, foreign
 from evalkit.run import evaluate, folder
 from evalkit.run.finishing import graded
 
@@ -98,6 +98,16 @@ def _outcomes(
         yield from zip(todo, pool.map(lambda name: one(programs[name]), todo), strict=True)
 
 
+def _programs(where: Path, recorded: verdicts.Verdicts) -> dict[str, str]:
+    """Return the programs in a run's samples that have a recorded verdict, by name."""
+    programs: dict[str, str] = {}
+    for _, raw in Folder(where).gzip_lines(SAMPLES):
+        for text in verdicts.of_sample(canon.loads(raw)):
+            name = verdicts.name_of(text)
+            programs |= {name: text} if name in recorded else {}
+    return programs
+
+
 def _repeat(where: Path, place: Place, limits: Limits, events: Events) -> None:
     """Run a graded record's programs again; EvalkitError (1) that names changed verdicts.
 
@@ -106,11 +116,8 @@ def _repeat(where: Path, place: Place, limits: Limits, events: Events) -> None:
     recorded = verdicts.read(where)
     if not recorded:
         raise EvalkitError("no answer of this run is a program", where=str(where))
-    programs: dict[str, str] = {}
-    for _, raw in Folder(where).gzip_lines(SAMPLES):
-        for text in verdicts.of_sample(canon.loads(raw)):
-            name = verdicts.name_of(text)
-            programs |= {name: text} if name in recorded else {}
+    with foreign(where):
+        programs = _programs(where, recorded)
     with events.phase("grade", len(recorded), "programs") as phase:
         unlike = []
         for name, outcome in _outcomes(place, limits, programs, sorted(programs)):

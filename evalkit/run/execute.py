@@ -115,6 +115,7 @@ def _together(
 
 def unanswered(run: Run, plan: Plan, shard: Shard | None, events: Events) -> list[int]:
     """The batches to answer, by index."""
+    require_order(plan)
     names = list(plan.entries)
     mine = shards.deal(plan.body, shard.count)[shard.index - 1] if shard else range(len(names))
     done = journal.done(run.folder / "journal", run.body["ids"]["run"], plan.entries)
@@ -232,6 +233,15 @@ class Progress:
     def share(self) -> float:
         """The part of the work that is done."""
         return self.done_tokens / max(self.tokens, 1)
+
+
+def require_order(plan: Plan) -> None:
+    """Raise EvalkitError where a trunk does not stand after its parent: somebody else may have
+    planned, and a circle of trunks has no end."""
+    for index, trunk in enumerate(plan.body["trunks"]):
+        if trunk["parent"] is not None and trunk["parent"] not in range(index):
+            what = f"trunk {index:,} of plan.json does not stand after its parent"
+            raise EvalkitError(what, where=str(plan.folder))
 
 
 def progress(folder: Path) -> Progress:

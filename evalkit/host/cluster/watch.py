@@ -19,6 +19,8 @@ from evalkit.show import progress
 POLL_S = 15.0
 TAIL = 2000  # bytes of a log that are read for its last lines
 LINES = 10  # of each log that are shown
+# What somebody else's odd run may raise; the rest is a bug of ours.
+ODD = (AttributeError, LookupError, OSError, OverflowError, RecursionError, TypeError, ValueError)
 
 
 @dataclass(slots=True)
@@ -56,7 +58,7 @@ def several(folders: Sequence[Path], *, with_logs: bool) -> Told:
     told = Told("", {})
     for where in folders:
         try:
-            with foreign(where, (OSError, ValueError)):
+            with foreign(where, ODD):
                 text, told.fields[str(where)] = report(where), fields(where)
                 text += logs(where) if with_logs and _of(where) else ""
         except EvalkitError as error:

@@ -77,7 +77,10 @@ def _wrong_rate(document: Document, sample: Sample, passed: int, count: int) -> 
         rate = value_of(sample, name)
         values = rate if isinstance(rate, dict) else {"pass@1": rate}
         for key, value in values.items():
-            wanted = verdicts.pass_at_k(passed, count, int(key.rpartition("@")[2] or 1))
+            k = int(key.rpartition("@")[2] or 1)
+            if not 1 <= k <= count:
+                return f"{document.name}: {shown(key)} of {count:,} programs"
+            wanted = verdicts.pass_at_k(passed, count, k)
             if not same(value, wanted):
                 return f"{document.name}: {shown(key)} is {shown(value)}, should be {wanted}"
     return ""
