@@ -1,6 +1,7 @@
 """Scores of tasks whose code is their own: the installed lm-eval's code scores them again, in a
 process that can do nothing else."""
 
+import os
 import subprocess
 import sys
 import textwrap
@@ -144,7 +145,12 @@ def test_code_that_is_not_the_release_or_evaluates_texts_is_refused(
 
 
 def test_the_process_apart_can_write_reach_and_start_nothing(tmp_path: Path) -> None:
+    """But it reads nltk's words wherever they lie, and may set variables of its environment, as
+    scikit-learn does when it is imported: without either, ifeval was not scored again."""
     (tmp_path / "secret").write_text("a key")
+    words = tmp_path / "nltk" / "tokenizers" / "punkt_tab" / "english"
+    words.mkdir(parents=True)
+    (words / "words").write_text("these")
     script = f"""
     from evalkit.harness.scoring import apart
     apart._lock()
@@ -165,10 +171,12 @@ def test_the_process_apart_can_write_reach_and_start_nothing(tmp_path: Path) -> 
         except PermissionError:
             continue
         print(name)
+    assert open({str(words / "words")!r}).read() == "these"
+    os.environ.setdefault("MADE_UP", "1")
     """
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True,
-        cwd=Path(__file__).parents[1],
+        cwd=Path(__file__).parents[1], env=os.environ | {"NLTK_DATA": str(tmp_path / "nltk")},
     )  # fmt: skip
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
-    assert [path.name for path in tmp_path.iterdir()] == ["secret"]
+    assert {path.name for path in tmp_path.iterdir()} == {"secret", "nltk"}

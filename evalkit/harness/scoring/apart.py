@@ -28,6 +28,7 @@ from evalkit.harness.samples import Sample
 from evalkit.harness.scoring import own_code, rescore
 from evalkit.harness.scoring.own_code import Refused, Unlike
 from evalkit.harness.scoring.rescore import Scored
+from evalkit.inputs import locked
 
 SECONDS = 40.0  # for all of a record's tasks, and for each sample:
 SECONDS_A_SAMPLE = 0.02
@@ -38,7 +39,7 @@ _KEPT = ("PATH", "HOME", "LANG", "LC_ALL", "PYTHONPATH", "NLTK_DATA", "XDG_CACHE
 _DENIED = (
     *("socket.", "subprocess.", "os.system", "os.exec", "os.fork", "os.spawn", "os.posix_spawn"),
     *("os.remove", "os.rename", "os.rmdir", "os.mkdir", "os.truncate", "os.chmod", "os.chown"),
-    *("os.link", "os.symlink", "os.putenv", "os.kill", "shutil.", "ctypes.", "pickle."),
+    *("os.link", "os.symlink", "os.kill", "shutil.", "ctypes.", "pickle."),
     *("webbrowser.", "urllib.", "ftplib.", "smtplib."),
 )  # the beginnings of audit events
 
@@ -217,6 +218,8 @@ def _lock() -> None:
 
     assert datasets and lm_eval.api.task and lm_eval.tasks, "what is imported now need not be later"
     roots = tuple({sys.prefix, sys.base_prefix, *(path for path in sys.path if path)})
+    if words := locked.punkt():  # which nltk reads when a text is first split into sentences
+        roots += (os.path.realpath(words),)
 
     def watch(event: str, arguments: tuple[Any, ...]) -> None:
         if event == "open":
