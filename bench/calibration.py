@@ -38,7 +38,7 @@ def sizes(group: str) -> list[int]:
     while pending:
         name = pending.pop(0)
         if name in lock.tasks:
-            found.append(lock.tasks[name].documents)
+            found.append(lock.tasks[name]["documents"])
         else:
             pending += lock.groups[name]
     return found

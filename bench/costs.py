@@ -65,7 +65,7 @@ def line(name: str, run: Path, folder: Path) -> str:
     texts = sum(len(b["targets"]) for b in written)
     most = sum(len(b["targets"]) * body["settings"][b["settings"]]["max_gen_toks"] for b in written)
     numbers = (
-        sum(task.documents for task in lock.tasks.values()), len(asked), texts, unique,
+        sum(task["documents"] for task in lock.tasks.values()), len(asked), texts, unique,
         store.figures(body).computed, most,
     )  # fmt: skip
     return f"| `{name}` | {' | '.join(f'{number:,}' for number in numbers)} |"

@@ -59,7 +59,7 @@ def load(wanted: Suite) -> Any:
     from evalkit.harness.data import loading
 
     lock = suites.lock_of(suites.load("core"))
-    pins = loading.Pins({name: dataset.revision for name, dataset in lock.datasets.items()})
+    pins = loading.Pins({name: dataset["revision"] for name, dataset in lock.datasets.items()})
     return tasks.load(wanted, pins)
 
 

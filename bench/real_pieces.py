@@ -76,7 +76,7 @@ def load(work: Work) -> Any:
     from evalkit.harness.data import loading as pinning
 
     lock = suites.lock_of(suites.load("core"))
-    revisions = {name: dataset.revision for name, dataset in lock.datasets.items()}
+    revisions = {name: dataset["revision"] for name, dataset in lock.datasets.items()}
     pins = pinning.Pins(revisions, resolve=loading.current)
     suite = data.suite(
         [SuiteTask(work.task, work.shots)], limit=work.limit, apply_chat_template=work.chat,

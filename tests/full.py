@@ -45,11 +45,11 @@ def make(folder: Path, seed: int = 0) -> Path:
         task["prompts"] = canon.digest(facts.prompts[name])
     body["groups"] = {name: _group(name, lock, values) for name in lock.groups}
     suite = body["suite"]
-    suite |= {"name": "core", "rows": {n: t.rows for n, t in lock.tasks.items()}}
-    suite["shots"] = {n: t.shots for n, t in lock.tasks.items() if t.shots}
+    suite |= {"name": "core", "rows": {n: t["rows"] for n, t in lock.tasks.items()}}
+    suite["shots"] = {n: t["shots"] for n, t in lock.tasks.items() if t["shots"]}
     suite["tasks"] = [{"task": n, "num_fewshot": None}
                       for n in ("mmlu", "hellaswag", "arc_challenge", "bbh")]  # fmt: skip
-    suite["datasets"] = {n: {"revision": d.revision} for n, d in lock.datasets.items()}
+    suite["datasets"] = {n: {"revision": d["revision"]} for n, d in lock.datasets.items()}
     body["answers"] = dict.fromkeys(lock.tasks, f"sha256:{seed:064x}")
     body["health"] |= {"answers_not_found": facts.not_found, "cut_generations": 0}
     body["ids"]["answers"] = canon.digest(body["answers"])
@@ -66,7 +66,7 @@ def _samples(
         skill = rng.uniform(-0.5, 2.5) + seed * rng.uniform(-0.3, 0.2)
         values[name] = {}
         shots = "\n\n".join(_text(rng, 90) for _ in range(3)) if name.startswith("bbh") else ""
-        for doc_id in range(task.documents):
+        for doc_id in range(task["documents"]):
             doc = {"question": _text(rng, 45), "number": doc_id}
             kind = _chosen if not shots else _generated
             sample = {
@@ -136,7 +136,7 @@ def _metric(value: float, stderr: float, method: str) -> dict[str, Any]:
 def _task(name: str, lock: suites.Lock, values: dict[str, list[float]], facts: Any) -> Any:
     example = json.loads(EXAMPLE.read_text())["tasks"]["demo_endings"]
     locked = lock.tasks[name]
-    count = locked.documents
+    count = locked["documents"]
     return example | {
         "alias": name,
         "output_type": "generate_until" if name.startswith("bbh") else "multiple_choice",
@@ -144,9 +144,9 @@ def _task(name: str, lock: suites.Lock, values: dict[str, list[float]], facts: A
         "n": count, "n_expected": count, "documents": count,
         "metrics": {metric: _metric(statistics.mean(each), statistics.standard_error(each),
                                     sections.MEAN) for metric, each in values.items()},
-        "dataset": example["dataset"] | {"repo": locked.dataset, "config": locked.config,
-                                         "split": locked.split, "rows": locked.rows,
-                                         "revision": lock.datasets[locked.dataset].revision},
+        "dataset": example["dataset"] | {"repo": locked["dataset"], "config": locked["config"],
+                                         "split": locked["split"], "rows": locked["rows"],
+                                         "revision": lock.datasets[locked["dataset"]]["revision"]},
     }  # fmt: skip
 
 

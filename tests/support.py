@@ -250,7 +250,7 @@ def lock_part(shipped: str, name: str, tasks: list[str], path: Path) -> None:
 
     lock = suites.read_lock(suites.FOLDER / f"{shipped}.lock.yaml")
     leaves = [leaf for task in tasks for leaf in lock.groups.get(task, [task])]
-    used = {lock.tasks[leaf].dataset for leaf in leaves}
+    used = {lock.tasks[leaf]["dataset"] for leaf in leaves}
     replace(
         lock,
         suite=name,

@@ -112,7 +112,7 @@ def test_the_lengths_are_those_of_core() -> None:
     leaves = lengths.read()
     assert {leaf.name: leaf.documents for leaf in leaves}.keys() == lock.tasks.keys()
     # questions that occur twice in a subject, with the same choices, are one row
-    assert all(0 < leaf.documents <= lock.tasks[leaf.name].documents for leaf in leaves)
+    assert all(0 < leaf.documents <= lock.tasks[leaf.name]["documents"] for leaf in leaves)
     made = lengths.tokenised(leaves[:1], 32_000, 160)
     assert len({row.targets[0].request.doc_id for row in made.rows}) == leaves[0].documents
 

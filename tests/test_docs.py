@@ -130,16 +130,18 @@ def test_the_data_page_covers_every_leaf_task_of_the_shipped_locks() -> None:
     page = (ROOT / "docs/data.md").read_text("utf-8")
     known = set(re.findall(r"^\| (\w[\w -]*) \| [A-Z]", page, re.M))
     locks = [suites.read_lock(suites.load(name).lock_path) for name in suites.shipped()]
-    tasks = {leaf: task.rows for lock in locks for leaf, task in lock.tasks.items()}
-    assert all(lock.tasks[leaf].rows == tasks[leaf] for lock in locks for leaf in lock.tasks)
-    counts = {leaf: task.documents for lock in locks for leaf, task in lock.tasks.items()}
+    tasks = {leaf: task["rows"] for lock in locks for leaf, task in lock.tasks.items()}
+    assert all(lock.tasks[leaf]["rows"] == tasks[leaf] for lock in locks for leaf in lock.tasks)
+    counts = {leaf: task["documents"] for lock in locks for leaf, task in lock.tasks.items()}
     documents, shots = (part.split("\n## ")[0] for part in page.split("| known by |\n")[1:])
     seen: set[str] = set()
     for row in re.findall(r"^\| `(\S+)` \| ([\d,]+) \| `(\w+)` \| (.*) \|$", documents, re.M):
         seen |= checked(row[0], tasks, counts, row[1:3], documents)
         assert set(row[3].split(", ")) <= known, row
     assert seen == tasks.keys()
-    pinned = {n: t.shots for lock in locks for n, t in lock.tasks.items() if t.shots is not None}
+    pinned = {
+        n: t["shots"] for lock in locks for n, t in lock.tasks.items() if t["shots"] is not None
+    }
     digests = {leaf: said["digest"] for leaf, said in pinned.items() if "digest" in said}
     sizes = {leaf: pinned[leaf]["rows"] for leaf in digests}
     seen = set()

@@ -64,7 +64,7 @@ def write_suite(folder: Path, *members: Any, **settings: Any) -> Path:
 def load(path: Path, **pins: Any) -> Loaded:
     suite = suites.load(str(path))
     lock = suites.lock_of(suite)
-    revisions = {name: dataset.revision for name, dataset in lock.datasets.items()}
+    revisions = {name: dataset["revision"] for name, dataset in lock.datasets.items()}
     loaded = tasks.load(suite, loading.Pins(revisions, include_path=suite.include_path, **pins))
     pinning.check(loaded, lock)
     return loaded
@@ -262,7 +262,7 @@ def test_a_lock_says_what_was_loaded_and_a_second_one_is_the_same(own: Path) -> 
     locking.write_lock(str(own))
     assert lock.read_text() == first
     read = suites.read_lock(lock)
-    assert read.tasks["own_choices"].documents == len(DOCUMENTS), "whatever the limit is"
+    assert read.tasks["own_choices"]["documents"] == len(DOCUMENTS), "whatever the limit is"
     assert set(read.datasets) == {"files:own_choices.jsonl", "files:own_words.jsonl"}
 
 
@@ -287,9 +287,9 @@ def test_a_refreshed_lock_keeps_its_revisions_until_it_is_told_to_move(
     assert requests.build(load(suite, offline=True))[0].context == "the first?\nAnswer:"
     moved = suites.read_lock(locking.write_lock(str(suite), update=True))
     old, new = (lock.datasets["own/moving"] for lock in (first, moved))
-    assert re.fullmatch("[0-9a-f]{40}", new.revision) and new.revision != old.revision
-    assert (old.licence, old.redistributable) == ("mit", True)
-    assert (new.licence, new.redistributable) == ("cc-by-nc-4.0", False)
+    assert re.fullmatch("[0-9a-f]{40}", new["revision"]) and new["revision"] != old["revision"]
+    assert (old["licence"], old["redistributable"]) == ("mit", True)
+    assert (new["licence"], new["redistributable"]) == ("cc-by-nc-4.0", False)
     assert requests.build(load(suite))[0].context == "the second?\nAnswer:"
 
 

@@ -135,7 +135,7 @@ def test_what_lm_eval_takes_gives_the_rows_that_lm_eval_gives(folder: Path) -> N
     lock = (folder.parent / "own.lock.yaml").read_text()
     assert str(folder) not in lock and str(folder.parent) not in lock
     named = {
-        name: task.dataset for name, task in suites.lock_of(suites.load(str(path))).tasks.items()
+        name: task["dataset"] for name, task in suites.lock_of(suites.load(str(path))).tasks.items()
     }
     assert named["l_absolute"] == named["l_one"] == "files:d.jsonl"
     assert named["l_glob"] == "files:parts/*.jsonl" and named["l_dir"] == "files:data/"
@@ -316,7 +316,7 @@ def test_a_dataset_with_arguments_is_there_offline_once_it_was_loaded(
     suite = suites.load(str(path))
     found = tasks.load_locked(suite, suites.lock_of(suite), offline=True)
     assert len(found.leaves["l_kwds"].task.eval_docs) == count
-    pins = loading.Pins({name: suites.lock_of(suite).datasets[name].revision}, offline=True)
+    pins = loading.Pins({name: suites.lock_of(suite).datasets[name]["revision"]}, offline=True)
     with pytest.raises(EvalkitError, match="not in the cache"), loading.pinned(pins):
         import datasets
 

@@ -25,6 +25,7 @@ from evalkit.base import canon
 from evalkit.base.errors import EvalkitError, Exit
 from evalkit.inputs import rows
 from evalkit.inputs import suite as suites
+from evalkit.inputs.locked import pinned_shots
 from evalkit.inputs.rows import SIZE, Rows
 from evalkit.judge.verify import Report, Status, verify
 from evalkit.show import summary
@@ -117,22 +118,22 @@ def test_the_shipped_files_hold_each_row_that_their_locks_count(name: str) -> No
     lock = suites.lock_of(suites.load(name))
     assert lock.each.keys() == lock.tasks.keys()
     for leaf, task in lock.tasks.items():
-        assert len(lock.each[leaf].documents) == SIZE * task.documents, leaf
+        assert len(lock.each[leaf].documents) == SIZE * task["documents"], leaf
         drawn = lock.each[leaf].shots
-        if task.pinned_shots:
-            assert task.shots is not None and drawn is not None
-            assert len(drawn) == SIZE * task.shots["rows"], leaf
+        if pinned_shots(task):
+            assert task["shots"] is not None and drawn is not None
+            assert len(drawn) == SIZE * task["shots"]["rows"], leaf
         else:
             assert drawn is None, leaf
 
 
 def test_shots_are_pinned_where_they_are_drawn_and_hellaswags_are_unknown() -> None:
     core, board = (suites.lock_of(suites.load(name)) for name in ("core", "leaderboard"))
-    assert {n for n, t in core.tasks.items() if t.shots} == {n for n in core.tasks if "bbh" in n}
-    unpinned = {n: t.shots for n, t in board.tasks.items() if not t.pinned_shots}
+    assert {n for n, t in core.tasks.items() if t["shots"]} == {n for n in core.tasks if "bbh" in n}
+    unpinned = {n: t["shots"] for n, t in board.tasks.items() if not pinned_shots(t)}
     assert unpinned.keys() == {"hellaswag"} and "unknown" in (unpinned["hellaswag"] or {})
-    assert board.tasks["mmlu_anatomy"].shots == {
-        "split": "dev", "rows": 5, "digest": board.tasks["mmlu_anatomy"].shots["digest"],  # type: ignore[index]
+    assert board.tasks["mmlu_anatomy"]["shots"] == {
+        "split": "dev", "rows": 5, "digest": board.tasks["mmlu_anatomy"]["shots"]["digest"],  # type: ignore[index]
     }  # fmt: skip
 
 
@@ -196,7 +197,7 @@ def digest(documents: list[Value]) -> str:
 
 def test_a_lock_pins_what_shots_are_drawn_from_where_any_are(shots: Path) -> None:
     lock = suites.read_lock(lock_file(shots))
-    pinned = {name: task.shots for name, task in lock.tasks.items()}
+    pinned = {name: task["shots"] for name, task in lock.tasks.items()}
     assert pinned == {
         "own_a": {"split": "dev", "rows": 5, "digest": digest(EXAMPLES)},
         "own_b": {"split": None, "rows": 3, "digest": digest(EXAMPLES[:3])},
@@ -239,8 +240,8 @@ def test_shots_are_pinned_the_same_whatever_was_loaded_or_built_before(
         loaded = load(suite)
         requests.build(loaded)  # draws shots
         again = {n: pinning.describe_shots(leaf.task) for n, leaf in loaded.leaves.items()}
-        assert {n: leaf.locked.shots for n, leaf in loaded.leaves.items()} == again
-        found.append(suites.read_lock(lock_file(suite)).tasks["own_r"].shots)
+        assert {n: leaf.locked["shots"] for n, leaf in loaded.leaves.items()} == again
+        found.append(suites.read_lock(lock_file(suite)).tasks["own_r"]["shots"])
     assert found[0] is not None and found[0]["digest"] != digest(DOCUMENTS), "it is mixed"
     assert found == [found[0]] * 3
 
@@ -283,11 +284,11 @@ def test_shots_that_the_lock_does_not_know_are_refused(shots: Path) -> None:
 def test_unknown_shots_are_written_by_hand_and_stay_until_they_are_updated(shots: Path) -> None:
     pinned = lock_file(shots).read_text()
     edit(shots, as_unknown)
-    assert load(shots).leaves["own_a"].locked.shots["rows"] == 5, "whatever they are"
+    assert load(shots).leaves["own_a"].locked["shots"]["rows"] == 5, "whatever they are"
     support.call("lock", shots).done()
     kept = suites.read_lock(lock_file(shots))
-    assert kept.tasks["own_a"].shots == {"unknown": REASON} and kept.each["own_a"].shots is None
-    assert kept.tasks["own_b"].pinned_shots
+    assert kept.tasks["own_a"]["shots"] == {"unknown": REASON} and kept.each["own_a"].shots is None
+    assert pinned_shots(kept.tasks["own_b"])
     support.call("lock", shots, "--update").done()
     assert lock_file(shots).read_text() == pinned
 

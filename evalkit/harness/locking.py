@@ -9,7 +9,7 @@ from functools import cache
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 from evalkit.base import canon, schema
 from evalkit.base.errors import EvalkitError, Exit
@@ -20,8 +20,9 @@ from evalkit.harness.data import loading, metrics, pinning
 from evalkit.harness.tasks import Leaf
 from evalkit.inputs import hub
 from evalkit.inputs import suite as suites
-from evalkit.inputs.locked import ASKED
-from evalkit.inputs.suite import Lock, LockedDataset, Suite
+from evalkit.inputs.locked import ASKED, EARLIER_LOCK, LOCK, Lock, pinned_revision, read_yaml
+from evalkit.inputs.suite import Suite
+from evalkit.inputs.types import LockedDataset
 
 log = logging.getLogger(__name__)
 # Whose versions a run's identity has anyway, or which score nothing.
@@ -53,9 +54,9 @@ def make_lock(suite: Suite, *, update: bool, offline: bool) -> Lock:
     known, unknown, unlocked = _kept(suite.lock_path, update)
     pins = loading.Pins(
         revisions={
-            repo: dataset.pinned
+            repo: pinned
             for repo, dataset in known.items()
-            if dataset.pinned and not repo.startswith(suites.OWN_FILES)
+            if (pinned := pinned_revision(dataset)) and not repo.startswith(suites.OWN_FILES)
         },
         include_path=suite.include_path,
         offline=offline,
@@ -72,7 +73,7 @@ def make_lock(suite: Suite, *, update: bool, offline: bool) -> Lock:
         asked=asked.settings(suite),
         datasets={
             repo: known[repo]
-            if repo in known and known[repo].revision in (revision, _unknown(known[repo]))
+            if repo in known and known[repo]["revision"] in (revision, _unknown(known[repo]))
             else _describe(repo, revision)
             for repo, revision in pins.used.items()
         },
@@ -102,7 +103,8 @@ def _cannot_be_had(suite: Suite, member: str, pins: loading.Pins) -> bool:
 
 def _unknown(dataset: LockedDataset) -> Unknown | None:
     """Why a dataset's revision is unknown, if it is: a refreshed lock says so as well."""
-    return dataset.revision if isinstance(dataset.revision, dict) else None
+    revision = dataset["revision"]
+    return revision if isinstance(revision, dict) else None
 
 
 def _kept(
@@ -113,7 +115,7 @@ def _kept(
     datasets alone."""
     if update or not path.is_file():
         return {}, {}, {}
-    raw = suites.read_yaml(path, "lock")
+    raw = read_yaml(path, "lock")
     if problems := schema.check("lock", _with_rest(raw)):
         raise EvalkitError(
             f"the lock is not valid: {problems[0]}",
@@ -122,10 +124,17 @@ def _kept(
         )
     shots = {name: task.get("shots") for name, task in raw["tasks"].items()}
     return (
-        {name: LockedDataset(**item) for name, item in raw["datasets"].items()},
+        {repo: _in_order(dataset) for repo, dataset in raw["datasets"].items()},
         {name: said for name, said in shots.items() if said is not None and "unknown" in said},
         raw.get("unlocked", {}),
     )
+
+
+def _in_order(dataset: LockedDataset) -> LockedDataset:
+    """Return a dataset's entry with its keys in the order in which locks have them."""
+    entry: Mapping[str, object] = dataset
+    ordered = {key: entry[key] for key in LockedDataset.__annotations__ if key in entry}
+    return cast(LockedDataset, ordered)
 
 
 _REST_OF_TASK: dict[str, Any] = {
@@ -142,7 +151,7 @@ _REST_OF_TASK: dict[str, Any] = {
 def _with_rest(raw: dict[str, Any]) -> dict[str, Any]:
     """A lock with something in place of all that an earlier evalkit did not pin and a refreshed one
     makes anew: what is left is checked by the schema."""
-    if raw.get("schema") not in (suites.LOCK, suites.EARLIER_LOCK):
+    if raw.get("schema") not in (LOCK, EARLIER_LOCK):
         return raw
     none: dict[str, Any] = {
         **dict.fromkeys(ASKED, False),
@@ -150,7 +159,7 @@ def _with_rest(raw: dict[str, Any]) -> dict[str, Any]:
         "gen_kwargs": {},
     }
     rest = {"rows_file": canon.digest_bytes(b""), "asked": {**none, "seeds": {}}}
-    made = {**rest, "group_scores": {}, **raw, "schema": suites.LOCK}
+    made = {**rest, "group_scores": {}, **raw, "schema": LOCK}
     if isinstance(raw.get("tasks"), dict):
         made["tasks"] = {
             name: {**_REST_OF_TASK, **task} if isinstance(task, dict) else task
@@ -161,16 +170,16 @@ def _with_rest(raw: dict[str, Any]) -> dict[str, Any]:
 
 def _unpinned(leaf: Leaf, unknown: Unknown | None) -> Leaf:
     """A leaf task as a lock is to have it: its shots' rows left out where they are unknown."""
-    if unknown is None or leaf.locked.shots is None:
+    if unknown is None or leaf.locked["shots"] is None:
         return leaf
-    return replace(leaf, locked=replace(leaf.locked, shots=unknown))
+    return replace(leaf, locked=leaf.locked | {"shots": unknown})
 
 
 def _describe(repo: str, revision: str) -> LockedDataset:
     """A dataset's licence as its card at this revision says it. Whether its texts may be passed on
     is our reading of that licence: yes for the open ones without a non-commercial clause."""
     if repo.startswith(suites.OWN_FILES):
-        return LockedDataset(revision, "the suite's own files", True)
+        return {"revision": revision, "licence": "the suite's own files", "redistributable": True}
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import RemoteEntryNotFoundError
 
@@ -186,7 +195,7 @@ def _describe(repo: str, revision: str) -> LockedDataset:
         raise loading.not_told(repo, error) from None
     open_ones = ("mit", "apache", "cc-by", "cc0", "bsd", "odc-by")
     redistributable = licence.lower().startswith(open_ones) and "-nc" not in licence.lower()
-    return LockedDataset(revision, licence, redistributable)
+    return {"revision": revision, "licence": licence, "redistributable": redistributable}
 
 
 def scorers_of(leaves: dict[str, Leaf]) -> list[str]:

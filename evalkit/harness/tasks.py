@@ -22,8 +22,10 @@ from evalkit.base.errors import EvalkitError, Exit, first_line, one_of
 from evalkit.harness import index, verdicts
 from evalkit.harness.data import cache, code, loading, metrics, pinning
 from evalkit.inputs import suite as suites
+from evalkit.inputs.locked import Lock, pinned_revision
 from evalkit.inputs.rows import Rows
-from evalkit.inputs.suite import Lock, Suite
+from evalkit.inputs.suite import Suite
+from evalkit.inputs.types import LockedTask
 
 log = logging.getLogger(__name__)
 # What an OSError says of a place, and not of a task.
@@ -37,7 +39,7 @@ class Leaf:
 
     name: str
     task: Any  # lm_eval.api.task.Task
-    locked: suites.LockedTask
+    locked: LockedTask
     drawn: tuple[Any, Any]
 
     @property
@@ -78,7 +80,8 @@ def load_locked(
 ) -> Loaded:
     """Load every task of the suite with the data that its lock pins, and hold it against the lock;
     `served` is called for each dataset."""
-    revisions = {name: item.pinned for name, item in lock.datasets.items() if item.pinned}
+    pinned = {name: pinned_revision(dataset) for name, dataset in lock.datasets.items()}
+    revisions = {name: revision for name, revision in pinned.items() if revision}
     pins = loading.Pins(
         revisions, include_path=suite.include_path, offline=offline, served=served,
         floating=lock.datasets.keys() - revisions.keys(),

@@ -22,8 +22,8 @@ from evalkit.host import stage_manifest
 from evalkit.host.stage_manifest import StagedDataset, StagedModel
 from evalkit.inputs import hub
 from evalkit.inputs import suite as suites
+from evalkit.inputs.locked import Lock, pinned_revision
 from evalkit.inputs.models import model as models
-from evalkit.inputs.suite import Lock
 from evalkit.inputs.types import FileEntry
 from evalkit.run import loading
 
@@ -56,7 +56,7 @@ def stage(wanted: Wanted, events: Events) -> Path:
     staged = {reference: _model(reference, wanted, events) for reference in wanted.models}
     loading.load_suite(suite, lock, events, offline=False)
     datasets: dict[str, StagedDataset] = {
-        name: {"revision": dataset.pinned or "unknown", "licence": dataset.licence}
+        name: {"revision": pinned_revision(dataset) or "unknown", "licence": dataset["licence"]}
         for name, dataset in lock.datasets.items()
     }
     events.say("writing the manifest")
@@ -79,8 +79,9 @@ def _announce(wanted: Wanted, lock: Lock, events: Events) -> None:
         if not name.startswith(suites.OWN_FILES):
             size = _dataset_size(name, lock)
             total += size * (1 + MADE)
-            at = f"at {dataset.pinned[:12]}" if dataset.pinned else "as it is now"
-            events.say(f"dataset  {name} {at}: at most {_bytes(size)}, licence {dataset.licence}")
+            pinned, licence = pinned_revision(dataset), dataset["licence"]
+            at = f"at {pinned[:12]}" if pinned else "as it is now"
+            events.say(f"dataset  {name} {at}: at most {_bytes(size)}, licence {licence}")
     present = _size(wanted.to / stage_manifest.HOME)
     free = shutil.disk_usage(wanted.to).free
     if total - present > free:
@@ -95,8 +96,8 @@ def _announce(wanted: Wanted, lock: Lock, events: Events) -> None:
 def _dataset_size(name: str, lock: Lock) -> int:
     """Return the bytes of a dataset's files in the folders named after the wanted configurations,
     or of all files where a configuration has no such folder."""
-    sizes = hub.sizes(name, "dataset", lock.datasets[name].pinned)
-    configs = {task.config for task in lock.tasks.values() if task.dataset == name}
+    sizes = hub.sizes(name, "dataset", pinned_revision(lock.datasets[name]))
+    configs = {t["config"] for t in lock.tasks.values() if t["dataset"] == name}
     folders = {part for path in sizes for part in Path(path).parent.parts}
     if not configs <= folders:
         return sum(sizes.values())

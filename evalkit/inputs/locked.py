@@ -19,7 +19,6 @@ import yaml
 from evalkit.base import canon, schema
 from evalkit.base.errors import EvalkitError, Exit
 from evalkit.base.machine import stamp
-from evalkit.base.machine.types import Unknown
 from evalkit.inputs import rows, untrusted
 from evalkit.inputs.rows import Rows
 from evalkit.inputs.types import (
@@ -27,9 +26,9 @@ from evalkit.inputs.types import (
     GroupMetric,
     GroupScore,
     LockBody,
-    MetricEntry,
+    LockedDataset,
+    LockedTask,
     ShotRows,
-    Version,
 )
 
 PUNKT = "nltk_data/tokenizers/punkt_tab/english"
@@ -39,49 +38,16 @@ RENDERING = ("apply_chat_template", "fewshot_as_multiturn", "system_instruction"
 ASKED = (*RENDERING, "gen_kwargs", "seeds")  # a suite's settings that prompts follow from
 
 
-@dataclass(frozen=True, slots=True)
-class LockedTask:
-    """A leaf task's data: `rows` digests lm-eval's doc_hash of all `documents`, in order.
-
-    `shots`: the rows that worked examples are drawn from, unknown where they are not pinned; None
-    where none are drawn. `settings` digests lm-eval's config.
-    """
-
-    dataset: str
-    config: str | None
-    split: str
-    documents: int
-    rows: str
-    shots: ShotRows | Unknown | None
-    output_type: str
-    num_fewshot: int
-    version: Version
-    metrics: dict[str, MetricEntry]
-    filters: list[str]
-    settings: str
-
-    @property
-    def pinned_shots(self) -> ShotRows | None:
-        """The rows that its shots are drawn from, where the lock pins them."""
-        if self.shots is None or "unknown" in self.shots:
-            return None
-        return self.shots
+def pinned_shots(task: LockedTask) -> ShotRows | None:
+    """Return the rows that a leaf task's shots are drawn from, where the lock pins them."""
+    shots = task["shots"]
+    return None if shots is None or "unknown" in shots else shots
 
 
-@dataclass(frozen=True, slots=True)
-class LockedDataset:
-    """A dataset: a Hub repo at a commit, or local data files at a digest of their bytes. Where the
-    revision is unknown, any commit will do whose rows are the locked ones."""
-
-    revision: str | Unknown
-    licence: str
-    redistributable: bool
-    unproven: str | None = None  # why nothing shows that its rows are the Hub's, in a shipped lock
-
-    @property
-    def pinned(self) -> str | None:
-        """The revision, where the lock pins one."""
-        return self.revision if isinstance(self.revision, str) else None
+def pinned_revision(dataset: LockedDataset) -> str | None:
+    """Return a dataset's revision, where the lock pins one."""
+    revision = dataset["revision"]
+    return revision if isinstance(revision, str) else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,10 +76,10 @@ class Lock:
             **({"scorers": list(self.scorers)} if self.scorers else {}),
             **({"unlocked": dict(self.unlocked)} if self.unlocked else {}),
             "asked": self.asked,
-            "datasets": {name: _plain(item) for name, item in sorted(self.datasets.items())},
+            "datasets": dict(sorted(self.datasets.items())),
             "groups": dict(sorted(self.groups.items())),
             "group_scores": dict(sorted(self.group_scores.items())),
-            "tasks": {name: _plain(item) for name, item in sorted(self.tasks.items())},
+            "tasks": dict(sorted(self.tasks.items())),
         }
         return cast(LockBody, body)
 
@@ -136,13 +102,6 @@ class _Plain(yaml.SafeDumper):
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
-
-
-def _plain(item: LockedTask | LockedDataset) -> dict[str, object]:
-    values = {name: getattr(item, name) for name in item.__slots__}
-    if values.get("unproven", "") is None:
-        del values["unproven"]
-    return values
 
 
 def other_settings(asked: Mapping[str, Any], suite: Mapping[str, Any]) -> list[str]:
@@ -204,10 +163,10 @@ def read_lock(path: Path) -> Lock:
         suite=raw["suite"],
         lm_eval=raw["lm_eval"],
         asked=raw["asked"],
-        datasets={name: LockedDataset(**item) for name, item in raw["datasets"].items()},
+        datasets=raw["datasets"],
         groups=raw["groups"],
         group_scores=raw["group_scores"],
-        tasks={name: LockedTask(**item) for name, item in raw["tasks"].items()},
+        tasks=raw["tasks"],
         each=_read_rows(rows.beside(path), raw["rows_file"]),
         scorers=tuple(raw.get("scorers", ())),
         unlocked=raw.get("unlocked", {}),

@@ -14,34 +14,8 @@ from evalkit.base.errors import EvalkitError, Exit, one_of
 from evalkit.base.machine import shipped as shipped_files
 from evalkit.inputs.chat import templates
 from evalkit.inputs.chat.templates import Chat
-from evalkit.inputs.locked import (
-    EARLIER_LOCK,
-    LOCK,
-    Lock,
-    LockedDataset,
-    LockedTask,
-    read_lock,
-    read_yaml,
-    scorers,
-)
+from evalkit.inputs.locked import Lock, read_lock, read_yaml, scorers
 from evalkit.inputs.types import Seeds, Setting, SuiteFile, SuiteIdentity
-
-__all__ = [  # who reads a suite need not know which module its lock comes from
-    "EARLIER_LOCK",
-    "LOCK",
-    "Lock",
-    "LockedDataset",
-    "LockedTask",
-    "Suite",
-    "SuiteTask",
-    "find",
-    "identity",
-    "load",
-    "lock_of",
-    "read_lock",
-    "read_yaml",
-    "shipped",
-]
 
 FOLDER = shipped_files.folder("suites")
 OWN_FILES = "files:"  # how the name of a dataset begins that is the suite's own files
@@ -216,9 +190,9 @@ def identity(suite: Suite, lock: Lock) -> SuiteIdentity:
         "gen_kwargs": suite.gen_kwargs,
         "seeds": suite.seeds,
         "task_files": suite.task_files(),
-        "datasets": {name: {"revision": d.revision} for name, d in lock.datasets.items()},
-        "rows": {name: task.rows for name, task in lock.tasks.items()},
+        "datasets": {name: {"revision": d["revision"]} for name, d in lock.datasets.items()},
+        "rows": {name: task["rows"] for name, task in lock.tasks.items()},
         "scorers": scorers(lock.scorers),
-        "shots": {n: task.shots for n, task in lock.tasks.items() if task.shots is not None},
+        "shots": {n: t["shots"] for n, t in lock.tasks.items() if t["shots"] is not None},
         **suite.chat.identity(),
     }

@@ -63,8 +63,10 @@ class Asked(TypedDict):
     seeds: dict[str, int]
 
 
-class LockedDatasetEntry(TypedDict):
-    """A dataset as lock.yaml holds it."""
+class LockedDataset(TypedDict):
+    """A dataset of a lock: a Hub repo at a commit, or local data files at a digest of their bytes.
+    Where the revision is unknown, any commit will do whose rows are the locked ones. `unproven`:
+    why nothing shows that its rows are the Hub's, in a shipped lock."""
 
     revision: str | Unknown
     licence: str
@@ -72,8 +74,9 @@ class LockedDatasetEntry(TypedDict):
     unproven: NotRequired[str]
 
 
-class LockedTaskEntry(TypedDict):
-    """A leaf task as lock.yaml holds it; see `locked.LockedTask`."""
+class LockedTask(TypedDict):
+    """A leaf task of a lock: `rows` digests lm-eval's doc_hash of all `documents`, in order, and
+    `settings` lm-eval's config. `shots` are the rows that worked examples are drawn from."""
 
     dataset: str
     config: str | None
@@ -99,10 +102,10 @@ class LockBody(TypedDict):
     scorers: NotRequired[list[str]]
     unlocked: NotRequired[dict[str, str]]
     asked: Asked
-    datasets: dict[str, LockedDatasetEntry]
+    datasets: dict[str, LockedDataset]
     groups: dict[str, list[str]]
     group_scores: dict[str, GroupScore]
-    tasks: dict[str, LockedTaskEntry]
+    tasks: dict[str, LockedTask]
 
 
 class SuiteFileTask(TypedDict):

@@ -15,8 +15,7 @@ from typing import Any
 
 from evalkit.base import canon, schema
 from evalkit.harness.samples import Sample, value_of
-from evalkit.inputs.locked import group_metric
-from evalkit.inputs.suite import Lock
+from evalkit.inputs.locked import Lock, group_metric
 from evalkit.inputs.types import FileEntry, GroupMetric, MetricEntry
 from evalkit.plan.types import PlanBody
 from evalkit.record.journal import Answers
@@ -158,31 +157,31 @@ def tasks(
     sections: dict[str, TaskResult] = {}
     for name, locked in lock.tasks.items():
         config = results["configs"][name]
-        dataset = lock.datasets[locked.dataset]
+        dataset = lock.datasets[locked["dataset"]]
         section: TaskResult = {
             "alias": results["results"][name].get("alias", name),
             "output_type": config["output_type"],
             "version": results["versions"].get(name),
             "num_fewshot": results["n-shot"].get(name) or 0,
             "n": results["n-samples"][name]["effective"],
-            "n_expected": min(limit or locked.documents, locked.documents),
-            "documents": locked.documents,
+            "n_expected": min(limit or locked["documents"], locked["documents"]),
+            "documents": locked["documents"],
             "metrics": metrics(
                 results["results"][name],
                 results["higher_is_better"].get(name, {}),
-                _methods(locked.metrics),
+                _methods(locked["metrics"]),
                 MEAN,  # of what a metric's function gives by other names, as pass@1
             ),
             "questions": canon.digest(facts.questions[name]),
             "prompts": canon.digest(facts.prompts[name]),
             "dataset": {
-                "repo": locked.dataset,
-                "config": locked.config,
-                "split": locked.split,
-                "revision": dataset.revision,
-                "rows": locked.rows,
-                "licence": dataset.licence,
-                "redistributable": dataset.redistributable,
+                "repo": locked["dataset"],
+                "config": locked["config"],
+                "split": locked["split"],
+                "revision": dataset["revision"],
+                "rows": locked["rows"],
+                "licence": dataset["licence"],
+                "redistributable": dataset["redistributable"],
             },
         }
         if name in answers.texts:

@@ -173,7 +173,7 @@ def _build(
     """Load the suite, build and tokenise its requests, and pack them."""
     loaded = load(job, events)
     documents = sum(
-        min(job.suite.limit or t.documents, t.documents) for t in job.lock.tasks.values()
+        min(job.suite.limit or t["documents"], t["documents"]) for t in job.lock.tasks.values()
     )
     tokenizer.max_length = inputs["max_length"]
     how = asking.of(job.suite, job.model, tokenizer)
@@ -183,7 +183,7 @@ def _build(
     with events.phase("build", documents, "documents") as phase:
         for name in sorted(loaded.leaves):  # one's requests and rows are gone before the next's
             made.add(tokenise(asked.of_leaf(loaded, name, how), tokenizer))
-            phase.advance(min(job.suite.limit or documents, job.lock.tasks[name].documents))
+            phase.advance(min(job.suite.limit or documents, job.lock.tasks[name]["documents"]))
     body = made.body(
         suite_id=canon.digest(job.inputs["suite"]),
         tokenizer=inputs["tokenizer"],

@@ -5,7 +5,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from evalkit.base.events import Events
 from evalkit.harness import tasks
 from evalkit.harness.tasks import Loaded
-from evalkit.inputs.suite import Lock, Suite
+from evalkit.inputs.locked import Lock
+from evalkit.inputs.suite import Suite
 from evalkit.run.preparing.prepare import Job
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from evalkit.base import canon, schema
 from evalkit.base.errors import EvalkitError, Exit
+from evalkit.inputs import locked
 from evalkit.inputs import suite as suites
 from evalkit.record.reading import identity, score_table
 from evalkit.record.types import Record
@@ -37,7 +38,7 @@ class Published:
 @cache
 def rows() -> tuple[Published, ...]:
     """Return every shipped row."""
-    body = suites.read_yaml(suites.FOLDER / suites.PUBLISHED, "table of published figures")
+    body = locked.read_yaml(suites.FOLDER / suites.PUBLISHED, "table of published figures")
     problems = schema.check("published", body)
     assert not problems, f"{suites.PUBLISHED} does not fit its schema: {problems[0]}"
     return tuple(Published(**row) for row in body["rows"])

@@ -485,7 +485,9 @@ def test_documents_that_a_task_rewrote_are_sealed_too(
     assert len(rewritten) == 2, "one of each split"
     assert {path.name for path in rewritten} < support.read(folder, cache.SEAL).keys()
     read = suites.load(str(path))
-    pins = loading.Pins({"own/examples": lock.datasets["own/examples"].revision}, read.include_path)
+    pins = loading.Pins(
+        {"own/examples": lock.datasets["own/examples"]["revision"]}, read.include_path
+    )
     rewritten[0].unlink()
     tasks_.load(read, pins)
     reword(rewritten[1], b"WHICH", b"WITCH")
@@ -505,7 +507,9 @@ def test_the_prepared_copy_of_a_suites_own_file_is_sealed_too(
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets")
     lock = suites.read_lock(locking.write_lock(str(path)))
     read = suites.load(str(path))
-    pins = loading.Pins({name: d.revision for name, d in lock.datasets.items()}, read.include_path)
+    pins = loading.Pins(
+        {name: d["revision"] for name, d in lock.datasets.items()}, read.include_path
+    )
     (table,) = tmp_path.glob("datasets/evalkit-files/*/json/*/*/*/json-test.arrow")
     for damage in (lambda: reword(table, b"which", b"witch"), lambda: halve(table)):
         damage()

@@ -15,7 +15,7 @@ from evalkit.harness.asking import requests as building
 from evalkit.harness.samples import plain
 from evalkit.harness.tasks import Leaf, Loaded, named
 from evalkit.inputs import rows
-from evalkit.inputs.locked import ASKED, other_settings
+from evalkit.inputs.locked import ASKED, other_settings, pinned_shots
 from evalkit.inputs.rows import Rows
 from evalkit.inputs.suite import Suite
 from evalkit.inputs.types import Asked as AskedSettings
@@ -78,7 +78,7 @@ def each(leaf: Leaf, suite: Suite) -> Rows:
         building.build_task(leaf, replace(suite, limit=None), messages)
         prompts, targets = of_built(leaf, messages)
     leaf.task._instances = None
-    pinned = leaf.locked.shots is None or leaf.locked.pinned_shots is not None
+    pinned = leaf.locked["shots"] is None or pinned_shots(leaf.locked) is not None
     return replace(leaf.each, prompts=prompts if pinned else b"", targets=targets)
 
 

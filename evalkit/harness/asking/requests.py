@@ -81,7 +81,7 @@ def build(
     requests: list[Request] = []
     for name, leaf in loaded.leaves.items():
         requests += of_leaf(loaded, name, asking)
-        advance(min(loaded.suite.limit or leaf.locked.documents, leaf.locked.documents))
+        advance(min(loaded.suite.limit or leaf.locked["documents"], leaf.locked["documents"]))
     return requests
 
 

@@ -17,9 +17,10 @@ from evalkit.harness import publish, samples
 from evalkit.harness.data import cache, loading, local, row_digests
 from evalkit.harness.data.row_digests import doc_hash
 from evalkit.inputs import rows as single
+from evalkit.inputs.locked import Lock, pinned_revision, pinned_shots
 from evalkit.inputs.rows import Rows
-from evalkit.inputs.suite import OWN_FILES, Lock, LockedTask, Suite
-from evalkit.inputs.types import GroupMetric, GroupScore, ShotRows
+from evalkit.inputs.suite import OWN_FILES, Suite
+from evalkit.inputs.types import GroupMetric, GroupScore, LockedTask, ShotRows
 
 if TYPE_CHECKING:
     from evalkit.harness.tasks import Leaf, Loaded
@@ -34,24 +35,24 @@ def describe(task: Any, pins: loading.Pins) -> LockedTask:
     config = publish.clean({"config": task.dump_config()})["config"]
     ways = task.higher_is_better()
     split = task.config.test_split if task.has_test_docs() else task.config.validation_split
-    return LockedTask(
-        dataset=_repo(task, pins),
-        config=task.DATASET_NAME,
-        split=str(split),
-        documents=documents,
-        rows=digest,
-        shots=describe_shots(task),
-        output_type=str(task.OUTPUT_TYPE),
-        num_fewshot=task.get_config("num_fewshot") or 0,
-        version=samples.plain(task.VERSION),
-        metrics={
+    return {
+        "dataset": _repo(task, pins),
+        "config": task.DATASET_NAME,
+        "split": str(split),
+        "documents": documents,
+        "rows": digest,
+        "shots": describe_shots(task),
+        "output_type": str(task.OUTPUT_TYPE),
+        "num_fewshot": task.get_config("num_fewshot") or 0,
+        "version": samples.plain(task.VERSION),
+        "metrics": {
             name: {"aggregation": _aggregation(config, name, function),
                    "higher_is_better": ways.get(name)}
             for name, function in task.aggregation().items()
         },
-        filters=[each.name for each in task._filters],
-        settings=single.of_settings(canon.finite(config)),
-    )  # fmt: skip
+        "filters": [each.name for each in task._filters],
+        "settings": single.of_settings(canon.finite(config)),
+    }  # fmt: skip
 
 
 def _aggregation(config: Mapping[str, Any], metric: str, function: Any) -> str:
@@ -92,7 +93,7 @@ def group_metrics(group: Any) -> dict[str, GroupMetric]:
 def single_rows(task: Any, locked: LockedTask) -> Rows:
     """A loaded leaf task's rows one by one; of those that shots are drawn from, if they are pinned.
     Every row is hashed for it."""
-    shots = single.joined(map(doc_hash, task.sampler.df)) if locked.pinned_shots else None
+    shots = single.joined(map(doc_hash, task.sampler.df)) if pinned_shots(locked) else None
     return Rows(single.joined(map(doc_hash, task.eval_docs)), shots)
 
 
@@ -173,11 +174,12 @@ def check(loaded: "Loaded", lock: Lock) -> None:
         if problem := _other_source(leaf.locked, want):
             raise _off_the_lock(suite, f"task '{name}': {problem}", _REFRESH)
         if problem := _other_rows(leaf, want, each):
-            fix = _compare(want.dataset, lock, suite)
+            fix = _compare(want["dataset"], lock, suite)
             raise _off_the_lock(suite, f"task '{name}': {problem}", fix)
         if problem := _other_shots(leaf, want, each):
-            own = want.pinned_shots is not None and want.pinned_shots["split"] is None
-            fix = _compare(OWN_FILES if own else want.dataset, lock, suite)
+            pinned = pinned_shots(want)
+            own = pinned is not None and pinned["split"] is None
+            fix = _compare(OWN_FILES if own else want["dataset"], lock, suite)
             raise _off_the_lock(suite, f"task '{name}': {problem}", fix)
         if problem := _other_scoring(leaf.locked, want):
             raise _off_the_lock(suite, f"task '{name}': {problem}", _REFRESH)
@@ -190,20 +192,26 @@ def _off_the_lock(suite: Suite, problem: str, fix: str) -> EvalkitError:
 
 def _other_source(have: LockedTask, want: LockedTask) -> str:
     """How a leaf task's data is not from where the locked is, whatever its rows; or nothing."""
-    for key in ("dataset", "config", "split"):
-        if getattr(have, key) != getattr(want, key):
-            return f"{key} is {getattr(have, key)}, locked {getattr(want, key)}"
-    ours, theirs = _source(have.shots), _source(want.shots)
-    unknown = have.shots is not None and want.shots is not None and want.pinned_shots is None
+    if problem := _first_other(have, want, ("dataset", "config", "split")):
+        return problem
+    ours, theirs = _source(have["shots"]), _source(want["shots"])
+    unknown = have["shots"] and want["shots"] and pinned_shots(want) is None
     return "" if unknown or ours == theirs else f"it draws {ours}, the lock says {theirs}"
 
 
 def _other_scoring(have: LockedTask, want: LockedTask) -> str:
     """How a leaf task is scored otherwise than the locked one, or nothing."""
-    for key in ("output_type", "num_fewshot", "version", "metrics", "filters"):
-        if getattr(have, key) != getattr(want, key):
-            return f"{key} is {getattr(have, key)}, locked {getattr(want, key)}"
-    return "" if have.settings == want.settings else "lm-eval's config of it is not the locked one"
+    keys = ("output_type", "num_fewshot", "version", "metrics", "filters")
+    same = have["settings"] == want["settings"]
+    other = "" if same else "lm-eval's config of it is not the locked one"
+    return _first_other(have, want, keys) or other
+
+
+def _first_other(
+    have: Mapping[str, object], want: Mapping[str, object], keys: tuple[str, ...]
+) -> str:
+    other = (key for key in keys if have[key] != want[key])
+    return next((f"{key} is {have[key]}, locked {want[key]}" for key in other), "")
 
 
 def _source(shots: ShotRows | Unknown | None) -> str:
@@ -218,22 +226,23 @@ def _source(shots: ShotRows | Unknown | None) -> str:
 def _other_rows(leaf: "Leaf", want: LockedTask, each: Rows) -> str:
     """How the documents are not the locked ones, or nothing."""
     have = leaf.locked
-    if (have.documents, have.rows) == (want.documents, want.rows):
+    counts, other = (_first_other(have, want, (key,)) for key in ("documents", "rows"))
+    if not counts and not other:
         return ""
     first = single.difference(leaf.each.documents, each.documents)
-    if have.documents != want.documents:
-        counts = f"documents is {have.documents}, locked {want.documents}"
+    if counts:
         return f"{counts}; {first}" if first else counts
-    return first or f"rows is {have.rows}, locked {want.rows}"
+    return first or other
 
 
 def _other_shots(leaf: "Leaf", want: LockedTask, each: Rows) -> str:
     """How the rows that shots are drawn from are not the locked ones, or nothing."""
-    have = leaf.locked.shots
-    if want.pinned_shots is None or have == want.shots:
+    have = leaf.locked["shots"]
+    if pinned_shots(want) is None or have == want["shots"]:
         return ""
     first = single.difference(leaf.each.shots or b"", each.shots or b"", "row")
-    return f"{_source(have)}: {first or f'they are {have}, locked {want.shots}'}"
+    other = f"they are {have}, locked {want['shots']}"
+    return f"{_source(have)}: {first or other}"
 
 
 def _compare(dataset: str, lock: Lock, suite: Suite) -> str:
@@ -243,7 +252,7 @@ def _compare(dataset: str, lock: Lock, suite: Suite) -> str:
     again = f"refresh the lock with `evalkit lock {suite.path}`"
     if dataset.startswith(OWN_FILES):
         return f"restore the task's own files, or {again}"
-    pinned = lock.datasets[dataset].pinned
+    pinned = pinned_revision(lock.datasets[dataset])
     revision = pinned[:12] if pinned else "a revision that the lock does not know"
     fetched = file_download.repo_folder_name(repo_id=dataset, repo_type="dataset")
     return (

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from evalkit.harness.samples import RunResults, Sample
-from evalkit.inputs.types import LockedTaskEntry
+from evalkit.inputs.types import LockedTask
 from evalkit.judge.verify.checks import aggregates, completeness
 from evalkit.judge.verify.checks.scores import Scores
 from evalkit.record.reading.evidence import samples as sampled
@@ -146,7 +146,7 @@ def _head(detail: str) -> str:
 
 
 def _is_scored_as(
-    ways: Mapping[str, bool | None], config: Mapping[str, Any], locked: LockedTaskEntry
+    ways: Mapping[str, bool | None], config: Mapping[str, Any], locked: LockedTask
 ) -> bool:
     """Say whether what a lock says of a task's metrics is what its results say. `ways`: which way
     up each metric is."""

@@ -11,7 +11,8 @@ from pathlib import Path
 from evalkit.base import canon
 from evalkit.base.errors import EvalkitError
 from evalkit.base.events import now
-from evalkit.inputs.suite import Lock, Suite
+from evalkit.inputs.locked import Lock
+from evalkit.inputs.suite import Suite
 from evalkit.inputs.types import SuiteIdentity
 from evalkit.plan.cache import Planned
 from evalkit.plan.types import PlanBody

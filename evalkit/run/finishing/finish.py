@@ -16,7 +16,7 @@ from evalkit.base.machine import stamp
 from evalkit.base.machine.types import Environment, Unknown
 from evalkit.harness.data.pinning import group_metrics
 from evalkit.harness.tasks import Loaded
-from evalkit.inputs import suite as suites
+from evalkit.inputs import locked
 from evalkit.inputs.models.tokenizer import Tokenizer
 from evalkit.plan.store import Plan
 from evalkit.record import auditlog, journal, record
@@ -108,7 +108,7 @@ def _record(
     loaded: Loaded,
     argv: list[str],
 ) -> dict[str, Any]:
-    lock = suites.read_lock(run.folder / "lock.yaml")
+    lock = locked.read_lock(run.folder / "lock.yaml")
     happened = _events(run.folder)
     tasks = record.tasks(results, lock, facts, answers, loaded.suite.limit)
     multiple_choice = {n for n, task in tasks.items() if task["output_type"] == "multiple_choice"}

@@ -52,7 +52,7 @@ def needed(run: Run, loaded: Loaded) -> verdicts.Verdicts:
     graded = [name for name, leaf in loaded.leaves.items() if verdicts.is_graded(leaf.task)]
     if graded and not found:
         most = loaded.suite.limit or sys.maxsize
-        counts = (loaded.leaves[name].locked.documents for name in graded)
+        counts = (loaded.leaves[name].locked["documents"] for name in graded)
         raise _ungraded(run, sum(min(most, count) for count in counts))
     return found
 

@@ -17,10 +17,11 @@ from evalkit.base.machine import stamp
 from evalkit.inputs import engine_name, hub, locked
 from evalkit.inputs import suite as suites
 from evalkit.inputs.chat import templates
+from evalkit.inputs.locked import Lock
 from evalkit.inputs.models import architecture, checkpoint
 from evalkit.inputs.models import model as models
 from evalkit.inputs.models.model import Model
-from evalkit.inputs.suite import Lock, Suite
+from evalkit.inputs.suite import Suite
 from evalkit.inputs.types import FileEntry, NumericsEntry
 from evalkit.plan import memory
 from evalkit.plan.store import LEVELS, Policy

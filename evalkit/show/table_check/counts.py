@@ -13,6 +13,7 @@ from dataclasses import replace
 from decimal import ROUND_DOWN, ROUND_HALF_EVEN, ROUND_HALF_UP, Decimal
 from functools import cache
 
+from evalkit.inputs import locked
 from evalkit.inputs import suite as suites
 from evalkit.show.table_check import means, names
 from evalkit.show.table_check.numbers import Number
@@ -39,9 +40,8 @@ def documents() -> dict[str, int]:
     number."""
     counts = dict(DOCUMENTS)
     for path in sorted(suites.FOLDER.glob("*.lock.yaml")):
-        lock = suites.read_lock(path)
-        for name, task in lock.tasks.items():
-            counts[names.plain(name)] = task.documents
+        for name, task in locked.read_lock(path).tasks.items():
+            counts[names.plain(name)] = task["documents"]
     return counts
 
 

@@ -17,7 +17,7 @@ from evalkit.inputs.chat import templates
 from evalkit.inputs.locked import group_metric, holds_prompts, other_settings
 from evalkit.inputs.rows import Rows
 from evalkit.inputs.suite import SEEDS
-from evalkit.inputs.types import GroupScore, LockBody, LockedTaskEntry, MetricEntry, SuiteFileTask
+from evalkit.inputs.types import GroupScore, LockBody, LockedTask, MetricEntry, SuiteFileTask
 from evalkit.inputs.untrusted import Groups
 from evalkit.judge.verify.checks import aggregates, completeness
 from evalkit.record.reading.evidence.samples import Samples
@@ -95,7 +95,7 @@ def scoring(
     return findings.check(f"{len(lock['tasks']):,} leaf tasks are scored as the lock says")
 
 
-def _leaf(entry: TaskResult, locked: LockedTaskEntry, config: Any, unlike: list[str]) -> list[str]:
+def _leaf(entry: TaskResult, locked: LockedTask, config: Any, unlike: list[str]) -> list[str]:
     """Return what in a leaf task's scoring is not as locked."""
     problems = _unlike(entry, locked, ("output_type", "num_fewshot", "version"))
     names = {key.partition(",")[0] for key in entry["metrics"]}
@@ -128,7 +128,7 @@ def _is_locked(name: str, metrics: Mapping[str, MetricEntry]) -> bool:
 
 
 def _settings(
-    entry: TaskResult, locked: LockedTaskEntry, config: Mapping[str, Any], unlike: list[str]
+    entry: TaskResult, locked: LockedTask, config: Mapping[str, Any], unlike: list[str]
 ) -> list[str]:
     """Return what in lm-eval's config of a leaf task is not as locked."""
     problems = []
@@ -143,7 +143,7 @@ def _settings(
     return problems
 
 
-def _aggregations(config: Mapping[str, Any], locked: LockedTaskEntry) -> list[str]:
+def _aggregations(config: Mapping[str, Any], locked: LockedTask) -> list[str]:
     """Return which metrics a config aggregates otherwise, in words."""
     named = {
         str(entry["metric"]): entry.get("aggregation") for entry in config.get("metric_list") or []

@@ -12,8 +12,7 @@ from typing import Any
 import evalkit
 from evalkit.base import canon, schema
 from evalkit.base.machine import shipped as shipped_files
-from evalkit.inputs import rows
-from evalkit.inputs import suite as suites
+from evalkit.inputs import locked, rows
 from evalkit.inputs.rows import Rows
 from evalkit.inputs.types import LockBody, SuiteFile
 from evalkit.record.reading import score_table
@@ -53,7 +52,7 @@ def locks() -> list[LockBody]:
 @cache
 def _read(path: Path) -> Any:
     """Return a shipped file's content, which is read once a process and never changed."""
-    return suites.read_yaml(path, "suite")
+    return locked.read_yaml(path, "suite")
 
 
 def lock_of(folder: Folder, record: Record, findings: Findings) -> tuple[LockBody | None, bool]:
