@@ -133,6 +133,16 @@ def read_bytes(path: Path, limit: int) -> bytes:
     return data
 
 
+def read_given(path: Path, limit: int, what: str) -> bytes:
+    """Do as `read_bytes` for a file that the user named; EvalkitError (3) says that `what` can't be
+    read."""
+    try:
+        return read_bytes(path, limit)
+    except OSError as error:
+        problem = f"can't read {what}: {error.strerror}"
+        raise EvalkitError(problem, where=str(path), code=Exit.MISSING) from None
+
+
 def sha256_file(path: Path) -> str:
     """Return the sha256 (bare hex) of a regular file, read in blocks."""
     with reader(path) as handle:

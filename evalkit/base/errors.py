@@ -62,6 +62,12 @@ def one_of(name: str, choices: list[str]) -> str:
     return "choose from " + ", ".join(sorted(choices)[:12])
 
 
+def not_installed(package: str) -> EvalkitError:
+    """Return the error for a package that evalkit does without until somebody asks for it."""
+    fix = f"run `pip install {package}`"
+    return EvalkitError(f"{package} is not installed", fix=fix, code=Exit.MISSING)
+
+
 def no_right(path: object) -> EvalkitError:
     """Return the error for a file or folder that the user may not read or write."""
     fix = "ask its owner, who shares runs with a group by --group, or for a pack (`evalkit pack`)"

@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,7 @@ def _stats(own: Path) -> list[list[Any]]:
 
 @cache
 def task_folder() -> Path:
-    """Where lm-eval's own tasks lie: replaced in what is published."""
-    import lm_eval.tasks
-
-    return Path(lm_eval.tasks.__file__).parent
+    """Return where the installed lm-eval's own tasks lie; lm-eval is not imported."""
+    spec = find_spec("lm_eval")
+    assert spec is not None and spec.submodule_search_locations, "called with lm-eval installed"
+    return Path(spec.submodule_search_locations[0]) / "tasks"

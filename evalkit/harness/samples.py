@@ -109,6 +109,15 @@ def unmarked(value: Any) -> Any:
     return [unmarked(item) for item in value] if isinstance(value, list) else value
 
 
+def flat(value: Any) -> Iterator[Any]:
+    """Yield the values in nested lists."""
+    if isinstance(value, (list, tuple)):
+        for item in value:
+            yield from flat(item)
+    else:
+        yield value
+
+
 def strings(value: Any) -> Any:
     """Return nested lists with every leaf as a string, as lm-eval writes responses."""
     return [strings(item) for item in value] if isinstance(value, (list, tuple)) else str(value)

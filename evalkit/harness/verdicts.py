@@ -18,7 +18,7 @@ from typing import Any
 
 from evalkit.base import canon
 from evalkit.base.errors import EvalkitError, Exit, no_right
-from evalkit.harness.samples import Sample
+from evalkit.harness.samples import Sample, flat
 
 NAME = "verdicts.jsonl"
 SCHEMA = "evalkit/verdicts/1"
@@ -43,16 +43,8 @@ def name_of(text: str) -> str:
 
 def of_sample(sample: Sample) -> Iterator[str]:
     """The programs of a sample, in the order of its answers."""
-    for answer in _flat(sample["filtered_resps"]):
-        yield program(answer, sample["target"])
-
-
-def _flat(value: Any) -> Iterator[str]:
-    if isinstance(value, (list, tuple)):
-        for item in value:
-            yield from _flat(item)
-    else:
-        yield str(value)
+    for answer in flat(sample["filtered_resps"]):
+        yield program(str(answer), sample["target"])
 
 
 def pass_at_k(passed: int, count: int, k: int) -> float:

@@ -8,7 +8,7 @@ of a small one. So a file in the Hub's cache can be checked.
 import hashlib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
@@ -18,6 +18,11 @@ from typing import Any
 from evalkit.base import canon, kept
 from evalkit.base.errors import EvalkitError, Exit
 from evalkit.inputs.types import FileEntry
+
+
+def sha256s(files: Mapping[str, FileEntry]) -> dict[str, str]:
+    """Return each file's sha256 (hex) by its name."""
+    return {name: entry["sha256"] for name, entry in files.items()}
 
 
 def digests(folder: Path, names: list[str]) -> dict[str, FileEntry]:

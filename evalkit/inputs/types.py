@@ -209,6 +209,13 @@ class Quantization(TypedDict):
     dequantized: bool | Unknown
 
 
+class SpecialToken(TypedDict):
+    """The ids of a special token where the tokenizer's and config.json's differ."""
+
+    tokenizer: int | None
+    config: int | list[int]
+
+
 class AdapterEntry(TypedDict):
     """A LoRA adapter: its folder as the user named it, and its files."""
 

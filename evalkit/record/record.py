@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from evalkit.base import canon, schema
-from evalkit.harness.samples import Sample, value_of
+from evalkit.harness.samples import Sample, flat, value_of
 from evalkit.inputs.locked import Lock, group_metric
 from evalkit.inputs.types import FileEntry, GroupMetric, MetricEntry
 from evalkit.plan.types import PlanBody
@@ -84,15 +84,6 @@ class SampleFacts:
             [doc_id, sample["doc_hash"], sample["target_hash"]]
         )
         self.prompts.setdefault(task, []).append([doc_id, sample["prompt_hash"]])
-
-
-def flat(value: Any) -> Iterator[Any]:
-    """Yield the values in nested lists."""
-    if isinstance(value, list):
-        for item in value:
-            yield from flat(item)
-    else:
-        yield value
 
 
 def health(
@@ -185,9 +176,8 @@ def tasks(
             },
         }
         if name in answers.texts:
-            reported = {key: metric["value"] for key, metric in section["metrics"].items()}
             values = facts.values.get(name, {})
-            section["texts"] = answers.texts[name].to_json(values, reported)
+            section["texts"] = answers.texts[name].to_json(values, section["metrics"])
         sections[name] = section
     return sections
 

@@ -13,6 +13,7 @@ from evalkit.inputs.types import (
     FileEntry,
     Number,
     Quantization,
+    SpecialToken,
     Version,
 )
 
@@ -70,13 +71,6 @@ class GroupResult(TypedDict):
     subtasks: list[str]
     n: int
     metrics: dict[str, Metric]
-
-
-class SpecialToken(TypedDict):
-    """The ids of a special token where tokenizer and config disagree."""
-
-    tokenizer: int | None
-    config: int | list[int]
 
 
 class ModelDescription(TypedDict):

@@ -16,7 +16,6 @@ from evalkit.base.errors import EvalkitError
 from evalkit.base.events import Events
 from evalkit.base.machine import stamp
 from evalkit.base.stopping import Stop
-from evalkit.inputs.models import model as models
 from evalkit.inputs.models.model import Model
 from evalkit.plan import shards
 from evalkit.plan.shards import Shard
@@ -34,10 +33,9 @@ from evalkit.run.processes.workers import Workers
 def check_inputs(run: Run, plan: Plan, model: Model, place: Place) -> None:
     """EvalkitError (2) naming the first input of the run's identity that is not what it was."""
     planned = run.body["inputs"]
-    found = models.resolve_adapter(place.adapter) if place.adapter else None
     now = planned | {
         "model": model.sha256(),
-        "adapter": engines.digests(found),
+        "adapter": place.adapter_digests(),
         "engine": planned["engine"] | {"versions": engines.of_inputs(planned).versions()},
         "versions": stamp.versions(),
     }
@@ -47,8 +45,9 @@ def check_inputs(run: Run, plan: Plan, model: Model, place: Place) -> None:
         what = f"this run was planned with another {name}: {old} -> {new}"
         raise EvalkitError(what, where=str(run.folder), fix=fix)
     ids = run.body["ids"]
-    for name, known in (("plan", plan_id(plan.body)), ("run", run_id(ids["plan"], planned))):
-        if ids[name] != known:
+    followed = {"plan": plan_id(plan.body), "run": run_id(ids["plan"], planned)}
+    for name, recorded in ids.items():
+        if followed.get(name, recorded) != recorded:
             what = f"run.json or plan.json was changed: the {name} id does not follow from them"
             raise EvalkitError(what, where=str(run.folder), fix=fix)
 
@@ -150,8 +149,8 @@ def _say_stopping(events: Events, means: Means) -> None:
 def _how(run: Run) -> str:
     """Engine, level and numerics in words: `evalkit, level tree, native float32`."""
     engine, numerics = run.body["inputs"]["engine"], run.body["inputs"]["numerics"]
-    told = [numerics[key] for key in ("profile", "dtype") if isinstance(numerics[key], str)]
-    return ", ".join([engine["name"], f"level {engine['level']}", *filter(None, [" ".join(told)])])
+    known = [text for text in (numerics["profile"], numerics["dtype"]) if isinstance(text, str)]
+    return ", ".join(filter(None, [engine["name"], f"level {engine['level']}", " ".join(known)]))
 
 
 def _describe(run: Run, means: Means, events: Events) -> None:

@@ -1,9 +1,10 @@
 """A run's folder: its files before the run executes, and the folder that a job continues."""
 
 import secrets
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from evalkit.base import canon
 from evalkit.base.errors import EvalkitError
@@ -16,10 +17,10 @@ from evalkit.inputs.models import model as models
 from evalkit.inputs.models.model import Model
 from evalkit.inputs.models.tokenizer import Tokenizer
 from evalkit.inputs.suite import Suite
-from evalkit.inputs.types import AdapterEntry, Quantization, SuiteIdentity
+from evalkit.inputs.types import AdapterEntry, Quantization, RunInputs, SuiteIdentity
 from evalkit.plan.cache import Planned
 from evalkit.record.sections import ModelDescription
-from evalkit.record.types import RecordedSuite
+from evalkit.record.types import RecordedSuite, RunBody
 from evalkit.run.preparing import named
 from evalkit.run.preparing.prepare import Job, Options
 
@@ -31,7 +32,7 @@ class Run:
     """A run's folder and the content of its run.json, which is written before it executes."""
 
     folder: Path
-    body: dict[str, Any]
+    body: RunBody
 
     @property
     def finished(self) -> bool:
@@ -39,7 +40,7 @@ class Run:
         return (self.folder / "record.json").is_file()
 
 
-def run_id(plan_id: str, inputs: dict[str, Any]) -> str:
+def run_id(plan_id: str, inputs: Mapping[str, object]) -> str:
     """Return the run's identity: the plan, and all of `inputs` that the plan does not cover."""
     rest = {key: inputs[key] for key in ("model", "adapter", "numerics", "engine", "versions")}
     return canon.digest({"plan": plan_id, **rest})
@@ -61,7 +62,7 @@ def at_its_time(job: Job) -> Job:
 def _timed(job: Job, clock: str) -> Job:
     """Return the job with another clock."""
     suite = replace(job.suite, chat=job.suite.chat.at(clock))
-    inputs = job.inputs | {"suite": suites.identity(suite, job.lock)}
+    inputs: RunInputs = job.inputs | {"suite": suites.identity(suite, job.lock)}
     return replace(job, suite=suite, inputs=inputs)
 
 
@@ -109,11 +110,11 @@ def _inputs(run: Run) -> dict[str, Any]:
     return {"schema": run.body["schema"], **run.body["inputs"]}
 
 
-def _body(folder: Path) -> dict[str, Any]:
+def _body(folder: Path) -> RunBody:
     body = canon.read_json(folder / "run.json")
     if not isinstance(body, dict) or not {"schema", "suite", "inputs"} <= body.keys():
         raise EvalkitError("run.json is not of this evalkit", where=str(folder))
-    return body
+    return cast(RunBody, body)
 
 
 def read(folder: Path) -> Run:
@@ -153,7 +154,7 @@ def create(job: Job, planned: Planned, tokenizer: Tokenizer) -> Run:
     run = run_id(plan["ids"]["plan"], job.inputs)
     suite, root = job.suite, job.folder
     name = name_of(suite, run)
-    body = {
+    body: RunBody = {
         "schema": SCHEMA,
         "ids": {**plan["ids"], "run": run},
         "execution": secrets.token_hex(16),

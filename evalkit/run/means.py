@@ -4,10 +4,10 @@ before there is a plan."""
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 from evalkit.base import stopping
 from evalkit.inputs.models.model import Model
+from evalkit.inputs.types import RunInputs
 from evalkit.plan.shards import Shard
 from evalkit.run.preparing import engines
 from evalkit.run.preparing.engines import Place
@@ -32,9 +32,10 @@ class Means:
     shard: Shard | None = None
 
 
-def places_of(inputs: dict[str, Any], model: Model, means: Means, batches: int) -> list[Place]:
+def places_of(inputs: RunInputs, model: Model, means: Means, batches: int) -> list[Place]:
     """Where the workers are, no more than there are batches."""
-    engine, threads = engines.of_inputs(inputs), inputs["numerics"]["threads"]
+    engine, known = engines.of_inputs(inputs), inputs["numerics"]["threads"]
+    threads = known if isinstance(known, int) else 1
     return engine.places(means.place, model, means.number, threads)[: max(1, batches)]
 
 

@@ -7,7 +7,7 @@ imported when the first frame is made, so that nothing else waits for it.
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evalkit.base.errors import EvalkitError, Exit
+from evalkit.base.errors import EvalkitError, not_installed
 from evalkit.show.source import rows, source
 
 if TYPE_CHECKING:
@@ -47,7 +47,5 @@ def _pandas() -> Any:
     try:
         import pandas
     except ImportError:
-        raise EvalkitError(
-            "pandas is not installed", fix="run `pip install pandas`", code=Exit.MISSING
-        ) from None
+        raise not_installed("pandas") from None
     return pandas

@@ -5,12 +5,11 @@ found here as names, without being imported.
 """
 
 from collections.abc import Mapping
-from functools import cache
-from importlib import util
 from pathlib import Path
 from typing import Any
 
 from evalkit.harness.data import metrics
+from evalkit.harness.index import task_folder
 
 # Fields of a config that don't score: which data (the samples' own), which examples, which words.
 IGNORED = {"custom_dataset", "dataset_kwargs", "fewshot_config", "generation_kwargs"}
@@ -28,14 +27,6 @@ class OwnCode(Refused):
 
 class Unlike(Refused):
     """The recorded config is not the installed task's; the text names the fields."""
-
-
-@cache
-def harness_tasks() -> Path:
-    """Where the installed lm-eval's tasks lie."""
-    spec = util.find_spec("lm_eval")
-    assert spec is not None and spec.submodule_search_locations, "called with lm-eval installed"
-    return Path(spec.submodule_search_locations[0]).resolve() / "tasks"
 
 
 def refuse_code(config: Mapping[str, Any], *, with_code: bool) -> None:
@@ -68,6 +59,6 @@ def _files(value: Any) -> list[Path]:
         return [path for item in value.values() for path in _files(item)]
     if isinstance(value, list):
         return [path for item in value for path in _files(item)]
-    if isinstance(value, str) and value.startswith(f"{harness_tasks()}/"):
+    if isinstance(value, str) and value.startswith(f"{task_folder().resolve()}/"):
         return [Path(value.rpartition(".")[0] + ".py")]
     return []

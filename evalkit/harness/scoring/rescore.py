@@ -17,8 +17,9 @@ from typing import Any
 
 from evalkit.harness import publish, tasks
 from evalkit.harness.data import metrics
+from evalkit.harness.index import task_folder
 from evalkit.harness.samples import Sample, plain, strings, unmarked
-from evalkit.harness.scoring.own_code import IGNORED, Refused, Unlike, harness_tasks, refuse_code
+from evalkit.harness.scoring.own_code import IGNORED, Refused, Unlike, refuse_code
 from evalkit.inputs.models.builtin.demo import model as demo
 
 _NAME = re.compile(
@@ -53,7 +54,7 @@ def _yaml_files() -> dict[str, list[Path]]:
     A scan for `task:` lines: lm-eval's own index parses 14,000 files and takes ten seconds.
     """
     found: dict[str, list[Path]] = {}
-    for root in (demo.TASKS, harness_tasks()):
+    for root in (demo.TASKS, task_folder().resolve()):
         for path in sorted(root.glob("**/*.yaml")):
             for name in _NAME.findall(path.read_bytes()):
                 found.setdefault(name.decode(errors="replace"), []).append(path)

@@ -76,6 +76,7 @@ def array(recipe: Recipe) -> str:
     most = sites.seconds(site.max_walltime)
     limit = {"most": most, "shown": site.max_walltime}
     words = ("--offline", "--grace", str(recipe.grace_s), *recipe.words)
+    check = template.CHECK.format(folder=shlex.quote(str(recipe.stage))) if recipe.stage else ""
     return template.ARRAY.format(
         head=_head(options, f"Shards of {len(submission.members)} runs, {submission.shards} each"),
         runs=_runs(recipe),
@@ -86,7 +87,7 @@ def array(recipe: Recipe) -> str:
         scratch=site.scratch,
         scratch_mb=SCRATCH_MB,
         needed=_list(map(str, recipe.needed)),
-        check=_check(recipe),
+        check=check,
         words=shlex.join(words),
         times=template.TIMES if most else "",
         timer=template.TIMER.format(**limit) if most else "",
@@ -197,13 +198,6 @@ def _quoted(word: str) -> str:
     if SCRATCH in word:
         return '"' + re.sub(r'(["`\\])', r"\\\1", word) + '"'
     return f"'{word}'" if "," in word and shlex.quote(word) == word else shlex.quote(word)
-
-
-def _check(recipe: Recipe) -> str:
-    if recipe.stage is None:
-        return ""
-    folder = shlex.quote(str(recipe.stage))
-    return template.CHECK.format(folder=folder)
 
 
 def _list(words: Iterable[str]) -> str:

@@ -8,8 +8,9 @@ secret, only whether there is one.
 from pathlib import Path
 
 from evalkit.host.doctor import checks
-from evalkit.host.doctor.checks import Finding, Status
+from evalkit.host.doctor.checks import Finding
 from evalkit.host.doctor.host import Host
+from evalkit.record.reading.findings import Status
 
 __all__ = ["Finding", "Host", "Status", "examine"]
 

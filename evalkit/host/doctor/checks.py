@@ -5,7 +5,6 @@ and caches, container runtimes, the cluster, the environment of the process.
 """
 
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 
 import evalkit
@@ -18,6 +17,7 @@ from evalkit.host.launch.command import OF_SIFS, PLACES
 from evalkit.host.launch.runtimes import Unusable
 from evalkit.host.launch.work import caches
 from evalkit.inputs import hub
+from evalkit.record.reading.findings import Status
 
 GB = 1e9
 ROOM = 1.2  # weights, and a fifth more for activations and caches
@@ -38,17 +38,10 @@ FIXES = {
 }
 
 
-class Status(StrEnum):
-    """PASS; WARN: a run may fail or be slow; FAIL: a run will fail."""
-
-    PASS = "PASS"
-    WARN = "WARN"
-    FAIL = "FAIL"
-
-
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """The outcome of a check. `fix` says what to do; only PASS needs none."""
+    """The outcome of a check: with WARN a run may fail or be slow, with FAIL it will fail. `fix`
+    says what to do; only PASS needs none."""
 
     name: str
     status: Status

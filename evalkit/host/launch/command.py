@@ -103,7 +103,7 @@ def _docker(runtime: Runtime, image: Image, work: Work) -> list[str]:
     command += gpus if work.gpus else ()
     command += ["--interactive", "--tty"] if work.terminal else []
     command += _mounts(work, "readonly")
-    for name, value in _environment(runtime, image, work):
+    for name, value in (*work.environment, (stamp.IMAGE, asserted(runtime, image))):
         command += ["--env", f"{name}={value}"]
     return [*command, "--workdir", work.folder, image.reference, *work.arguments]
 
@@ -121,7 +121,7 @@ def _apptainer(runtime: Runtime, image: Image, work: Work) -> list[str]:
         # without a mount the working folder does not exist in the image
         nothing = f"{work.scratch}/{EMPTY}"
         command += ["--mount", _mount(nothing, work.folder, "ro")]
-    for name, value in _environment(runtime, image, work):
+    for name, value in (*work.environment, (stamp.IMAGE, asserted(runtime, image))):
         command += ["--env", f"{name}={value}"]
     return [*command, "--pwd", work.folder, image.reference, *work.arguments]
 
@@ -150,7 +150,3 @@ def _is_within(path: str, folder: str) -> bool:
 def _quoted(field: str) -> str:
     """Quote a field of a comma-separated line."""
     return '"' + field.replace('"', '""') + '"' if set(field) & set(',"') else field
-
-
-def _environment(runtime: Runtime, image: Image, work: Work) -> list[tuple[str, str]]:
-    return [*work.environment, (stamp.IMAGE, asserted(runtime, image))]

@@ -14,7 +14,6 @@ from evalkit.base import canon
 from evalkit.base.errors import EvalkitError
 from evalkit.inputs.types import ChatIdentity, SuiteFile
 
-KEYS = ("chat_template", "chat_template_args", "think_start", "think_end", "max_think_toks")
 # Under these a record says what the suite said, where it said something.
 IDENTITY = (
     "chat_template_file", "chat_template_args", "think_start", "think_end", "max_think_toks",

@@ -118,37 +118,37 @@ class Texts:
         self.answering += len(answer["tokens"]) - spent
 
     def to_json(
-        self, values: Mapping[str, Sequence[Any]], reported: Mapping[str, Any]
+        self, values: Mapping[str, Sequence[Any]], metrics: Mapping[str, Mapping[str, Any]]
     ) -> TextsEntry:
         """Return what the record says. `values`: of each metric, by its key in the record, a value
-        for each document in order; `reported`: each metric's score of all documents."""
+        for each document in order; `metrics`: the record's own, of all documents."""
         tokens: Spent = {"thinking": self.thinking, "answering": self.answering}
         entry: TextsEntry = {
             "count": self.count,
             "cut": self.untold or self.cut,
             "tokens": self.untold or tokens,
-            "ended": self._ended(values, reported) if self.cut_documents else None,
+            "ended": self._ended(values, metrics) if self.cut_documents else None,
         }
         if self.thinks:
             entry["endless"] = self.endless
         return entry
 
     def _ended(
-        self, values: Mapping[str, Sequence[Any]], reported: Mapping[str, Any]
+        self, values: Mapping[str, Sequence[Any]], metrics: Mapping[str, Mapping[str, Any]]
     ) -> EndedEntry:
         """Return how many documents have no text that was cut, and the means over them of those
         metrics that are means."""
-        metrics: dict[str, float | str] = {}
-        for key in sorted(values.keys() & reported.keys()):
+        means: dict[str, float | str] = {}
+        for key in sorted(values.keys() & metrics.keys()):
             whole = _mean(values[key])
-            if whole is None or not _is_close(whole, reported[key]):
+            if whole is None or not _is_close(whole, metrics[key]["value"]):
                 continue
             if len(values[key]) != len(self.documents):
                 continue  # a task's own code gave some documents no value: whose is which is lost
             kept = [v for n, v in enumerate(values[key]) if n not in self.cut_documents]
             if (mean := _mean(kept)) is not None:
-                metrics[key] = mean
-        return {"n": len(self.documents - self.cut_documents), "metrics": metrics}
+                means[key] = mean
+        return {"n": len(self.documents - self.cut_documents), "metrics": means}
 
 
 def is_endless(answer: Mapping[str, Any]) -> bool:

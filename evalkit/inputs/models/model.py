@@ -15,7 +15,7 @@ from typing import Any
 from evalkit.base import canon, kept
 from evalkit.base.errors import EvalkitError, Exit
 from evalkit.inputs import hub
-from evalkit.inputs.files import check_file, digests
+from evalkit.inputs.files import check_file, digests, sha256s
 from evalkit.inputs.models import architecture, gguf
 from evalkit.inputs.models.builtin import smollm2
 from evalkit.inputs.types import FileEntry, Quantization
@@ -53,7 +53,7 @@ class Model:
 
     def sha256(self) -> dict[str, str]:
         """Return every file's digest by name: what the run id covers."""
-        return {name: entry["sha256"] for name, entry in self.files.items()}
+        return sha256s(self.files)
 
     def tokenizer_files(self) -> dict[str, str]:
         """Return the digests of the tokenizer's files by name: what the plan id covers."""

@@ -6,13 +6,14 @@ It serves the plan (encoding), the engine (decoding, to find stop strings) and l
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any
 
 from evalkit.base import canon
 from evalkit.base.errors import EvalkitError, one_of
 from evalkit.inputs.chat import texts
 from evalkit.inputs.chat.templates import Template
 from evalkit.inputs.models.model import Model
+from evalkit.inputs.types import SpecialToken
 
 if TYPE_CHECKING:
     from evalkit.inputs.suite import Suite
@@ -24,13 +25,6 @@ PROBES = (
     "x_1 = foo(bar)[2]  # done", " leading and trailing ",
 )  # fmt: skip
 UNSET_LENGTH = 1000000000000000019884624838656  # transformers' "no limit" in tokenizer configs
-
-
-class TokenIds(TypedDict):
-    """The ids of a special token: the tokenizer's, and the one or several of config.json."""
-
-    tokenizer: int | None
-    config: int | list[int]
 
 
 class Tokenizer:
@@ -232,9 +226,9 @@ def _config(model: Model) -> Any:
     return getattr(config, "text_config", None) or config
 
 
-def _unlike(config: Any, tokenizer: Any) -> dict[str, TokenIds]:
+def _unlike(config: Any, tokenizer: Any) -> dict[str, SpecialToken]:
     """Return the special tokens of which tokenizer and config name different ids, by name."""
-    found: dict[str, TokenIds] = {}
+    found: dict[str, SpecialToken] = {}
     for name in ("bos", "eos"):
         own, stated = (getattr(each, f"{name}_token_id", None) for each in (tokenizer, config))
         if stated is not None and own not in (stated if isinstance(stated, list) else [stated]):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from evalkit.base.errors import EvalkitError
 from evalkit.base.machine import stamp
+from evalkit.inputs.files import sha256s
 from evalkit.inputs.models import model as models
 from evalkit.inputs.models.model import Model
 from evalkit.inputs.models.tokenizer import Tokenizer
@@ -113,6 +114,6 @@ def _adapter(record: Record, options: AuditOptions) -> Path | None:
         return None
     assert folder is not None, "model_of requires it"
     files = models.resolve_adapter(folder)
-    if unlike_files(recorded["files"], {name: entry["sha256"] for name, entry in files.items()}):
+    if unlike_files(recorded["files"], sha256s(files)):
         raise EvalkitError("the adapter at hand is not the record's", where=str(folder))
     return folder

@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from evalkit.inputs.files import sha256s
 from evalkit.record.reading.findings import Check, Findings, Status, few, shown
 from evalkit.record.reading.folder import BROKEN, Folder, reason
 from evalkit.record.sections import Segment
@@ -217,7 +218,7 @@ def _utc(text: str) -> datetime:
 def _seal_problems(seal: Seal, record: Record) -> list[str]:
     """Say how a seal contradicts the record."""
     sealed = seal.predicate
-    sha256 = {name: entry["sha256"] for name, entry in record["files"].items()}
+    sha256 = sha256s(record["files"])
     listed = {name: sha256.get(name) for name in sealing.FILES}
     wanted = {
         "files": (seal.subjects, listed),
@@ -226,8 +227,7 @@ def _seal_problems(seal: Seal, record: Record) -> list[str]:
         "suite": (sealed["suite"], record["suite"]["name"]),
         "model": (
             (sealed["model"]["reference"], sealed["model"]["files"]),
-            (record["model"]["reference"],
-             {n: entry["sha256"] for n, entry in record["model"]["files"].items()}),
+            (record["model"]["reference"], sha256s(record["model"]["files"])),
         ),
         "numerics": (sealed["numerics"], record["numerics"]),
     }  # fmt: skip

@@ -20,6 +20,7 @@ from evalkit.base import canon
 from evalkit.base.errors import EvalkitError, Exit
 from evalkit.harness.samples import Sample, value_of
 from evalkit.inputs import suite as suites
+from evalkit.inputs.files import sha256s
 from evalkit.inputs.suite import Suite
 from evalkit.record.reading.evidence.samples import NAME
 from evalkit.record.reading.findings import Check, Findings, Status, few, shown
@@ -118,8 +119,7 @@ def _asked(suite: Suite, record: Record) -> Check:
 
 def _model(model: "Model", record: Record) -> Check:
     findings = Findings("deep model")
-    recorded = {name: entry["sha256"] for name, entry in record["model"]["files"].items()}
-    found = model.sha256()
+    recorded, found = sha256s(record["model"]["files"]), model.sha256()
     unlike = {n for n in found.keys() | recorded.keys() if found.get(n) != recorded.get(n)}
     if unlike:
         findings.add(f"{len(unlike):,} files are not the recorded ones: {few(unlike)}")

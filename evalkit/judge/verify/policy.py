@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, TypedDict
 
 from evalkit.base import canon, schema
-from evalkit.base.errors import EvalkitError, Exit
+from evalkit.base.errors import EvalkitError
 from evalkit.base.machine.types import Code, Image, Unknown
 from evalkit.inputs import untrusted
 from evalkit.record.reading.findings import Check, Findings, Seen, Standing, Status, few, shown
@@ -55,11 +55,9 @@ def read(path: Path) -> Policy:
 def read_rules(path: Path, kind: str) -> Any:
     """Return the content of a file of rules; EvalkitError if it is not as the schema of that kind
     says."""
+    data = canon.read_given(path, MAX_POLICY, f"the {kind}")
     try:
-        rules = untrusted.load_foreign_yaml(canon.read_bytes(path, MAX_POLICY))
-    except OSError as error:
-        what = f"can't read the {kind}: {error.strerror}"
-        raise EvalkitError(what, where=str(path), code=Exit.MISSING) from None
+        rules = untrusted.load_foreign_yaml(data)
     except ValueError as error:
         what = f"the {kind} is not readable YAML: {error}"
         raise EvalkitError(what, where=str(path)) from None

@@ -15,7 +15,6 @@ from typing import Any
 from evalkit.base import canon
 from evalkit.inputs.chat.texts import Texts
 from evalkit.judge.verify.checks import aggregates, agreement, asked, completeness, health, hidden
-from evalkit.judge.verify.signers import PACKED
 from evalkit.record.reading import identity
 from evalkit.record.reading.evidence import journal as journals
 from evalkit.record.reading.evidence.samples import Samples
@@ -28,7 +27,6 @@ from evalkit.record.types import Record
 MAX_HEAD = 16 * MiB
 KEPT = {"attestation.json", "lock.yaml", "record.json", HEAD, LINES}
 CAVEAT = "a public pack: its texts are left out"
-BY_TEXTS, BY_CODE = "scored by their texts", "scored by code or filters of their task"
 _KEYS = {"task", "doc_id", "sha256", "answers", "metrics"}
 
 
@@ -171,9 +169,8 @@ class Public:
             recorded = tasks[leaf].get("texts")
             if recorded is None:
                 continue
-            values = {f"{m},{f}": v for (m, f), v in self.samples.leaves[leaf].values.items()}
-            reported = {key: each["value"] for key, each in tasks[leaf]["metrics"].items()}
-            counted = canon.finite(texts.to_json(values, reported))
+            values = self.samples.leaves[leaf].by_metric
+            counted = canon.finite(texts.to_json(values, tasks[leaf]["metrics"]))
             for key in ("count", "cut", "ended"):
                 findings.add_unequal(f"{shown(leaf)}: {key}", recorded[key], counted[key])
             findings.add_unequal(f"{shown(leaf)}: tokens", *map(_all, (recorded, counted)))
@@ -185,12 +182,24 @@ class Public:
         if self.compared:
             text = f"{self.compared:,} samples' scores do not contradict their answers"
             found.append(self.scored.check(text))
-        left = {BY_TEXTS: self.generated, BY_CODE: self.count - self.compared - self.generated}
+        left = {"their texts": self.generated, "code or filters of their task": self._by_code}
         return found + [
-            Check("scores", Status.SKIP, f"{count:,} samples are {how}")
+            Check("scores", Status.SKIP, f"{count:,} samples are scored by {how}")
             for how, count in left.items()
             if count > 0
         ]
+
+    @property
+    def _by_code(self) -> int:
+        return self.count - self.compared - self.generated
+
+    def caveats(self, checks: Sequence[Check]) -> list[str]:
+        """Return what the last line says of the pack. With its data at hand, most of what code
+        scores was scored again."""
+        again = any(check.name == "deep texts" and check.status is Status.PASS for check in checks)
+        left = self.generated + (0 if again else max(self._by_code, 0))
+        words = f"the scores of {left:,} documents are their author's word"
+        return [CAVEAT, *([words] if left else [])]
 
 
 def _all(texts: Any) -> Any:
@@ -198,17 +207,3 @@ def _all(texts: Any) -> Any:
     from the others."""
     tokens = texts["tokens"]
     return tokens if "unknown" in tokens else sum(tokens.values())
-
-
-def caveats(checks: Sequence[Check]) -> list[str]:
-    """Return what the last line says of a public pack."""
-    again = any(check.name == "deep texts" and check.status is Status.PASS for check in checks)
-    unknown = (BY_TEXTS,) if again else (BY_TEXTS, BY_CODE)  # from the data most are scored again
-    counts = [
-        int(check.detail.partition(" ")[0].replace(",", ""))
-        for check in checks
-        if check.status is Status.SKIP and check.detail.endswith(unknown)
-    ]
-    words = f"the scores of {sum(counts):,} documents are their author's word"
-    packed = [check.detail for check in checks if check.detail.startswith(PACKED)]
-    return [CAVEAT, *([words] if counts else []), *packed]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from evalkit.base import canon, schema
-from evalkit.base.errors import EvalkitError, Exit
+from evalkit.base.errors import EvalkitError
 from evalkit.record.reading.findings import Check, Findings, Status, shown
 from evalkit.record.reading.folder import BROKEN, Folder, MiB, reason
 from evalkit.record.salted import LINES, HiddenText, PublicLine, Revealed, hidden
@@ -17,11 +17,9 @@ MAX_REVEALED = 64 * MiB
 
 def read(path: Path) -> Revealed:
     """Read a file that opens a document; EvalkitError if it is none."""
+    data = canon.read_given(path, MAX_REVEALED, "it")
     try:
-        opened: Revealed = canon.loads(canon.read_bytes(path, MAX_REVEALED))
-    except OSError as error:
-        what = f"can't read it: {error.strerror}"
-        raise EvalkitError(what, where=str(path), code=Exit.MISSING) from None
+        opened: Revealed = canon.loads(data)
     except (ValueError, RecursionError) as error:
         raise EvalkitError(f"it is not readable JSON: {error}", where=str(path)) from None
     if problems := schema.check("revealed", opened):

@@ -89,8 +89,9 @@ def verify(run: Path, wanted: Wanted = Wanted()) -> Report:
     signed, standing = signers.check(folder, record, read.sha256, *by, sealed.signer)
     standing = replace(standing, sealed=sealed.words)
     checks = [read.check, *signed, *sealed.checks]
-    if folder.is_public:
-        checks += checked("public", lambda: public.Public(folder, record).checks())
+    pack = public.Public(folder, record) if folder.is_public else None
+    if pack is not None:
+        checks += checked("public", pack.checks)
     else:
         checks += _Evidence(folder, record).checks()
     if wanted.revealed:
@@ -99,7 +100,7 @@ def verify(run: Path, wanted: Wanted = Wanted()) -> Report:
         checks += _deep(folder, read, checks, wanted.deep)
     if wanted.policy is not None:
         checks.append(policies.check(wanted.policy, record, checks, standing))
-    caveats = [*(public.caveats(checks) if folder.is_public else []), *_caveats(record, checks)]
+    caveats = [*(pack.caveats(checks) if pack else []), *_caveats(record, checks)]
     return Report(checks, caveat="; ".join(caveats), standing=standing)
 
 

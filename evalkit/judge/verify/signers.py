@@ -9,6 +9,7 @@ of his own record.
 from collections.abc import Sequence
 from typing import Any
 
+from evalkit.inputs.files import sha256s
 from evalkit.judge.verify.claims import Trust, claim_problem
 from evalkit.record.reading.evidence import plan as plans
 from evalkit.record.reading.findings import Check, Findings, Seen, Standing, Status, few, shown
@@ -21,7 +22,6 @@ from evalkit.record.types import Record
 
 _GOOD = {AUDIT: {"PASSED"}, REPRODUCTION: {"BITWISE", "ANSWERS", "NUMERICS", "REPRODUCED"}}
 _BAD = {AUDIT: {"FAILED"}, REPRODUCTION: {"DIFFERENT"}}
-PACKED = "its public form is the word of"
 _WORDS = {EVALUATION: "signed", AUDIT: "audited", REPRODUCTION: "reproduced",
           PUBLICATION: "published"}  # fmt: skip
 
@@ -93,7 +93,8 @@ def _publication(statements: list[Statement], trusted: Trust) -> list[Check]:
         authors = {name for _, name in _by_listed(evaluations, trusted)}
         if packers & authors or not evaluations:
             return []
-        return [Check("signer", Status.WARN, f"{PACKED} {few(packers)}")]
+        word = f"its public form is the word of {few(packers)}"
+        return [Check("signer", Status.WARN, word, caveat=word)]
     signed = "by nobody on your list" if publications else "by nobody"
     what = f"the record is signed, but the public form of its samples {signed}"
     return [Check("signer", Status.FAIL if trusted.asked else Status.WARN, what)]
@@ -108,7 +109,7 @@ def _public_standing(statements: list[Statement], standing: Standing, trusted: T
 def _about(statement: Statement, record: Record, folder: Folder) -> dict[str, str]:
     """Return the files beside record.json that a statement must be about, with their sha256."""
     if statement.kind == EVALUATION:
-        return {name: entry["sha256"] for name, entry in record["files"].items()}
+        return sha256s(record["files"])
     if statement.kind == PUBLICATION:
         return {name: folder.sha256(name) for name in (HEAD, LINES)}
     return {}

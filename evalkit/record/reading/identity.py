@@ -15,6 +15,7 @@ from typing import cast
 from evalkit.base import canon, schema
 from evalkit.base.errors import EvalkitError, Exit
 from evalkit.harness.samples import Sample
+from evalkit.inputs.files import sha256s
 from evalkit.inputs.types import FileEntry, RunInputs, SuiteIdentity
 from evalkit.plan.types import PlanBody
 from evalkit.record.reading.evidence.samples import NAME
@@ -172,7 +173,7 @@ def ids(record: Record, plan: PlanBody | None) -> Check:
     findings.add_unequal(
         "the tokenizer's digest", record["model"]["tokenizer"], canon.digest(plan["tokenizer"])
     )
-    digests = _digests(record["model"]["files"])
+    digests = sha256s(record["model"]["files"])
     unlike = {n for n, sha in plan["tokenizer"].items() if digests.get(n, sha) != sha}
     if unlike:
         findings.add(f"the plan's tokenizer files are not the model's: {few(unlike)}")
@@ -204,8 +205,8 @@ def inputs_of(record: Record) -> RunInputs:
     suite = {k: v for k, v in record["suite"].items() if k not in ("name", "partial")}
     return {
         "suite": cast(SuiteIdentity, suite),
-        "model": _digests(record["model"]["files"]),
-        "adapter": _digests(adapter["files"]) if adapter else None,
+        "model": sha256s(record["model"]["files"]),
+        "adapter": sha256s(adapter["files"]) if adapter else None,
         "numerics": record["numerics"],
         "engine": record["engine"],
         "versions": record["environment"]["versions"],
@@ -228,7 +229,3 @@ def _plan(plan: PlanBody) -> dict[str, object]:
         "policy": plan["policy"],
         "max_length": plan["max_length"],
     }
-
-
-def _digests(files: dict[str, FileEntry]) -> dict[str, str]:
-    return {name: entry["sha256"] for name, entry in files.items()}

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from evalkit.base import canon, schema
 from evalkit.base.errors import EvalkitError, Exit
+from evalkit.inputs.files import sha256s
 from evalkit.record.reading.folder import Folder
 from evalkit.record.signing import timestamps
 from evalkit.record.signing.keys import Private, Public, Tries, parsed
@@ -99,7 +100,7 @@ def statement(
     publication, sha256 (hex) by name."""
     subjects = {"record.json": sha256, **(files or {})}
     if kind == EVALUATION:
-        subjects |= {name: entry["sha256"] for name, entry in record["files"].items()}
+        subjects |= sha256s(record["files"])
     body: StatementBody = {
         "_type": STATEMENT,
         "subject": [{"name": n, "digest": {"sha256": subjects[n]}} for n in sorted(subjects)],

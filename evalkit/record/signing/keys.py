@@ -26,7 +26,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from evalkit.base import canon
-from evalkit.base.errors import EvalkitError, Exit
+from evalkit.base.errors import EvalkitError
 
 NAMESPACE = "evalkit"  # what an allowed_signers line may name in namespaces="..."
 MAX_FILE = 1 << 20
@@ -242,9 +242,4 @@ def _for_us(options: Iterable[str], where: str) -> bool:
 
 
 def _read(path: Path) -> bytes:
-    try:
-        return canon.read_bytes(path, MAX_FILE)
-    except OSError as error:
-        raise EvalkitError(
-            f"can't read the key file: {error.strerror}", where=str(path), code=Exit.MISSING
-        ) from None
+    return canon.read_given(path, MAX_FILE, "the key file")

@@ -66,11 +66,9 @@ def authorities(path: Path) -> tuple["Certificate", ...]:
     takes them; EvalkitError where there are none."""
     from cryptography.x509 import load_pem_x509_certificates
 
+    data = canon.read_given(path, _MAX_FILE, "the certificates")
     try:
-        return tuple(load_pem_x509_certificates(canon.read_bytes(path, _MAX_FILE)))
-    except OSError as error:
-        what = f"can't read the certificates: {error.strerror}"
-        raise EvalkitError(what, where=str(path), code=Exit.MISSING) from None
+        return tuple(load_pem_x509_certificates(data))
     except ValueError as error:
         raise EvalkitError(f"no certificate can be read: {error}", where=str(path)) from None
 

@@ -17,6 +17,7 @@ from evalkit.inputs.types import SuiteIdentity
 from evalkit.plan.cache import Planned
 from evalkit.plan.types import PlanBody
 from evalkit.record import journal
+from evalkit.record.types import RunBody
 from evalkit.run import folder
 from evalkit.run.folder import Run
 from evalkit.run.preparing import named
@@ -30,7 +31,7 @@ def over(run: Run, suite: Suite, lock: Lock, identity: SuiteIdentity, planned: P
     """
     old = canon.read_json(run.folder / "plan.json")
     _check_same(old, planned.body)
-    body = {
+    body: RunBody = {
         **run.body,
         "ids": {**planned.body["ids"],
                 "run": folder.run_id(planned.body["ids"]["plan"], run.body["inputs"])},

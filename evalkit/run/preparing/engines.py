@@ -15,10 +15,11 @@ from evalkit.base.machine import steering
 from evalkit.base.machine.types import Hardware, Text
 from evalkit.inputs import engine_name
 from evalkit.inputs.engine_name import Choice
+from evalkit.inputs.files import sha256s
 from evalkit.inputs.models import model as models
 from evalkit.inputs.models.model import Model
 from evalkit.inputs.models.tokenizer import Tokenizer
-from evalkit.inputs.types import FileEntry, NumericsEntry
+from evalkit.inputs.types import NumericsEntry, RunInputs
 from evalkit.plan import shards
 
 Say = Callable[[str], None]
@@ -30,6 +31,10 @@ class Place:
 
     device: str
     adapter: Path | None = None
+
+    def adapter_digests(self) -> dict[str, str] | None:
+        """Return the digests of the adapter's files, which the run id covers."""
+        return sha256s(models.resolve_adapter(self.adapter)) if self.adapter else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,15 +126,14 @@ class Engine:
 
         return engine.hardware(device)
 
-    def load(
-        self, inputs: dict[str, Any], model: Model, place: Place, max_length: int | None
-    ) -> Any:
+    def load(self, inputs: RunInputs, model: Model, place: Place, max_length: int | None) -> Any:
         """Return the engine with a model's weights. `inputs` are the run's; `max_length`, the
         plan's, is not used by this engine."""
         from evalkit import engine
 
+        numerics: Any = inputs["numerics"]  # of this engine all of it is known
         return engine.load(
-            model, Tokenizer(model), engine.Numerics(**inputs["numerics"]), place.device,
+            model, Tokenizer(model), engine.Numerics(**numerics), place.device,
             level=inputs["engine"]["level"], adapter=place.adapter,
         )  # fmt: skip
 
@@ -156,8 +160,7 @@ class Engine:
         """Return the key of a check of its level; empty where it needs no check."""
         from evalkit.engine.probe import outcome
 
-        adapter = models.resolve_adapter(place.adapter) if place.adapter else None
-        return outcome.key_of(loaded, model, digests(adapter), place.device)
+        return outcome.key_of(loaded, model, place.adapter_digests(), place.device)
 
 
 class LmEval(Engine):
@@ -241,9 +244,7 @@ class LmEval(Engine):
 
         return classes.hardware(self.choice, engine.hardware(device))
 
-    def load(
-        self, inputs: dict[str, Any], model: Model, place: Place, max_length: int | None
-    ) -> Any:
+    def load(self, inputs: RunInputs, model: Model, place: Place, max_length: int | None) -> Any:
         """Return the class, made with its arguments."""
         from evalkit.harness.models import foreign
 
@@ -276,11 +277,6 @@ def parse(name: str, arguments: tuple[str, ...]) -> Engine:
     return of(engine_name.parse(name, arguments))
 
 
-def of_inputs(inputs: dict[str, Any]) -> Engine:
+def of_inputs(inputs: RunInputs) -> Engine:
     """Return the engine that a run's inputs name."""
     return of(Choice(inputs["engine"]["name"], inputs["engine"]["args"]))
-
-
-def digests(files: dict[str, FileEntry] | None) -> dict[str, str] | None:
-    """Return the digests of an adapter's files, which the run id covers."""
-    return None if files is None else {name: entry["sha256"] for name, entry in files.items()}

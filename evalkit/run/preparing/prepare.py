@@ -9,7 +9,6 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from evalkit.base import canon, private
 from evalkit.base.errors import EvalkitError, Exit
@@ -17,12 +16,13 @@ from evalkit.base.machine import stamp
 from evalkit.inputs import engine_name, hub, locked
 from evalkit.inputs import suite as suites
 from evalkit.inputs.chat import templates
+from evalkit.inputs.files import sha256s
 from evalkit.inputs.locked import Lock
 from evalkit.inputs.models import architecture, checkpoint
 from evalkit.inputs.models import model as models
 from evalkit.inputs.models.model import Model
 from evalkit.inputs.suite import Suite
-from evalkit.inputs.types import FileEntry, NumericsEntry
+from evalkit.inputs.types import FileEntry, NumericsEntry, RunInputs
 from evalkit.plan import memory
 from evalkit.plan.store import LEVELS, Policy
 from evalkit.record.sections import OptionsEntry
@@ -109,7 +109,7 @@ class Job:
     room: memory.Room | None
     engine: Engine
     device: str
-    inputs: dict[str, Any]
+    inputs: RunInputs
 
     @property
     def policy(self) -> Policy:
@@ -119,8 +119,7 @@ class Job:
     @property
     def level(self) -> str:
         """The level: how the engine may share work between rows."""
-        level: str = self.inputs["engine"]["level"]
-        return level
+        return self.inputs["engine"]["level"]
 
     @property
     def folder(self) -> Path:
@@ -154,10 +153,10 @@ def prepare(
     if computes:
         engine.require_packages(model, device)
     room = _room(options, engine, model, parameters, numerics, device)
-    inputs = {
+    inputs: RunInputs = {
         "suite": suites.identity(suite, lock),
         "model": model.sha256(),
-        "adapter": engines.digests(adapter),
+        "adapter": sha256s(adapter) if adapter else None,
         "numerics": numerics,
         "engine": {"name": engine.choice.name, "level": engine.level(options.asked, model),
                    "policy": policy_of(room).to_json(), "args": engine.choice.args,

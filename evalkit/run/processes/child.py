@@ -9,6 +9,7 @@ from contextlib import suppress
 from typing import IO, Any
 
 from evalkit.inputs.models.model import Model
+from evalkit.inputs.types import RunInputs
 from evalkit.run.preparing.engines import Place
 from evalkit.run.processes import serving
 from evalkit.run.processes.template import COMMAND, DIED, Forked, Template
@@ -98,7 +99,7 @@ class Child:
 
 
 def started(
-    inputs: dict[str, Any], model: Model, place: Place, max_length: int | None = None,
+    inputs: RunInputs, model: Model, place: Place, max_length: int | None = None,
     *, probes: bool = False, spare: Child | None = None, template: Template | None = None,
 ) -> Child:  # fmt: skip
     """A worker that loads the weights, a new process or a `spare` one; on a CPU one that is forked

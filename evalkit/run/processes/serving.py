@@ -20,6 +20,7 @@ from evalkit.base import canon, stopping
 from evalkit.base.errors import EvalkitError, Exit
 from evalkit.base.machine import stamp
 from evalkit.inputs.models.model import Model
+from evalkit.inputs.types import RunInputs
 from evalkit.plan.store import Plan
 from evalkit.run import folder
 from evalkit.run.preparing.engines import Place
@@ -29,7 +30,7 @@ BEAT_S = 1.0  # how often a worker says at most that it lives
 
 
 def order(
-    inputs: dict[str, Any], model: Model, place: Place, *, max_length: int | None, probes: bool
+    inputs: RunInputs, model: Model, place: Place, *, max_length: int | None, probes: bool
 ) -> dict[str, Any]:
     """What a parent sends `serve` first. `probes`: whether this worker is the one that checks the
     level; others wait until the parent says that it has passed."""

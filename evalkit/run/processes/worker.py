@@ -14,6 +14,7 @@ from evalkit.base.events import Events, now
 from evalkit.base.machine import stamp
 from evalkit.inputs.models import architecture
 from evalkit.inputs.models.model import Model
+from evalkit.inputs.types import RunInputs
 from evalkit.plan.batch import Batch, Policy
 from evalkit.plan.shards import Costs
 from evalkit.plan.store import Plan
@@ -58,7 +59,7 @@ class Worker:
     """
 
     def __init__(
-        self, inputs: dict[str, Any], model: Model, place: Place, max_length: int | None = None
+        self, inputs: RunInputs, model: Model, place: Place, max_length: int | None = None
     ) -> None:
         kind = engines.of_inputs(inputs)
         self.engine = kind.load(inputs, model, place, max_length)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from evalkit.base import canon
-from evalkit.base.errors import EvalkitError, Exit
+from evalkit.base.errors import EvalkitError, not_installed
 from evalkit.harness.samples import Sample, value_of
 from evalkit.show.source import Source
 
@@ -60,8 +60,7 @@ def to_parquet(source: Source, out: Path) -> Path:
         import pyarrow
         from pyarrow import parquet
     except ImportError:
-        fix = "run `pip install pyarrow`"
-        raise EvalkitError("pyarrow is not installed", fix=fix, code=Exit.MISSING) from None
+        raise not_installed("pyarrow") from None
     tasks = source.record["tasks"].values()
     metrics = sorted({metric.partition(",")[0] for task in tasks for metric in task["metrics"]})
     fields = [("mark", pyarrow.string()), ("doc_id", pyarrow.int64())]

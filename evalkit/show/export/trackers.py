@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from evalkit.base.errors import EvalkitError, Exit
+from evalkit.base.errors import EvalkitError, Exit, not_installed
 from evalkit.record.reading import score_table
 from evalkit.show.source import Source, facts, rows
 
@@ -48,18 +48,13 @@ def _run_name(source: Source) -> str:
     return f"{source.mark}: {name}" if source.mark else name
 
 
-def _missing(package: str) -> EvalkitError:
-    fix = f"run `pip install {package}`"
-    return EvalkitError(f"{package} is not installed", fix=fix, code=Exit.MISSING)
-
-
 def to_mlflow(source: Source) -> str:
     """Log a run to the reader's MLflow store, in the experiment `evalkit`; return its run id."""
     try:
         from mlflow.exceptions import MlflowException
         from mlflow.tracking import MlflowClient
     except ImportError:
-        raise _missing("mlflow") from None
+        raise not_installed("mlflow") from None
     try:
         client = MlflowClient()
         known = client.get_experiment_by_name(PROJECT)
@@ -81,7 +76,7 @@ def to_wandb(source: Source, folder: Path) -> str:
     try:
         import wandb
     except ImportError:
-        raise _missing("wandb") from None
+        raise not_installed("wandb") from None
     settings: Any = wandb.Settings(silent=True, console="off")
     try:
         run = wandb.init(

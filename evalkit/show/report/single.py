@@ -93,9 +93,8 @@ def run_page(
         return RunPage(run.name, None, report, [], context)
     kept = texts.Texts(len(record["tasks"]), everything=everything)
     read_leaves, unread = leaves.read(folder, record, _cut(folder), kept)
-    context, headline = _context(run.name, report, record, read_leaves)
     matches = published.matches(record)
-    context |= {
+    more = {
         "everything": everything,
         "whole": True,
         "pack": pack,
@@ -106,7 +105,7 @@ def run_page(
         "marks": {(m.row.task, m.row.metric): m.row.value for m in matches if not m.differs},
         "statements": verdict.statements(folder, read.sha256),
     }
-    return RunPage(run.name, record, report, headline, context)
+    return _page(run.name, report, record, read_leaves, more)
 
 
 def _plain_page(run: Path, wanted: Wanted, *, everything: bool, pack: str) -> RunPage:
@@ -118,8 +117,7 @@ def _plain_page(run: Path, wanted: Wanted, *, everything: bool, pack: str) -> Ru
     read_leaves, unread = leaves.of_documents(written.documents(), record, {}, kept)
     imported = (written.folder / "imported.json").is_file()
     origin = "imported from lm-eval's results" if imported else "lm-eval's own results"
-    context, headline = _context(run.name, report, record, read_leaves)
-    context |= {
+    more = {
         "everything": everything,
         "whole": False,
         "pack": pack,
@@ -129,20 +127,21 @@ def _plain_page(run: Path, wanted: Wanted, *, everything: bool, pack: str) -> Ru
         "marks": {},
         "statements": [],
     }
-    return RunPage(run.name, record, report, headline, context)
+    return _page(run.name, report, record, read_leaves, more)
 
 
-def _context(
-    name: str, report: Report, record: AnyRecord, read_leaves: list[leaves.Leaf]
-) -> tuple[dict[str, object], list[score_table.Score]]:
-    """Return what the template shows of the verdict, the scores and the samples, and the scores at
-    the top."""
+def _page(
+    name: str, report: Report, record: AnyRecord, read_leaves: list[leaves.Leaf],
+    more: dict[str, object],
+) -> RunPage:  # fmt: skip
+    """Return a page that shows the verdict, the scores, the samples, and `more`."""
     by_name = {leaf.name: leaf for leaf in read_leaves}
     families = scores.families(record, by_name)
+    in_order = [(family, leaf) for family in families for leaf in family.leaves]
+    headline = scores.headline(record, by_name)
     model = score_table.model_name(record)
     counted = record["health"].keys() if "health" in record else ()
-    headline = scores.headline(record, by_name)
-    return {
+    context = {
         "folder": name,
         "report": report,
         "tone": verdict.tone(report),
@@ -157,20 +156,21 @@ def _context(
         "headline": headline,
         "families": families,
         "confidence": [plot for family in families if (plot := _confidence(family))],
-        "health": {name: HEALTH[name] for name in HEALTH if name in counted},
+        "health": {key: words for key, words in HEALTH.items() if key in counted},
         "documents": sum(task["n"] for task in record["tasks"].values()),
         "expected": sum(task["documents"] for task in record["tasks"].values()),
-        "index": {
-            "flags": {str(bit): words for bit, words in leaves.FLAGS.items()},
-            "close": leaves.CLOSE_CALL,
-            "leaves": [
-                _columns(family.name, leaf) for family in families for leaf in family.leaves
-            ],
-        },
-        "leaves": [leaf for family in families for leaf in family.leaves],
+        "index": _index([_columns(family.name, leaf) for family, leaf in in_order]),
+        "leaves": [leaf for _, leaf in in_order],
         "num_texts": sum(leaf.num_texts for leaf in read_leaves),
         "rule": texts.RULE,
-    }, headline
+    }
+    return RunPage(name, record, report, headline, context | more)
+
+
+def _index(columns: list[Columns]) -> dict[str, object]:
+    """Return what the page's script reads: the documents, and what their flags mean."""
+    flags = {str(bit): words for bit, words in leaves.FLAGS.items()}
+    return {"flags": flags, "close": leaves.CLOSE_CALL, "leaves": columns}
 
 
 def _cut(folder: Folder) -> dict[str, set[int]]:

@@ -96,12 +96,7 @@ def _check(paper: Path, runs: Sequence[Path], exempt: Collection[str]) -> Outcom
 
 def read(paper: Path) -> list[Table]:
     """Return the tables of a file: Markdown by its name's ending, else LaTeX."""
-    try:
-        data = canon.read_bytes(paper, MAX_BYTES)
-    except OSError as error:
-        raise EvalkitError(
-            f"can't read it: {error.strerror}", where=str(paper), code=Exit.MISSING
-        ) from None
+    data = canon.read_given(paper, MAX_BYTES, "it")
     if data.count(b"\\begin{") > MAX_BEGINS:
         raise EvalkitError(f"it is over the limit of {MAX_BEGINS:,} \\begin", where=str(paper))
     try:

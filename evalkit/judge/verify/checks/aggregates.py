@@ -141,7 +141,7 @@ class Aggregates:
     def _leaf(self, leaf: str) -> None:
         entry, seen = self.record["tasks"][leaf], self.samples.leaves[leaf]
         config = self.configs[leaf]
-        values = {f"{metric},{name}": items for (metric, name), items in seen.values.items()}
+        values = seen.by_metric
         missing = difference(set(entry["metrics"]), set(values), f"metrics of {shown(leaf)}")
         self.findings.add(missing)
         for key in sorted(values.keys() & entry["metrics"].keys()):

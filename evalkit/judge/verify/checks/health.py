@@ -67,9 +67,8 @@ def texts(record: Record, journal: Journal | None, samples: Samples) -> list[Che
         return []
     findings = Findings("texts")
     for leaf, recorded in sorted(recorded_texts.items()):
-        values = {f"{m},{f}": v for (m, f), v in samples.leaves[leaf].values.items()}
-        reported = {k: each["value"] for k, each in tasks[leaf]["metrics"].items()}
-        counted = canon.finite(journal.texts[leaf].to_json(values, reported))
+        values, metrics = samples.leaves[leaf].by_metric, tasks[leaf]["metrics"]
+        counted = canon.finite(journal.texts[leaf].to_json(values, metrics))
         for key in sorted(counted.keys() | recorded.keys()):
             findings.add_unequal(f"{shown(leaf)}: {key}", recorded.get(key), counted.get(key))
     return [findings.check(f"{len(recorded_texts):,} tasks' texts counted again, equal")]

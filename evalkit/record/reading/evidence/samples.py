@@ -85,6 +85,11 @@ class Leaf:
     values: dict[tuple[str, str], list[Any]] = field(default_factory=lambda: defaultdict(list))
 
     @property
+    def by_metric(self) -> dict[str, list[Any]]:
+        """The values by metric, as the record has its key: `acc,none`."""
+        return {f"{metric},{name}": values for (metric, name), values in self.values.items()}
+
+    @property
     def n(self) -> int:
         """Documents seen."""
         return len(self.questions)

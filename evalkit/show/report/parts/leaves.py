@@ -11,11 +11,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NotRequired, TypedDict
 
-from evalkit.harness.samples import Sample, value_of
+from evalkit.harness.samples import Sample, flat, value_of
 from evalkit.record.reading import score_table
 from evalkit.record.reading.evidence import samples
 from evalkit.record.reading.folder import BROKEN, Folder
-from evalkit.record.record import flat
 from evalkit.record.types import AnyRecord
 from evalkit.show.report.parts.texts import Texts
 
