@@ -56,13 +56,11 @@ def _of(own: Path, build: Callable[[list[Path]], Index]) -> Index:
 
 
 def _told(entry: Any, own: Path) -> list[Any]:
-    """What is kept of an entry: its kind, its file in lm-eval's folder, its tags."""
     path = entry.yaml_path.relative_to(own).as_posix() if entry.yaml_path else None
     return [entry.kind.name, path, sorted(entry.tags)]
 
 
 def _stats(own: Path) -> list[list[Any]]:
-    """Name, size and time of every YAML file below a folder."""
     found: list[list[Any]] = []
     for folder, inner, files in os.walk(own):
         inner.sort()

@@ -87,8 +87,7 @@ def make_lock(suite: Suite, *, update: bool, offline: bool) -> Lock:
 
 
 def _cannot_be_had(suite: Suite, member: str, pins: loading.Pins) -> bool:
-    """Whether the data of a member that the lock leaves out can't be had here either: then the
-    refreshed lock leaves it out as well."""
+    """Whether the data of a member that the lock leaves out can't be had here either."""
     own = replace(pins, revisions=dict(pins.revisions), used={}, folders=set(), files={})
     only = tuple(each for each in suite.tasks if each.task == member)
     try:
@@ -110,9 +109,8 @@ def _unknown(dataset: LockedDataset) -> Unknown | None:
 def _kept(
     path: Path, update: bool
 ) -> tuple[dict[str, LockedDataset], dict[str, Unknown], dict[str, str]]:
-    """What a lock that is there says and a refreshed one will: its datasets, by leaf task why the
-    rows of its shots are unknown, and which members are left out. One of an earlier evalkit has the
-    datasets alone."""
+    """Return what a refreshed lock keeps of the one that is there: datasets, why shots are unknown
+    by leaf task, and the members that are left out."""
     if update or not path.is_file():
         return {}, {}, {}
     raw = read_yaml(path, "lock")
@@ -149,8 +147,8 @@ _REST_OF_TASK: dict[str, Any] = {
 
 
 def _with_rest(raw: dict[str, Any]) -> dict[str, Any]:
-    """A lock with something in place of all that an earlier evalkit did not pin and a refreshed one
-    makes anew: what is left is checked by the schema."""
+    """Return a lock with something in place of all that an earlier evalkit did not pin, to be
+    checked by the schema."""
     if raw.get("schema") not in (LOCK, EARLIER_LOCK):
         return raw
     none: dict[str, Any] = {
@@ -176,8 +174,8 @@ def _unpinned(leaf: Leaf, unknown: Unknown | None) -> Leaf:
 
 
 def _describe(repo: str, revision: str) -> LockedDataset:
-    """A dataset's licence as its card at this revision says it. Whether its texts may be passed on
-    is our reading of that licence: yes for the open ones without a non-commercial clause."""
+    """Return a dataset's entry, by its card. That texts may be passed on is our reading of the
+    licence: open, without a non-commercial clause."""
     if repo.startswith(suites.OWN_FILES):
         return {"revision": revision, "licence": "the suite's own files", "redistributable": True}
     from huggingface_hub import hf_hub_download
@@ -233,14 +231,12 @@ def _metrics(task: Any) -> list[str]:
 
 
 def _modules_of(task: Any) -> Iterator[ModuleType]:
-    """The modules of a task's functions, and of its class where that is its own."""
     for function in metrics.functions(task):
         if (module := sys.modules.get(function.__module__)) is not None:
             yield module
 
 
 def _collect(module: ModuleType, found: dict[str, ModuleType]) -> None:
-    """A task's module and those of the tasks' own that it uses."""
     if module.__name__ in found:
         return
     found[module.__name__] = module

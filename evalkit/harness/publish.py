@@ -42,8 +42,8 @@ def _without_host(value: Any, folder: Path | None) -> Any:
 
 
 def _without_folder(include_path: Path | None, value: str) -> str:
-    """A text without the path of the suite's task folder; an absolute path that leads there by
-    another way, or elsewhere, by its last part."""
+    """Return a text without the path of the suite's task folder, or an absolute path's last
+    part."""
     if include_path is None:
         return value
     folder = os.fspath(include_path)
@@ -96,7 +96,6 @@ def published(
 
 
 def _call(suite: Suite, model: str) -> dict[str, object]:
-    """What lm-eval reports of its own call."""
     return {
         "model": "evalkit",
         "model_args": f"pretrained={model}",

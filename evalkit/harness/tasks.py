@@ -162,7 +162,6 @@ def _seed_everything(suite: Suite) -> None:
 
 
 def _drawn() -> tuple[Any, Any]:
-    """Return the state of the generators that tasks draw from."""
     import numpy as np
 
     return random.getstate(), np.random.get_state()
@@ -260,8 +259,7 @@ def named(task: str) -> AbstractContextManager[None]:
 
 
 def _is_ours(trace: TracebackType | None) -> bool:
-    """Whether evalkit raised an error, or what it called: no line of lm-eval's lies behind its
-    last."""
+    """Whether evalkit, or what it called, raised an error, and not lm-eval."""
     package, harness = Path(__file__).resolve().parents[1], index.task_folder().resolve().parent
     for frame in reversed(traceback.extract_tb(trace)):
         file = Path(frame.filename).resolve()

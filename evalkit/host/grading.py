@@ -64,7 +64,6 @@ def grade(
 
 
 def _described(place: Place, limits: Limits) -> dict[str, object]:
-    """Return what the record says about how programs were run."""
     assert place.runtime is not None and place.image is not None, "it was chosen"
     return {
         "image": place.image.digest,
@@ -109,10 +108,8 @@ def _programs(where: Path, recorded: verdicts.Verdicts) -> dict[str, str]:
 
 
 def _repeat(where: Path, place: Place, limits: Limits, events: Events) -> None:
-    """Run a graded record's programs again; EvalkitError (1) that names changed verdicts.
-
-    The programs come from the samples, so neither suite nor model is needed.
-    """
+    """Run a graded record's programs again, from its samples; EvalkitError (1) names changed
+    verdicts."""
     recorded = verdicts.read(where)
     if not recorded:
         raise EvalkitError("no answer of this run is a program", where=str(where))

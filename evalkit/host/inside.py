@@ -76,7 +76,6 @@ def leaks(environment: Mapping[str, str], path: Iterable[str]) -> list[str]:
 
 
 def _take_secrets() -> None:
-    """Put the launcher's secrets into the environment and delete their file."""
     name = os.environ.pop(SECRETS, "")
     if name:
         with suppress(FileNotFoundError):  # the runtime has started the container again

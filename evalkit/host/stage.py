@@ -67,8 +67,7 @@ def stage(wanted: Wanted, events: Events) -> Path:
 
 
 def _announce(wanted: Wanted, lock: Lock, events: Events) -> None:
-    """Say what will be downloaded, its size and licence; EvalkitError (3) where the disk has no
-    room for it."""
+    """Say what will be downloaded; EvalkitError (3) where the disk has no room for it."""
     total = 0.0
     for reference in wanted.models:
         if models.is_on_hub(reference):
@@ -94,8 +93,8 @@ def _announce(wanted: Wanted, lock: Lock, events: Events) -> None:
 
 
 def _dataset_size(name: str, lock: Lock) -> int:
-    """Return the bytes of a dataset's files in the folders named after the wanted configurations,
-    or of all files where a configuration has no such folder."""
+    """Return the bytes of the wanted configurations' folders, or of all files without such
+    folders."""
     sizes = hub.sizes(name, "dataset", pinned_revision(lock.datasets[name]))
     configs = {t["config"] for t in lock.tasks.values() if t["dataset"] == name}
     folders = {part for path in sizes for part in Path(path).parent.parts}
@@ -105,7 +104,6 @@ def _dataset_size(name: str, lock: Lock) -> int:
 
 
 def _model(reference: str, wanted: Wanted, events: Events) -> StagedModel:
-    """Download a model, or only digest one in a folder; return its part of the manifest."""
     on_hub = models.is_on_hub(reference)
     with _progress(wanted.to, events):
         model = models.resolve(
@@ -191,7 +189,6 @@ def pack(folder: Path, file: Path, events: Events) -> None:
 
 
 def _bytes(size: float) -> str:
-    """Return a number of bytes for people."""
     for unit in ("B", "kB", "MB"):
         if size < 1000:
             return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"

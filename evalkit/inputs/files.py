@@ -106,7 +106,6 @@ def _sha256(path: Path, size: int, mtime_ns: int) -> str:
 
 
 def _sha1(path: Path) -> set[str]:
-    """A small file's sha1 (hex), and the one that git names it by."""
     data = path.read_bytes()
     both = (data, b"blob %d\0" % len(data) + data)
     return {hashlib.sha1(each, usedforsecurity=False).hexdigest() for each in both}

@@ -77,8 +77,7 @@ def _broken() -> tuple[type[Exception], ...]:
 
 
 def _chain(error: BaseException) -> list[BaseException]:
-    """An error and what it came of, as far as the first that says what the Hub did: before that,
-    something else may have been refused, and dealt with."""
+    """Return an error and what it came of, up to the first that says what the Hub did."""
     found: list[BaseException] = []
     following: BaseException | None = error
     while following is not None and following not in found:
@@ -90,7 +89,6 @@ def _chain(error: BaseException) -> list[BaseException]:
 
 
 def _response(error: BaseException) -> Any:
-    """The HTTP response that an error comes of, or None."""
     return getattr(_chain(error)[-1], "response", None)
 
 
@@ -286,7 +284,6 @@ def licence_in(card: Path) -> str:
 
 
 def _not_fetched(error: Exception, asked: str) -> tuple[str, str]:
-    """What went wrong with a model that is asked for, and what to do."""
     place = os.environ.get("HF_HOME", "~/.cache/huggingface")
     folder = os.environ.get("HF_HUB_CACHE", place)
     if FULL in str(error):

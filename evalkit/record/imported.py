@@ -68,7 +68,6 @@ def _bring_in(results: PlainResults, out: Path) -> Path:
 
 
 def _lines(results: PlainResults, leaf: str, path: Path) -> Iterator[bytes]:
-    """Yield the lines of a leaf task's samples as 0.4.13 writes them."""
     completing = Completing(results.body, leaf)
     for number, raw in Folder(results.folder).lines(path.name):
         try:
@@ -120,7 +119,7 @@ def _created(body: Results) -> str | None:
 
 
 def _limit(body: Results) -> int | None:
-    """Return the documents for each leaf task; None where there was no limit, or it was a share."""
+    """Return the documents for each leaf task; None for no limit or a share."""
     limit = (body.get("config") or {}).get("limit")
     return int(limit) if isinstance(limit, (int, float)) and limit >= 1 else None
 

@@ -44,7 +44,6 @@ def write_samples(path: Path, samples: Iterable[Sample]) -> "SampleFacts":
 
 
 def _zipped(samples: Iterable[Sample], facts: "SampleFacts") -> Iterator[bytes]:
-    """The file's bytes, a block at a time."""
     block = io.BytesIO()
     with gzip.GzipFile(fileobj=block, mode="wb", compresslevel=6, mtime=0, filename="") as zipped:
         for sample in samples:

@@ -170,7 +170,6 @@ def _plan_inputs(job: Job, tokenizer: Tokenizer) -> dict[str, Any]:
 def _build(
     job: Job, tokenizer: Tokenizer, inputs: dict[str, Any], events: Events
 ) -> tuple[Loaded, Planned]:
-    """Load the suite, build and tokenise its requests, and pack them."""
     loaded = load(job, events)
     documents = sum(
         min(job.suite.limit or t["documents"], t["documents"]) for t in job.lock.tasks.values()
@@ -268,7 +267,6 @@ def finish_only(
 
 
 def _carried(run: Run, job: Job, events: Events) -> tuple[Run, Loaded]:
-    """A run's answers as those of a mended suite's run; EvalkitError where its prompts differ."""
     name, old, new = folder.first_difference(run.body["inputs"]["suite"], job.inputs["suite"])
     events.say(f"the suite is not the planned one, {name}: {old} -> {new}; are its prompts?")
     plan_body = canon.read_json(run.folder / "plan.json")

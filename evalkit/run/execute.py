@@ -53,7 +53,6 @@ def check_inputs(run: Run, plan: Plan, model: Model, place: Place) -> None:
 
 
 def _check_clock(run: Run) -> None:
-    """See `sealing.check_clock`, where a run is sealed."""
     if (run.folder / "seal.json").is_file():
         from evalkit.record.signing import sealing
 
@@ -105,7 +104,6 @@ def _together(
     team: Workers, todo: list[int], before: int, stop: Stop, events: Events,
     describe: Callable[[], None],
 ) -> None:  # fmt: skip
-    """Answer batches in workers' processes."""
     try:
         team.work(todo, stop, describe, before)
     finally:  # a segment that is stopped has cost its time as well
@@ -163,7 +161,6 @@ def _alone(
     run: Run, plan: Plan, model: Model, place: Place, todo: list[int], before: int, events: Events,
     stop: Stop, check: Callable[[], None],
 ) -> None:  # fmt: skip
-    """Answer batches in this process."""
     names, entries = list(plan.entries), plan.body["batches"]
     with events.phase("start", 1, "workers") as phase:
         inputs = run.body["inputs"]
@@ -197,22 +194,18 @@ class _Rest:
         self.told: Callable[[str, str], None] = lambda name, note: None
 
     def following(self) -> str | None:
-        """Take the next batch; None where there is none or where the run is to stop."""
         if not self._names or (self._done and self._stop.asked):
             return None
         self._check()
         return self._names.popleft()
 
     def peek(self) -> str | None:
-        """The next batch, if there is one to go on with."""
         return self._names[0] if self._names and not self._stop.asked else None
 
     def take(self) -> None:
-        """It is in hand."""
         self._names.popleft()
 
     def done(self, batch: str, tokens: int | None) -> None:
-        """A batch is answered."""
         self._done += 1
         self.tokens = worker.added(self.tokens, tokens)
         self.told(batch, f"batch {self._done}/{self._all}")

@@ -60,7 +60,6 @@ def at_its_time(job: Job) -> Job:
 
 
 def _timed(job: Job, clock: str) -> Job:
-    """Return the job with another clock."""
     suite = replace(job.suite, chat=job.suite.chat.at(clock))
     inputs: RunInputs = job.inputs | {"suite": suites.identity(suite, job.lock)}
     return replace(job, suite=suite, inputs=inputs)
@@ -106,7 +105,6 @@ def _runs(folder: Path, suite: str) -> list[Run]:
 
 
 def _inputs(run: Run) -> dict[str, Any]:
-    """Return the inputs of a run, with the schema of its run.json."""
     return {"schema": run.body["schema"], **run.body["inputs"]}
 
 
@@ -182,14 +180,12 @@ def create(job: Job, planned: Planned, tokenizer: Tokenizer) -> Run:
 
 
 def _adapter(job: Job) -> AdapterEntry | None:
-    """Return the record's entry for an adapter."""
     if job.adapter is None:
         return None
     return {"reference": str(job.options.published()["adapter"]), "files": job.adapter}
 
 
 def _quantised(model: Model) -> Quantization | None:
-    """Return the record's entry for the quantisation of the stored weights."""
     from evalkit.engine import quantization
 
     quantized = quantization(model)
@@ -204,7 +200,6 @@ def _quantised(model: Model) -> Quantization | None:
 
 
 def _describe(job: Job, tokenizer: Tokenizer) -> ModelDescription:
-    """Return the model section of run.json."""
     model = job.model
     stored = model.config.get("dtype") or model.config.get("torch_dtype") or checkpoint.dtype(model)
     return {

@@ -96,7 +96,6 @@ def _state(folder: Path) -> str:
 
 
 def _devices(folder: Path) -> list[str]:
-    """Return what the run's segments say that they compute on, each device once."""
     lines: dict[str, None] = {}
     for path in sorted((folder / "events").glob("*.jsonl")):
         with canon.reader(path) as handle:

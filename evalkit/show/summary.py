@@ -75,8 +75,7 @@ def _scores(record: Record) -> Table:
 
 
 def _published(record: Record) -> dict[tuple[str, str], str]:
-    """Return the published figures of the same model by task and metric, as text. A figure of
-    another protocol is marked with ≠."""
+    """Return the published figures of the model as text; ≠ marks one of another protocol."""
     figures: dict[tuple[str, str], str] = {}
     for match in published.matches(record):
         mark = "≠ " if match.differs else ""
@@ -107,7 +106,6 @@ def _texts(record: Record) -> Iterator[str]:
 
 
 def _cut(score: Score, leaves: list[TaskResult], counts: list[TextsEntry]) -> Iterator[str]:
-    """Say how many texts were cut, and what those score that ended by themselves."""
     cuts = [count["cut"] for count in counts]
     known = [cut for cut in cuts if isinstance(cut, int)]
     cut = sum(known)
@@ -126,7 +124,6 @@ def _cut(score: Score, leaves: list[TaskResult], counts: list[TextsEntry]) -> It
 
 
 def _thinking(counts: list[TextsEntry]) -> Iterator[str]:
-    """Say how many tokens were spent on thinking, and how many texts never stopped."""
     if not any("endless" in count for count in counts):
         return
     tokens = [count["tokens"] for count in counts]
@@ -171,8 +168,7 @@ def notes(record: Record) -> list[str]:
 
 
 def _show_chance(record: Record, console: Console) -> None:
-    """Compare a demo's scores with what guessing gives. The demo's own model is random, so it must
-    score at chance; another model may do better."""
+    """Compare a demo's scores with guessing: the demo's own model is random."""
     from evalkit.inputs.models.builtin.demo import CHANCE, at_chance
 
     is_random = record["model"]["reference"] == "demo"

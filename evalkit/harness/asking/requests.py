@@ -89,9 +89,8 @@ def build(
 def _leaking(task: Any) -> Iterator[list[Any]]:
     """Within the block, collect the documents that lm-eval draws as their own shots.
 
-    lm-eval keeps a document out of its own shots only where the split that they are drawn from is
-    named and is the tested one. Elsewhere, and where a sampler is the task's own, a prompt may hold
-    the answer that it asks for. The scores are lm-eval's all the same; such documents are counted.
+    lm-eval prevents that only where the shots' split is named and is the tested one. Scores stay
+    lm-eval's; such documents are counted.
     """
     leaking: list[Any] = []
     sampler = getattr(task, "sampler", None)

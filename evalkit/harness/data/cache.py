@@ -181,7 +181,6 @@ def check(folder: Path, where: str) -> None:
 
 
 def _files(folder: Path) -> list[Path]:
-    """Return the files to seal: tables, and the description of their content."""
     return sorted([*folder.glob("*.arrow"), *folder.glob("dataset_info.json")])
 
 

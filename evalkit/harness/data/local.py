@@ -155,7 +155,6 @@ def _matches(include_path: Path, pattern: str) -> list[Path]:
 
 
 def _below(base: Path) -> list[Path]:
-    """The files below a folder that `datasets` looks at."""
     found = (path for path in sorted(base.rglob("*")) if path.is_file())
     hidden = (".", "__")
     return [p for p in found if not any(q.startswith(hidden) for q in p.relative_to(base).parts)]

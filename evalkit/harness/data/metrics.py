@@ -107,8 +107,8 @@ def guarded() -> Iterator[None]:
 
 
 def _late(name: str) -> Any:
-    """Return a module that is imported when somebody first reads an attribute of it: `evaluate`
-    takes a second, and few tasks use it. What is set before then stays set."""
+    """Return a module that is imported when an attribute of it is read: `evaluate` takes a
+    second."""
     if name not in sys.modules:
         spec = importlib.util.find_spec(name)
         assert spec is not None and spec.loader is not None, "lm-eval requires it"
@@ -181,8 +181,7 @@ def is_own(module: str) -> bool:
 
 @lru_cache(maxsize=4096)
 def _loaded(function: Callable[..., Any]) -> frozenset[str]:
-    """The metrics that a function loads, or another that it calls, as far as their names stand in
-    the code."""
+    """Return the metrics that a function, or one that it calls, loads by name."""
     found: set[str] = set()
     seen: set[Any] = set()
     waiting: list[Any] = [function]
@@ -201,7 +200,6 @@ def _loaded(function: Callable[..., Any]) -> frozenset[str]:
 
 
 def _read(function: Any) -> tuple[set[str], list[Any]]:
-    """The metrics that a function loads itself, and the other functions that it names."""
     try:
         tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
     except (OSError, SyntaxError):  # a lambda within an expression, say
@@ -218,7 +216,6 @@ def _read(function: Any) -> tuple[set[str], list[Any]]:
 
 
 def _imported(tree: ast.AST) -> Iterator[tuple[str, str]]:
-    """The names by which code imports the library, or its function."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from ((n.asname or n.name, LIBRARY) for n in node.names if n.name == LIBRARY)

@@ -114,8 +114,7 @@ def describe_shots(task: Any) -> ShotRows | None:
 
 
 def _check_enough(task: Any, rows: int) -> None:
-    """EvalkitError where a document can't have as many shots as it is to have: lm-eval draws one
-    more than that, or leaves the document out, where they come from the tested split."""
+    """Raise EvalkitError where there are too few rows: lm-eval would draw fewer shots."""
     shots = task.get_config("num_fewshot")
     own = task.fewshot_cfg.split == task.config.test_split
     most = rows - 1 if own else rows
@@ -128,8 +127,8 @@ def _check_enough(task: Any, rows: int) -> None:
 
 
 def _shots_split(task: Any) -> str | None:
-    """The split that lm-eval draws shots from; None for samples in the task's YAML. Its rule:
-    lm_eval.api.task.ConfigurableTask.fewshot_docs."""
+    """Return the split that lm-eval's `ConfigurableTask.fewshot_docs` draws shots from; None for
+    samples in the task's YAML."""
     config = task.config
     if task.fewshot_cfg.split is not None:
         return str(task.fewshot_cfg.split)
@@ -200,7 +199,6 @@ def _other_source(have: LockedTask, want: LockedTask) -> str:
 
 
 def _other_scoring(have: LockedTask, want: LockedTask) -> str:
-    """How a leaf task is scored otherwise than the locked one, or nothing."""
     keys = ("output_type", "num_fewshot", "version", "metrics", "filters")
     same = have["settings"] == want["settings"]
     other = "" if same else "lm-eval's config of it is not the locked one"
@@ -215,7 +213,6 @@ def _first_other(
 
 
 def _source(shots: ShotRows | Unknown | None) -> str:
-    """What shots are drawn from, in words."""
     if shots is None:
         return "no shots"
     if "unknown" in shots:
@@ -224,7 +221,6 @@ def _source(shots: ShotRows | Unknown | None) -> str:
 
 
 def _other_rows(leaf: "Leaf", want: LockedTask, each: Rows) -> str:
-    """How the documents are not the locked ones, or nothing."""
     have = leaf.locked
     counts, other = (_first_other(have, want, (key,)) for key in ("documents", "rows"))
     if not counts and not other:
@@ -236,7 +232,6 @@ def _other_rows(leaf: "Leaf", want: LockedTask, each: Rows) -> str:
 
 
 def _other_shots(leaf: "Leaf", want: LockedTask, each: Rows) -> str:
-    """How the rows that shots are drawn from are not the locked ones, or nothing."""
     have = leaf.locked["shots"]
     if pinned_shots(want) is None or have == want["shots"]:
         return ""

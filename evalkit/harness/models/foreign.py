@@ -147,9 +147,8 @@ class Foreign:
         }
 
     def _texts(self, prompts: list[list[int]], ids: Sequence[str]) -> list[str]:
-        """Return prompts that the class's own tokenizer turns into the planned ids: with the BOS in
-        the text, or without it where the class adds it. All prompts of a batch have one form, since
-        a class may look at its first prompt only."""
+        """Return prompts that the class's tokenizer turns into the planned ids: all with the BOS in
+        the text, or all without it, since a class may look at its first prompt only."""
         bos = self._tokenizer.bos_token_id
         bare = [prompt[1:] if prompt[:1] == [bos] else prompt for prompt in prompts]
         forms = [
@@ -188,8 +187,7 @@ def _encoded(lm: Any, texts: list[str]) -> list[list[int]]:
 
 
 def _answer(prompt: str, raw: str, settings: Settings, unknown: Unknown) -> Generation:
-    """Return a text as the journal holds it. A class does not know of thoughts, so `raw` holds
-    them."""
+    """Return a text as the journal holds it. A class does not know of thoughts."""
     answer: Generation = {
         "text": raw, "tokens": unknown, "logprobs": unknown, "margins": unknown, "stop": unknown,
     }  # fmt: skip
@@ -206,8 +204,8 @@ def _answer(prompt: str, raw: str, settings: Settings, unknown: Unknown) -> Gene
 
 
 def _kwargs(settings: Settings) -> dict[str, Setting]:
-    """Return the settings by lm-eval's names; a dictionary for each request, since classes change
-    it. Stop strings apply to answers only, so a text that thinks is generated to its end."""
+    """Return the settings by lm-eval's names, new for each request. A text that thinks has no stop
+    strings: they apply to its answer only."""
     kwargs: dict[str, Setting] = {
         "until": [] if settings.think_end else list(settings.until),
         "max_gen_toks": settings.max_gen_toks,

@@ -49,10 +49,8 @@ def installed() -> str | None:
 
 @cache
 def _yaml_files() -> dict[str, list[Path]]:
-    """Task name -> the YAML files that may define it: the demo's, then lm-eval's in its order.
-
-    A scan for `task:` lines: lm-eval's own index parses 14,000 files and takes ten seconds.
-    """
+    """Return the YAML files that may define each task, by a scan for `task:` lines: lm-eval's own
+    index takes ten seconds."""
     found: dict[str, list[Path]] = {}
     for root in (demo.TASKS, task_folder().resolve()):
         for path in sorted(root.glob("**/*.yaml")):
@@ -127,7 +125,6 @@ def _refuse_other(config: Mapping[str, Any], recorded: Mapping[str, Any]) -> Non
 
 
 def _errors() -> tuple[type[Exception], ...]:
-    """What lm-eval's scoring may raise on documents or answers that no honest run holds."""
     from jinja2 import TemplateError
 
     return (

@@ -112,8 +112,7 @@ def stage(wanted: Wanted) -> None:
 
 
 def _times(wanted: Wanted, site: Site) -> None:
-    """Raise EvalkitError where a time limit is no time, or leaves none between start and
-    warning."""
+    """Raise EvalkitError where a time limit is no time, or too short."""
     for name in ("time", "max_walltime", "finish_time"):
         value = getattr(site, name)
         if value and value.lower() not in ("unlimited", "infinite") and not sites.seconds(value):
@@ -131,8 +130,8 @@ def _times(wanted: Wanted, site: Site) -> None:
 
 
 def _partition(site: Site) -> None:
-    """Raise EvalkitError for a partition that does not exist or is down, whose time limit is
-    shorter, or whose GPUs are not requested."""
+    """Raise EvalkitError for a partition that is not there, is down or too short, or whose GPUs are
+    not requested."""
     known = {partition.name: partition for partition in slurm.partitions()}
     default = next((p.name for p in known.values() if p.is_default), "")
     names = [name for name in (site.partition or default).split(",") if name]

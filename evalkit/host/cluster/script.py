@@ -141,7 +141,6 @@ def _escaped(path: Path) -> str:
 
 
 def _runs(recipe: Recipe) -> str:
-    """Return the part that lists the runs of the array's tasks."""
     submission = recipe.submission
     return template.RUNS.format(
         submission=shlex.quote(str(submission.folder)),
@@ -151,7 +150,6 @@ def _runs(recipe: Recipe) -> str:
 
 
 def _clean(recipe: Recipe) -> str:
-    """Return the part that removes the variables of the login shell."""
     site = recipe.site
     exports = "".join(
         f"export {name}={shlex.quote(value)}\n" for name, value in recipe.environment.items()
@@ -164,7 +162,6 @@ def _clean(recipe: Recipe) -> str:
 
 
 def _room(recipe: Recipe) -> str:
-    """Return the part that sets the scratch folder, the modules and the command."""
     site = recipe.site
     load = template.LOAD.format(modules=shlex.join(site.modules), inits=" ".join(INITS))
     command = " ".join(map(_quoted, recipe.evalkit))
@@ -179,7 +176,6 @@ def _room(recipe: Recipe) -> str:
 
 
 def _into(recipe: Recipe) -> str:
-    """Return the part that passes Slurm's variables to the image and decides on its network."""
     start = f"{recipe.program} --quiet exec"
     image = f"{shlex.quote(recipe.image)} /bin/true"
     return template.INTO.format(

@@ -170,8 +170,8 @@ def recipe(wanted: Wanted, site: Site, sent: Submission, place: Place) -> Recipe
 
 
 def _shown(wanted: Wanted, suite: Path | None) -> list[Path]:
-    """Return what must exist on a node besides the results: models with what their links lead to,
-    an adapter, the suite's files, and the stage or the Hub's caches."""
+    """Return what must exist on a node besides the results: models, adapter, suite, stage or
+    caches."""
     named = [_local(model) for model in wanted.models]
     named += [works.real(wanted.adapter)] if wanted.adapter else []
     shown = {path for model in filter(None, named) for path in (model, *works.linked_from(model))}
@@ -185,7 +185,6 @@ def _shown(wanted: Wanted, suite: Path | None) -> list[Path]:
 
 
 def _path(place: Place) -> str:
-    """Return PATH on a node: the usual folders, and those of Slurm and the runtime here."""
     programs = ["sbatch", *([place.runtime.name] if place.runtime else [])]
     folders = [str(Path(path).parent) for path in map(shutil.which, programs) if path]
     return ":".join(dict.fromkeys([*script.PATH.split(":"), *folders]))
@@ -219,7 +218,6 @@ def command_on_node(
 
 
 def _environment(wanted: Wanted) -> dict[str, str]:
-    """Return the variables for evalkit on a compute node, and for planning."""
     if wanted.mount is not None:
         home = stage_manifest.home(wanted.mount)
         caches = {"HF_HUB_CACHE": home / "hub", "HF_DATASETS_CACHE": home / "datasets"}
@@ -270,7 +268,6 @@ def _planned(wanted: Wanted, site: Site, place: Place, model: str, say: Say) -> 
 
 
 def _local(model: str) -> Path | None:
-    """Return the path of a model that a node must see; None for one on the Hub."""
     if model == smollm2.NAME:
         return smollm2.file(offline=False).absolute()
     is_named = model == models.DEMO or models.is_on_hub(model)
@@ -284,7 +281,6 @@ def _default_shards(member: Member, wanted: Wanted) -> int:
 
 
 def _guessed(run: Path) -> float:
-    """Guess the tokens a second of a current GPU from the model's size."""
     parameters = folder.read(run).body["model"]["parameters"]
     return 1e14 / (2 * parameters) if isinstance(parameters, int) else 10_000.0
 

@@ -95,7 +95,6 @@ def cancel(where: Path) -> list[str]:
 
 
 def _of(where: Path) -> Submission | None:
-    """Return the submission in a folder, or the newest that a run is part of, or None."""
     here = (where / submission.NAME).is_file()
     return submission.read(where) if here else submission.of_run(where)
 
@@ -110,7 +109,6 @@ def _submitted(where: Path) -> Submission:
 
 
 def _queue(sent: Submission) -> dict[int, slurm.Queued]:
-    """Return the tasks in the queue, of every array that was sent."""
     return slurm.tasks(array for array, _ in sent.jobs if array)
 
 
@@ -151,7 +149,6 @@ def _shard(sent: Submission, task: int, progress: Progress, queued: slurm.Queued
 
 
 def _last_lines(log: Path, count: int) -> list[str]:
-    """Return the last lines of a log that aren't blank; none without a log."""
     try:
         with canon.reader(log) as handle:
             handle.seek(max(log.stat().st_size - TAIL, 0))

@@ -109,8 +109,7 @@ def _docker(runtime: Runtime, image: Image, work: Work) -> list[str]:
 
 
 def _apptainer(runtime: Runtime, image: Image, work: Work) -> list[str]:
-    """Return apptainer's command line: it runs as the caller by itself, and shares folders and
-    environment of the host unless told otherwise."""
+    """Return apptainer's command line, which shares nothing of the host that is not named."""
     command = [runtime.name, "--quiet", "run", "--containall", "--cleanenv", "--no-home"]
     command += ["--no-privs", "--no-mount", "bind-paths,tmp"]
     command += SHARED_NETWORK if work.online or not runtime.isolates else NO_NETWORK
@@ -127,8 +126,8 @@ def _apptainer(runtime: Runtime, image: Image, work: Work) -> list[str]:
 
 
 def _mounts(work: Work, read_only: str) -> list[str]:
-    """Return the options that mount every folder at its own path, outer ones first, so that a
-    writable folder inside a read-only one stays writable."""
+    """Return the options that mount every folder at its own path, outer ones first: a writable
+    folder inside a read-only one stays writable."""
     places = {path: path in work.writable for path in (*work.readable, *work.writable)}
     mounts = [(SCRATCH, work.scratch, True)]
     mounts += [(path, path, places[path]) for path in sorted(places)]

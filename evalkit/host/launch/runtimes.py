@@ -143,8 +143,7 @@ def _place(name: str, reference: str, *, wanted: bool) -> Place:
 
 
 def _unlike(revision: str) -> str:
-    """Return how an image's evalkit differs from this checkout, as half a sentence; else
-    nothing."""
+    """Return how an image's evalkit differs from this checkout, as half a sentence."""
     code = stamp.code()
     if isinstance(code["commit"], dict):
         return ""  # no checkout: only evalkit's version can be compared

@@ -103,8 +103,7 @@ def found_secrets(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def _end_with_parent() -> None:
-    """Have the kernel stop this process, which becomes the runtime, when its parent dies: a killed
-    launcher leaves no container working."""
+    """Have the kernel stop this process, which becomes the runtime, when the launcher dies."""
     if sys.platform == "linux":
         import ctypes
 

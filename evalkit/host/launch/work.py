@@ -85,7 +85,6 @@ def _hub_folders(environment: Mapping[str, str], *, online: bool) -> dict[str, P
 
 
 def _name(arguments: Sequence[str]) -> str:
-    """Return the container's name: the command and the run, or the model and the suite."""
     options = _options(arguments)
     run = next((word for word in arguments[1:] if (Path(word) / "run.json").is_file()), "")
     model = options.get("--model", "")
@@ -98,8 +97,8 @@ def _name(arguments: Sequence[str]) -> str:
 
 
 def _shared(arguments: list[str]) -> list[str]:
-    """Return the command line without its group, whose name the image does not know. From now on
-    new files here belong to that group; the image gets its number."""
+    """Return the command line without its group, whose name the image does not know; new files here
+    belong to that group from now on."""
     group = _options(arguments).get("--group")
     if not group:
         return arguments
@@ -110,8 +109,8 @@ def _shared(arguments: list[str]) -> list[str]:
 
 
 def _as_they_lie(arguments: Sequence[str]) -> list[str]:
-    """Return the command line with a model's folder named by where it lies on the disk: a link to
-    it is no link in the image, and relative links in it would lead nowhere."""
+    """Return the command line with models named by where they lie: links lead nowhere in the
+    image."""
     words, before = [], ""
     for word in arguments:
         option, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
@@ -189,7 +188,6 @@ def _absolute(path: str | Path) -> Path:
 
 
 def _options(arguments: Sequence[str]) -> dict[str, str]:
-    """Return the values of a command line's options, written in either way."""
     pairs = {name: value for name, value in pairwise(arguments) if name.startswith("--")}
     words = [word.partition("=") for word in arguments if word.startswith("--") and "=" in word]
     return pairs | {name: value for name, _, value in words}
@@ -233,8 +231,7 @@ def linked_from(path: Path) -> set[Path]:
 
 
 def _steps(path: Path) -> list[Path]:
-    """Return where a link leads, step by step: a folder, or the folder of a file, under each of its
-    names."""
+    """Return each folder that a link leads to, step by step, under each of its names."""
     steps: list[Path] = []
     seen: set[Path] = set()
     while path.is_symlink() and path not in seen and path.exists():

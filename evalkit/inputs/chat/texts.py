@@ -136,8 +136,7 @@ class Texts:
     def _ended(
         self, values: Mapping[str, Sequence[Any]], metrics: Mapping[str, Mapping[str, Any]]
     ) -> EndedEntry:
-        """Return how many documents have no text that was cut, and the means over them of those
-        metrics that are means."""
+        """Return how many documents have no cut text, and the means of metrics over them."""
         means: dict[str, float | str] = {}
         for key in sorted(values.keys() & metrics.keys()):
             whole = _mean(values[key])

@@ -127,7 +127,6 @@ def dtype(model: Model) -> str | None:
 
 
 def _entries(model: Model) -> Iterator[WeightHeader]:
-    """Yield each weight's header, in the files' order."""
     for path in model.weight_files():
         try:
             with path.open("rb") as handle:

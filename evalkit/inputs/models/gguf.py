@@ -97,8 +97,7 @@ def unpack(file: Path, sha256: str) -> Unpacked:
 
 
 def _make(file: Path, place: Path) -> None:
-    """Unpack a file into its place, which appears when it is whole; another process may be doing
-    the same."""
+    """Unpack a file into its place, which appears when it is whole."""
     types = _types(file)
     canon.make_folder(place.parent)
     free, needed = shutil.disk_usage(place.parent).free, 4 * sum(types.values())
@@ -123,7 +122,6 @@ def _make(file: Path, place: Path) -> None:
 
 
 def _types(file: Path) -> Counter[str]:
-    """How many weights a file holds in each of GGUF's types."""
     from gguf import GGUFReader
 
     try:
@@ -149,8 +147,8 @@ def _types(file: Path) -> Counter[str]:
 
 
 def _check_split(file: Path, reader: Any) -> None:
-    """EvalkitError where transformers would split text into words by GPT-2's rule only because it
-    doesn't know the tokenizer's own."""
+    """Raise EvalkitError where transformers would split text by GPT-2's rule for want of
+    another."""
     from transformers.integrations.gguf import gguf_tokenizer_mapping as theirs
 
     stated = {name: _stated(reader, f"tokenizer.ggml.{name}") for name in ("model", "pre")}
@@ -170,7 +168,6 @@ def _stated(reader: Any, name: str) -> Any:
 
 
 def _described(quantised: Counter[str]) -> Quantization | None:
-    """Return the record's entry of the quantisation, with the bits of the most frequent type."""
     if not quantised:
         return None
     name = quantised.most_common(1)[0][0]

@@ -163,7 +163,6 @@ def _only_gguf(names: list[str]) -> bool:
 
 
 def _unpacked(reference: str, file: Path) -> Model:
-    """The model in a GGUF file."""
     files = digests(file.parent, [file.name])
     sha256 = files[file.name]["sha256"]
     if reference == smollm2.NAME:
@@ -226,7 +225,6 @@ def _names(folder: Path, wanted: list[str], reference: str, allow_pickle: bool) 
 
 
 def _is_adapter(folder: Path, reference: str) -> EvalkitError:
-    """The error for an adapter's folder that is given as a model."""
     config = canon.read_json(folder / ADAPTER[0])
     config = config if isinstance(config, dict) else {}
     base = config.get("base_model_name_or_path")
@@ -240,8 +238,7 @@ def _is_adapter(folder: Path, reference: str) -> EvalkitError:
 
 
 def _loaded(folder: Path, weights: list[str]) -> list[str]:
-    """The weight files that transformers loads: model.safetensors, or the shards of its index,
-    before whatever else lies beside them."""
+    """Return the weight files that transformers loads, which may not be all that lie there."""
     index = folder / "model.safetensors.index.json"
     if "model.safetensors" in weights:
         return ["model.safetensors"]

@@ -204,8 +204,7 @@ class Tokenizer:
 
 
 def _backend(hf: Any) -> Any:
-    """What encodes for a tokenizer of transformers' where that changes nothing of it: asked itself,
-    it can leave out the offsets, which nobody reads. None where it does."""
+    """Return what encodes for transformers' tokenizer, faster; None where that would change ids."""
     from transformers import PreTrainedTokenizerFast
 
     for name in ("__call__", "_encode_plus"):
@@ -219,7 +218,6 @@ def _backend(hf: Any) -> Any:
 
 
 def _config(model: Model) -> Any:
-    """The part of the model's configuration that is of text."""
     from transformers import AutoConfig
 
     config = AutoConfig.from_pretrained(model.folder, trust_remote_code=model.trust_remote_code)

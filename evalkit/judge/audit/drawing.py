@@ -78,13 +78,11 @@ def gather(
 
 
 def _sample_of(part: str) -> Name:
-    """Return the sample that a part id belongs to."""
     leaf, doc_id, _, _ = part.rsplit("/", 3)
     return leaf, int(doc_id)
 
 
 def _batches(plan: Plan, drawn: dict[Name, Drawn]) -> dict[Name, list[str]]:
-    """Return the batches in which each sample's requests stand."""
     batches: dict[Name, list[str]] = {name: [] for name in drawn}
     for batch, entry in plan.entries.items():
         for name in {(entry["task"], int(t[4].split("/")[0])) for t in entry["targets"]}:
@@ -99,7 +97,6 @@ def _batches(plan: Plan, drawn: dict[Name, Drawn]) -> dict[Name, list[str]]:
 def _rows(
     document: Document, plan: Plan, batches: list[str], encoder: Encoder, terms: Terms
 ) -> dict[str, Row]:
-    """Return the rows of a sample's requests by part id, from its texts."""
     kind = plan.entries[batches[0]]["kind"]
     requests = []
     for index, argument in enumerate(document.first["arguments"].values()):

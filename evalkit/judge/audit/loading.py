@@ -108,7 +108,6 @@ def hardware(record: Record, engine: "Engine") -> str:
 
 
 def _adapter(record: Record, options: AuditOptions) -> Path | None:
-    """Return the adapter's folder; raise EvalkitError if it is not the record's."""
     recorded, folder = record["model"]["adapter"], options.adapter
     if recorded is None:
         return None

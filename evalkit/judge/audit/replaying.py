@@ -76,7 +76,6 @@ def replay(
 def _forward(
     engine: "Engine", drawn: list[Drawn], batches: list[Batch], phase: Phase
 ) -> dict[str, Replayed]:
-    """Replay every answer of the batches; return them by part id."""
     from evalkit.engine import replay as replays
 
     requests = [row.targets[0].request for sample in drawn for row in sample.rows.values()]
@@ -107,8 +106,8 @@ def measured(
 
 
 def _alone(engine: "Engine", batches: list[Batch]) -> list[tuple[float, float]]:
-    """Return pairs of a token's log-probability: replayed in its batch, and the model's own (see
-    `engine.replay.twice`), of a few answers."""
+    """Return pairs of a few answers' log-probabilities: replayed in their batch, and the model's
+    own."""
     from evalkit.engine import replay as replays
 
     pairs: list[tuple[float, float]] = []

@@ -136,7 +136,7 @@ def _pair(
 
 
 def _notes(before: Scored, after: Scored, rows: list[Row]) -> list[str]:
-    """What differs between the sides beside the scores."""
+    """Return what differs between the sides beside the scores."""
     found = []
     leaves = dict.fromkeys(leaf for row in rows for leaf in row.leaves)
     unlike = [n for n in leaves if before.leaves[n].prompts != after.leaves[n].prompts]
@@ -158,14 +158,14 @@ def _notes(before: Scored, after: Scored, rows: list[Row]) -> list[str]:
 
 
 def _unlike(name: str, old: Record, new: Record) -> list[str]:
-    """A note where a section differs in what decides answers."""
+    """Return a note where a section differs in what decides answers."""
     one, other = _decisive(name, old), _decisive(name, new)
     keys = [key for key in one if one[key] != other.get(key)]
     return [f"{name} differs in {', '.join(keys)}"] if keys else []
 
 
 def _decisive(name: str, record: Record) -> Mapping[str, object]:
-    """What in a section of a record decides answers."""
+    """Return what in a section of a record decides answers."""
     if name == "environment":
         environment, machine = record["environment"], ("cpu", "gpu", *stamp.GPU_PARTS)
         return {**environment["versions"], **{part: environment.get(part) for part in machine}}
@@ -176,7 +176,8 @@ def _decisive(name: str, record: Record) -> Mapping[str, object]:
 
 
 def _adjusted(pairs: list[Pair]) -> tuple[list[Pair], int]:
-    """The pairs with Holm's p-values over all their headline rows, and how many those are."""
+    """Return the pairs with Holm's p-values over all their headline rows, and how many those
+    are."""
     p_values = [row.p for pair in pairs for row in pair.tops if row.p is not None]
     adjusted = iter(statistics.holm(p_values))
     found = []

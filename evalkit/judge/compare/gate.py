@@ -127,7 +127,7 @@ def _pair(pair: Pair, policy: Policy) -> Iterator[Ruling]:
 
 
 def _rule(pair: Pair, row: Row, rule: str, bound: float) -> tuple[bool, str]:
-    """Whether a rule is met, and the figure that says so."""
+    """Return whether a rule is met, and the figure that says so."""
     sign = 1 if row.higher_is_better else -1
     better = sign * row.difference.value
     if rule == "max_drop":

@@ -169,8 +169,7 @@ def _row(
 
 
 def _differences(before: Metric, after: Metric, plain: bool) -> list[scored.Value]:
-    """Return (difference, weight) of each document; in a plain mean of leaf tasks each task has
-    the weight 1."""
+    """Return (difference, weight) of each document. `plain`: each leaf task has the weight 1."""
     share = len(before.values) if plain else 1
     return [
         (b - a, weight / share)

@@ -20,12 +20,10 @@ _LEAF = (*_HEAD, "p")
 
 
 def _word(text: object) -> str:
-    """Return a record's own text as Markdown."""
     return output.markdown(shown(text))
 
 
 def _words(names: Collection[object]) -> str:
-    """Return the first few of some names as Markdown."""
     return output.markdown(few(names))
 
 
@@ -127,7 +125,6 @@ def _detectable(row: Row) -> str:
 
 
 def _conclusion(row: Row, a: str, b: str) -> str:
-    """Return what may be concluded from a headline row."""
     if not row.difference.value and not row.lost and not row.gained and not row.difference.error:
         return "equal"
     if row.adjusted is None:

@@ -92,8 +92,7 @@ def judge(ready: Prepared, made: Path) -> Outcome:
 
 
 def _other_question(before: Record, after: Record) -> str:
-    """Name the first leaf task whose questions or prompts are not the same; empty if there is
-    none."""
+    """Name the first leaf task that was asked something else; empty if there is none."""
     for name in sorted(before["tasks"].keys() | after["tasks"].keys()):
         old, new = before["tasks"].get(name), after["tasks"].get(name)
         if old is None or new is None:
@@ -106,7 +105,6 @@ def _other_question(before: Record, after: Record) -> str:
 
 
 def _errors(record: Record, pair: compare.Pair) -> dict[str, float | None]:
-    """Return the original's standard errors of the headline metrics, by task."""
     errors: dict[str, float | None] = {}
     for row in pair.tops:
         entry = record["groups"].get(row.task) or record["tasks"][row.task]
@@ -116,7 +114,6 @@ def _errors(record: Record, pair: compare.Pair) -> dict[str, float | None]:
 
 
 def _scored_alike(one: Path, other: Path) -> bool:
-    """Say whether every metric of every sample is equal."""
     old, new = scored.read(one), scored.read(other)
     return all(leaf.metrics == new.leaves[name].metrics for name, leaf in old.leaves.items())
 
@@ -132,9 +129,8 @@ def _apart(ready: Prepared, made: Path, after: Record) -> Apart:
 
 
 def _noise(ready: Prepared, made: Path, after: Record) -> Noise:
-    """Measure the noise on the new execution's model, in its own numerics and, where those are
-    others, in the original's; return the wider one. Where another engine answered, return what is
-    always noise."""
+    """Return the wider noise of the two runs' numerics, measured on the model at hand; the least
+    noise where another engine answered."""
     before = ready.record
     if not (after["engine"]["bit_repeatable"] and before["engine"]["bit_repeatable"]):
         return measure_noise([])
@@ -152,10 +148,8 @@ def _audit_options(job: Job) -> AuditOptions:
 def _sampled(ready: Prepared, count: int, seed: int, events: Events) -> Outcome:
     """Answer `count` whole batches of the original's plan again.
 
-    Such a sample can still be equal to the last bit, because a batch is a pure function. The
-    batches are planned here again from the reader's suite: of the record's own plan only the id is
-    used, never its content. Texts and choices are not scored, so ANSWERS and REPRODUCED are not
-    given.
+    They are planned here again, from the reader's suite: of the record's own plan only the id is
+    used. Nothing is scored, so the verdict is never ANSWERS or REPRODUCED.
     """
     level = ready.record["engine"]["level"]
     as_recorded = prepare.prepare(replace(ready.job.options, level=level))
@@ -177,7 +171,6 @@ def _sampled(ready: Prepared, count: int, seed: int, events: Events) -> Outcome:
 def _answered_again(
     ready: Prepared, planned: store.Plan, count: int, seed: int, events: Events
 ) -> list[tuple[str, Answer | None, Answer | None]]:
-    """Answer `count` batches again; return (part id, recorded answer, new answer)."""
     inputs = ready.job.inputs
     entry: EngineEntry = ready.record["engine"] | {"level": inputs["engine"]["level"]}
     record: Record = ready.record | {"numerics": inputs["numerics"], "engine": entry}

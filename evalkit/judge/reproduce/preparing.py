@@ -119,5 +119,4 @@ def options(record: Record, wanted: Wanted, where: Path) -> Options:
 
 
 def _text(value: str | Unknown) -> str | None:
-    """Return a text; None where it is unknown."""
     return value if isinstance(value, str) else None

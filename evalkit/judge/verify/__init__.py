@@ -140,7 +140,6 @@ class _Judging:
     judged: Judged
 
     def path(self, path: Path) -> None:
-        """Judge everything at a path."""
         _check_rights(path)
         if path.is_file():
             with archive.room() as place:
@@ -155,7 +154,6 @@ class _Judging:
             self._one(path, path, lambda: verify(path, self.wanted))
 
     def _results(self, path: Path) -> None:
-        """Judge all runs of a results folder, and its log."""
         runs = list(results_folder.runs_in(path))
         if not runs:
             raise EvalkitError("no finished run lies here", where=str(path), code=Exit.MISSING)
@@ -164,7 +162,6 @@ class _Judging:
         self.judged.logs[str(path)] = self._log(path, runs)
 
     def _log(self, path: Path, runs: Sequence[Path]) -> Check:
-        """Check the log of a results folder against its runs."""
         inputs = [path / auditlog.NAME, *(run / "record.json" for run in runs)]
         try:
             work = partial(results_folder.check_log, path, runs)
@@ -173,7 +170,6 @@ class _Judging:
             return Check("log", Status.FAIL, f"over the limit of {error.limit} for its size")
 
     def _one(self, name: Path, path: Path, work: Callable[[], Report]) -> None:
-        """Judge one thing and keep its report or error."""
         try:
             self.judged.reports[str(name)] = self.bound(work, [path])
         except OverLimit as error:
@@ -184,8 +180,7 @@ class _Judging:
 
 
 def _check_rights(folder: Path) -> None:
-    """Raise EvalkitError (3) if this process may not read the files: that says nothing of a
-    record."""
+    """Raise EvalkitError (3) if this process may not read the files."""
     for path in (folder, *(folder / name for name in ("record.json", "results.json", "plan.json"))):
         try:
             path.stat()

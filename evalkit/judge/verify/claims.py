@@ -94,8 +94,8 @@ def _audit_problem(claim: Claim, documents: int) -> str:
 
 
 def _reproduction_problem(claim: Claim, record: Record, sha256: str) -> str:
-    """Say why a reproduction's claim can't be true. It is about a sample, or about the whole
-    record: then it names the new record's answers."""
+    """Say why a reproduction's claim can't be true. One of the whole record names the new
+    answers."""
     verdict, failed = claim["verdict"], claim.get("failed", 0)
     whole = {"answers", "record"} & claim.keys()
     if len(whole) == 1 or claim.keys() & {"seed", "share", "difference"}:
@@ -119,8 +119,7 @@ def _reproduction_problem(claim: Claim, record: Record, sha256: str) -> str:
 
 
 def _shown_problem(claim: Claim, whole: bool, documents: int) -> str:
-    """Say why a verdict can't be one on so many answers: scores are compared of whole records only,
-    whose every document has an answer at least."""
+    """Say why a verdict can't be one on so many answers."""
     verdict, samples = claim["verdict"], claim.get("samples", 0)
     if verdict in ("ANSWERS", "REPRODUCED") and not whole:
         return f"{verdict} of a sample, of which no score is known"
@@ -196,8 +195,7 @@ def _judged_seal(
 
 
 def _first(record: Record) -> datetime | None:
-    """Return when the first segment began, by the record: a segment whose events were lost has its
-    time in its name. None where one of them does not say."""
+    """Return when the first segment began; None where one of them does not say."""
     began = [_began(segment) for segment in record["segments"]]
     known = [time for time in began if time is not None]
     return min(known, default=None) if len(known) == len(began) else None
@@ -216,7 +214,6 @@ def _utc(text: str) -> datetime:
 
 
 def _seal_problems(seal: Seal, record: Record) -> list[str]:
-    """Say how a seal contradicts the record."""
     sealed = seal.predicate
     sha256 = sha256s(record["files"])
     listed = {name: sha256.get(name) for name in sealing.FILES}

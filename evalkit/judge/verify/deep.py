@@ -66,8 +66,7 @@ def checks(folder: Folder, read: Read, deep: Deep) -> list[Check]:
 
 
 def _checks(folder: Folder, read: Read, deep: Deep) -> Iterator[Check]:
-    """Yield the checks in this order: 1 the suite, 2 its data, 3 the model, 4 the plan, 5 the
-    samples and results."""
+    """Yield the checks of 1 the suite, 2 its data, 3 the model, 4 the plan, 5 the samples."""
     from evalkit.harness import tasks
     from evalkit.inputs.models import model as models
 
@@ -188,8 +187,7 @@ def _policy(record: Record, model: "Model") -> "Policy":
 
 
 def _scores(run: Path, record: Record, loaded: "Loaded", template: Any) -> Check:
-    """Let lm-eval make the samples and results again, from the pinned documents and the journal's
-    answers, and compare them."""
+    """Let lm-eval score the journal's answers again on the pinned documents, and compare."""
     from evalkit.harness.scoring import score
     from evalkit.plan.store import Plan
     from evalkit.record import journal
@@ -218,9 +216,8 @@ def _scores(run: Path, record: Record, loaded: "Loaded", template: Any) -> Check
 def _texts(folder: Folder, record: Record, loaded: "Loaded", template: Any) -> Check:
     """Put a public pack's texts back from the pinned data, and score its answers again.
 
-    lm-eval builds every request again; the record's digests of questions and prompts must follow,
-    and what was answered with numbers is scored again. What a salted digest hides only its author
-    can open; texts that a model wrote stay unknown: their scores are the author's word.
+    The record's digests of questions and prompts must follow. Texts that a model wrote stay
+    unknown: their scores are the author's word.
     """
     from evalkit.harness.scoring import score
     from evalkit.record.record import SampleFacts
@@ -263,8 +260,7 @@ def _answers(lines: list[PublicLine]) -> dict[str, dict[str, dict[str, Any]]]:
 
 
 def _document_problem(line: PublicLine, samples: list[Sample]) -> str:
-    """Say how a document of a public pack differs from the samples made again; empty if it does
-    not."""
+    """Say how a document of a public pack differs from the samples made again."""
     first, name = samples[0], f"{shown(line['task'])} document {line['doc_id']}"
     if (first["task"], first["doc_id"]) != (line["task"], line["doc_id"]):
         return f"{name} stands where {shown(first['task'])} {first['doc_id']} should"

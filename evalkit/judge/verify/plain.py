@@ -91,8 +91,8 @@ def _record(results: RunResults) -> PlainScores:
 
 
 def _groups(record: PlainScores, results: RunResults) -> list[Check]:
-    """Check for groups that lm-eval ran as one of their tasks: it does so where a suite names a
-    group with an override, and still calls the result by the group's name."""
+    """Check for groups that lm-eval ran as one of their tasks, as it does where a suite names a
+    group with an override."""
     findings = Findings("groups")
     locked: dict[str, list[str]] = {}
     for lock in completeness.locks():
@@ -148,8 +148,8 @@ def _head(detail: str) -> str:
 def _is_scored_as(
     ways: Mapping[str, bool | None], config: Mapping[str, Any], locked: LockedTask
 ) -> bool:
-    """Say whether what a lock says of a task's metrics is what its results say. `ways`: which way
-    up each metric is."""
+    """Say whether a lock and a task's results agree on its metrics. `ways`: which way up each
+    is."""
     return all(
         ways[name] is entry["higher_is_better"]
         and (
@@ -162,8 +162,8 @@ def _is_scored_as(
 
 
 def _counted(record: PlainScores, results: RunResults, kept: set[str]) -> list[Check]:
-    """Fail if n-samples leaves out a task that has a score, a config or samples: no check would
-    look at it. `kept` are the tasks whose samples lie beside the results."""
+    """Fail if n-samples leaves out a task that has a score, a config or samples (`kept`): no check
+    would look at it."""
     groups = {name for name, children in results.get("group_subtasks", {}).items() if children}
     scored = {
         name
@@ -195,7 +195,6 @@ class _Evidence:
 
     @property
     def beside(self) -> set[str]:
-        """Return the tasks whose samples lie beside the results, by the files' names."""
         names, end = self.folder.walk()[0], f"_{self._date}.jsonl"
         start = f"{self._head}samples_"
         files = {n for n in names if n.startswith(start) and n.endswith(end)}
@@ -205,7 +204,6 @@ class _Evidence:
         return f"{self._head}samples_{leaf}_{self._date}.jsonl"
 
     def checks(self) -> list[Check]:
-        """Return the checks of the samples, or one that says that there are none."""
         ranges = partial(aggregates.ranges, self.record, self.samples)
         if not self.kept:
             why = "no samples were kept (--log_samples), so no number can be recomputed"
@@ -233,7 +231,6 @@ class _Evidence:
         ]
 
     def _documents(self) -> Iterator[Document]:
-        """Yield each kept task's documents, each with the samples of all filters."""
         for leaf in self.kept:
             by_id: dict[int, list[Sample]] = {}
             completing = Completing(self.results, leaf)
@@ -252,8 +249,7 @@ class _Evidence:
                 yield Document(leaf, doc_id, by_id[doc_id][: sampled.MAX_FILTERS])
 
     def _complete(self) -> list[Check]:
-        """Check that there are as many documents as the results say; warn of tasks of which only a
-        part was asked."""
+        """Check the number of documents; warn of tasks of which only a part was asked."""
         order, tasks = self.samples.order, self.record["tasks"]
         if missing := set(tasks) - set(self.kept):
             order.add(f"{len(missing):,} tasks without samples: {few(missing)}")

@@ -79,7 +79,6 @@ def check(policy: Policy, record: Record, checks: Collection[Check], standing: S
 def _rules(
     policy: Policy, record: Record, checks: Collection[Check], standing: Standing
 ) -> dict[str, Callable[[Any], str]]:
-    """Return by rule the function that says what is wrong; it returns an empty text if met."""
     code, suite = record["code"], record["suite"]["name"]
     seen = dict(standing.witnesses)
     for name, each in standing.reproducers.items():
@@ -101,7 +100,6 @@ def _rules(
 
 
 def _whole(checks: Collection[Check]) -> str:
-    """Say whether it is not complete by a shipped lock, with the shipped settings."""
     passed = {check.name for check in checks if check.status is Status.PASS}
     if not {"whole", "completeness"} <= passed:
         return "it is not the whole of a shipped suite"
@@ -139,8 +137,7 @@ def _health(counts: Health, most: Mapping[str, int]) -> str:
 
 
 def _by(what: str, wanted: Names | SeenBy, people: Mapping[str, Seen]) -> str:
-    """Say who is missing. `wanted` is true, a list of names of which one is enough, or a mapping:
-    how many `keys` of which `names` must have seen how many `samples`."""
+    """Say who is missing: `wanted` is true, names of which one is enough, or a `SeenBy`."""
     if wanted is True:
         return "" if people else f"not {what} by anybody on your list"
     rule: SeenBy = {"names": wanted} if isinstance(wanted, list) else wanted

@@ -87,7 +87,6 @@ class Public:
             self.scored.add(hidden.contradiction(line, kind))
 
     def _note_values(self, line: PublicLine) -> None:
-        """Note what the record's health section counts of log-likelihoods."""
         values = [hidden.likelihood(answer) for repeats in line["answers"] for answer in repeats]
         self.nan += any(value != value for value in values)
         self.samples.ties[line["task"]] += values.count(max(values)) > 1
@@ -177,7 +176,7 @@ class Public:
         return [findings.check(f"{len(self.texts):,} tasks' texts and all ties counted again")]
 
     def _scores(self) -> list[Check]:
-        """Without a right answer at hand."""
+        """Return the checks of scores, which need no right answer."""
         found = []
         if self.compared:
             text = f"{self.compared:,} samples' scores do not contradict their answers"
@@ -203,7 +202,6 @@ class Public:
 
 
 def _all(texts: Any) -> Any:
-    """Return the number of tokens of a task's texts; a public pack does not tell those of thoughts
-    from the others."""
+    """Return the number of tokens, since a public pack does not tell thoughts' from others."""
     tokens = texts["tokens"]
     return tokens if "unknown" in tokens else sum(tokens.values())

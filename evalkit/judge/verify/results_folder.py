@@ -111,8 +111,7 @@ def check_log(results: Path, runs: Sequence[Path]) -> Check:
 
 
 def _finished(lines: list[bytes]) -> tuple[dict[str, LogLine], int]:
-    """Return the lines of finished runs by execution, and how many lines are torn: their writers
-    died in them, and they tell nothing."""
+    """Return the lines of finished runs by execution, and how many lines are torn."""
     finished, torn = {}, 0
     for raw in lines:
         try:
@@ -153,8 +152,7 @@ def _compare(
 
 
 def _agrees_with_seal(record: Logged, before: Before, lines: list[bytes]) -> bool:
-    """Say whether the log's first lines are those that a seal counts, with the executions of its
-    plan that it names."""
+    """Say whether the log's first lines are those that a seal counts."""
     count = before["lines"]
     if count > len(lines):
         return False

@@ -114,8 +114,7 @@ def _caveats(record: Record, checks: Sequence[Check]) -> list[str]:
 
 
 def _require_rights(folder: Folder) -> None:
-    """Raise EvalkitError (3) where this process may not read one of the run's files: a colleague
-    who went on with it kept his to himself, which says nothing of the record."""
+    """Raise EvalkitError (3) where this process may not read one of the run's files."""
     try:
         names, _ = folder.walk()
     except PermissionError as error:
@@ -184,7 +183,6 @@ class _Evidence:
         sampled.note(document, self.samples, self.journal)
 
     def checks(self) -> list[Check]:
-        """Return every check after the record's own, in order."""
         record, samples, plan = self.record, self.samples, self.plan
         lock, shipped = completeness.lock_of(self.folder, record, self.samples.order)
         each = completeness.rows_of(self.folder, lock, self.samples.order)

@@ -65,8 +65,7 @@ def check(
 def _timestamps(
     statements: list[Statement], trusted: Trust, authorities: Sequence[Any]
 ) -> list[Check]:
-    """Check the signatures' timestamps; those of authorities that the reader trusts say since when
-    a signature is there."""
+    """Check the signatures' timestamps by the authorities that the reader trusts."""
     times, why = [], ""
     for statement in statements:
         for key, signature, token in statement.stamped:
@@ -84,8 +83,8 @@ def _timestamps(
 
 
 def _publication(statements: list[Statement], trusted: Trust) -> list[Check]:
-    """Warn, or fail if a signer was asked for, where nobody on the list signed the files that a
-    public pack holds beside the record; warn where somebody else did than signed the record."""
+    """Warn, or fail if a signer was asked for, where nobody on the list signed what a public pack
+    holds beside the record; warn where it was not the record's signer."""
     publications = [s for s in statements if s.kind == PUBLICATION]
     packers = {name for _, name in _by_listed(publications, trusted)}
     if packers:
@@ -107,7 +106,6 @@ def _public_standing(statements: list[Statement], standing: Standing, trusted: T
 
 
 def _about(statement: Statement, record: Record, folder: Folder) -> dict[str, str]:
-    """Return the files beside record.json that a statement must be about, with their sha256."""
     if statement.kind == EVALUATION:
         return sha256s(record["files"])
     if statement.kind == PUBLICATION:
@@ -152,7 +150,6 @@ def _sample_problem(statement: Statement, folder: Folder) -> str:
 
 
 def _is_authors(statement: Statement) -> bool:
-    """Say whether a statement is of a kind that authors make of their own records."""
     return statement.kind in (EVALUATION, PUBLICATION)
 
 
@@ -198,8 +195,7 @@ def _by_listed(statements: list[Statement], trusted: Trust) -> list[tuple[Statem
 def _standing(statements: list[Statement], trusted: Trust, sealer: Public | None) -> Standing:
     """Return who vouches for the record, by the reader's list alone.
 
-    A witness whose key, or whose name, also made the author's statement or the seal is the author
-    again. Without an author's statement, anybody who signed may be the author.
+    A witness whose key or name also made the author's statement or the seal is the author.
     """
     own = [s for s in statements if _is_authors(s)]
     signed = {key for statement in own for key in statement.signers}

@@ -88,8 +88,8 @@ def is_pack(path: Path) -> bool:
 
 
 def _unpack(stream: gzip.GzipFile, place: Path, most: int) -> str:
-    """Write the files, of no more than `most` bytes, below `place`; the name of the one folder that
-    they lie in. Nothing waits for the disk: it is all thrown away again."""
+    """Write the files, of no more than `most` bytes, below `place`; return their one folder's
+    name."""
     tops: set[str] = set()
     names: set[str] = set()  # in small letters: some systems know no others
     folders: set[str] = set()

@@ -57,7 +57,7 @@ def pack(
 
 
 def _place(run: Path, out: Path | None) -> Path:
-    """The folder to write to: of somebody else's run that may be no place but one's own."""
+    """Return the folder to write to; a stranger's run may lie where nobody else can write."""
     if out is None:
         return run.parent
     canon.make_folder(out)
@@ -88,7 +88,7 @@ def _record(run: Path) -> Record:
 
 
 def _whole(run: Path, record: Record) -> Iterator[tuple[str, bytes]]:
-    """Every file of a run by name, in order, as the record lists it."""
+    """Yield every file of a run in order, as the record lists it."""
     names = {"record.json", *record["files"], *([attest.NAME] if _signed(run) else [])}
     for name in sorted(names):
         yield name, _listed(run, name, record)
@@ -115,7 +115,7 @@ def _signed(run: Path) -> bool:
 def _public(
     run: Path, record: Record, key: Private | None, place: Path
 ) -> Iterator[tuple[str, bytes]]:
-    """The record, the lock, what was signed, and of the samples what is no text."""
+    """Yield the record, the lock, what was signed, and of the samples what is no text."""
     for name in record["files"]:
         _listed(run, name, record)  # what follows is made of files that are the record's
     data = _listed(run, "record.json", record)
@@ -134,7 +134,7 @@ def _public(
 
 
 def _harmless(files: Iterable[tuple[str, bytes]]) -> Iterator[tuple[str, bytes]]:
-    """The files; EvalkitError where this machine's secrets, home or working folder stand in one."""
+    """Yield the files; EvalkitError where a secret, the home or the working folder is in one."""
     secrets = {
         value.encode(): f"the value of {name}"
         for name, value in os.environ.items()

@@ -70,15 +70,14 @@ def revealed(run: Path, record: Record, task: str, doc_id: int, salts: Salts) ->
 
 
 def _is_unclear(sample: Sample) -> bool:
-    """Whether its log-likelihoods don't say which choice was taken, or several choices are right:
-    then no score contradicts another."""
+    """Whether no score of a sample contradicts another: its choices stand in prompts, or several
+    are right."""
     prompts = {argument["arg_0"] for argument in sample["arguments"].values()}
     return len(prompts) > 1 or sample["target"].startswith("[")
 
 
 def _scoring(config: Mapping[str, Any]) -> PublicTask:
-    """Return what a task's config says of how its values become one, and whether only lm-eval can
-    score it."""
+    """Return what a task's config says of its metrics, and whether only lm-eval can score it."""
     metrics = config.get("metric_list")
     own = config.get("process_results") is not None or config.get("filter_list") is not None
     return {
@@ -92,8 +91,7 @@ def _lines(
     run: Path, record: Record, configs: Mapping[str, Mapping[str, Any]],
     tasks: Mapping[str, PublicTask], salts: Salts,
 ) -> Iterator[PublicLine]:  # fmt: skip
-    """Yield a line for each document, in the samples' order; note in `tasks` whose scores can't
-    contradict each other."""
+    """Yield a line for each document; note in `tasks` whose scores can't contradict each other."""
     plan = Plan(run)
     done = journal.of_record(run, record, plan.entries)
     answers, leaf = Answers(plan, done), ""
@@ -125,7 +123,6 @@ def _lines(
 
 
 def _documents(run: Path) -> Iterator[list[Sample]]:
-    """Yield the samples of each document, one for each filter."""
     for _, samples in groupby(read_samples(run), lambda s: (s["task"], s["doc_id"])):
         yield list(samples)
 
@@ -133,7 +130,6 @@ def _documents(run: Path) -> Iterator[list[Sample]]:
 def _answers(
     sample: Sample, by_request: Mapping[str, Answer], salt: str
 ) -> list[list[HiddenText | list[Any]]]:
-    """Return what a document's requests were answered, each as often as it was asked."""
     name = f"{sample['task']}/{sample['doc_id']}"
     return [
         [_answer(by_request[f"{name}/{index}/{repeat}"], salt) for repeat in range(len(repeats))]
@@ -146,8 +142,7 @@ def _lengths(choice: str) -> list[int]:
 
 
 def _answer(answer: Answer, salt: str) -> HiddenText | list[Any]:
-    """Return a log-likelihood as a list of its fields; of a generation what is not its text: its
-    length, its log-probability, its smallest margin, why it ended."""
+    """Return a log-likelihood as a list of its fields, a generation without its text."""
     if "text" not in answer:
         kept = ("loglikelihood", "is_greedy", "num_tokens")
         return [value for key in kept if (value := answer.get(key)) is not None]

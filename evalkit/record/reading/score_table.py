@@ -189,8 +189,8 @@ def _is_unlike(record: AnyRecord, group: str, leaf: str) -> bool:
 
 
 def _tree(record: AnyRecord, tops: list[str], leaves: bool) -> Iterator[tuple[int, str]]:
-    """The rows below some tasks and groups. A group is walked once, wherever else it is named:
-    groups that name each other twice have more ways through them than there is time."""
+    """Yield the rows below some tasks and groups. A group is walked once, however often it is
+    named."""
     pending, seen = [(0, name) for name in reversed(tops)], set()
     while pending:
         depth, name = pending.pop()

@@ -233,7 +233,7 @@ def opened(
 def _opened(
     envelope: Envelope, sha256: str, known: dict[str, Public], tries: Tries, stamps: dict[str, str]
 ) -> Statement:
-    """A statement out of its envelope; ValueError says what is wrong with either."""
+    """Return the statement in an envelope; ValueError says what is wrong with either."""
     body, signers = opened(envelope, known, tries)
     if problems := schema.check("statement", body):
         raise ValueError(problems[0])
@@ -252,8 +252,7 @@ def _opened(
 
 
 def _signer(signature: Signature, message: bytes, known: dict[str, Public], tries: Tries) -> Public:
-    """Who made a signature. Its keyid is a hint: another tool's is made otherwise, so all keys are
-    tried, as long as there are `tries` left."""
+    """Return who made a signature. Its keyid is a hint, so without a match all keys are tried."""
     raw = _decoded(signature["sig"], "signature")
     named = known.get(signature["keyid"])
     for key in [named] if named else known.values():
@@ -276,7 +275,6 @@ def _decoded(text: str, what: str) -> bytes:
 
 
 def _changed(folder: Path, record: Record) -> list[str]:
-    """Which listed files are not there as the record has them."""
     return [
         f"{name} is not the file that record.json lists"
         for name, entry in sorted(record["files"].items())
@@ -285,7 +283,7 @@ def _changed(folder: Path, record: Record) -> list[str]:
 
 
 def _sha256(folder: Path, name: str) -> str:
-    """Of a plain file in the folder that no link leads to; nothing of any other."""
+    """Return the sha256 of a plain file in the folder; nothing for any other."""
     try:
         return Folder(folder).sha256(name)
     except (OSError, EvalkitError):

@@ -99,7 +99,6 @@ def statement(
 
 
 def _before(run: Path, body: RunBody) -> Before:
-    """The executions of the same plan that the results folder's log holds, and its last line."""
     path = run.absolute().parent.parent / auditlog.NAME
     lines = canon.read_bytes(path, 256 << 20).splitlines() if path.is_file() else []
     return {
@@ -143,8 +142,7 @@ def check_clock(run: Path) -> None:
 
 
 def _stamped_at(made: Seal) -> str:
-    """When a seal was there at the latest, by its timestamp, whoever gave it; empty where it has
-    none, or it can't be read here."""
+    """Return when a seal was there at the latest by its timestamp; empty where that is unknown."""
     if made.timestamp is None:
         return ""
     try:

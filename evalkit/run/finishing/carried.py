@@ -75,7 +75,6 @@ def _check_same(old: PlanBody, new: PlanBody) -> None:
 
 
 def _restamp(run: Run, to: Path, new: str) -> None:
-    """Write the intact lines of the journal as lines of the new run."""
     old = run.body["ids"]["run"]
     for path in sorted((run.folder / "journal").glob("*.jsonl")):
         found = []

@@ -88,9 +88,8 @@ def _write_results(run: Run, published: Mapping[str, object]) -> None:
 
 
 def _seal(folder: Path, events: Events) -> None:
-    """Replace what other processes have written by copies of itself: a shard that is still at work
-    on what others have done goes on writing into the files that it opened, not into what the
-    record lists."""
+    """Replace what other processes have written by copies: one that still works goes on writing
+    into its own file, not into what the record lists."""
     for name in ("journal", "events", "telemetry"):
         for path in sorted((folder / name).glob("*.jsonl")):
             if path != events.path:
@@ -140,7 +139,6 @@ def _record(
 
 
 def _events(folder: Path) -> list[Event]:
-    """Return the events of all segments by time; torn lines are left out."""
     happened: list[Event] = []
     for path in sorted((folder / "events").glob("*.jsonl")):
         for raw in path.read_bytes().splitlines():
@@ -163,8 +161,8 @@ def _environment(happened: list[Event]) -> Environment:
 
 
 def _phases(happened: list[Event]) -> dict[str, Phase]:
-    """Return seconds, tokens, peak memory and energy by phase, summed over segments. There are no
-    tokens where the engine of a segment did not report them."""
+    """Return seconds, tokens, memory and energy by phase; no tokens where a segment did not
+    tell."""
     names = {"planned": "plan", "probed": "probe", "executed": "execute", "scored": "score"}
     by_phase: dict[str, list[Event]] = {}
     for event in happened:
@@ -222,8 +220,7 @@ def _segments(happened: list[Event], done: journal.Journal) -> list[Segment]:
 
 
 def _untold(name: str, batches: int) -> Segment:
-    """A segment of which only answers are there: each of them is on the disk before the next one,
-    while a host that loses power may take what it said of itself along."""
+    """Return a segment of which only answers are there, since the host lost power."""
     why = "its events were lost"
     lost = stamp.unknown(why)
     return {

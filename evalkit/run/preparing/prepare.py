@@ -187,8 +187,7 @@ def _room(
     options: Options, engine: Engine, model: Model, parameters: int | None,
     numerics: NumericsEntry, device: str,
 ) -> memory.Room | None:  # fmt: skip
-    """Return the room on the GPUs that a plan is for, None for a CPU. Raises EvalkitError where the
-    model can't fit."""
+    """Return the room on the GPUs that a plan is for, None for a CPU."""
     from evalkit.engine.hardware.device import AUTO
 
     sizes = engine.gpu_memories(device)
@@ -226,7 +225,6 @@ def needs_of(model: Model, parameters: int | None, numerics: NumericsEntry) -> m
 
 
 def _engine(options: Options) -> Engine:
-    """Return the requested engine; EvalkitError for options that it does not take."""
     engine = engines.parse(options.engine, options.engine_args)
     if options.level is not None and options.level not in LEVELS:
         raise EvalkitError(
@@ -237,8 +235,7 @@ def _engine(options: Options) -> Engine:
 
 
 def _check_out(folder: Path) -> None:
-    """Make the model's results folder. Raises EvalkitError where it can't be written or is nearly
-    full, before anything costs time."""
+    """Make the model's results folder; EvalkitError where it can't be written or is nearly full."""
     canon.make_folder(folder)
     if not os.access(folder, os.W_OK | os.X_OK):
         raise EvalkitError(
@@ -259,8 +256,7 @@ def _check_out(folder: Path) -> None:
 
 
 def _at_its_time(suite: Suite, model: Model, clock: str | None) -> Suite:
-    """Return the suite with the time that chat templates read: the recorded time, else now. Without
-    a template that reads it there is none, so that equal runs on two days are equal."""
+    """Return the suite with the time that its chat template reads, if it reads one."""
     reads = [suite.chat.text] if suite.chat.text is not None else _templates(model)
     if not suite.apply_chat_template or not any(templates.READS_CLOCK in text for text in reads):
         return suite
@@ -268,7 +264,6 @@ def _at_its_time(suite: Suite, model: Model, clock: str | None) -> Suite:
 
 
 def _templates(model: Model) -> list[str]:
-    """Return the texts of the files that may hold the model's chat template."""
     names = [Path(name).name for name in model.tokenizer_files()]
     names = [name for name in names if "template" in name or name == "tokenizer_config.json"]
     files = (path for path in model.folder.rglob("*") if path.name in names and path.is_file())

@@ -59,7 +59,6 @@ class _Parent:
         threading.Thread(target=self._listen, daemon=True).start()
 
     def say(self, **message: Any) -> None:
-        """Send a message; a parent that is gone ends this process."""
         try:
             with self._lock:
                 self._out.write(canon.dumps(message) + "\n")
@@ -68,7 +67,6 @@ class _Parent:
             os._exit(Exit.STOPPED)
 
     def log(self, event: str, **fields: Any) -> None:
-        """Send an event for the run's log."""
         self.say(event=event, fields=fields)
 
     def beat(self) -> None:
@@ -76,11 +74,9 @@ class _Parent:
         threading.Thread(target=self._beat, daemon=True).start()
 
     def count(self) -> None:
-        """A forward pass more."""
         self.steps += 1
 
     def end(self) -> None:
-        """Let the batch in hand be the last."""
         self.is_last = True
         self.told.put({})
         self.runs.put({})
@@ -149,8 +145,8 @@ def _serve(parent: _Parent) -> None:
 
 
 def _check(worker: Worker, parent: _Parent, *, probes: bool) -> bool:
-    """See that the worker's level is checked, by itself or, as the parent says, by another worker
-    with the same key; False where the parent ends it meanwhile."""
+    """See that the worker's level is checked, here or by another worker; False where it is to
+    end."""
     if not worker.is_checked:
         if not probes:
             parent.say(waits=worker.key)

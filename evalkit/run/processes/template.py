@@ -58,7 +58,6 @@ class Forked:
         return int(returned or DIED)
 
     def _read(self) -> bool:
-        """Read on; whether there may be more."""
         data = os.read(self._status, 1 << 10)
         self._lines += data
         self._template.is_up |= bool(data)
@@ -121,8 +120,7 @@ class Template:
 
 
 def _allow_descriptors() -> None:
-    """Let this process open as many files as workers need, where the host allows it: many shells
-    start with a limit of 1,024."""
+    """Let this process open as many files as workers need: many shells start with 1,024."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(DESCRIPTORS, hard)
     if soft != resource.RLIM_INFINITY and soft < wanted:
@@ -194,7 +192,6 @@ def _to_be_forked(parent: socket.socket, woken: int) -> list[int] | None:
 
 
 def _tell_ended(living: dict[int, int]) -> None:
-    """Tell the parent how the workers ended that have ended."""
     for number in list(living):
         ended, status = os.waitpid(number, os.WNOHANG)
         if ended:

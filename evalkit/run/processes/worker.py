@@ -153,8 +153,8 @@ class Worker:
             return self._last
 
     def _shares_slots(self, batch: Batch) -> bool:
-        """Whether a batch is of those that may share slots with others: a generation at level tree
-        whose positions are the same whatever stands beside it."""
+        """Whether a batch may share slots: a generation at level tree whose positions do not depend
+        on its neighbours."""
         if batch.settings is None or self._plan.body["level"] != "tree":
             return False
         longest = max(target.start for target in batch.targets) + batch.settings.max_gen_toks

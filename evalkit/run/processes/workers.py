@@ -126,7 +126,7 @@ class Workers:
         return any(one.child for one in self._workers)
 
     def _settle_checks(self) -> None:
-        """Of the workers that wait for the same check let one do it, and all go on once it has
+        """Let one of the workers that wait for the same check do it; all go on once it has
         passed."""
         for one in self._workers:
             if one.child is None or not one.waits:
@@ -157,7 +157,8 @@ class Workers:
         return one.lanes == 1 and self._prompts.are_few(one.sent, self._left, alive)
 
     def _next_piece(self) -> Piece:
-        """The dearest piece that is left, else half of what the busiest worker has."""
+        """Return the most expensive piece that is left, else half of what the busiest worker
+        has."""
         if self._queue:
             return self._queue.popleft()
         busiest = max(self._workers, key=lambda one: self._costs.of(one.piece))
@@ -183,7 +184,7 @@ class Workers:
         self._selector.register(found.stderr, selectors.EVENT_READ, one)
 
     def _step(self, stop: Stop) -> None:
-        """Take in what workers say, for a moment."""
+        """Take in what workers say, for a moment; kill those that hang."""
         self._check()
         for key, _ in self._selector.select(POLL_S):
             one: _Worker = key.data

@@ -87,11 +87,8 @@ def _handles(nvml: Any) -> list[Any]:
 
 
 def _visible(nvml: Any, handles: list[Any]) -> list[Any]:
-    """Those that CUDA shows to this process.
-
-    CUDA_VISIBLE_DEVICES names them by number or by the start of their UUID, and as CUDA has it the
-    first name that fits none ends the list. EvalkitError where it leaves open which are meant.
-    """
+    """Return the GPUs that CUDA shows to this process: as CUDA has it, the first name in
+    CUDA_VISIBLE_DEVICES that fits none ends the list."""
     if VISIBLE not in os.environ:
         return handles
     names = [name.strip() for name in os.environ[VISIBLE].split(",")]
@@ -147,7 +144,6 @@ class _Gpu:
             raise
 
     def sample(self) -> GpuSample:
-        """What it shows now."""
         nvml = self._nvml
         busy = self._told(nvml.nvmlDeviceGetUtilizationRates)
         memory = self._told(nvml.nvmlDeviceGetMemoryInfo)

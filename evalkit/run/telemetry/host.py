@@ -77,7 +77,6 @@ def _slope(then: Point | None, now: Point | None) -> float | None:
 
 
 def _text(path: Path) -> str:
-    """A file's text, empty where there is none to read."""
     try:
         return path.read_text().strip()
     except OSError:
@@ -85,7 +84,6 @@ def _text(path: Path) -> str:
 
 
 def _integers(path: Path) -> list[int]:
-    """The integers in a file's first line, if any."""
     words = _text(path).split("\n", 1)[0].split()
     return [int(word) for word in words if word.removeprefix("-").isdecimal()]
 
@@ -114,7 +112,6 @@ class _Rapl:
             self._absent = f"RAPL counters can't be read: {error}"
 
     def joules(self) -> float:
-        """Energy since this was made; EvalkitError says why it can't be told."""
         if not self._packages:
             raise EvalkitError(self._absent)
         try:

@@ -47,7 +47,6 @@ def write(
 
 
 def _text(sources: Sequence[Source], to: str, pack: str) -> str:
-    """Return the runs' scores in a format that is one text."""
     if to == "csv":
         return tables.to_csv([row for s in sources for row in rows(s.record, s.mark)])
     if to in ("markdown", "latex"):

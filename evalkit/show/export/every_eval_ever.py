@@ -151,7 +151,6 @@ def _bounds(score: Score) -> dict[str, int | str | None]:
 
 
 def _source(record: AnyRecord, name: str) -> dict[str, object]:
-    """Return where a task's documents come from; of a group, what it is made of."""
     task = record["tasks"].get(name)
     if task is None:
         below = record["groups"][name]["subtasks"]

@@ -42,7 +42,6 @@ def _finite_scores(source: Source) -> list[Score]:
 
 
 def _entry(source: Source, scores: list[Score]) -> dict[str, object]:
-    """Return the entry of a task or group with all its scores."""
     record, first = source.record, scores[0]
     dataset: dict[str, object] = {"type": first.task, "name": first.task}
     dataset |= _dataset(record, first.task)
@@ -62,8 +61,7 @@ def _entry(source: Source, scores: list[Score]) -> dict[str, object]:
 
 
 def _dataset(record: AnyRecord, task: str) -> dict[str, str]:
-    """Return what is known of the dataset of a task, or of all leaf tasks of a group alike; nothing
-    where it is not on the Hub."""
+    """Return what all leaf tasks of a task or group have alike; nothing for data not on the Hub."""
     leaves = [record["tasks"][leaf]["dataset"] for leaf in score_table.below(record, task)]
     known: dict[str, str] = {}
     for key, name in (("repo", "type"), ("config", "config"), ("split", "split"),

@@ -42,7 +42,6 @@ def _keys(runs: Sequence[Sequence[Row]]) -> list[tuple[str, str]]:
 
 
 def _score(rows: Sequence[Row], key: tuple[str, str]) -> Score | None:
-    """Return the score of a run for (task, metric), or None."""
     scores = (row.score for row in rows)
     return next((score for score in scores if (score.task, score.name) == key), None)
 
@@ -64,7 +63,6 @@ def to_markdown(runs: Sequence[Sequence[Row]]) -> str:
 
 
 def _model(row: Row) -> str:
-    """Return a model's name, with the mark of a record that contradicts itself."""
     name = score_table.model_name(row.record)
     return f"{row.mark}: {name}" if row.mark else name
 

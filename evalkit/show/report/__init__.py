@@ -96,7 +96,6 @@ def watch(
 
 
 def _text(runs: Sequence[Path], path: Path, options: Options) -> str:
-    """Return the page of these runs, which will be written to `path`."""
     run, everything, wanted = runs[0], options.everything, options.wanted
     if len(runs) > 1:
         context = comparison.context(runs, everything=everything, wanted=wanted)
@@ -108,8 +107,8 @@ def _text(runs: Sequence[Path], path: Path, options: Options) -> str:
 
 
 def _published(made: single.RunPage, path: Path, address: str) -> str:
-    """Return the page of a run; with the `address` that it will have, its scores are drawn as well,
-    into a file beside `path`, and the page names it."""
+    """Return the page of a run. With the `address` that it will have, it names a picture of its
+    scores, which is drawn beside `path`."""
     context = made.context
     if address and made.record is not None:
         drawn = path.with_suffix(".png")
@@ -122,8 +121,8 @@ def _published(made: single.RunPage, path: Path, address: str) -> str:
 
 
 def _write_site(results: Path, out: Path, options: Options) -> Path:
-    """Write a folder to publish as it is: an index of all records below `results`, the report and
-    the badge of each. Return the index's path. EvalkitError (3) where there is no record."""
+    """Write the index of all records below `results`, with each one's report and badge; return its
+    path. EvalkitError (3) where there is no record."""
     pages = (*results.glob("**/record.json"), *results.glob("**/results_*.json"))
     runs = sorted({path.parent for path in pages})
     if not runs:
@@ -154,7 +153,6 @@ def _let_all_read(folder: Path) -> None:
 
 
 def _index(entries: list[Entry]) -> dict[str, object]:
-    """Return what the template `site.html.j2` shows."""
     by_suite: dict[str, list[Entry]] = {}
     for entry in entries:
         by_suite.setdefault(entry.record["suite"]["name"] if entry.record else "", []).append(entry)

@@ -88,7 +88,6 @@ def context(
 
 
 def _entries(sides: Sequence[Side], runs: Sequence[Path], wanted: Wanted | None) -> list[Entry]:
-    """Return the sides with verify's report of each."""
     judged = [source(run, unverified=True, wanted=wanted) for run in runs]
     return [
         Entry(side.label, "", Path(side.path).name, run.record, run.report)
@@ -155,8 +154,7 @@ Documents = dict[Key, leaves.Shown]
 def _texts(
     sides: list[tuple[str, Documents]], flips: list[Flip], kept: texts.Texts
 ) -> tuple[str, int]:
-    """Return the flipped documents of a leaf task with both sides' answers, compressed, and how
-    many there are."""
+    """Return a leaf task's flipped documents with both answers, compressed, and their number."""
     kept.begin(len(flips))
     for flip in flips:
         key = (flip.task, flip.doc_id)

@@ -134,7 +134,6 @@ def _page(
     name: str, report: Report, record: AnyRecord, read_leaves: list[leaves.Leaf],
     more: dict[str, object],
 ) -> RunPage:  # fmt: skip
-    """Return a page that shows the verdict, the scores, the samples, and `more`."""
     by_name = {leaf.name: leaf for leaf in read_leaves}
     families = scores.families(record, by_name)
     in_order = [(family, leaf) for family in families for leaf in family.leaves]
@@ -168,14 +167,13 @@ def _page(
 
 
 def _index(columns: list[Columns]) -> dict[str, object]:
-    """Return what the page's script reads: the documents, and what their flags mean."""
     flags = {str(bit): words for bit, words in leaves.FLAGS.items()}
     return {"flags": flags, "close": leaves.CLOSE_CALL, "leaves": columns}
 
 
 def _cut(folder: Folder) -> dict[str, set[int]]:
-    """Return the documents of each leaf task whose text was cut at the length limit, by the
-    journal; none where it can't be read, since verify says what is wrong with it."""
+    """Return the documents by leaf task whose text was cut at the length limit; none where the
+    journal can't be read, since verify says so."""
     cut: dict[str, set[int]] = {}
     try:
         for name in sorted(name for name in folder.walk()[0] if name.startswith("journal/")):
@@ -204,8 +202,7 @@ def _confidence(family: scores.Family) -> Confidence | None:
 
 
 def _work(folder: Folder, families: list[scores.Family]) -> list[tuple[str, int]]:
-    """Return the tokens computed for each member of the suite, most first; nothing where the plan
-    can't be read."""
+    """Return the tokens computed for each member, most first; nothing without a readable plan."""
     costs: dict[str, int] = {}
     try:
         for batch in folder.json("plan.json", MAX_PLAN)["batches"]:

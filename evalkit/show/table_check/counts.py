@@ -132,8 +132,7 @@ def _error(number: Number, entry: Entry, score: Number | None, count: int | None
 
 
 def _count(entry: Entry) -> int | None:
-    """Return the number of documents of the task that a cell's column, else its row, names; None
-    where it isn't known or the metric is no proportion."""
+    """Return the number of documents of the task that a cell's column, else its row, names."""
     known = documents()
     for words in (entry.heads, entry.labels):
         forms = [form for text in words for form in names.forms(text)]
@@ -146,8 +145,7 @@ def _count(entry: Entry) -> int | None:
 
 
 def _scale(entry: Entry, others: Sequence[Entry]) -> int:
-    """Return 1 for a share with three or more decimals and in a column without scores above 1, else
-    100."""
+    """Return 1 for a share in a column without scores above 1, else 100."""
     own = entry.score
     if own is not None and own.value <= 1 and own.digits >= 3:
         return 1

@@ -91,7 +91,6 @@ class _Lines:
         self._ends = [index for index, char in enumerate(text) if char == "\n"]
 
     def at(self, position: int) -> int:
-        """Return the line, from 1, of a position."""
         return bisect_left(self._ends, position) + 1
 
 
@@ -107,8 +106,7 @@ def _children(node: Any) -> list[Any]:
 
 
 def _tabulars(nodes: Sequence[Any], around: tuple[str, ...]) -> Iterator[tuple[Any, list[str]]]:
-    """Yield each tabular with the ids for the whole of it: those in comments on lines of their own,
-    inside the float around it or inside itself."""
+    """Yield each tabular with the ids for the whole of it, from comments on lines of their own."""
     for node in nodes:
         if _is(node, "Environment") and node.environmentname in TABULARS:
             yield node, [*around, *_own_comments(node.nodelist)]
@@ -119,7 +117,6 @@ def _tabulars(nodes: Sequence[Any], around: tuple[str, ...]) -> Iterator[tuple[A
 
 
 def _own_comments(nodes: Sequence[Any]) -> list[str]:
-    """Return the ids in comments on lines of their own."""
     ids: list[str] = []
     is_own_line = True
     for node in nodes:
@@ -136,8 +133,8 @@ def _own_comments(nodes: Sequence[Any]) -> list[str]:
 
 
 def _ends_blank(chars: str, is_own_line: bool) -> bool:
-    """Return whether the last line of a text is blank up to its end, so that a comment behind it
-    has a line of its own. `is_own_line`: whether the line was blank before the text."""
+    """Return whether a comment behind the text has a line of its own. `is_own_line`: whether the
+    line was blank before the text."""
     _, newline, tail = chars.rpartition("\n")
     return not tail.strip() and (bool(newline) or is_own_line)
 
@@ -153,7 +150,6 @@ class _Reading:
     is_own_line: bool = True
 
     def end_row(self) -> None:
-        """Add the cells so far as a row."""
         made, column = [], 1
         for position, nodes in self.cells:
             span = _span(nodes)
@@ -205,8 +201,7 @@ def _take(node: Any, reading: _Reading) -> None:
 
 
 def _plain_heads(rows: list[Row]) -> int:
-    """Return the number of heads of a table without rules: the rows before the first with a
-    number."""
+    """Return the number of rows before the first with a number, for a table without rules."""
     for index, row in enumerate(rows):
         if any(cell.text[:1].isdigit() for cell in row.cells[1:]):
             return index

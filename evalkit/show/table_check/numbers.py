@@ -105,8 +105,7 @@ def read(text: str) -> Content:
 def _number(
     token: re.Match[str], numbers: list[Number], depth: list[str], before: str
 ) -> Number | None:
-    """Return the number of a token: without text for a footnote's mark; None where it can't be
-    read."""
+    """Return a token's number; one without text for a footnote's mark; None for neither."""
     text = token["number"].replace(",", "").replace("\u2013", "-").replace(" ", "")
     if len(text) > MAX_DIGITS:
         return None

@@ -35,7 +35,6 @@ _DEFAULTS = {
 
 
 def _flat(lists: Sequence[Sequence[float]]) -> float:
-    """Return the mean of all values in some lists."""
     values = [value for each in lists for value in each]
     if not values:
         raise ValueError("no sample has a value")
@@ -188,10 +187,8 @@ class Aggregates:
     def _group_metric(
         self, name: str, key: str, recorded: Metric, members: list[str], by_size: bool | None
     ) -> None:
-        """Compare a group's metric with the mean of its members', weighted by size and with the
-        pooled error; or with the plain mean and its error, where lm-eval does not weight by size.
-        `by_size` is None where no lock says which: then value and error must both be of one kind.
-        """
+        """Compare a group's metric with the weighted mean of its members', or with the plain mean
+        where lm-eval does not weight by size. `by_size` is None where no lock says which."""
         entries = [self.record["tasks"][leaf]["metrics"][key] for leaf in members]
         sizes = [self.record["tasks"][leaf]["n"] for leaf in members]
         values = [canon.number(entry["value"]) for entry in entries]
@@ -213,8 +210,7 @@ class Aggregates:
 
 
 def _number(value: Any) -> Any:
-    """Return a sample's metric as a number, or as the numbers of one that has several: the pair of
-    a weighted metric, say."""
+    """Return a sample's metric as a number, or as the numbers of a pair."""
     if isinstance(value, list):
         return tuple(map(_number, value))
     return float(value) if isinstance(value, bool) else canon.number(value)

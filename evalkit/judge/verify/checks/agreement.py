@@ -49,7 +49,6 @@ def check(
 
 
 def _record(record: Record) -> Iterator[str]:
-    """Yield the contradictions within the record."""
     numerics, engine, suite = record["numerics"], record["engine"], record["suite"]
     environment = record["environment"]
     for key, known in (("profile", PROFILES), ("dtype", DTYPES)):
@@ -83,8 +82,7 @@ def _plain(package: str) -> str:
 
 
 def _errors(record: Record) -> Iterator[str]:
-    """Yield standard errors without their method, methods without an error, and unknown methods;
-    and groups whose metrics are better in another direction than those of their leaf tasks."""
+    """Yield standard errors without their method, methods without an error, and unknown methods."""
     parts: list[tuple[Mapping[str, TaskResult | GroupResult], tuple[str, ...]]] = [
         (record["tasks"], OF_TASKS), (record["groups"], OF_GROUPS),
     ]  # fmt: skip
@@ -102,8 +100,8 @@ def _errors(record: Record) -> Iterator[str]:
 def _directions(record: Record) -> Iterator[str]:
     """Yield groups whose metrics are better in a direction that their leaf tasks' are not.
 
-    lm-eval takes a group's from its members that state one, by the metric's name alone, and None
-    where these differ. A subgroup that it comes to later, as in mmlu, has not stated one yet.
+    lm-eval takes it from the members that state one, and None where these differ. A subgroup that
+    it comes to later, as in mmlu, has not stated one yet.
     """
     groups = score_table.groups(record)
     for name, group in record["groups"].items():
@@ -211,7 +209,6 @@ def _asked(
 def _generated(
     record: Record, config: Mapping[str, Any], plan: Plan, leaf: str, samples: Samples
 ) -> str:
-    """Say where a leaf task's config, its samples and the plan have other generation settings."""
     used = sorted(samples.leaves[leaf].generated)
     if not used:
         return ""

@@ -96,7 +96,6 @@ def scoring(
 
 
 def _leaf(entry: TaskResult, locked: LockedTask, config: Any, unlike: list[str]) -> list[str]:
-    """Return what in a leaf task's scoring is not as locked."""
     problems = _unlike(entry, locked, ("output_type", "num_fewshot", "version"))
     names = {key.partition(",")[0] for key in entry["metrics"]}
     if locked["output_type"] == "multiple_choice" and (gone := locked["metrics"].keys() - names):
@@ -130,7 +129,6 @@ def _is_locked(name: str, metrics: Mapping[str, MetricEntry]) -> bool:
 def _settings(
     entry: TaskResult, locked: LockedTask, config: Mapping[str, Any], unlike: list[str]
 ) -> list[str]:
-    """Return what in lm-eval's config of a leaf task is not as locked."""
     problems = []
     if entry["alias"] != (config.get("task_alias") or config.get("task")):
         problems.append(f"alias {shown(entry['alias'])}, its config has another")
@@ -144,7 +142,6 @@ def _settings(
 
 
 def _aggregations(config: Mapping[str, Any], locked: LockedTask) -> list[str]:
-    """Return which metrics a config aggregates otherwise, in words."""
     named = {
         str(entry["metric"]): entry.get("aggregation") for entry in config.get("metric_list") or []
     }
@@ -156,9 +153,8 @@ def _aggregations(config: Mapping[str, Any], locked: LockedTask) -> list[str]:
 
 
 def _group(entry: GroupResult, locked: GroupScore, scored: set[str]) -> list[str]:
-    """Return what in a group's scoring is not as locked. Whether leaf tasks count by their size is
-    checked where the score is computed again. `scored` are its leaf tasks' metrics with their
-    filters: lm-eval leaves out a group's metric that none of them has."""
+    """Return what in a group's scoring is not as locked. `scored` are its leaf tasks' metrics with
+    their filters: lm-eval leaves out a group's metric that none of them has."""
     problems = _unlike(entry, locked, ("alias", "version"))
     wanted = {key for key in scored if group_metric(locked["metrics"], key)}
     if entry["metrics"].keys() != wanted:

@@ -38,8 +38,7 @@ def shipped_lock(name: str) -> LockBody | None:
 
 
 def _shipped(wanted: str) -> Iterator[Any]:
-    """Yield the content of the shipped files of a name. It comes from a record: it is looked for
-    among the shipped names, never made into a path."""
+    """Yield the content of the shipped files of a name, which is never made into a path."""
     for folder in SUITES:
         yield from (_read(path) for path in sorted(folder.glob("*.yaml")) if path.name == wanted)
 
@@ -81,8 +80,7 @@ def lock_of(folder: Folder, record: Record, findings: Findings) -> tuple[LockBod
 
 
 def _compare_parts(found: Mapping[str, Any], wanted: Mapping[str, Any], findings: Findings) -> None:
-    """Compare a lock with the shipped one, which comes without the data of some members: what both
-    have must be equal."""
+    """Compare a lock with the shipped one in what both have."""
     for part in ("datasets", "groups", "tasks"):
         common = {name: found[part].get(name) for name in wanted[part]}
         if common != wanted[part]:
@@ -231,8 +229,8 @@ def datasets(record: Record, lock: LockBody | None, findings: Findings) -> None:
 def _rows(
     record: Record, lock: LockBody | None, pinned: dict[str, Rows], samples: Samples
 ) -> Check:
-    """Check that the samples' documents are the locked ones: all of them by the digest over all,
-    and those of a limited task one by one, so that they are the first and no others."""
+    """Check that the samples' documents are the locked ones: by the digest over all of them, and
+    one by one where only the first were asked."""
     findings, tasks = Findings("rows"), lock["tasks"] if lock else {}
     whole = part = 0
     for leaf in sorted(record["tasks"].keys() & samples.leaves.keys() & tasks.keys()):

@@ -67,7 +67,6 @@ class Grading:
 
 
 def _runs_programs(config: object) -> bool:
-    """Say whether lm-eval's config of a leaf task says that its answers are run."""
     return isinstance(config, dict) and config.get("unsafe_code") is True
 
 

@@ -83,7 +83,6 @@ def _warning(count: object, text: str) -> str:
 def _recount(
     counts: Health, plan: Plan | None, journal: Journal | None, findings: Findings
 ) -> None:
-    """Compare the counts with those that the plan and the journal give."""
     if plan is not None:
         truncated = sum(plan.body["truncated"].values())
         findings.add_unequal("truncated_prompts", counts["truncated_prompts"], truncated)

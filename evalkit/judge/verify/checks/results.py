@@ -68,8 +68,7 @@ def check(record: Record, results: RunResults, hashes: dict[str, str]) -> Check:
 
 
 def _heads(record: Record, results: RunResults, hashes: dict[str, str], findings: Findings) -> None:
-    """Compare what results.json says of the whole run, as far as it says it. The versions in it are
-    those of where it was scored, which need not be where it was answered."""
+    """Compare what results.json says of the whole run."""
     suite = record["suite"]
     call: dict[str, object] = {"limit": suite["limit"], "gen_kwargs": suite["gen_kwargs"] or None}
     call |= {f"{name}_seed": seed for name, seed in suite["seeds"].items()}

@@ -89,7 +89,7 @@ class Scores:
             self.refused[document.leaf] = why_not
 
     def _built(self, document: Document, config: dict[str, Any]) -> rescore.Task | apart.Away:
-        """The installed task; one with code of its own in a process apart."""
+        """Return the installed task; one with code of its own in a process apart."""
         leaf, first = document.leaf, document.first["doc"]
         try:
             return rescore.task(leaf, config, first, chat=self.chat)
@@ -169,8 +169,8 @@ class Scores:
         return found + self._skipped()
 
     def _by_another(self, findings: Findings) -> Check | None:
-        """What is not recomputed since another release of lm-eval scores otherwise than the one
-        that scored: the last line says so too, since anybody can name another release."""
+        """Return the check that replaces a failed one where another release of lm-eval scored: it
+        may well score otherwise."""
         same = not self.other or self.release in (None, rescore.installed())
         if same or findings is not self.by_harness or not findings.count:
             return None
@@ -181,7 +181,7 @@ class Scores:
         return Check(findings.name, Status.SKIP, detail, caveat)
 
     def _skipped(self) -> list[Check]:
-        """What neither could score; the first of it tells the last line how many tasks it is."""
+        """Return what neither could score; the first check's caveat has the number of tasks."""
         reasons: dict[str, set[str]] = defaultdict(set)
         for leaf in sorted((self.unclear | self.partly | self.refused).keys() - self.harnessed):
             if leaf in self.natively and leaf not in self.partly:

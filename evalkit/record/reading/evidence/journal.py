@@ -90,7 +90,6 @@ class _Reader:
         )
 
     def line(self, where: str, segment: str, raw: bytes) -> None:
-        """Read one line, or set it aside."""
         try:
             line = canon.loads(raw)
             answers = {part: canon.dumps(answer) for part, answer in line["answers"].items()}
@@ -188,7 +187,6 @@ class _Reader:
             self.journal.nan.add((leaf, request.partition("/")[0]))
 
     def finish(self) -> Journal:
-        """Sum the windows of rolling requests, and digest each leaf task's answers."""
         for leaf, requests in self.windows.items():
             for request, windows in requests.items():
                 total, count = 0.0, 0
@@ -211,10 +209,8 @@ class _Reader:
 
 
 def _checksum(line: Mapping[str, object], answers: dict[str, str]) -> str:
-    """Return the sha256 of the canonical line without its checksum, its answers already canonical.
-
-    `answers` sorts before every other key, so the line is put together instead of dumped twice.
-    """
+    """Return the sha256 of the canonical line without its checksum. `answers` are canonical already
+    and sort before every other key, so nothing is dumped twice."""
     rest = {key: value for key, value in line.items() if key not in ("answers", "sha256")}
     pairs = ",".join(f"{quoted(part)}:{answers[part]}" for part in sorted(answers))
     text = f'{{"answers":{{{pairs}}},{canon.dumps(rest)[1:]}'

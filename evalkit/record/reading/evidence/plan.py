@@ -91,8 +91,7 @@ def _properties(name: str) -> Any:
 
 
 def _trunk_problems(trunks: list[Any]) -> list[str]:
-    """Name the trunks that are not as the schema says, or do not stand after their parents: so no
-    chain of them has a circle."""
+    """Name the trunks that are not as the schema says, or do not stand after their parents."""
     return [
         f"trunk {shown(entry['id'])[:19]} is not what the schema says"
         for index, entry in enumerate(trunks)
@@ -179,8 +178,7 @@ def check(
 
 
 def _tokens(folder: Folder, plan: Plan, scored: Mapping[str, int], findings: Findings) -> None:
-    """Check that plan.tokens holds each trunk's and batch's token ids, and that their ids follow
-    from these."""
+    """Check the blocks of plan.tokens, and that the trunks' and batches' ids follow from them."""
     wanted, trunks = plan.body["tokens"], tokens.Trunks(plan.body["trunks"])
     whole = hashlib.sha256()
     offset = 0

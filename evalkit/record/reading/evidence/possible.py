@@ -87,8 +87,7 @@ def generation(answer: Generation, settings: SettingsEntry) -> str:
 
 
 def _is_at_its_longest(tokens: int, thought: Thought | None, settings: SettingsEntry) -> bool:
-    """Whether a text of so many tokens is as long as it may be; a thought may have a limit of its
-    own."""
+    """Whether a text is as long as it may be; a thought may have a limit of its own."""
     most, budget = settings["max_gen_toks"], settings.get("max_think_toks", 0)
     if not budget or thought is None:
         return tokens == most
@@ -101,8 +100,7 @@ def _is_at_its_longest(tokens: int, thought: Thought | None, settings: SettingsE
 
 
 def _chances(logprobs: Sequence[Any], margins: Sequence[Any], *, sampled: bool) -> str:
-    """Say which tokens can't have these log-probabilities and margins to the runner-up; empty if
-    all can."""
+    """Say which tokens can't have these log-probabilities and margins; empty if all can."""
     if _fine(logprobs, margins):  # millions of tokens: one by one only where something is wrong
         return ""
     for number, (said, ahead) in enumerate(zip(logprobs, margins, strict=True)):

@@ -214,7 +214,6 @@ def note(document: Document, found: Samples, journal: Journal | None) -> None:
 
 
 def _note_asked(sample: Sample, leaf: Leaf) -> None:
-    """Note the digests of what the document was asked with, as lock.rows has them."""
     arguments = sample["arguments"].values()
     scored = [each["arg_1"] for each in arguments if isinstance(each.get("arg_1"), str)]
     leaf.generated |= {
@@ -225,8 +224,7 @@ def _note_asked(sample: Sample, leaf: Leaf) -> None:
 
 
 def _note_choices(document: Document, found: Samples, journal: Journal | None) -> None:
-    """Compare the answers to those of a document's choices that are one token, and stand behind one
-    prompt at one place."""
+    """Compare the answers to choices of one token that stand behind one prompt."""
     asked = list(document.first["arguments"].values())
     said = [repeats[0] for repeats in document.first["resps"]]
     if journal is None or len({each["arg_0"] for each in asked}) > 1:
@@ -274,7 +272,6 @@ def _note_hashes(document: Document, findings: Findings) -> None:
 
 
 def _note_health(document: Document, found: Samples) -> None:
-    """Count what the record's health section counts of the samples."""
     for sample in document.samples:
         # lm-eval's regex filters answer "[invalid]" where they find nothing
         found.not_found += '"[invalid]"' in json.dumps(sample["filtered_resps"])

@@ -140,7 +140,7 @@ class _Row:
 
 def _rows(content: bytes, rows: int, tokens: int) -> list[_Row]:
     """Return the rows of a batch's content; none where they are not `rows` rows of `tokens` tokens
-    whose branches begin one after another and hang on tokens before them."""
+    whose branches hang on tokens before them."""
     (count,) = struct.unpack_from("<I", content)
     if count != rows or not rows:
         return []
@@ -168,8 +168,7 @@ def _rows(content: bytes, rows: int, tokens: int) -> list[_Row]:
 
 
 def _may_share(entry: BatchEntry, rows: list[_Row], level: str) -> bool:
-    """Say whether the level allows what a batch shares: trees need level tree, trunks level tree or
-    prefix."""
+    """Say whether the level allows what a batch shares."""
     return (level == "tree" or all(len(row.starts) == 1 for row in rows)) and (
         level in ("tree", "prefix") or entry["trunk"] is None
     )

@@ -156,7 +156,6 @@ def of_documents(
 
 
 def _close(by_name: dict[str, Leaf], texts: Texts) -> None:
-    """Give the last leaf task its texts."""
     if by_name:
         last = list(by_name.values())[-1]
         last.texts, last.num_texts = texts.end()

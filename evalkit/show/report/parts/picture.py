@@ -57,7 +57,6 @@ def write(
 
 
 def _row(draw: "ImageDraw", top: int, score: Score) -> None:
-    """Draw a task's name, its score, and where that lies between 0 and 1, if it does."""
     _text(draw, MARGIN, top, score.alias, 30, INK, TRACK - MARGIN - 24)
     shown = f"{percent(score.value)}%" if score.share else f"{score.value:.3f}"
     _text(draw, TRACK + TRACK_WIDTH + 36, top, shown, 30, INK, WIDTH - TRACK - TRACK_WIDTH - 60)
@@ -76,8 +75,7 @@ def _text(
     draw: "ImageDraw", left: int, top: int, text: str, size: int, colour: str, room: int,
     ground: str = "",
 ) -> None:  # fmt: skip
-    """Write a line of text, cut to so many pixels of room. `ground`: the colour of a box around
-    it."""
+    """Write a line of text, cut to `room` pixels, on a box of the colour `ground`."""
     from PIL import ImageFont
 
     font: Any = ImageFont.load_default(size)

@@ -91,7 +91,6 @@ def _with_chance(record: AnyRecord, score: Score, leaves: dict[str, Leaf]) -> Sc
 
 
 def _chance(members: list[str], leaves: dict[str, Leaf]) -> float | None:
-    """Return what guessing would score on some leaf tasks together."""
     read = [leaves[name] for name in members if name in leaves and leaves[name].ids]
     if not read:
         return None
