@@ -1,8 +1,7 @@
 """The JSON of what goes into a run, as types: a suite's lock, its identity, files, a run's inputs.
 
-The schemas in `schemas/` are the source; `tests/test_types.py` holds these types against them. A
-value read from a file has such a type only after `schema.check` has accepted it, or where this
-process wrote it.
+The schemas in `schemas/` are the source (`tests/test_types.py`). A value from a file has such a
+type once `schema.check` has accepted it.
 """
 
 from typing import NotRequired, TypedDict, final
@@ -64,9 +63,8 @@ class Asked(TypedDict):
 
 
 class LockedDataset(TypedDict):
-    """A dataset of a lock: a Hub repo at a commit, or local data files at a digest of their bytes.
-    Where the revision is unknown, any commit will do whose rows are the locked ones. `unproven`:
-    why nothing shows that its rows are the Hub's, in a shipped lock."""
+    """A dataset of a lock: a Hub repo at a commit, or local files at a digest of their bytes.
+    `unproven` says why nothing shows that its rows are the Hub's, in a shipped lock."""
 
     revision: str | Unknown
     licence: str

@@ -126,8 +126,7 @@ class Workers:
         return any(one.child for one in self._workers)
 
     def _settle_checks(self) -> None:
-        """Let one of the workers that wait for the same check do it; all go on once it has
-        passed."""
+        """Let one of the workers that wait for the same check do it, and then all go on."""
         for one in self._workers:
             if one.child is None or not one.waits:
                 continue
@@ -157,8 +156,7 @@ class Workers:
         return one.lanes == 1 and self._prompts.are_few(one.sent, self._left, alive)
 
     def _next_piece(self) -> Piece:
-        """Return the most expensive piece that is left, else half of what the busiest worker
-        has."""
+        """Return the most expensive piece that is left, else half of the busiest worker's."""
         if self._queue:
             return self._queue.popleft()
         busiest = max(self._workers, key=lambda one: self._costs.of(one.piece))

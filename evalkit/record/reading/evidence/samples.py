@@ -1,8 +1,7 @@
 """Reads the samples once, a document at a time, and keeps what later checks need of each.
 
-A document's lines (one a filter) are checked for shape and order, their hashes recomputed, their
-responses held against the journal's, their scores handed on. What stays in memory is small:
-digests, metric values, request names.
+A document's lines (one a filter) are checked for shape and order, and their responses held against
+the journal's. What stays in memory is small: digests, metric values, request names.
 """
 
 import hashlib
