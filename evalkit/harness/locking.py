@@ -36,11 +36,9 @@ _BEHIND = {"math-verify": ("latex2sympy2_extended", "sympy", "antlr4-python3-run
 
 
 def write_lock(name: str, *, update: bool = False, offline: bool = False) -> Path:
-    """Make or refresh a suite's lock and the file of its single rows; the lock's path.
-
-    Datasets that the lock already pins stay at their revision unless `update`, and so does what it
-    says of shots that are unknown.
-    """
+    """Make or refresh a suite's lock and the file of its single rows; the lock's path. Datasets
+    that the lock already pins stay at their revision unless `update`, and so does what it says of
+    shots that are unknown."""
     suite = suites.load(name)
     lock = make_lock(suite, update=update, offline=offline)
     lock.write(suite.lock_path)

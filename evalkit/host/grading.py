@@ -31,11 +31,9 @@ def grade(
     where: Path, events: Events, argv: list[str], *,
     wanted: str, image: str, limits: Limits, suite: str | None, model: str | None, offline: bool,
 ) -> Path:  # fmt: skip
-    """Grade a completely answered run, write its record and return the run's folder.
-
-    EvalkitError (3) where there is no image to run programs in; (1) where the programs of a graded
-    run have other verdicts now.
-    """
+    """Grade a completely answered run, write its record and return the run's folder. EvalkitError
+    (3) where there is no image to run programs in; (1) where the programs of a graded run have
+    other verdicts now."""
     place = runtimes.choose(wanted, image)
     if place.runtime is None or place.image is None:
         raise EvalkitError(

@@ -31,9 +31,7 @@ STEERING = ("PYTHON", "LD_PRELOAD", "LD_AUDIT", "TORCH", "PYTORCH", "TRANSFORMER
 
 def enter() -> None:
     """Check that only the image is in use, and take the secrets; outside of an image do nothing.
-
-    Raises EvalkitError (3) that names what the host leaked in.
-    """
+    Raises EvalkitError (3) that names what the host leaked in."""
     if PREFIX not in os.environ:
         return
     leaked = leaks(os.environ, sys.path)

@@ -44,11 +44,9 @@ class Wanted:
 
 
 def stage(wanted: Wanted, events: Events) -> Path:
-    """Download what is wanted, write the manifest and return its path.
-
-    The process's environment must be that of `stage_manifest.fetching`. Raises EvalkitError; what
-    was downloaded before is kept.
-    """
+    """Download what is wanted, write the manifest and return its path. The process's environment
+    must be that of `stage_manifest.fetching`. Raises EvalkitError; what was downloaded before is
+    kept."""
     suite = suites.load(wanted.suite)
     lock = suites.lock_of(suite)
     canon.make_folder(wanted.to / stage_manifest.HOME)
@@ -161,10 +159,7 @@ def _size(folder: Path) -> int:
 
 def pack(folder: Path, file: Path, events: Events) -> None:
     """Make one read-only file of a whole stage, since cluster file systems limit the number of
-    files.
-
-    Raises EvalkitError where mksquashfs is missing or fails.
-    """
+    files. Raises EvalkitError where mksquashfs is missing or fails."""
     stage_manifest.read(folder)
     part = canon.beside(file)
     command = ["mksquashfs", os.fspath(folder), os.fspath(part), "-noappend", "-all-root",

@@ -76,10 +76,8 @@ def home(folder: Path) -> Path:
 
 def fetching(folder: Path) -> dict[str, str | None]:
     """Return the variables that make the Hub's client download into the stage; None: unset it. They
-    must be set before the client is imported.
-
-    The token and the client's own cache stay where they are.
-    """
+    must be set before the client is imported. The token and the client's own cache stay where they
+    are."""
     others = ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_DATASETS_CACHE", "TRANSFORMERS_CACHE")
     return {
         **dict.fromkeys(others),
@@ -91,10 +89,8 @@ def fetching(folder: Path) -> dict[str, str | None]:
 
 
 def write(folder: Path, models: dict[str, StagedModel], suites: dict[str, StagedSuite]) -> Manifest:
-    """Digest the files of a stage, write its manifest and return it.
-
-    `models` and `suites` are added to those of an earlier manifest.
-    """
+    """Digest the files of a stage, write its manifest and return it. `models` and `suites` are
+    added to those of an earlier manifest."""
     known = read(folder) if (folder / NAME).is_file() else None
     names = sorted(_names(folder))
     with ThreadPoolExecutor(READERS) as pool:

@@ -30,11 +30,8 @@ class Choice:
 
 
 def parse(name: str, given: Sequence[str]) -> Choice:
-    """The engine that `--engine NAME --engine-arg KEY=VALUE ...` asks for.
-
-    Raises EvalkitError for an unknown name, an argument of another form, and what must not be
-    published.
-    """
+    """The engine that `--engine NAME --engine-arg KEY=VALUE ...` asks for. Raises EvalkitError for
+    an unknown name, an argument of another form, and what must not be published."""
     if name != OWN and not name.removeprefix(FOREIGN):
         raise EvalkitError(f"'{name}' names no model class", fix="e.g. --engine lm-eval:vllm")
     if name != OWN and not name.startswith(FOREIGN):

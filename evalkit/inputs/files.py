@@ -26,11 +26,9 @@ def sha256s(files: Mapping[str, FileEntry]) -> dict[str, str]:
 
 
 def digests(folder: Path, names: list[str]) -> dict[str, FileEntry]:
-    """Return each file's entry by its name; files are read on a thread pool.
-
-    A file whose path, size, time of change and inode are those of an earlier call is not read
-    again: a model's weights take minutes.
-    """
+    """Return each file's entry by its name; files are read on a thread pool. A file whose path,
+    size, time of change and inode are those of an earlier call is not read again: a model's weights
+    take minutes."""
     known: dict[str, str] = kept.read("digests")
 
     def digest(name: str) -> tuple[str, str, int]:
@@ -73,10 +71,8 @@ def checked_downloads() -> Iterator[None]:
 
 def check_file(path: Path, sha256: str = "") -> None:
     """Raise EvalkitError where a file is not what its name in the cache says. `sha256`: its own
-    (hex), where it is known already.
-
-    A mirror of the Hub may name a small file by its sha1, or by what says nothing of its content.
-    """
+    (hex), where it is known already. A mirror of the Hub may name a small file by its sha1, or by
+    what says nothing of its content."""
     blob = path.resolve()
     if re.fullmatch("[0-9a-f]{64}", blob.name):
         right = blob.name == (sha256 or _sha256(blob, *_as_it_is(blob)))

@@ -61,11 +61,9 @@ def _client() -> Any:
 
 
 def unreachable() -> tuple[type[Exception], ...]:
-    """Exceptions that say the Hub did not answer, or that the cache lacks what was asked for.
-
-    The client raises its own errors where there is no connection; huggingface_hub's offline mode
-    and an empty cache raise OSErrors.
-    """
+    """Exceptions that say the Hub did not answer, or that the cache lacks what was asked for. The
+    client raises its own errors where there is no connection; huggingface_hub's offline mode and an
+    empty cache raise OSErrors."""
     client = _client()
     return OSError, client.HTTPError, client.InvalidURL
 
@@ -113,10 +111,8 @@ def reason(error: BaseException) -> str:
 
 
 def patiently(what: str, ask: Callable[[], Answer]) -> Answer:
-    """What `ask` gets from the Hub, asked up to four times; raises what the last try raised.
-
-    `what` is what is asked for, in words. Each wait is told on stderr.
-    """
+    """What `ask` gets from the Hub, asked up to four times; raises what the last try raised. `what`
+    is what is asked for, in words. Each wait is told on stderr."""
     for wait_s in WAITS_S:
         _mind_long_waits()
         try:
@@ -184,10 +180,8 @@ def model(
     wanted: list[str],
     look: Callable[[list[str]], None],
 ) -> tuple[Path, str]:
-    """A model's files at one commit: (folder, 40 hex); each way to fail is one line.
-
-    `wanted` are patterns of file names; `look` is shown the names before anything is fetched.
-    """
+    """A model's files at one commit: (folder, 40 hex); each way to fail is one line. `wanted` are
+    patterns of file names; `look` is shown the names before anything is fetched."""
     from huggingface_hub.errors import (
         GatedRepoError,
         HFValidationError,

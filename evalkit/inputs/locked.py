@@ -142,10 +142,8 @@ def read_yaml(path: Path, kind: str) -> Any:
 
 
 def read_lock(path: Path) -> Lock:
-    """Read and check a lock file and the rows beside it.
-
-    EvalkitError where the lock is no lock of this evalkit, or the rows are not the ones it names.
-    """
+    """Read and check a lock file and the rows beside it. EvalkitError where the lock is no lock of
+    this evalkit, or the rows are not the ones it names."""
     raw = read_yaml(path, "lock")
     if raw.get("schema") == EARLIER_LOCK or (raw.get("schema") == LOCK and "asked" not in raw):
         raise EvalkitError(

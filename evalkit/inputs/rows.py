@@ -138,9 +138,7 @@ def joined(doc_hashes: Iterable[str]) -> bytes:
 
 def difference(found: bytes, locked: bytes, what: str = "document") -> str:
     """The first row that is not the locked one, counted from 0, and how many are not; or nothing.
-
-    `what` calls a row by its name.
-    """
+    `what` calls a row by its name."""
     count, wanted = len(found) // SIZE, len(locked) // SIZE
     both = min(count, wanted)
     unlike = [

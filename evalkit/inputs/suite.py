@@ -159,10 +159,7 @@ def lock_of(suite: Suite) -> Lock:
 def check_name(suite: Suite, lock: Lock) -> None:
     """Refuse a new run of a suite of one's own that is called like a shipped one and is another:
     who verifies its record would hold it against the shipped lock. A record of an earlier release
-    is of the suite as that one shipped it.
-
-    Raises EvalkitError.
-    """
+    is of the suite as that one shipped it. Raises EvalkitError."""
     if suite.name not in shipped() or suite.path.resolve().parent == FOLDER.resolve():
         return
     if lock != (theirs := read_lock(FOLDER / f"{suite.name}.lock.yaml")) and not theirs.unlocked:

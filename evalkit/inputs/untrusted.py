@@ -92,11 +92,9 @@ def _line(error: yaml.YAMLError) -> str:
 
 @dataclass(slots=True)
 class Groups:
-    """Groups of tasks: the members of each by its name, and the names of all leaf tasks.
-
-    A stranger's groups may name each other twice at every level, or in a circle. So each is walked
-    once, and the steps of all walks together are limited.
-    """
+    """Groups of tasks: the members of each by its name, and the names of all leaf tasks. A
+    stranger's groups may name each other twice at every level, or in a circle. So each is walked
+    once, and the steps of all walks together are limited."""
 
     children: Children
     leaves: Collection[str]

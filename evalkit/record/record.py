@@ -117,11 +117,9 @@ def metrics(
     result: Mapping[str, Any], higher_is_better: Mapping[str, bool | None],
     method: Mapping[str, str | None], otherwise: str | None = None,
 ) -> dict[str, Metric]:  # fmt: skip
-    """A task's or group's `<metric>,<filter>` entries, each with its standard error.
-
-    `method` says how lm-eval made a metric's standard error, by entry or by metric name;
-    `otherwise`: that of a metric that is not among them.
-    """
+    """A task's or group's `<metric>,<filter>` entries, each with its standard error. `method` says
+    how lm-eval made a metric's standard error, by entry or by metric name; `otherwise`: that of a
+    metric that is not among them."""
     found: dict[str, Metric] = {}
     for key, value in result.items():
         name, comma, filtered = key.partition(",")

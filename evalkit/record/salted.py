@@ -93,10 +93,7 @@ class Salts:
 
 def salts_of(run: Path, place: Path) -> Salts:
     """The salts of a run's public pack: from the key beside its folder, or in the folder `place`,
-    where it is made if there is none.
-
-    EvalkitError (1) where the file there is no key.
-    """
+    where it is made if there is none. EvalkitError (1) where the file there is no key."""
     path = run.with_name(run.name + _KEY)
     path = path if path.exists() else place / path.name
     if not path.exists():

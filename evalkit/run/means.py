@@ -19,12 +19,9 @@ from evalkit.run.processes.template import Template
 
 @dataclass(frozen=True, slots=True)
 class Means:
-    """What this host answers a plan's batches with, and which of them.
-
-    `number` of workers: None is as many as it has GPUs, or cores for CPU workers; 0 is none, so
-    that this process does it itself. `grace_s` is how long a batch in hand is waited for once the
-    run is told to stop.
-    """
+    """What this host answers a plan's batches with, and which of them. `number` of workers: None is
+    as many as it has GPUs, or cores for CPU workers; 0 is none, so that this process does it
+    itself. `grace_s` is how long a batch in hand is waited for once the run is told to stop."""
 
     place: Place
     number: int | None = None

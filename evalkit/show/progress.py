@@ -123,9 +123,7 @@ class TaskProgress:
 def unfinished_page(run: Path) -> dict[str, object]:
     """Return what the template `unfinished.html.j2` shows: the model, the suite, and how many
     requests are answered. There are no scores, since lm-eval needs all answers for them.
-
-    EvalkitError (3) where there is no planned run.
-    """
+    EvalkitError (3) where there is no planned run."""
     folder = Folder(run)
     try:
         body = folder.json("run.json", MiB)

@@ -139,10 +139,8 @@ class Validation:
 
 
 def check(folder: Path) -> Validation:
-    """Compare a finished run with every published figure of its model.
-
-    Raises EvalkitError (2) where there is none of the same protocol.
-    """
+    """Compare a finished run with every published figure of its model. Raises EvalkitError (2)
+    where there is none of the same protocol."""
     record = identity.read_record(folder)
     try:
         matched = matches(record)

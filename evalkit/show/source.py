@@ -53,11 +53,8 @@ class Source:
 
 
 def source(run: Path, *, unverified: bool = False, wanted: Wanted | None = None) -> Source:
-    """Read and verify a run, or what lm-eval wrote.
-
-    EvalkitError (3) where there is neither, (1) where it can't be read, or contradicts itself and
-    `unverified` does not let it through.
-    """
+    """Read and verify a run, or what lm-eval wrote. EvalkitError (3) where there is neither, (1)
+    where it can't be read, or contradicts itself and `unverified` does not let it through."""
     wanted = wanted or Wanted()
     if (run / "record.json").is_file() or not plain.results_in(run):
         record = identity.read_record(run)

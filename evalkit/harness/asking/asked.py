@@ -84,9 +84,7 @@ def each(leaf: Leaf, suite: Suite) -> Rows:
 
 def of_leaf(loaded: Loaded, name: str, asking: Asking = PLAIN) -> list[Request]:
     """A leaf task's requests, held against the loaded lock as far as they follow from it.
-
-    EvalkitError (1) names the first document that is asked otherwise than the lock says.
-    """
+    EvalkitError (1) names the first document that is asked otherwise than the lock says."""
     messages = Messages(asking.template)
     how = replace(asking, template=messages if asking.template else None)
     return building.of_leaf(loaded, name, how, lambda leaf: check(loaded, leaf, messages))

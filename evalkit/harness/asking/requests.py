@@ -38,10 +38,8 @@ def build_task(leaf: Leaf, suite: Suite, chat_template: ChatTemplate | None) -> 
 
 
 def instance_ids(task: Any) -> Iterator[tuple[Any, int]]:
-    """Each instance of a built task with its index among its document's requests.
-
-    lm-eval's own `idx` is not unique in tasks that make several requests by hand.
-    """
+    """Each instance of a built task with its index among its document's requests. lm-eval's own
+    `idx` is not unique in tasks that make several requests by hand."""
     seen: dict[int, int] = {}
     for instance in task.instances:
         index = seen.get(instance.doc_id, 0)
@@ -53,11 +51,9 @@ def of_leaf(
     loaded: Loaded, name: str, asking: Asking = PLAIN,
     check: Callable[[Leaf], None] = lambda _: None,
 ) -> list[Request]:  # fmt: skip
-    """A leaf task's requests, in lm-eval's order; `check` is called once they are built.
-
-    What lm-eval built is gone then: a million instances take gigabytes, and scoring builds the same
-    ones.
-    """
+    """A leaf task's requests, in lm-eval's order; `check` is called once they are built. What
+    lm-eval built is gone then: a million instances take gigabytes, and scoring builds the same
+    ones."""
     leaf = loaded.leaves[name]
     with named(name), _leaking(leaf.task) as leaking:
         build_task(leaf, loaded.suite, asking.template)
@@ -87,11 +83,9 @@ def build(
 
 @contextmanager
 def _leaking(task: Any) -> Iterator[list[Any]]:
-    """Within the block, collect the documents that lm-eval draws as their own shots.
-
-    lm-eval prevents that only where the shots' split is named and is the tested one. Scores stay
-    lm-eval's; such documents are counted.
-    """
+    """Within the block, collect the documents that lm-eval draws as their own shots. lm-eval
+    prevents that only where the shots' split is named and is the tested one. Scores stay lm-eval's;
+    such documents are counted."""
     leaking: list[Any] = []
     sampler = getattr(task, "sampler", None)
     if sampler is None:

@@ -80,10 +80,8 @@ def find(
     dataset: str, config: str | None, revision: str, arguments: Mapping[str, object]
 ) -> Path | None:
     """Return the one prepared folder of a configuration at exactly this revision, or None.
-
     `datasets` invents a name for a configuration with `arguments` (data_dir, data_files); its
-    folder is known from `remember`.
-    """
+    folder is known from `remember`."""
     if arguments:
         place = _remembered(dataset).get(_key(config, revision, arguments))
         folder = folder_of(dataset) / place if place else None

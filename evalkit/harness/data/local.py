@@ -55,9 +55,7 @@ def is_folder(include_path: Path | None, path: str) -> bool:
 
 def source(include_path: Path | None, path: str, kwargs: Mapping[str, Any]) -> Local:
     """The files that a task names by `path`, `data_dir` and `data_files`, pinned by their bytes.
-
-    Raises EvalkitError with the reason where they are not the suite's own files, or not there.
-    """
+    Raises EvalkitError with the reason where they are not the suite's own files, or not there."""
     from datasets.packaged_modules import _PACKAGED_DATASETS_MODULES
 
     _check_no_address(kwargs.get("data_files"))

@@ -95,10 +95,8 @@ def task(
     name: str, recorded: Mapping[str, Any], first_doc: Any, *, chat: bool, with_code: bool = False
 ) -> "Task":
     """The installed task of that name over recorded documents, of which the first shows the shape.
-
     Raises Refused where the task or its recorded config is not one that can be scored again.
-    `with_code`: run its own functions, which only `apart` may want.
-    """
+    `with_code`: run its own functions, which only `apart` may want."""
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     config = installed_config(name, with_code=with_code)
     _refuse_other(config, recorded)

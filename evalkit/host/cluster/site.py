@@ -139,10 +139,8 @@ def default_path() -> Path:
 
 def read(wanted: str | None = None, host: str = "") -> Site:
     """Read the settings of a site. `wanted`: a site file, or a site's name in the user's own file;
-    `host`: this host's name, which chooses one of several sites.
-
-    Raises EvalkitError for an unknown setting, and where no site is for this host.
-    """
+    `host`: this host's name, which chooses one of several sites. Raises EvalkitError for an unknown
+    setting, and where no site is for this host."""
     is_file = wanted and ("/" in wanted or wanted.endswith(".toml") or Path(wanted).is_file())
     path = Path(wanted) if wanted and is_file else default_path()
     if not wanted and not path.is_file():

@@ -41,11 +41,9 @@ NATIVE = Place(None, None, "in this environment")
 
 
 def submit(wanted: Wanted, say: Say) -> Submission:
-    """Plan the runs, write the scripts and send what is missing.
-
-    Raises EvalkitError where something needed is missing, a run can't be planned, its longest batch
-    can't fit, Slurm refuses, or the queue holds another number of shards.
-    """
+    """Plan the runs, write the scripts and send what is missing. Raises EvalkitError where
+    something needed is missing, a run can't be planned, its longest batch can't fit, Slurm refuses,
+    or the queue holds another number of shards."""
     site = sites.read(wanted.site).with_words(dict(wanted.words))
     site = site.with_gpus(wanted.gpus_per_shard) if wanted.gpus_per_shard else site
     checks.before(wanted, site, say)

@@ -101,10 +101,8 @@ def isolated(runtime: Runtime, image: Image) -> Runtime:
 
 
 def image(name: str, reference: str) -> tuple[Image, str]:
-    """Return an image that the runtime `name` has here, and the commit in its label.
-
-    Raises Unusable where it does not have the image.
-    """
+    """Return an image that the runtime `name` has here, and the commit in its label. Raises
+    Unusable where it does not have the image."""
     if name in OF_SIFS:
         return _sif(name, Path(reference))
     try:

@@ -36,9 +36,7 @@ TAKEN = ("bin", "boot", "dev", "etc", "lib", "lib64", "opt/evalkit", "proc", "ru
 
 def of(arguments: Sequence[str], environment: Mapping[str, str], scratch: Path) -> Work:
     """Return what `arguments` (evalkit's, without the word evalkit) need; make the results folder.
-
-    EvalkitError where a folder would cover one of the image's, and in the folder /.
-    """
+    EvalkitError where a folder would cover one of the image's, and in the folder /."""
     _check_here()
     if arguments[0] == "lock":
         arguments = [arguments[0], *map(_shipped, arguments[1:])]

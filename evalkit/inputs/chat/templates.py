@@ -79,11 +79,8 @@ def now() -> str:
 
 def parse(raw: SuiteFile, suite: Path) -> tuple[bool | str, Chat]:
     """Return whether a suite applies a chat template (or the name of one of the model's), and its
-    other settings of chats.
-
-    Raises EvalkitError for keys that contradict each other and for a template file that isn't the
-    suite's.
-    """
+    other settings of chats. Raises EvalkitError for keys that contradict each other and for a
+    template file that isn't the suite's."""
     wanted: bool | str = raw.get("apply_chat_template", False)
     if "chat_template" in raw:
         if "apply_chat_template" in raw:

@@ -108,10 +108,8 @@ class WeightHeader(TypedDict):
 
 
 def num_parameters(model: Model) -> int | None:
-    """Return the number of parameters; None where the weights are pickles.
-
-    Raises EvalkitError for a file without a readable header, long before the weights are loaded.
-    """
+    """Return the number of parameters; None where the weights are pickles. Raises EvalkitError for
+    a file without a readable header, long before the weights are loaded."""
     if not model.has_safetensors:
         return None
     return sum(int(math.prod(entry["shape"])) for entry in _entries(model))

@@ -40,11 +40,9 @@ TEXT = "Naïve words, 12345\n\n\tand a smile 😀"  # a tokenizer that was saved
 
 @dataclass(frozen=True, slots=True)
 class Unpacked:
-    """A GGUF file's model in the form that transformers loads.
-
-    `files` are the weights and the tokenizer that it was unpacked into, by name; `quantization` is
-    None where the file's weights are not quantised.
-    """
+    """A GGUF file's model in the form that transformers loads. `files` are the weights and the
+    tokenizer that it was unpacked into, by name; `quantization` is None where the file's weights
+    are not quantised."""
 
     folder: Path
     files: dict[str, FileEntry]
@@ -65,10 +63,8 @@ def choose(folder: Path, reference: str) -> Path:
 
 def unpack(file: Path, sha256: str) -> Unpacked:
     """Return the model in a GGUF file, unpacked into the cache unless it lies there already.
-
     `sha256`: the file's digest (hex). Raises EvalkitError for a file that is none, an architecture
-    that transformers can't convert, weights that are missing, a full disk, and an altered cache.
-    """
+    that transformers can't convert, weights that are missing, a full disk, and an altered cache."""
     try:
         by = [f"{name}-{metadata.version(name)}" for name in ("transformers", "gguf")]
     except metadata.PackageNotFoundError as error:

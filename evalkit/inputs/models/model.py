@@ -36,12 +36,9 @@ ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A model's files, by name.
-
-    Transformers loads it from `folder`. A GGUF file was unpacked there; `source` is then the GGUF
-    file's folder, `quantization` is `Unpacked`'s, and `files` also holds the weights and the
-    tokenizer that it was unpacked into, as unpacked/<name>.
-    """
+    """A model's files, by name. Transformers loads it from `folder`. A GGUF file was unpacked
+    there; `source` is then the GGUF file's folder, `quantization` is `Unpacked`'s, and `files` also
+    holds the weights and the tokenizer that it was unpacked into, as unpacked/<name>."""
 
     reference: str
     revision: str | None  # 40 hex; None for a local folder
@@ -178,9 +175,7 @@ def _unpacked(reference: str, file: Path) -> Model:
 
 def resolve_adapter(folder: Path) -> dict[str, FileEntry]:
     """Digest a LoRA adapter's files, as `Model.files` has them; EvalkitError when it is none.
-
-    Whether it belongs to the model shows when the engine loads both.
-    """
+    Whether it belongs to the model shows when the engine loads both."""
     for name in ADAPTER:
         if not (folder / name).is_file():
             raise EvalkitError(

@@ -143,11 +143,9 @@ class Tokenizer:
         return getattr(self.hf, "chat_template", None)
 
     def chat_template_for(self, suite: "Suite") -> Template | None:
-        """How a suite makes prompts of chats; None where it applies no template.
-
-        Raises EvalkitError when neither the model nor the suite has a template, and for a name that
-        is none of the model's.
-        """
+        """How a suite makes prompts of chats; None where it applies no template. Raises
+        EvalkitError when neither the model nor the suite has a template, and for a name that is
+        none of the model's."""
         wanted, chat = suite.apply_chat_template, suite.chat
         if not wanted:
             return None

@@ -149,11 +149,9 @@ def kind(shifted: bool, wrong: int, samples: int) -> str:
 
 
 def audit(folder: Path, options: AuditOptions, events: Events, key: Private | None = None) -> Audit:
-    """Replay some of a record's answers on its model; with a key, sign the outcome.
-
-    Raises EvalkitError if the record contradicts itself, if the model at hand is another, or if
-    nothing can be replayed.
-    """
+    """Replay some of a record's answers on its model; with a key, sign the outcome. Raises
+    EvalkitError if the record contradicts itself, if the model at hand is another, or if nothing
+    can be replayed."""
     if options.samples < 1:
         raise EvalkitError("--sample must be at least 1")
     if folder.is_file():

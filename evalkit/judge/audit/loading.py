@@ -43,9 +43,7 @@ class AuditOptions:
 
 def model_of(record: Record, options: AuditOptions, where: Path) -> Model:
     """Return the record's model, at the recorded commit if the auditor names it as the record does.
-
-    Raises EvalkitError if only the record at `where` names the model, or if a file is another.
-    """
+    Raises EvalkitError if only the record at `where` names the model, or if a file is another."""
     recorded = record["model"]
     adapter = recorded["adapter"]["reference"] if recorded["adapter"] else None
     names = named.model(recorded["reference"], options.model)

@@ -46,11 +46,9 @@ class Result:
 def replay(
     engine: "Engine", drawn: list[Drawn], policy: store.Policy, model: Model, events: Events
 ) -> Result:
-    """Replay the drawn samples' answers and note in each sample what is wrong with it.
-
-    Where the record's numerics round, the answers are compared with the model in float32, and the
-    rounding is measured by replaying them in the record's numerics too.
-    """
+    """Replay the drawn samples' answers and note in each sample what is wrong with it. Where the
+    record's numerics round, the answers are compared with the model in float32, and the rounding is
+    measured by replaying them in the record's numerics too."""
     from evalkit.engine import replay as replays
 
     started = time.monotonic()

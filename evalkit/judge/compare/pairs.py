@@ -222,10 +222,8 @@ def kept(teacher: Scored, student: Scored, row: Row, seed: int) -> Kept:
 
 
 def _above(sums: Array) -> Array:
-    """Return the teacher's and the student's mean scores above chance.
-
-    sums: [..., clusters, 4] (weight, teacher, student, chance); returns [..., 2].
-    """
+    """Return the teacher's and the student's mean scores above chance. sums: [..., clusters, 4]
+    (weight, teacher, student, chance); returns [..., 2]."""
     total = sums.sum(axis=-2)
     above: Array = (total[..., 1:3] - total[..., 3:4]) / total[..., 0:1]
     return above
@@ -233,10 +231,8 @@ def _above(sums: Array) -> Array:
 
 def shares(table: Array, seed: int) -> Array:
     """Return the shares kept in DRAWS draws of as many clusters, with replacement. A draw in which
-    the teacher is not above chance has no share, and counts as infinite.
-
-    table: [clusters, 4] (weight, teacher, student, chance); returns [DRAWS].
-    """
+    the teacher is not above chance has no share, and counts as infinite. table: [clusters, 4]
+    (weight, teacher, student, chance); returns [DRAWS]."""
     source, count = np.random.default_rng(seed), len(table)
     parts: list[Array] = []
     for start in range(0, DRAWS, step := max(1, _AT_ONCE // count)):

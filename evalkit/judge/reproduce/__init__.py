@@ -45,10 +45,8 @@ def reproduce(
     key: keys.Private | None = None,
 ) -> Outcome:  # fmt: skip
     """Run the recorded suite again and judge the outcome; with a key, sign that for the original.
-
     The order: 1 what differs, 2 whether the same is asked at all, 3 the new execution, 4 the
-    verdict, 5 the statement.
-    """
+    verdict, 5 the statement."""
     ready = prepared(original, wanted)
     for line in ready.lines():
         events.say(line)
@@ -146,11 +144,9 @@ def _audit_options(job: Job) -> AuditOptions:
 
 
 def _sampled(ready: Prepared, count: int, seed: int, events: Events) -> Outcome:
-    """Answer `count` whole batches of the original's plan again.
-
-    They are planned here again, from the reader's suite: of the record's own plan only the id is
-    used. Nothing is scored, so the verdict is never ANSWERS or REPRODUCED.
-    """
+    """Answer `count` whole batches of the original's plan again. They are planned here again, from
+    the reader's suite: of the record's own plan only the id is used. Nothing is scored, so the
+    verdict is never ANSWERS or REPRODUCED."""
     level = ready.record["engine"]["level"]
     as_recorded = prepare.prepare(replace(ready.job.options, level=level))
     with _planned_here(as_recorded, events) as planned:

@@ -61,10 +61,8 @@ class Prepared:
 
 
 def prepared(original: Path, wanted: Wanted) -> Prepared:
-    """Prepare the reproduction of a run's folder.
-
-    Raises EvalkitError (1) for a record that contradicts itself.
-    """
+    """Prepare the reproduction of a run's folder. Raises EvalkitError (1) for a record that
+    contradicts itself."""
     from evalkit import engine
 
     require_consistent(original, "reproduce")
@@ -82,11 +80,9 @@ def prepared(original: Path, wanted: Wanted) -> Prepared:
 
 
 def options(record: Record, wanted: Wanted, where: Path) -> Options:
-    """Return the recorded settings with the given ones in their place.
-
-    Raises EvalkitError (3) if the record names a model, an adapter, an engine or a suite that is
-    not shipped, and the reproducer gave none. What lets a model run code is never recorded.
-    """
+    """Return the recorded settings with the given ones in their place. Raises EvalkitError (3) if
+    the record names a model, an adapter, an engine or a suite that is not shipped, and the
+    reproducer gave none. What lets a model run code is never recorded."""
     given = {name: value for name, value in wanted.given.items() if value not in (None, ())}
     model, numerics, engine = record["model"], record["numerics"], record["engine"]
     adapter = model["adapter"]["reference"] if model["adapter"] else None

@@ -214,11 +214,9 @@ def _scores(run: Path, record: Record, loaded: "Loaded", template: Any) -> Check
 
 
 def _texts(folder: Folder, record: Record, loaded: "Loaded", template: Any) -> Check:
-    """Put a public pack's texts back from the pinned data, and score its answers again.
-
-    The record's digests of questions and prompts must follow. Texts that a model wrote stay
-    unknown: their scores are the author's word.
-    """
+    """Put a public pack's texts back from the pinned data, and score its answers again. The
+    record's digests of questions and prompts must follow. Texts that a model wrote stay unknown:
+    their scores are the author's word."""
     from evalkit.harness.scoring import score
     from evalkit.record.record import SampleFacts
 

@@ -31,11 +31,8 @@ def check(
     authorities: Sequence[Any] = (), sealer: Public | None = None,
 ) -> tuple[list[Check], Standing]:  # fmt: skip
     """Return the checks of a record's statements, and who is known to have signed, audited and
-    reproduced it.
-
-    `sha256` is that of record.json as it was read; `authorities` are those whose timestamps count;
-    `sealer` is the key that sealed the run, which only its author can do.
-    """
+    reproduced it. `sha256` is that of record.json as it was read; `authorities` are those whose
+    timestamps count; `sealer` is the key that sealed the run, which only its author can do."""
     if not folder.holds(attest.NAME):
         missing = Check("signer", Status.FAIL, "it is not signed, and you asked for a signer")
         return [missing] if trusted.asked else [], Standing()
@@ -193,10 +190,8 @@ def _by_listed(statements: list[Statement], trusted: Trust) -> list[tuple[Statem
 
 
 def _standing(statements: list[Statement], trusted: Trust, sealer: Public | None) -> Standing:
-    """Return who vouches for the record, by the reader's list alone.
-
-    A witness whose key or name also made the author's statement or the seal is the author.
-    """
+    """Return who vouches for the record, by the reader's list alone. A witness whose key or name
+    also made the author's statement or the seal is the author."""
     own = [s for s in statements if _is_authors(s)]
     signed = {key for statement in own for key in statement.signers}
     author_keys = signed | ({sealer} if sealer else set())

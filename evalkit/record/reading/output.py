@@ -28,9 +28,7 @@ def csv_cell(text: str) -> str:
 
 def markdown(text: object, special: str = "\\`*[]<>") -> str:
     """A text in Markdown, on one line: no link, image, HTML or emphasis; `special` are escaped.
-
-    Underscores within words stay as they are, so that it reads in a terminal too.
-    """
+    Underscores within words stay as they are, so that it reads in a terminal too."""
     plain = "".join("\\" + c if c in special else c for c in printable(text))
     return _LINK.sub(lambda found: found[0][:-1] + "\\" + found[0][-1], plain)
 

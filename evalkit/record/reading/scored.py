@@ -29,10 +29,8 @@ Value = tuple[float, float]  # a document's value and its weight
 @dataclass(frozen=True, slots=True)
 class Metric:
     """One metric of a leaf task: a value and weight for each document, in the documents' order.
-
     `binary`: every value is 0 or 1. `nats`: values are log-likelihoods per word, byte or document,
-    of which lm-eval reports an exponential; so more is better, whatever it says of that.
-    """
+    of which lm-eval reports an exponential; so more is better, whatever it says of that."""
 
     values: tuple[Value, ...]
     score: float  # as reported
@@ -80,9 +78,7 @@ class Scored:
 
 def read(path: Path) -> Scored:
     """Read a run's folder, a folder with lm-eval's results and samples, or such a results file.
-
-    Raises EvalkitError where it is none of these, or its samples can't be read.
-    """
+    Raises EvalkitError where it is none of these, or its samples can't be read."""
     with foreign(path):
         return _read(path)
 

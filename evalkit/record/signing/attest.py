@@ -179,10 +179,8 @@ def added(before: bytes | None, envelope: Envelope, signer: Public) -> bytes:
 
 def read(data: bytes, sha256: str, known: Iterable[Public] = ()) -> Attested:
     """The statements in an attestation.json's bytes that are about the record of this sha256.
-
     Signatures are checked with `known` keys and with those that the file brings along: that a
-    signature is valid says nothing of whose it is.
-    """
+    signature is valid says nothing of whose it is."""
     found = Attested()
     try:
         body = canon.loads(data)

@@ -201,11 +201,9 @@ def _is_anybodys(raw: bytes) -> bool:
 
 
 def allowed(path: Path) -> dict[Public, str]:
-    """Whose each key in an allowed_signers file is, as `ssh-keygen -Y verify` reads it.
-
-    Refuses what would need a time (`valid-after`) or a certificate; lines for other namespaces and
-    other kinds of key are passed over.
-    """
+    """Whose each key in an allowed_signers file is, as `ssh-keygen -Y verify` reads it. Refuses
+    what would need a time (`valid-after`) or a certificate; lines for other namespaces and other
+    kinds of key are passed over."""
     found: dict[Public, str] = {}
     for number, line in enumerate(_read(path).decode(errors="replace").splitlines(), 1):
         words = _WORD.findall(line)

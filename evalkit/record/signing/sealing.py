@@ -45,10 +45,8 @@ def seal(
     run: Path, key: Private, metrics: Sequence[str] = (), authority: str | None = None
 ) -> Path:
     """Write a planned run's seal.json; its path. `metrics`: those meant, `TASK:METRIC` each (none:
-    all); `authority`: the address of a timestamp authority.
-
-    EvalkitError (1) where the run is sealed, or has an answer already.
-    """
+    all); `authority`: the address of a timestamp authority. EvalkitError (1) where the run is
+    sealed, or has an answer already."""
     with foreign(run):
         folder = Folder(run)
         if folder.holds(NAME):
@@ -126,9 +124,7 @@ def stamp(folder: Path, signer: Public, authority: str) -> None:
 def check_clock(run: Path) -> None:
     """Stop a host whose clock is behind the seal of this run or its timestamp, before it answers
     anything: by the record the seal would be younger than the first answer, and the record BROKEN.
-
-    Raises EvalkitError (3).
-    """
+    Raises EvalkitError (3)."""
     with foreign(run):
         made = read(Folder(run))
         sealed_at = max(made.predicate["sealedAt"], _stamped_at(made))

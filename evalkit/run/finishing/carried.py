@@ -25,10 +25,8 @@ from evalkit.run.preparing import named
 
 def over(run: Run, suite: Suite, lock: Lock, identity: SuiteIdentity, planned: Planned) -> Run:
     """Write a new run of the mended suite with the answers of `run`, and return it. `identity` and
-    `planned` are the new suite's; its plan is made as that of the run.
-
-    Raises EvalkitError (2), with the first leaf task whose prompts differ.
-    """
+    `planned` are the new suite's; its plan is made as that of the run. Raises EvalkitError (2),
+    with the first leaf task whose prompts differ."""
     old = canon.read_json(run.folder / "plan.json")
     _check_same(old, planned.body)
     body: RunBody = {

@@ -44,11 +44,9 @@ def finish(
     run: Run, loaded: Loaded, tokenizer: Tokenizer, events: Events, argv: list[str],
     prefer: str | None = None,
 ) -> Path:  # fmt: skip
-    """Score a run of which every batch is answered, write its record and return its path.
-
-    Raises EvalkitError (75) while batches have no answer, and (1) where two segments answered one
-    unequally and neither is `prefer`.
-    """
+    """Score a run of which every batch is answered, write its record and return its path. Raises
+    EvalkitError (75) while batches have no answer, and (1) where two segments answered one
+    unequally and neither is `prefer`."""
     from evalkit.harness import publish
     from evalkit.harness.scoring import score
 

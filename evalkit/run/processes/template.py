@@ -71,9 +71,7 @@ class Forked:
 
 class Template:
     """The template as the parent of all workers has it. `is_up`: whether it has forked a worker.
-
-    Raises OSError where it can't be started.
-    """
+    Raises OSError where it can't be started."""
 
     def __init__(self, environment: dict[str, str]) -> None:
         _allow_descriptors()

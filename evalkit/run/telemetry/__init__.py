@@ -42,10 +42,8 @@ class Sample(TypedDict):
 
 class Meter:
     """A machine's meters, as far as there are any and we may read them. Never raises when made.
-
-    `missing` says for `cpu` and `gpu` why energy is or was not told. `root` is where /proc and
-    /sys are.
-    """
+    `missing` says for `cpu` and `gpu` why energy is or was not told. `root` is where /proc and /sys
+    are."""
 
     def __init__(self, root: Path = Path("/")) -> None:
         self.missing: dict[str, str] = {}
@@ -58,9 +56,7 @@ class Meter:
 
     def sample(self) -> Sample:
         """What the meters show now; for one thread, as loads are those since the last sample.
-
-        Raises EvalkitError where the NVIDIA driver fails or hangs.
-        """
+        Raises EvalkitError where the NVIDIA driver fails or hangs."""
         return {
             "time": events.now(),
             "cpu": self._cpu.sample(),
@@ -91,10 +87,8 @@ def _keep_counting(held: "weakref.ref[Meter]") -> None:
 
 
 def energy(before: Joules, after: Joules, missing: dict[str, str]) -> Energy:
-    """Return the joules between two readings, or why they are unknown.
-
-    `before` and `after` are a Meter's `joules()`, `missing` is its `missing` after both.
-    """
+    """Return the joules between two readings, or why they are unknown. `before` and `after` are a
+    Meter's `joules()`, `missing` is its `missing` after both."""
     spent: Energy = {}
     for part, first in before.items():
         last = after[part]

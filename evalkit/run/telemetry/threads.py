@@ -21,11 +21,9 @@ def start(work: Callable[..., None], *arguments: object) -> threading.Thread:
 
 
 class Patience:
-    """Asks `what`, which may hang, one question at a time, each in a thread of its own.
-
-    Nobody waits much longer than the patience that a question comes with, and while one hangs the
-    next ones are refused at once. `failure` is the class of what `what` raises.
-    """
+    """Asks `what`, which may hang, one question at a time, each in a thread of its own. Nobody
+    waits much longer than the patience that a question comes with, and while one hangs the next
+    ones are refused at once. `failure` is the class of what `what` raises."""
 
     def __init__(self, what: str, failure: type[Exception]) -> None:
         self._what, self._failure = what, failure

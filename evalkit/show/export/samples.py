@@ -21,10 +21,8 @@ NESTED = ("doc", "arguments", "resps", "filtered_resps")  # written as JSON text
 
 def to_lm_eval(source: Source, out: Path) -> Path:
     """Write lm-eval's results file and samples files below `out`; return their folder, which is
-    named after the model as lm-eval names it.
-
-    EvalkitError (2) where one with this record's time is there already.
-    """
+    named after the model as lm-eval names it. EvalkitError (2) where one with this record's time is
+    there already."""
     run, record = source.path, source.record
     if not source.whole:
         raise EvalkitError("these are lm-eval's own results already", where=str(run))

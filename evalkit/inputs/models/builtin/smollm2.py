@@ -30,10 +30,8 @@ BLOCK = 1 << 20
 
 
 def file(*, offline: bool) -> Path:
-    """The model's GGUF file, fetched into the cache unless it lies there.
-
-    The caller digests it and holds that against SHA256. Raises EvalkitError where it can't be had.
-    """
+    """The model's GGUF file, fetched into the cache unless it lies there. The caller digests it and
+    holds that against SHA256. Raises EvalkitError where it can't be had."""
     place = Path(os.environ.get(PLACE) or kept.folder() / NAME / FILE)
     if place.is_file():
         return place

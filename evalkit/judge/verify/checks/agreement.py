@@ -98,11 +98,9 @@ def _errors(record: Record) -> Iterator[str]:
 
 
 def _directions(record: Record) -> Iterator[str]:
-    """Yield groups whose metrics are better in a direction that their leaf tasks' are not.
-
-    lm-eval takes it from the members that state one, and None where these differ. A subgroup that
-    it comes to later, as in mmlu, has not stated one yet.
-    """
+    """Yield groups whose metrics are better in a direction that their leaf tasks' are not. lm-eval
+    takes it from the members that state one, and None where these differ. A subgroup that it comes
+    to later, as in mmlu, has not stated one yet."""
     groups = score_table.groups(record)
     for name, group in record["groups"].items():
         has_subgroups = not record["groups"].keys().isdisjoint(group["subtasks"])

@@ -28,10 +28,8 @@ def write(
     path: Path, model: str, suite: str, words: str, colour: str, scores: Sequence[Score]
 ) -> None:
     """Write the picture of a run. `words`: what is said of its record, on a ground of `colour`; of
-    the `scores`, the headline of each of the suite's tasks is drawn.
-
-    Raises EvalkitError (3) where Pillow is not installed.
-    """
+    the `scores`, the headline of each of the suite's tasks is drawn. Raises EvalkitError (3) where
+    Pillow is not installed."""
     try:
         from PIL import Image, ImageDraw
     except ModuleNotFoundError as error:

@@ -16,11 +16,9 @@ CHANCE: dict[str, float] = {
 
 
 def at_chance(score: float, stderr: float, chance: float) -> bool:
-    """Whether `score` lies within 3 of its standard errors of `chance`.
-
-    False for a score or an error that is not a number. The allowance of 1e-9 is for the rounding
-    of a mean: at a score of exactly chance the standard error may be 0.
-    """
+    """Whether `score` lies within 3 of its standard errors of `chance`. False for a score or an
+    error that is not a number. The allowance of 1e-9 is for the rounding of a mean: at a score of
+    exactly chance the standard error may be 0."""
     if not (math.isfinite(score) and math.isfinite(stderr)):
         return False
     return abs(score - chance) <= 3 * stderr + 1e-9

@@ -23,10 +23,8 @@ WORDS = (
 
 
 def build(folder: Path, seed: int = 0) -> Path:
-    """Make the model in `folder` and return it; files that are already right stay untouched.
-
-    Each file is complete before it gets its name, so another process may be reading the folder.
-    """
+    """Make the model in `folder` and return it; files that are already right stay untouched. Each
+    file is complete before it gets its name, so another process may be reading the folder."""
     canon.make_folder(folder)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".demo-") as made:
         _save(Path(made), seed)
