@@ -1,9 +1,7 @@
-"""Samples and results as lm-eval makes them and evalkit keeps them: their types, and a leaf task's
-samples as samples.jsonl.gz holds them.
+"""Samples and results as lm-eval makes them and evalkit keeps them (samples.jsonl.gz).
 
-JSON has no NaN and no infinity, and fields of documents may hold them. The hash and the score of a
-document follow from what the field was, so a non-finite number is marked: it must not be taken for
-the text of that name.
+JSON has no NaN and no infinity, which documents may hold. Hashes and scores follow from what a
+field was, so a non-finite number is marked: it must not be taken for the text of that name.
 """
 
 import hashlib

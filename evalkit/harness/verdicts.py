@@ -1,13 +1,11 @@
 """Tasks whose answers are programs, and the verdicts on these programs that scoring goes by.
 
-lm-eval scores such tasks with the Hub's metric `code_eval`, which runs the programs on this host.
-Here it never does: `data.metrics` puts `GRADER` in its place, which looks verdicts up and notes
-what it is asked about, so that the programs can be run where they harm nobody (`host.grading`). A
-program without a verdict counts as failed, and as missing.
+lm-eval's metric `code_eval` would run the programs on this host. `GRADER` in its place looks
+verdicts up and notes what it is asked about, so that they can be run where they harm nobody
+(`host.grading`). A program without a verdict counts as failed, and as missing.
 
 A program is a sample's filtered answer with the task's test behind it; its name is the sha256 of
-its text. So whoever has the samples can make every program again, run it, and compare the verdict
-with the recorded one, a line of `verdicts.jsonl` in the run's folder. Nothing here runs anything.
+its text. So whoever has the samples can make and run it again. verdicts.jsonl has the verdicts.
 """
 
 import math

@@ -1,10 +1,9 @@
-"""Runs one program that a model wrote, in a container of its own: no network, no capabilities, no
-writable file, nothing of the host, and limits of time and memory.
+"""Runs one program that a model wrote, in a container of its own, without network, capabilities or
+writable files, with limits of time and memory.
 
-The program comes by standard input, and its output is thrown away. It passed if it reached its end:
-only then the code around it prints a word that the program does not know. A program could search
-its own process for that word: like every harness that runs a test and the tested code in one
-process, this tells working programs from others, not honest ones from cheats.
+It passed if the code around it could print a word at the end that the program does not know. A
+program could search its process for that word: like every such harness, this tells working programs
+from others, not honest ones from cheats.
 """
 
 import secrets

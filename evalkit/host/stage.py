@@ -1,9 +1,8 @@
 """Downloads everything that a run without network needs, once, at pinned revisions.
 
-Models and datasets go into one folder, as a run itself would download them, with the same checks;
-the manifest (`stage_manifest`) is written last. After a failure the same command continues; another
-model or suite is added to the folder. A model in a folder of its own stays there: the manifest has
-its digests. A token is read and never written.
+Models and datasets go into one folder, with a run's own checks; the manifest (`stage_manifest`)
+comes last. The same command continues after a failure. A model in a folder of its own stays there.
+A token is read and never written.
 """
 
 import os

@@ -1,9 +1,8 @@
 """The manifest of a stage, a folder with everything that a run without network needs.
 
-A stage holds a Hugging Face home (models and datasets at their pinned revisions) and `stage.json`,
-written last, with the size and sha256 of every file in it, and of models elsewhere on the same file
-system. This module writes the manifest and checks files against it. It downloads nothing and
-imports nothing heavy: compute nodes do this before they use a GPU's time.
+`stage.json`, written last, has the size and sha256 of every file in the stage's Hugging Face home,
+and of models elsewhere. Files are checked against it on compute nodes, so nothing heavy is
+imported.
 """
 
 import os

@@ -1,9 +1,6 @@
-"""What this room uses of transformers and huggingface_hub beyond their documented interfaces.
-
-Each name stands with the parameters that it must have, or with the attributes that its class
-must set. `tests/test_compat.py` fails, by name, where an upgrade has moved one
-Nothing is imported here.
-"""
+"""What this room uses of transformers and huggingface_hub beyond their documented interfaces: names
+with the parameters or attributes that they must have. `tests/test_compat.py` fails, by name, where
+an upgrade has moved one."""
 
 # "module:name" -> "(parameters)", "attributes NAMES", or "" where being there is enough.
 NAMES = {

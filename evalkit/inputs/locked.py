@@ -1,10 +1,8 @@
 """A suite's lock: what it asks, of which data, and how that is scored.
 
-Beside a suite lies `<name>.lock.yaml`. It pins every dataset's revision and says its licence; of
-every leaf task the documents, the rows that its shots are drawn from and how it is scored; of every
-group how it is scored from these; and beside it lie the digests of the single documents and
-prompts (`<name>.lock.rows`, `rows`). This module reads, writes and checks both. It never loads a
-task or a dataset.
+`<name>.lock.yaml` pins every dataset's revision and licence, of every leaf task the documents, the
+rows of its shots and the scoring, and every group's scoring. `<name>.lock.rows` (`rows`) has the
+digests of single documents and prompts. Both are read, written and checked here.
 """
 
 import os

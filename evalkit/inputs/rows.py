@@ -1,11 +1,9 @@
 """Every single document that a suite means, by short digests: the file beside a lock.
 
-A lock's `rows` digests all documents of a leaf task at once: it can say that one is another, but
-not which. `<suite>.lock.rows` (in a run: `lock.rows`) has a line for each leaf task with 8 bytes,
-in order, of each document's doc_hash, of what it is asked with, of its target with the choices, and
-of each row that its shots are drawn from. So the first that differs can be named, and a limit be
-shown to have taken the first documents. The lock holds the digest of this file. Here it is written,
-read and compared; no data is loaded.
+`<suite>.lock.rows` (in a run: `lock.rows`) has a line for each leaf task with 8 bytes, in order, of
+each document's doc_hash, prompt, target with choices, and of each row of its shots. So the first
+row that differs can be named, and a limit be shown to have taken the first documents. The lock
+holds the digest of this file. No data is loaded here.
 """
 
 import base64

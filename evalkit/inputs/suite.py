@@ -157,9 +157,9 @@ def lock_of(suite: Suite) -> Lock:
 
 
 def check_name(suite: Suite, lock: Lock) -> None:
-    """Refuse a new run of a suite of one's own that is called like a shipped one and is another:
-    who verifies its record would hold it against the shipped lock. A record of an earlier release
-    is of the suite as that one shipped it. Raises EvalkitError."""
+    """Raise EvalkitError for a new run of one's own suite that has a shipped one's name and is
+    another: its record would be compared with the shipped lock. A record of an earlier release has
+    that one's suite."""
     if suite.name not in shipped() or suite.path.resolve().parent == FOLDER.resolve():
         return
     if lock != (theirs := read_lock(FOLDER / f"{suite.name}.lock.yaml")) and not theirs.unlocked:

@@ -1,9 +1,8 @@
 """What a stranger wrote, read within limits: YAML of plain values, groups that name each other.
 
-Suites, locks and policies are YAML. A key that stands twice is refused, as the file then says two
-things; a date is text, and so is `1:30`, which YAML 1.1 takes for a number of minutes and reads in
-quadratic time. Nothing is built but dicts, lists, texts, numbers, booleans and null. A stranger's
-YAML has no aliases, which can blow up, no deep nesting, and no more parts than a lock has.
+A key that stands twice is refused. A date is text, and so is `1:30`, which YAML 1.1 takes for a
+number of minutes and reads in quadratic time. There are no aliases, which can blow up, no deep
+nesting, and no more parts than a lock has.
 """
 
 import re
@@ -92,9 +91,8 @@ def _line(error: yaml.YAMLError) -> str:
 
 @dataclass(slots=True)
 class Groups:
-    """Groups of tasks: the members of each by its name, and the names of all leaf tasks. A
-    stranger's groups may name each other twice at every level, or in a circle. So each is walked
-    once, and the steps of all walks together are limited."""
+    """Groups of tasks: the members of each by its name, and all leaf tasks. A stranger's groups may
+    name each other twice at every level, so the steps of all walks together are limited."""
 
     children: Children
     leaves: Collection[str]

@@ -1,10 +1,9 @@
-"""Results that lm-eval wrote, in evalkit's forms: as a folder that `verify`, `compare` and `report`
-read (`evalkit import`), and as a record for whoever shows or exports scores.
+"""Results that lm-eval wrote, in evalkit's forms: a folder that `verify`, `compare` and `report`
+read (`evalkit import`), and a record for views and exports.
 
-The folder keeps lm-eval's form and stays lm-eval's word. What older versions leave out is completed
-(`reading.lm_eval`), and the model's name is the folder's where the results do not name it; nothing
-else is changed or guessed. `imported.json` marks the folder, holds the digests of the files that it
-was made from, and names what no such folder can say. In the record such values are unknown.
+The folder keeps lm-eval's form and stays lm-eval's word; what older versions leave out is completed
+(`reading.lm_eval`). `imported.json` marks it, with the digests of the source files and what no such
+folder can say; in the record that is unknown.
 """
 
 import json

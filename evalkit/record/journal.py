@@ -1,10 +1,9 @@
 """Answers as they come: an append-only line for each batch, a file for each writer.
 
 A line holds the run id, the batch id, the answers and a checksum, and is on the disk before the
-next batch starts. A torn or altered line is set aside when the journal is read, and only its batch
-is repeated. The same batch may stand twice, since shards may overlap: then its answers must be
-equal. Nothing here needs a lock, an order of files, or one file that several append to. Answers are
-read one leaf task at a time: those of a large run do not fit into memory.
+next batch starts. A torn or altered line is set aside when the journal is read, and its batch is
+repeated. A batch that stands twice (shards may overlap) must have equal answers. Answers are read
+by leaf task: those of a large run do not fit into memory.
 """
 
 import hashlib
@@ -80,9 +79,9 @@ class Place:
 
 @dataclass
 class Journal:
-    """What the journal of a run holds: where the answers of each batch stand, how many batches each
+    """What the journal of a run holds: where each batch's answers stand, how many batches each
     segment answered first, the lines that were set aside, how often each split batch was halved,
-    and the batches that two segments answered unequally (`settled`: one of them was preferred)."""
+    and which batches were answered unequally (`settled`: one answer was preferred)."""
 
     batches: dict[str, Place] = field(default_factory=dict)
     by_segment: dict[str, int] = field(default_factory=dict)
@@ -129,13 +128,9 @@ def done(folder: Path, run: str, batches: Container[str]) -> Done:
 
 
 def read(folder: Path, run: str, batches: Container[str], prefer: str | None = None) -> Journal:
-    """Read every segment of a run. Lines that are torn, altered, or of another run or plan are set
-    aside and named.
-
-    Raises EvalkitError (1) where two segments answered the same batch unequally, unless one of them
-    is `prefer`: then its answers count, and the batch is in `Journal.settled`. EvalkitError (2)
-    where there is no such segment.
-    """
+    """Read every segment of a run; lines that are torn, altered, or of another run or plan are set
+    aside and named. EvalkitError (1) where two segments answered a batch unequally, unless one is
+    `prefer`: its answers then count. EvalkitError (2) where there is no such segment."""
     journal = Journal()
     owner: dict[str, str] = {}
     paths = sorted(_segments(folder), key=lambda path: path.stem != prefer)
@@ -228,12 +223,9 @@ def digests(answers: Mapping[str, Answer]) -> dict[str, str]:
 
 
 class Answers:
-    """The answers to the requests of a plan whose batches are all answered, by leaf task.
-
-    What a record says of all answers is counted as they are read: `digests` of each leaf task's
-    answers, `texts` (counts of each leaf task's texts), `empty` texts, `nan_documents`, and `ties`
-    for the best answer by leaf task. `advance` is called with the number of answers just read.
-    """
+    """The answers of a completely answered plan, by leaf task. While they are read, what a record
+    says of all of them is counted: `digests`, `texts`, `empty` texts, `nan_documents`, `ties` for
+    the best answer. `advance` is called with the number of answers just read."""
 
     def __init__(
         self, plan: "Plan", done: Journal, advance: Callable[[int], None] = lambda _: None

@@ -1,9 +1,7 @@
-"""The JSON files of a run's folder as types: run.json, journal lines, record.json. A line of
-samples.jsonl.gz is `harness.samples.Sample`.
+"""The JSON files of a run's folder as types: run.json, journal lines, record.json.
 
-They mirror schemas/record.schema.json and journal.schema.json key by key;
-tests/test_record_types.py compares them. Nothing is checked here: a value that was read from a file
-has such a type only after `schema.check` has accepted it.
+They mirror the schemas key by key (tests/test_record_types.py). A value from a file has such a type
+only once `schema.check` has accepted it.
 """
 
 from typing import NotRequired, TypedDict, final

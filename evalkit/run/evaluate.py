@@ -42,12 +42,9 @@ def evaluate(
     workers: int | None = None, grace_s: float = stopping.GRACE_S,
     seal: Callable[[Path], None] | None = None,
 ) -> Path:  # fmt: skip
-    """Evaluate a model on a suite and return the run's folder. `workers`, `grace_s`: see
-    `means.Means`; `seal` is called with the folder before the first answer.
-
-    Continues an unfinished run of the same inputs and returns a finished one as it is. Raises
-    EvalkitError; what was done before it is kept.
-    """
+    """Evaluate a model on a suite and return the run's folder: an unfinished run of the same inputs
+    continues, a finished one stays. `workers`, `grace_s`: see `means.Means`; `seal` is called
+    before the first answer. Raises EvalkitError; what was done before it is kept."""
     events.log("started", argv=stamp.command(list(argv)))
     # An engine of lm-eval's needs the plan, and without workers this process does their work.
     wanted = options.engine == engine_name.OWN and workers != 0

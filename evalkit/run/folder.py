@@ -67,8 +67,8 @@ def _timed(job: Job, clock: str) -> Job:
 
 def find(job: Job) -> Run | None:
     """Return the run that this job continues, or the finished run of the same inputs; None where
-    the job must be planned. Raises EvalkitError (2), with the first input that differs, where an
-    unfinished run of the same model and suite name has other inputs."""
+    the job must be planned. Raises EvalkitError (2), with the first input that differs, for an
+    unfinished run of the same model and suite name with other inputs."""
     runs = _runs(job.folder, job.suite.name)
     wanted = {"schema": SCHEMA, **job.inputs}
     same = [run for run in runs if _inputs(run) == wanted]

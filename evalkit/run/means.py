@@ -20,8 +20,8 @@ from evalkit.run.processes.template import Template
 @dataclass(frozen=True, slots=True)
 class Means:
     """What this host answers a plan's batches with, and which of them. `number` of workers: None is
-    as many as it has GPUs, or cores for CPU workers; 0 is none, so that this process does it
-    itself. `grace_s` is how long a batch in hand is waited for once the run is told to stop."""
+    one for each GPU, or as CPU cores allow; 0 is this process itself. `grace_s`: how long a batch
+    in hand is waited for once the run is to stop."""
 
     place: Place
     number: int | None = None

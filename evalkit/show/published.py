@@ -1,8 +1,7 @@
 """Scores that others published: suites/published.yaml, each row with its protocol and source.
 
-A row is shown beside a run's own score of the same model, task and metric, with every difference of
-protocol: two numbers of one name are no comparison by themselves. `check` compares a run with the
-rows of its own protocol, within their standard errors. Nothing is fetched.
+A row is shown beside a run's own score with every difference of protocol. `check` compares a run
+with the rows of its own protocol, within their standard errors. Nothing is fetched.
 """
 
 from dataclasses import asdict, dataclass

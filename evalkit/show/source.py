@@ -1,9 +1,8 @@
-"""What is shown or exported: a run's record, or lm-eval's own results in a record's form, verified
-first; its scores as flat rows, from which every export is made; and the facts that a reader of the
-scores wants first.
+"""What is shown or exported: a verified record, or lm-eval's own results in a record's form; its
+scores as flat rows, of which every export is made; and the first facts about it.
 
-A record that contradicts itself is refused. With `unverified` it is let through, and everything
-that is made of it carries the mark.
+A record that contradicts itself is refused, or with `unverified` marked in all that is made of
+it.
 """
 
 from collections.abc import Iterator, Mapping

@@ -1,12 +1,8 @@
-"""The cache of the library `datasets`: a folder of Arrow files for each dataset, configuration and
-revision, which the library loads again without checking it.
+"""The cache of the library `datasets`, which loads its Arrow files again without checking them.
 
-So each folder is sealed once the tasks are loaded: a file in it holds the sha256 of the others. It
-is copied with them, and checked before they are loaded again. A lock covers the tested documents
-only; few-shot examples come from these files too.
-
-A cache that can't be written to (staged, or mounted read-only in an image) is read through a folder
-of links, since `datasets` writes locks and rewritten documents beside the files that it reads.
+So each folder is sealed once the tasks are loaded (a file in it holds the sha256 of the others),
+and checked before it is loaded again. A cache that can't be written to is read through a folder of
+links, since `datasets` writes locks and rewritten documents beside the files.
 """
 
 import atexit
@@ -79,9 +75,9 @@ def folder_of(dataset: str) -> Path:
 def find(
     dataset: str, config: str | None, revision: str, arguments: Mapping[str, object]
 ) -> Path | None:
-    """Return the one prepared folder of a configuration at exactly this revision, or None.
-    `datasets` invents a name for a configuration with `arguments` (data_dir, data_files); its
-    folder is known from `remember`."""
+    """Return the one prepared folder of a configuration at exactly this revision, or None. One with
+    `arguments` (data_dir, data_files), for which `datasets` invents a name, is known from
+    `remember`."""
     if arguments:
         place = _remembered(dataset).get(_key(config, revision, arguments))
         folder = folder_of(dataset) / place if place else None

@@ -1,10 +1,9 @@
 """The data a suite is locked to, and nothing else.
 
-lm-eval asks `datasets.load_dataset` for whatever the Hub has now; when the Hub does not answer,
-`datasets` serves the newest revision it has cached, even if another was asked for, and a folder of
-the dataset's name in the working directory silently replaces it. Inside `pinned(...)` each of these
-is refused: every dataset is loaded at the lock's revision, from the prepared cache of exactly that
-revision where there is one and it is undamaged, and what was loaded is checked to be it.
+lm-eval takes whatever the Hub has now, `datasets` without a Hub the newest revision that it has
+cached, and a folder of the dataset's name in the working directory replaces it. Inside
+`pinned(...)` each dataset is loaded at the lock's revision, from an undamaged prepared cache where
+there is one, and checked to be it.
 """
 
 import os
@@ -26,12 +25,10 @@ Loader = Callable[..., Any]
 
 @dataclass
 class Pins:
-    """The revisions to serve, by repo; a repo without one is an error unless `resolve` is set.
-
-    `floating`: repos of which the lock pins the rows and no revision. `resolve` (locking) turns a
-    repo into its current commit. `used` fills with what was served, `folders` with where that
-    lies. `task` is the suite's member being loaded: errors name it.
-    """
+    """The revisions to serve, by repo; any other repo is an error unless `resolve` (locking) turns
+    it into its current commit. `floating`: repos of which the lock pins the rows only. `used` fills
+    with what was served, `folders` with where that lies. `task`: the member being loaded, for
+    errors."""
 
     revisions: dict[str, str]
     include_path: Path | None = None

@@ -1,9 +1,8 @@
 """A task's own data: files beside its YAML, in every form that `datasets` takes, by their bytes.
 
-lm-eval looks for them from the working directory; a suite's are looked for from its task folder,
-so that the suite means the same wherever it is run. A source's name has its files relative to that
-folder and never a path of this host, its revision digests their bytes, and what `datasets` makes of
-them is kept under that digest: a cache that goes by names and times would serve an older file.
+They are looked for from the task folder, so a suite means the same wherever it is run. A source's
+name has its files relative to that folder; its revision digests their bytes, and what `datasets`
+makes of them is kept under that digest.
 """
 
 import inspect

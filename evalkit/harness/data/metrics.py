@@ -1,10 +1,8 @@
-"""The metrics that lm-eval gets from the Hub by `evaluate.load`: programs there, which it fetches
-at whatever revision the Hub has and runs in its own process.
+"""The metrics that lm-eval gets from the Hub by `evaluate.load`: programs that no lock pins.
 
-No lock pins such a program, a node without a network does not get it, and its author is nobody that
-a user has chosen. So the Hub is never asked. A metric that is one function of scikit-learn is
-computed by that function here; `code_eval` looks verdicts up; a task that needs another one is
-refused by its name before anything is computed.
+So the Hub is never asked. A metric that is one function of scikit-learn is computed by that
+function here; `code_eval` looks verdicts up; a task that needs another one is refused by its
+name.
 """
 
 import ast

@@ -1,9 +1,8 @@
 """lm-eval's own model classes as engines: vllm, sglang, a served endpoint, hf.
 
-A class gets the plan's batches one at a time, in the plan's order: as token ids where it takes
-them, else as a prompt that its tokenizer turns into the same ids. How it shares its batches, caches
-and kernels is not known, so no bit of an answer is promised. What a class does not return (token
-ids, margins, why a text ended) is recorded as unknown.
+A class gets the plan's batches in the plan's order, as token ids or as prompts that its tokenizer
+turns into the same ids. How it computes is not known, so no bit of an answer is promised, and what
+it does not return (token ids, margins, why a text ended) is recorded as unknown.
 """
 
 import sys

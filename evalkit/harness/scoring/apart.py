@@ -1,11 +1,9 @@
-"""Scores samples of tasks whose code is their own, in a process apart.
+"""Scores samples of tasks whose code is their own (ifeval, math, aime), in a process apart.
 
-Such a task (ifeval, math, aime) says in Python what an answer is worth. That code is the installed
-lm-eval's: each file of it must have the digest that lm-eval's release gives it, and the record only
-says whether it used the same. What it works on is a stranger's documents and answers, so it runs in
-a child that has no key in its environment, can't write, reach a network or start a program, reads
-nothing but what is installed, and has a limit of time and memory. Code that evaluates texts as
-programs is not run at all.
+That code is the installed lm-eval's, each file with the digest of its release. It works on a
+stranger's documents and answers, so its process has no key in its environment, can't write, reach a
+network or start a program, reads only what is installed, and has limits of time and memory. Code
+that evaluates texts as programs is not run at all.
 """
 
 import ast

@@ -1,9 +1,8 @@
 """Scores recorded samples again with the installed lm-eval's own task of that name.
 
-The task is built from the installed lm-eval's YAML (or our demo's), never from the record; its
-dataset is replaced by the samples' documents, so nothing is downloaded. A recorded config only
-decides whether it is the same task. Tasks that score by Python of their own are not scored in this
-process, since documents and answers come from the record: `OwnCode` says so, and `apart` does it.
+The task is built from the installed YAML (or our demo's), its dataset is the samples' documents. A
+recorded config only decides whether it is the same task. A task that scores by Python of its own is
+not scored in this process: `OwnCode` says so, and `apart` does it.
 """
 
 import logging

@@ -1,12 +1,9 @@
 """Phase two: lm-eval computes its own metrics from answers that are already there.
 
-`Replay` is a model that only remembers. Scores are therefore lm-eval's to the last digit, and
-scoring needs no GPU, no torch and no weights. What evalkit adds: a document with a NaN answer
-scores 0 (numpy's argmax would call a NaN the best choice).
-
-What lm-eval holds of a million requests does not fit into memory. So its `evaluate` runs for each
-leaf task alone, for the samples, and then once for all of them, on each document's metrics, for
-the aggregates, their errors and the groups.
+Scores are lm-eval's to the last digit; only a document with a NaN answer scores 0 (numpy's argmax
+would call a NaN the best choice). What lm-eval holds of a million requests does not fit into
+memory, so its `evaluate` runs for each leaf task alone, for the samples, and then once on each
+document's metrics, for the aggregates, their errors and the groups.
 """
 
 import math

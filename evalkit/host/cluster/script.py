@@ -1,10 +1,8 @@
-"""Fills in the two batch scripts of a submission. A pure function of a recipe; `template` has the
-text.
+"""Fills in the two batch scripts of a submission: a pure function of a recipe and `template`.
 
-Each script needs no other file of evalkit: a user can read it, change it and send it by hand. The
-array's script answers one shard. The finishing script scores finished runs, sends failed shards
-again, or says what is missing. After Slurm's warning before the time limit, a preemption or a dead
-node, the current batch is kept if there is time, and the task starts again.
+A user can read a script, change it and send it by hand. The array's script answers one shard; the
+finishing one scores runs, sends failed shards again, or says what is missing. After Slurm's warning
+before the time limit, or a dead node, a task starts again where it was.
 """
 
 import re

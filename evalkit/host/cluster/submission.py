@@ -1,9 +1,8 @@
 """A submission: which task of a job array is which shard of which run, and the jobs that were sent.
 
-It is a folder beside the runs, `<out>/submissions/<suite>-<12 hex>`, named after the runs, so that
-the same command finds it again. It holds the two scripts, the log of every task, `submission.json`,
-and a line in `jobs.jsonl` for each time that jobs were sent. No record depends on it; it may be
-deleted.
+Its folder, `<out>/submissions/<suite>-<12 hex>`, is named after the runs, so that the same command
+finds it again. It holds the scripts, logs, `submission.json`, and a line in `jobs.jsonl` whenever
+jobs were sent. No record depends on it.
 """
 
 import re

@@ -1,9 +1,7 @@
-"""Sends runs to Slurm: plans them here, answers them in a job array of their shards, and scores
-them in a job after it.
+"""Sends runs to Slurm: plans them here, answers them in a job array, scores them in a job after it.
 
-Planning runs in a child process (in the image, where there is one), so that this machine needs no
-torch. Several models share the stage, the plan if they have one tokenizer, and one array. The same
-command again sends only what is missing and not in the queue.
+Planning runs in a child process (in the image, if any), so that this machine needs no torch.
+Several models share one stage and one array. The same command again sends only what is missing.
 """
 
 import os

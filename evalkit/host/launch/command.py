@@ -1,10 +1,9 @@
 """Makes the command line that runs evalkit in its image. A pure function.
 
-The container gets only what is named: the folders of `Work`, each at its path on the host, so that
-a path means the same inside and outside; a scratch folder; environment variables. The rest of the
-image is read-only; there are no capabilities, no way to get any, and no network unless something
-must be downloaded. `Work` must hold no secret, since runtimes show command lines to other users
-(`docker inspect`): secrets go through a file in the scratch folder (`start`).
+The container gets only what is named: the folders of `Work`, each at its path on the host, a
+scratch folder, environment variables. The image is read-only; no capabilities, and no network
+unless something must be downloaded. Runtimes show command lines to other users, so secrets go
+through a file (`start`).
 """
 
 from dataclasses import dataclass

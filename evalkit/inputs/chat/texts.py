@@ -1,11 +1,9 @@
-"""Generated texts: where a thought ends, what is scored of a text, and what a record says of all
-texts of a leaf task.
+"""Generated texts: where a thought ends, what is scored, and what a record says of a leaf task's
+texts.
 
-A thinking text is scored as lm-eval's `hf` model does with its `think_end_token`: the answer is
-what follows the last end of a thought, without the blanks before it, up to the first of the task's
-stop strings. A text that begins to think and never ends has an empty answer. A text that is cut may
-have been about to answer, so a record says how many were cut and what those score that ended. These
-are pure functions over text, which the engine, an audit and `verify` all use.
+A thinking text is scored as lm-eval's `hf` model does with its `think_end_token`: the answer
+follows the last end of a thought, up to the first stop string, and is empty where the thought never
+ends. A record says how many texts were cut, and what those score that ended.
 """
 
 import math

@@ -1,9 +1,8 @@
 """What a model's files say of its weights, and of how it generates; no weight is read.
 
-generation_config.json is read as transformers' `generate` obeys it, before anything is planned.
-What only `generate` itself could do (search, guidance) is refused by name where a task generates;
-the engine obeys the rest, with transformers' own processors (`engine.text.processors`), and the
-record holds it. transformers is imported when a model's settings are read, not before.
+generation_config.json is read as transformers' `generate` obeys it. What only `generate` itself
+could do (search, guidance) is refused by name where a task generates; the engine obeys the rest.
+transformers is imported when a model's settings are read, not before.
 """
 
 import json

@@ -1,9 +1,8 @@
 """A model in a GGUF file, unpacked once into a folder that transformers loads like any other.
 
-transformers reads a GGUF file anew in every process, a minute for a large one. Here its weights are
-dequantised once, with its configuration, tokenizer and chat template, into the cache, by the file's
-digest; each worker then maps the same weight files. What is kept is checked against the digests
-noted when it was made. The GGUF file itself is what a run's identity names. Nothing is downloaded.
+transformers would read the file anew in every process, a minute for a large one. Here its weights
+are dequantised once into the cache, by the file's digest, and each worker maps the same files. A
+run's identity names the GGUF file itself.
 """
 
 import io
@@ -40,9 +39,8 @@ TEXT = "Naïve words, 12345\n\n\tand a smile 😀"  # a tokenizer that was saved
 
 @dataclass(frozen=True, slots=True)
 class Unpacked:
-    """A GGUF file's model in the form that transformers loads. `files` are the weights and the
-    tokenizer that it was unpacked into, by name; `quantization` is None where the file's weights
-    are not quantised."""
+    """A GGUF file's model in the form that transformers loads: `files` by name; `quantization` is
+    None where the file's weights are not quantised."""
 
     folder: Path
     files: dict[str, FileEntry]
@@ -62,9 +60,9 @@ def choose(folder: Path, reference: str) -> Path:
 
 
 def unpack(file: Path, sha256: str) -> Unpacked:
-    """Return the model in a GGUF file, unpacked into the cache unless it lies there already.
-    `sha256`: the file's digest (hex). Raises EvalkitError for a file that is none, an architecture
-    that transformers can't convert, weights that are missing, a full disk, and an altered cache."""
+    """Return the model in a GGUF file of this `sha256` (hex), unpacked into the cache unless it
+    lies there. Raises EvalkitError for another kind of file or architecture, missing weights, a
+    full disk, and an altered cache."""
     try:
         by = [f"{name}-{metadata.version(name)}" for name in ("transformers", "gguf")]
     except metadata.PackageNotFoundError as error:

@@ -36,9 +36,9 @@ ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A model's files, by name. Transformers loads it from `folder`. A GGUF file was unpacked
-    there; `source` is then the GGUF file's folder, `quantization` is `Unpacked`'s, and `files` also
-    holds the weights and the tokenizer that it was unpacked into, as unpacked/<name>."""
+    """A model's files, by name; transformers loads it from `folder`. For a GGUF file that is where
+    it was unpacked, `source` is the GGUF file's own folder, and `files` also holds what was
+    unpacked, as unpacked/<name>."""
 
     reference: str
     revision: str | None  # 40 hex; None for a local folder

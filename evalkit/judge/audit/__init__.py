@@ -1,12 +1,9 @@
-"""`audit`: replay some of a record's answers on the model that it names, and say whether they are
-that model's.
+"""`audit`: replay some of a record's answers on the model that it names, and compare.
 
-The model is needed, the datasets are not. Nothing is generated: one forward pass over a prompt and
-its recorded answer gives every token's probability. So an audit costs a small part of the run, it
-works on any kind of hardware, and one changed token does not change what follows it. Each value is
-compared with the model by itself, and all values together. A record that contradicts itself is not
-audited. An audit can't see whether the prompts are the benchmark's (`verify` compares them with the
-lock), nor what is wrong with samples that were not drawn.
+An audit needs the model but no dataset. One forward pass over a prompt and its recorded answer
+gives every token's probability; nothing is generated, so one changed token does not change the
+next. A record that contradicts itself is not audited. Whether the prompts are the benchmark's is
+for `verify`.
 """
 
 import secrets
@@ -41,13 +38,8 @@ WORDS = {
 
 @dataclass(frozen=True, slots=True)
 class Audit:
-    """The outcome of an audit.
-
-    `problems` by sample; `joint` is the test of all samples together; `worst` is the largest
-    deviation of one value, as a share of what is allowed; `seconds` and `run_seconds` (unknown
-    where the record does not say it) compare the replay with the run's execution; `hardware` says
-    whether this machine is like the run's.
-    """
+    """The outcome of an audit: `problems` by sample, the test of all samples together (`joint`),
+    the `worst` deviation as a share of what is allowed, and what the replay cost beside the run."""
 
     of: int
     samples: int

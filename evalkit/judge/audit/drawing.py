@@ -1,9 +1,7 @@
-"""Draws the samples of an audit, and collects what was asked and answered in them from the record's
-own files.
+"""Draws the samples of an audit, and collects from the record what was asked and answered.
 
-The draw follows from the record's digest and a seed. So anyone can repeat it, and the author could
-not foresee it if the seed was chosen later. Prompts are tokenised again from the samples' texts and
-must be the plan's: what is replayed is what the record says was asked.
+The draw follows from the record's digest and a seed, so anyone can repeat it. Prompts are tokenised
+again from the samples' texts and must be the plan's.
 """
 
 import hashlib

@@ -1,9 +1,7 @@
-"""Compares a drawn sample with its replay: whether each recorded token is the one that the model
-would have chosen, and each recorded number the model's.
+"""Compares a drawn sample with its replay, token by token and number by number.
 
-A token must be the most probable one, or tied with it up to rounding. A log-probability or
-log-likelihood must be as near to the model's as rounding leaves it. A text must be the text of its
-tokens and must end where it says it does. What an engine did not record is skipped and counted.
+A token must be the most probable one, or tied with it up to rounding; a number must be as near to
+the model's as rounding leaves it. What an engine did not record is skipped and counted.
 """
 
 import math

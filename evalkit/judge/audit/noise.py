@@ -1,18 +1,13 @@
-"""How far a recorded value may be off the model's own and still be explained by rounding.
+"""How far rounding may move a recorded value from the model's own.
 
-Rounding changes each logit by about the same amount, whatever its token: nearly normal, without
-bias. By the derivative of a log-softmax, the log-probability of a token with probability p is then
-off by 1 - p times a logit's noise. So one number, a logit's noise, describes all tokens. It is
-measured on the model at hand with the tokens of the audited samples. In that unit the deviations of
-honest numerics are normal with a standard deviation of 1 (`python -m bench.noise` measures it, and
-docs/audit.md says where the constants come from). `Rounding` judges one value by that.
+Rounding changes each logit by about the same amount. The log-probability of a token with
+probability p is then off by 1 - p times that noise of a logit, which is measured on the model with
+the tokens of the audited samples. docs/audit.md derives the constants (`python -m bench.noise`).
 
-One value of a quantised model passes as a rounded one. Thousands do not: quantised, tuned or merged
-weights move every log-probability a little further than rounding does. `JointTest` judges all
-values together. Samples are drawn, not values, so its standard error is taken over samples.
-
-`Noise` is the weaker model for two records, where only the recorded numbers are at hand and not
-each token's probability: `reproduce` compares with it.
+`Rounding` judges one value. `JointTest` judges all together: one value of a quantised model passes
+as a rounded one, thousands do not. Its standard error is taken over samples, since samples are
+drawn. `Noise` is the weaker model for `reproduce`, which has only the recorded numbers of two
+records.
 """
 
 import math
@@ -81,10 +76,9 @@ def measure_rounding(values: Sequence[Value], spread: float) -> Rounding:
 
 @dataclass(frozen=True, slots=True)
 class JointTest:
-    """The outcome of the test of all samples together. `times` is the median distance of the
-    recorded values, in units of rounding's noise; `bias` is their median with its sign, in the same
-    unit; `further` is how many standard errors they lie beyond what another machine's rounding may
-    do."""
+    """The test of all samples together: the median distance of the values (`times`) and their
+    median with its sign (`bias`), both in units of rounding's noise; `further`: how many standard
+    errors they lie beyond what another machine's rounding may do."""
 
     times: float
     bias: float
@@ -130,10 +124,9 @@ def standard_errors(sums: Sequence[float]) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Noise:
-    """How far two executions' values may lie apart. `scale` is the root mean square by which a
-    token's log-probability is off, in nats: measured on the model at hand, against float32 (or,
-    where it computes in float32, against each sequence computed alone). Two machines that round
-    differently are as far apart as that, times a few. `measured` is the number of tokens."""
+    """How far two executions' values may lie apart: `scale` is the root mean square error of a
+    token's log-probability, in nats, measured over `measured` tokens against float32 (for float32,
+    against each sequence computed alone)."""
 
     scale: float
     measured: int

@@ -1,11 +1,8 @@
 """`compare` says what the difference between two evaluations is worth.
 
-The first run is held against each of the others, document by document. The result is a value,
-`Comparison`, of frozen dataclasses: `Comparison.pairs` has a `Pair` for each other run, which holds
-its `Row`s (a task or group and a metric), its `Flip`s, a few `Excerpt`s to read, and what was
-`LeftOut`; for students of a teacher also what they `Kept`. `text.markdown` and `text.to_json` show
-it, `gate.check` judges it by a policy. Nothing here is a verdict by itself, nothing needs a model,
-and no record is believed to be true: `verify` says what is known of each.
+The first run is compared with each of the others, document by document; the result is a
+`Comparison`. `text.markdown` and `text.to_json` show it, `gate.check` judges it by a policy. No
+record is believed to be true: `verify` says what is known of each.
 """
 
 from collections.abc import Mapping, Sequence
@@ -75,12 +72,9 @@ class Comparison:
 def compare(
     paths: Sequence[Path], *, names: Sequence[str] = (), teacher: bool = False, seed: int = 0
 ) -> Comparison:
-    """Hold the first run against each of the others.
-
-    `names`: what to call the paths by, where not by themselves; `teacher`: the first is a teacher
-    and the others its students, of which is said how much they kept; `seed` fixes the bootstrap's
-    draws. Raises EvalkitError where a run can't be read or no task can be paired.
-    """
+    """Compare the first run with each of the others; EvalkitError where a run can't be read or no
+    task can be paired. `names`: what to call the paths; `teacher`: the first is a teacher, the
+    others its students; `seed` fixes the bootstrap's draws."""
     if len(paths) < 2:
         raise EvalkitError("two runs are needed", fix="usage: evalkit compare A B [C ...]")
     runs = [scored.read(path) for path in paths]

@@ -1,14 +1,10 @@
-"""Compares two evaluations document by document: the differences of their scores, the errors of
-these, the p-values, and how much of a teacher's score a student kept.
+"""Compares two evaluations document by document: differences of scores, their errors and p-values,
+and how much of a teacher's score a student kept.
 
-Only tasks whose questions are the same on both sides are paired; any other is left out by name,
-with the reason. Which test a row gets follows from its scores: McNemar's exact test for a leaf task
-of zeros and ones, else Student's t on paired differences, clustered by leaf task in a group.
-
-A student's share of its teacher is (student - chance) / (teacher - chance), with an interval by
-paired bootstrap. Whole clusters are drawn: a group's leaf tasks, or the documents where it has few
-leaf tasks; teacher and student are scored on the same draw. A seed fixes the draws and stands in
-the result.
+Only tasks whose questions are equal on both sides are paired; the others are named with the reason.
+A leaf task of zeros and ones gets McNemar's exact test, others Student's t on paired differences,
+clustered by leaf task in a group. A student's share, (student - chance) / (teacher - chance), has
+an interval by paired bootstrap over whole clusters, with a recorded seed.
 """
 
 from collections.abc import Iterator, Sequence
@@ -36,15 +32,10 @@ Array = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One metric of a task or group on both sides.
-
-    `before` and `after` are the scores as reported; `difference` is after - before, in points of
-    the score, or in nats per word, byte or document if `nats` is set. `headline` marks the metric
-    that stands for its task, `top` a task or group of the suite itself, not one below it. `lost`
-    and `gained` count the documents that went from 1 to 0 and from 0 to 1, where scores are zeros
-    and ones. `p` is raw; `adjusted` is Holm's, over the headline rows of all top-level tasks and
-    all pairs.
-    """
+    """One metric of a task or group on both sides: `difference` is after - before, in points or in
+    nats. `headline`: the metric stands for its task; `top`: a task or group of the suite itself;
+    `lost` and `gained`: documents that went from 1 to 0 and from 0 to 1; `adjusted`: `p` by Holm,
+    over the headline rows of all top-level tasks and all pairs."""
 
     task: str
     metric: str
@@ -230,9 +221,9 @@ def _above(sums: Array) -> Array:
 
 
 def shares(table: Array, seed: int) -> Array:
-    """Return the shares kept in DRAWS draws of as many clusters, with replacement. A draw in which
-    the teacher is not above chance has no share, and counts as infinite. table: [clusters, 4]
-    (weight, teacher, student, chance); returns [DRAWS]."""
+    """Return the shares kept in DRAWS draws of as many clusters, with replacement: infinite where
+    the teacher is not above chance. table: [clusters, 4] (weight, teacher, student, chance);
+    returns [DRAWS]."""
     source, count = np.random.default_rng(seed), len(table)
     parts: list[Array] = []
     for start in range(0, DRAWS, step := max(1, _AT_ONCE // count)):

@@ -1,9 +1,8 @@
 """`reproduce`: run a recorded suite again, and say how much of it came out.
 
-The second execution has a folder and an id of its own and never sees the original's journal. What
-differs between the two environments is printed before anything runs, and one verdict comes last.
-A record's settings are used as evalkit understands them; its model's own code and pickles run only
-on the reproducer's word.
+The second execution has its own folder and never sees the original's journal. Differences between
+the environments are printed before anything runs. The model's own code and pickles run only if the
+user allows them.
 """
 
 import tempfile

@@ -1,12 +1,8 @@
-"""Compares two executions: first what they were computed from and on, then their answers.
+"""Compares two executions: what they were computed from and on, then their answers.
 
-Differences of inputs, software and hardware are ordered by how much each can do to an answer, so
-that the first one is the likely cause of different answers. A cause is a guess from what was
-recorded, and the report says so.
-
-Answers are compared request by request: they are equal, within the noise, or beyond it. Texts may
-differ from one near-tie on. So of two unequal texts only the first token that differs is judged, by
-the margins that both sides recorded.
+Differences of inputs, software and hardware are ordered by their possible effect, so the first one
+is the likely cause: a guess, and the report says so. Of two unequal texts only the first different
+token is judged, by the margins that both sides recorded: what follows it differs anyway.
 """
 
 import re

@@ -101,12 +101,9 @@ def of_scores(pair: Pair, tests: Sequence[Equivalence]) -> Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The outcome of a reproduction.
-
-    `answers` says how far the answers are apart, where they are not equal; `tests` has each
-    top-level task's equivalence; `cause` is the likely cause of a difference; `sample` says which
-    batches were answered, where not all were; `made` is the new execution's folder.
-    """
+    """The outcome of a reproduction: how far the `answers` are apart, each top-level task's
+    equivalence (`tests`), the likely `cause` of a difference, which batches were answered
+    (`sample`), and the new execution's folder (`made`)."""
 
     verdict: Verdict
     differences: tuple[Difference, ...]

@@ -113,8 +113,8 @@ def unbounded(work: Callable[[], Report], _: Sequence[Path]) -> Report:
 
 def judge(paths: Sequence[Path], wanted: Wanted, bound: Bound = unbounded) -> Judged:
     """Check everything at some paths: runs, packs, results folders, folders of plain lm-eval.
-    `bound` does the work on each; an error that it raises is reported for that one alone. Raises
-    EvalkitError (3) if only one path was given and nothing is there."""
+    `bound` does the work on each; its error is reported for that one alone. Raises EvalkitError (3)
+    if only one path was given and nothing is there."""
     judging = _Judging(wanted, bound, Judged())
     judged = judging.judged
     for path in paths:

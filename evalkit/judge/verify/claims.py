@@ -1,10 +1,8 @@
 """Whose signature the reader trusts, and whether a signed claim or seal can be true of a record.
 
-A signature says who speaks, not that what is said fits together. So a claim that contradicts itself
-or the record is refused whoever signed it: an audit that passed with half of its samples failed, a
-reproduction equal to the last bit with other answers. A seal must be of this run and made before
-the first answer. That order is known only if a timestamp by an authority that the reader trusts is
-earlier than the start of the first segment; else it is the author's word.
+A signature only says who speaks. A claim that contradicts itself or the record is refused whoever
+signed it. A seal must be of this run and older than the first answer: only a timestamp by an
+authority that the reader trusts shows that, else it is the author's word.
 """
 
 import math

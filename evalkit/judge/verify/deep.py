@@ -1,11 +1,8 @@
 """`verify --deep`: checks that need the data, the tokenizer or the model.
 
-The suite is the reader's own (a shipped one, or a file that the reader names). Its data comes from
-where its lock pins it, the model from where the reader says: no name or path in the record is
-followed. The plan is built again and must be equal. lm-eval scores the journal's answers again,
-from the pinned documents, and must make the same samples and results. A record that contradicts
-itself is not checked: evalkit's own readers may read the files only where these are what the record
-lists.
+Suite and model are the reader's own, the data is what the suite's lock pins: no name or path in the
+record is followed. The plan is built again, and lm-eval scores the journal's answers again; both
+must come out equal. A record that contradicts itself is not checked so.
 """
 
 import gzip

@@ -1,9 +1,8 @@
-"""Checks a results folder that plain lm-eval wrote: results_<date>.json, and the samples if they
-were kept.
+"""Checks a results folder that plain lm-eval wrote: results_<date>.json, and the samples if kept.
 
-Everything that can be computed again is: each sample's score from its responses, every mean and
-error from the samples, the groups from their tasks. The report says what such a folder can't tell:
-no file in it names weights, and nothing connects its numbers with what a model answered.
+Each sample's score, the means, the errors and the groups are computed again. What such a folder
+can't tell, the report says: no file names weights, and nothing connects the numbers with
+answers.
 """
 
 from collections.abc import Iterator, Mapping

@@ -1,11 +1,9 @@
 """Checks a public pack, which is a record without its texts.
 
-What can be checked without them: everything that the record itself says; that its files are exactly
-those of such a pack; that every document of the lock is answered, and scored as the lock says; the
-digests of the answers that are numbers; every mean and error, from the samples' values; and that no
-sample's score contradicts its answers. How many scores are the author's word, the last line says.
-What salted digests hide is checked where the pinned data is at hand (`--deep`). Texts that a model
-wrote are never checked, except those that the author reveals (`revealed`).
+What needs no text is checked: the record, the list of files, the number of documents, the digests
+of answers that are numbers, the means and errors. The last line says how many scores are the
+author's word. `--deep` checks what the salted digests hide, from the pinned data; texts that a
+model wrote are checked only where the author reveals them (`revealed`).
 """
 
 from collections import defaultdict

@@ -1,8 +1,7 @@
 """A results folder: the runs that lie in it, and its audit log against their records.
 
-Each line of audit.jsonl holds the digest of the line before, so lines that were removed or altered
-within it show. Lines cut off at its end do not show by themselves, but then the records that they
-were about have no line.
+Each line of audit.jsonl holds the digest of the line before, so a removed or altered line shows.
+Lines cut off at the end do not, but then some record has no line.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

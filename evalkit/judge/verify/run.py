@@ -67,13 +67,10 @@ def wanted(
 
 
 def verify(run: Path, wanted: Wanted = Wanted()) -> Report:
-    """Check a run's folder; EvalkitError (3) only where there is no such folder.
-
-    The order: 1 the record, 2 who signed it, 3 its files, 4 its ids, 5 the plan, 6 the journal,
-    7 completeness and data, 8 samples and answers, 9 scores, 10 aggregates, 11 ranges, 12 health,
-    13 the engine and its segments, 14 whether it is the whole suite, 15 the deep checks, 16 the
-    reader's policy.
-    """
+    """Check a run's folder; EvalkitError (3) only where there is none. The order: record,
+    signatures, files, ids, plan, journal, completeness and data, samples and answers, scores,
+    aggregates, ranges, health, engine and segments, wholeness, the deep checks, the reader's
+    policy."""
     if not run.is_dir():
         raise EvalkitError("there is no such run folder", where=str(run), code=Exit.MISSING)
     if not (run / "record.json").exists() and (run / "run.json").is_file():

@@ -1,9 +1,8 @@
-"""Checks the signed statements in attestation.json against the record and against the reader's list
-of signers, and says who vouches for the record.
+"""Checks the signed statements in attestation.json, and says who vouches for the record.
 
-An invalid signature, or a statement about something else, makes a record BROKEN. A valid signature
-by a key that is not on the list raises no verdict: anybody can make a key. An author is no witness
-of his own record.
+An invalid signature, or a statement about something else, makes a record BROKEN. A signature by a
+key that is not on the reader's list raises no verdict. An author is no witness of his own
+record.
 """
 
 from collections.abc import Sequence

@@ -1,8 +1,8 @@
-"""A run's files in one .tar.gz: the same bytes for the same files, and read as if meant to harm.
+"""A run's files in one .tar.gz: the same bytes for the same files, and read as a stranger's.
 
-Written are plain files under one folder, with no owner, time or mode of their own (ustar). Read is
-nothing else: a link, a folder, a name that leaves its place, an extension that would have to be
-believed first, a file that stands twice, or more than a run can hold, is refused.
+Only plain files under one folder are written (ustar, without owner, time or mode), and only such
+are read. Anything else is refused: a link, a folder, a name that leaves its place, a header
+extension, a file that stands twice, or more than a run can hold.
 """
 
 import gzip

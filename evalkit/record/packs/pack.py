@@ -1,9 +1,8 @@
-"""`pack`: a finished run as one .tar.gz that says the same whoever packs it, wherever.
+"""`pack`: a finished run as one .tar.gz that says the same whoever packs it.
 
-A whole pack holds the record, every file that it lists, and what was signed: all that `verify`
-reads. A public one is for data that may not be passed on (`public_form`); its files are signed by
-themselves. Nothing is packed that is not as the record lists it or that a link leads to, nor what
-this machine's paths or secrets stand in; a report is not packed, as nothing vouches for it.
+A whole pack holds all that `verify` reads. A public one is for data that may not be passed on
+(`public_form`); its files are signed by themselves. A file that is not as the record lists it, a
+link's target, and whatever holds this machine's paths or secrets are not packed.
 """
 
 import gzip
@@ -28,13 +27,10 @@ _MIN_SECRET = 8
 def pack(
     run: Path, *, public: bool = False, key: Private | None = None, out: Path | None = None
 ) -> Path:
-    """Write <run>.tar.gz, or <run>.public.tar.gz, beside a finished run's folder or into the folder
-    `out`; its path.
-
-    `key` signs a public pack's own files, which the record's signature does not cover. EvalkitError
-    (1) where a file is not as the record lists it, where a whole pack would pass on texts that the
-    lock calls not redistributable, or where a secret or path of this machine stands in it.
-    """
+    """Write <run>.tar.gz, or <run>.public.tar.gz, beside a finished run's folder or into `out`; its
+    path. `key` signs a public pack's own files. EvalkitError (1) where a file is not as the record
+    lists it, a whole pack would pass on texts that may not be, or a secret or path of this machine
+    stands in it."""
     if key is not None and not public:
         fix = "`evalkit sign` signs a run, and its pack holds what was signed"
         raise EvalkitError("--key is for --public", fix=fix)

@@ -1,9 +1,7 @@
-"""Results folders of lm-eval with samples: results_<time>.json, and a samples_<task>_<time>.jsonl
-for each leaf task, as `lm_eval --output_path DIR --log_samples` writes them.
+"""Results folders of lm-eval with samples (`lm_eval --output_path DIR --log_samples`).
 
 What older versions leave out (a sample's filter and metrics, a group's size) follows from the rest
-and is put where 0.4.13 has it; nothing else is changed or guessed. Files of other times in the same
-folder belong to other runs and are left alone.
+and is put where 0.4.13 has it; nothing else is changed. Files of other times are other runs'.
 """
 
 import json

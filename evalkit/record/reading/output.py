@@ -1,9 +1,7 @@
-"""The doors through which a record's strings go out: one for each kind of output.
+"""How a record's strings go out: one function for each kind of output.
 
-Names of tasks, models and files, questions and answers are somebody else's words. In a terminal
-they must not move the cursor, in a spreadsheet not compute, in Markdown not link or embed, in LaTeX
-not run. A terminal's door is `errors.printable`, which every line of the command line goes through;
-HTML's is the report's templates, which escape everything.
+They are somebody else's words. In a spreadsheet they must not compute, in Markdown not link or
+embed, in LaTeX not run. Terminals have `errors.printable`, HTML the report's templates.
 """
 
 import re

@@ -1,12 +1,10 @@
 """A record's scores as every view shows them: the order of tasks and groups, each metric's
-direction and scale, the interval of 95%, and the one metric that stands for its task.
+direction and scale, its interval of 95%, and the metric that stands for its task.
 
-The console, the report, the exports and `compare` take these from here, so that a score looks the
-same wherever it is read. Everything is computed from the record alone.
-
-An interval of a share is Wilson's, which stays between 0 and 1 and has a width where a score is 0
-or 1. Its count is the number of documents where the scores are zeros and ones, which is seen from
-the standard error; else the count that gives the recorded standard error.
+Console, report, exports and `compare` take these from here, computed from the record alone. A
+share's interval is Wilson's, which has a width even at 0 or 1. Its count is the number of documents
+where the scores are zeros and ones (the standard error shows it), else the one that gives the
+recorded standard error.
 """
 
 import math
@@ -26,12 +24,9 @@ SIGNED = {"mcc"}  # correlations: they may be below 0
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """One metric of a task or group.
-
-    `metric` is its key, `acc,none`. `share`: it lies between 0 and 1 and higher is better, so it
-    may be shown in per cent. `low`, `high`: the interval of 95%. `headline`: it stands for its
-    task. `chance`: what guessing scores, where the samples were read.
-    """
+    """One metric of a task or group; `metric` is its key, `acc,none`. `share`: it lies between 0
+    and 1 and higher is better; `low`, `high`: the interval of 95%; `headline`: it stands for its
+    task; `chance`: what guessing scores, where the samples were read."""
 
     task: str
     depth: int

@@ -1,10 +1,8 @@
 """Per-document scores of a finished evaluation, ready to be paired: of an evalkit run's folder, or
-of a plain lm-eval results folder with samples.
+of lm-eval's results with samples.
 
-What is read may be a stranger's: nothing of it is run, followed or trusted beyond its numbers, and
-files are bounded as `verify` bounds them. It is not verified here: `verify` does that. A metric
-whose recorded score is not what its samples' values give is left out, with the reason, as no
-difference of means would say anything about it.
+It may be a stranger's: nothing is run or followed, and files are bounded as `verify` bounds them. A
+metric whose recorded score does not follow from its samples is left out, with the reason.
 """
 
 import math
@@ -28,9 +26,9 @@ Value = tuple[float, float]  # a document's value and its weight
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """One metric of a leaf task: a value and weight for each document, in the documents' order.
-    `binary`: every value is 0 or 1. `nats`: values are log-likelihoods per word, byte or document,
-    of which lm-eval reports an exponential; so more is better, whatever it says of that."""
+    """One metric of a leaf task: a value and a weight for each document, in order. `binary`: every
+    value is 0 or 1. `nats`: log-likelihoods per word, byte or document (more is better), of which
+    lm-eval reports an exponential."""
 
     values: tuple[Value, ...]
     score: float  # as reported

@@ -1,11 +1,9 @@
 """Statements about a record, signed: attestation.json.
 
-A statement is an in-toto Statement v1 in a DSSE envelope. Its subjects are a record.json, and for
-the author's own statement every file that it lists; what it says of them is a predicate of one of
-three kinds: the author evaluated, a witness audited, somebody reproduced. Everything in a predicate
-but the claim follows from the record, so reading recomputes it. Envelopes are read as hostile: a
-payload is decoded once, its signatures are checked over those bytes, and only then is it parsed.
-A signature says who, never when, and this module never says whether to trust them.
+A statement is an in-toto Statement v1 in a DSSE envelope, about a record.json (the author's own
+also about every file that it lists): the author evaluated, a witness audited, or somebody
+reproduced. Everything but the claim follows from the record and is recomputed. Envelopes are read
+as hostile: signatures are checked over the decoded bytes before these are parsed.
 """
 
 import base64
@@ -74,12 +72,10 @@ class Attested:
 
 
 def sign(folder: Path, key: Private, kind: str = EVALUATION, claim: Claim | None = None) -> Path:
-    """Add a statement about the record in `folder` to its attestation.json; the file's path.
-
-    `kind` is EVALUATION (no claim), AUDIT or REPRODUCTION, whose claim is what schemas/
-    statement.schema.json calls so and holds at least a `verdict`. The same statement by the same
-    key is added once. Refuses a record that does not fit its schema or whose files are others.
-    """
+    """Add a statement about the record in `folder` to its attestation.json; the file's path. `kind`
+    is EVALUATION, AUDIT or REPRODUCTION, whose claim is as in schemas/statement.schema.json. The
+    same statement by the same key is added once. Refuses a record that does not fit its schema or
+    whose files are others."""
     data = _bytes(folder / "record.json")
     try:
         record: Record = canon.loads(data)

@@ -1,10 +1,9 @@
 """A seal: what is going to be asked of which model, signed before the first answer.
 
-The plan fixes every prompt before anything runs, so it can be sealed: seal.json in the run's folder
-holds a signed statement over run.json, the plan and the lock, with the plan's id, the model's
-digests, the numerics, the metrics meant, and the executions of the same plan that the results
-folder's log held then. A record lists the file, and `verify` holds it against the record. What a
-seal cannot show is what its author tried elsewhere, or in a folder whose log he left out.
+The plan fixes every prompt before anything runs. seal.json in the run's folder holds a signed
+statement over run.json, the plan and the lock, with what the results folder's log held then. A
+record lists the file, and `verify` compares the two. What an author tried elsewhere it can't
+show.
 """
 
 import base64

@@ -1,9 +1,8 @@
 """Names in a folder that are used only if its reader gives them again: a model, an adapter, a
 suite, an engine.
 
-A record or a run.json can come from anybody. Following it could open a path, send a key to an
-address or run a suite's code. So evalkit shows such names, and a user who wants them types them.
-This is not needed for evalkit's own suites and models, nor for a run that was planned here:
+Following a stranger's record or run.json could open a path, send a key to an address or run a
+suite's code. evalkit's own suites and models are exempt, and a run that was planned here:
 `remember` keeps the digest of its run.json.
 """
 

@@ -1,9 +1,8 @@
 """A worker's process: a `worker.Worker` that speaks JSON lines with its parent over stdin and
 stdout, and ends when the parent does.
 
-It is started before there is a plan, the first one even before the model is known. It imports,
-loads the weights, checks the level if it is the one to do so, and then waits for the run's folder.
-What it does comes from its parent alone.
+It is started before there is a plan: it imports, loads the weights, may check the level, and then
+waits for the run's folder.
 """
 
 import os

@@ -51,12 +51,9 @@ def segment_name() -> str:
 
 
 class Worker:
-    """An engine with a model's weights. It answers the batches of a run once its level is checked
-    (`check`) and it has begun with the run (`begin`).
-
-    `inputs`: a run's, `max_length`: its plan's, which only an engine of lm-eval's needs. The
-    constructor loads the weights; EvalkitError where that can't be done.
-    """
+    """An engine with a model's weights, loaded by the constructor. It answers a run's batches once
+    its level is checked (`check`) and it has begun with the run (`begin`). `inputs` and
+    `max_length` are the run's; only an engine of lm-eval's needs the latter."""
 
     def __init__(
         self, inputs: RunInputs, model: Model, place: Place, max_length: int | None = None
@@ -112,13 +109,10 @@ class Worker:
         self._writer = journal.Writer(run.folder / "journal", ids["run"], self.segment)
 
     def answer(self, batch: str, lane: Any = None, ahead: Ahead | None = None) -> int | None:
-        """Answer one batch, on the disk when this returns; how many tokens that took, None where
-        the engine does not tell. `lane`: one of `lanes`, each of which a thread may have. What
-        comes `ahead` is answered beside it where it may share its slots.
-
-        Raises EvalkitError where the batch can't be computed or written, and (0) where the run has
-        its record meanwhile: nothing may be added to what that lists.
-        """
+        """Answer one batch, on the disk when this returns; how many tokens that took, if the engine
+        tells. `lane`: one of `lanes`, each for one thread; what comes `ahead` is answered beside it
+        where it may share its slots. Raises EvalkitError where the batch can't be computed or
+        written, and (0) where the run has its record meanwhile: nothing may be added then."""
         engine = lane or self.lanes[0]
         read = self._read(batch)
         if ahead is None or not self._shares_slots(read):

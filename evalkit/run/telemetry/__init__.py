@@ -1,10 +1,8 @@
 """What the machine did meanwhile: load, power, heat and memory, and the energy of a phase.
 
-A `Meter` reads the machine's own meters (/proc, /sys, NVML); `Telemetry` writes its samples to
-`telemetry/<segment>.jsonl` from a thread. Both stand beside the run: no meters, a driver that fails
-or hangs, a full disk raise nothing into it and hold it up by a fraction of a second at most. Every
-value is the whole machine's or the whole GPU's, whoever else works there; what no meter tells is
-None, never guessed.
+A `Meter` reads /proc, /sys and NVML; `Telemetry` writes samples to `telemetry/<segment>.jsonl` from
+a thread. Nothing that fails or hangs in them is raised into the run or holds it up. Values are the
+whole machine's or GPU's, whoever else works there; what no meter tells is None.
 """
 
 import threading
@@ -125,12 +123,9 @@ class Span:
 
 
 class Telemetry:
-    """Appends a meter's samples to a file while its block runs, from a thread of its own.
-
-    There is one at the start, one at the end and one every `interval_s` seconds, or as much more
-    seldom as it takes for sampling to stay under 1% of the time. The first failure ends it, and
-    `stopped_because` says why. Once the block is left, nothing more is written.
-    """
+    """Appends a meter's samples to a file while its block runs: at the start, at the end and every
+    `interval_s` seconds, or more seldom so that sampling takes under 1% of the time. The first
+    failure ends it, and `stopped_because` says why."""
 
     def __init__(self, path: Path, meter: Meter, interval_s: float = 10.0) -> None:
         self.stopped_because: str | None = None

@@ -1,9 +1,7 @@
-"""`export`: a record's scores, or those of lm-eval's own results, in the formats that other tools
-read.
+"""`export`: a record's scores, or those of lm-eval's own results, in other tools' formats.
 
-Each is made from the record alone and checked by the format's own schema or parser (in a test where
-that parser is no dependency of ours). What is exported is verified first; a record that contradicts
-itself is refused, or marked in all that is made of it.
+Each is made from the record alone and checked by the format's own schema or parser (for some in a
+test). A record that contradicts itself is refused, or marked in all that is made of it.
 """
 
 from collections.abc import Sequence

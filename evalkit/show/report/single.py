@@ -1,9 +1,7 @@
-"""What the report of one finished run shows, from its folder alone: a run's own record, or the
-results that lm-eval wrote.
+"""What the report of one finished run, or of lm-eval's own results, shows, from the folder alone.
 
-`verify` judges the folder first, and its verdict stands at the top of the page, so that a report
-never looks better than its record. A record that can't be read gives a page with the verdict and
-the reasons. lm-eval's own results have scores and samples only, and the page says so.
+`verify` judges the folder first and its verdict stands at the top. A record that can't be read
+gives a page with the verdict and the reasons.
 """
 
 from dataclasses import dataclass

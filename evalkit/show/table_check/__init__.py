@@ -1,11 +1,9 @@
 """`check-table`: checks the numbers of a paper's tables against the records that they name, or,
 without records, against what is possible with that number of documents.
 
-Parsers (`latex`, `markdown`) read a file into one form (`table`); a cell's text becomes numbers
-(`numbers`); `records` judges them by records, `counts` without. A table is checked by records where
-a comment names them, as `evalkit export` writes it: `% evalkit: sha256:...`, any of a record's ids
-or 12 or more of its hex digits, at the end of a row for that row, on a line of its own for the
-table.
+Parsers (`latex`, `markdown`) read a file into one form (`table`), a cell's text becomes numbers
+(`numbers`), and `records` or `counts` judges them. A comment names a row's or a table's record, as
+`evalkit export` writes it: `% evalkit: sha256:...`, any of its ids, or 12 or more hex digits.
 """
 
 from collections import Counter

@@ -1,10 +1,9 @@
-"""Checks of a table's numbers without any record: which proportions are impossible for the number
-of documents, which errors don't belong to their scores, which means aren't those of their parts.
+"""Checks of a table's numbers without any record: impossible proportions, errors that don't belong
+to their scores, means that aren't those of their parts.
 
-The test of proportions is the GRIM test (Brown and Heathers 2017): of n documents k are right, so
-only n + 1 scores exist. It says nothing where n is large for the decimals shown. A score that is a
-mean of several runs or of several samples a document may be any number: such a finding is a
-question to the authors, not a proof.
+Proportions are tested by GRIM (Brown and Heathers 2017): of n documents k are right, so only n + 1
+scores exist. A mean of several runs may be any number: a finding is a question to the authors, not
+a proof.
 """
 
 import math

@@ -26,12 +26,10 @@ def is_mean(heads: Sequence[str]) -> bool:
 
 
 def mean(entry: Entry, others: Sequence[Entry]) -> tuple[str, str] | None:
-    """Return (outcome, hint): whether a mean is that of its parts; None where it has no parts.
-
-    The parts may be all scores of its row, those beside it up to the next mean, or those below the
-    same head. It is ok where it is the plain mean of any of these, as far as rounding shows; it is
-    unlike where it lies between them, since a weighted mean may be meant.
-    """
+    """Return (outcome, hint): whether a mean is that of its parts; None where it has none. Parts
+    are all scores of its row, those beside it up to the next mean, or those below the same head. It
+    is ok as the plain mean of any of these, unlike where it lies between them (it may be
+    weighted)."""
     shown = entry.score
     scored = [e for e in others if e.score is not None and e is not entry]
     if is_mean(entry.labels):  # a row of means, below their parts

@@ -1,10 +1,9 @@
-"""Checks a table's numbers against the records that it names: each must be the value that its row
-and column name, correctly rounded, with the error that belongs to it.
+"""Checks a table's numbers against the records that it names, correctly rounded and each with its
+own error.
 
-The record of a cell follows from the ids at the end of its row, or from the ids for the whole table
-and the model that its row or column names. The task follows from its column's heads, or in a table
-of tasks by models from its row. Where either is not certain, the number is unknown: a table with
-two rows, columns or errors swapped must not pass.
+A cell's record follows from the ids at the end of its row, or from the table's ids and the model
+that the row or column names; the task follows from the heads. Where either is not certain the
+number is unknown: swapped rows or columns must not pass.
 """
 
 from collections.abc import Collection, Iterator, Sequence

@@ -1,9 +1,8 @@
-"""A table as `check-table` sees it, whichever language it was written in, and its cells as entries
-to be judged: each with its numbers, the names of its row and column, and the records it is of.
+"""A table as `check-table` sees it in any language: cells with their numbers, the names of row and
+column, and the records.
 
-A cell's plain text keeps what tells the parts of a number apart: `±` before an error, `_(...)`
-around what is set below the line or smaller, `^(...)` around what is set above it, arrows and
-signs.
+A cell's plain text keeps what separates a number's parts: `±` before an error, `_(...)` for what is
+set lower or smaller, `^(...)` for what is set higher, arrows and signs.
 """
 
 import re

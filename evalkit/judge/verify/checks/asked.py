@@ -1,10 +1,9 @@
-"""Checks that each document was asked, and the answers were scored, as the suite's lock says.
+"""Checks that each document was asked, and its answers scored, as the suite's lock says.
 
-A record can be consistent and still have asked something else: the answer in every prompt, a score
-that is aggregated otherwise, targets to match. The lock pins each document's prompt and target by a
-short digest, each leaf task's config by one, and how groups are scored. So this needs no lm-eval
-and no data. Where a record was asked with other settings than the lock's, what follows from them is
-not compared, and the check says so.
+A consistent record may still have asked something else, or scored otherwise. The lock pins each
+document's prompt and target, each leaf task's config and each group's scoring by digests, so
+neither lm-eval nor data is needed. What follows from other settings than the lock's is not
+compared, and the check says so.
 """
 
 from collections.abc import Iterable, Mapping

@@ -1,10 +1,7 @@
-"""Scores a sample from its raw answers without lm-eval, for the request types whose scoring is
-a few lines that do not change.
+"""Scores a sample without lm-eval, as its 0.4.13 does for multiple_choice (acc, acc_norm,
+acc_bytes), loglikelihood and loglikelihood_rolling.
 
-It does as lm-eval 0.4.13's `process_results` for multiple_choice (acc, acc_norm, acc_bytes),
-loglikelihood and loglikelihood_rolling. It does not guess at what a task decides by a template or
-by code (a right answer that could be read in two ways, filters, a scoring of its own): `Unclear`
-says why.
+What a task decides by a template or by code is not guessed: `Unclear` says why.
 """
 
 import re

@@ -17,9 +17,8 @@ from evalkit.record.types import Record
 
 
 class Grading:
-    """Checks that the verdicts on programs are those that the scores were made of. Every program is
-    made again from the samples: it must have a verdict, every verdict a program, and a document's
-    pass rate must follow from them. No program is run: `evalkit grade RUN` does."""
+    """Checks that the scores were made of the recorded verdicts: each program of the samples has a
+    verdict, each verdict a program, and the pass rates follow. No program is run."""
 
     def __init__(self, folder: Folder, record: Record, configs: Mapping[str, Any]) -> None:
         self._graded, self._findings = record["graded"], Findings("grading")

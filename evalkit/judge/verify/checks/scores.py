@@ -144,9 +144,9 @@ class Scores:
                 self.by_harness.add(_unequal(document, sample, wanted, kind))
 
     def checks(self, lm_eval: str | None) -> list[Check]:
-        """What came of it: native, by lm-eval, and what neither could do. `lm_eval`: the release
-        that a shipped lock names. Where that one is installed, a config that isn't its task's is a
-        way around being scored again, and fails; elsewhere it is a warning."""
+        """Return what came of it: native, by lm-eval, and what neither could do. `lm_eval`: the
+        release that a shipped lock names. Where that one is installed, a config that isn't its
+        task's fails, as it avoids being scored again; elsewhere it is a warning."""
         found = []
         for done, findings, how in (
             (self.natively, self.native, "recomputed from their answers"),

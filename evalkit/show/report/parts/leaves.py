@@ -1,9 +1,7 @@
-"""One pass over a record's samples: the scores, margins and flags of every document of each leaf
-task, and the texts of some.
+"""One pass over a record's samples: scores, margins and flags of all documents of each leaf task,
+and the texts of some, compressed.
 
-A document's line in the report takes a few bytes in columns. Texts are kept for candidates only and
-leave this module compressed. The samples are not trusted: sizes and shapes are checked, and nothing
-in them is opened or run.
+The samples are not trusted: sizes and shapes are checked, nothing in them is run.
 """
 
 import math
@@ -46,12 +44,9 @@ class Shown(TypedDict):
 
 @dataclass(slots=True)
 class Leaf:
-    """A leaf task's documents, in order.
-
-    `scores`: by the task's headline metric; None where it is no number. `margins`: nats by which
-    the likeliest choice leads the next; None where there are no choices. `flags`: bits of FLAGS, by
-    position. `confidences`: the softmax share of the likeliest choice.
-    """
+    """A leaf task's documents, in order: `scores` by the headline metric (None: no number),
+    `margins` in nats by which the likeliest choice leads (None: no choices), `flags` as bits of
+    FLAGS, and the likeliest choice's softmax share (`confidences`)."""
 
     name: str
     metric: str

@@ -1,9 +1,5 @@
-"""Models by tasks: the headline score of each run on each member of a suite, the best of each task,
-and which scores are within noise of it.
-
-Scores are compared by their standard errors alone, as if the runs had answered different documents:
-`compare` pairs documents and sees smaller differences.
-"""
+"""Models by tasks: each run's headline score on each member of a suite, the best ones, and which
+are within noise of them, as if the runs had answered different documents (`compare` pairs them)."""
 
 import math
 from collections.abc import Sequence

@@ -1,10 +1,8 @@
 """Which samples' texts go into a report, and in which form.
 
-A report has every sample's score but the texts of a selection only, so that the file of a full
-suite is small enough to mail. Each leaf task gets an equal part of the room and fills it in turn
-with its closest calls, with flagged documents (cut, without an answer) and with documents spread
-evenly over the task. Texts are compressed one leaf task at a time; the browser unpacks a task when
-the reader opens it.
+A report has all scores but only some texts, so that it stays small enough to mail. Each leaf task
+gets an equal part of the room, and fills it in turn with its closest calls, with flagged documents
+and with documents spread evenly over the task. The browser unpacks a task when it is opened.
 """
 
 import base64
