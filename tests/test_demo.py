@@ -7,12 +7,13 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import demo_texts
 import pytest
 import yaml
 
 from evalkit.inputs import suite
 from evalkit.inputs.models.builtin import demo
-from evalkit.inputs.models.builtin.demo import model, texts
+from evalkit.inputs.models.builtin.demo import model
 
 TASKS = model.TASKS
 Documents = list[dict[str, Any]]
@@ -91,10 +92,10 @@ def test_the_tokenizer_adds_bos_and_gives_every_text_back(built: Path) -> None:
 
 
 def test_the_committed_documents_are_what_the_generator_writes() -> None:
-    made = texts.files()
+    made = demo_texts.files()
     assert made.keys() == {path.name for path in (TASKS / "data").iterdir()}
     for name, expected in made.items():
-        assert (TASKS / "data" / name).read_text("utf-8") == texts.lines(expected), name
+        assert (TASKS / "data" / name).read_text("utf-8") == demo_texts.lines(expected), name
         assert len({json.dumps(document) for document in expected}) == len(expected), name
         assert 24 <= len(expected) <= 60 or name.endswith("_dev.jsonl"), name
 
@@ -118,7 +119,7 @@ def test_the_right_answers_are_right() -> None:
         first, second = map(int, re.findall(r"\d+", row["question"]))
         assert row["choices"][row["answer"]] == str(first + second)
         assert len(set(row["choices"])) == 4
-    kind_of = {item: kind for kind, items in texts.KINDS.items() for item in items}
+    kind_of = {item: kind for kind, items in demo_texts.KINDS.items() for item in items}
     for row in documents("qa.jsonl"):
         labels, items = row["choices"]["label"], row["choices"]["text"]
         fitting = [
@@ -128,7 +129,7 @@ def test_the_right_answers_are_right() -> None:
     for row in documents("cot_counting.jsonl"):
         pairs = re.findall(r"(\w+) (\w+)(?=,| and|\.)", row["input"])
         fruit = {"apples", "pears", "plums", "figs", "melons", "cherries"}
-        total = sum(texts.COUNTS.index(count) for count, thing in pairs if thing in fruit)
+        total = sum(demo_texts.COUNTS.index(count) for count, thing in pairs if thing in fruit)
         assert row["target"] == str(total)
 
 

@@ -1,4 +1,4 @@
-"""Writes the demo tasks' documents into tasks/data, as a command (`python -m`).
+"""Writes the documents of the demo's tasks, as a command (`python tests/demo_texts.py`).
 
 Every text is ours, made here from short lists and a fixed random seed, so the files can be made
 again to the byte and may be published. Right answers are spread evenly over the choices, and every
@@ -8,12 +8,12 @@ for short sentences scores above chance.
 
 import random
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import TypedDict
 
 from evalkit.base import canon
+from evalkit.inputs.models.builtin.demo.model import TASKS
 
-DATA = Path(__file__).parent / "tasks" / "data"
+DATA = TASKS / "data"
 Document = dict[str, object]
 
 DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
