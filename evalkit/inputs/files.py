@@ -75,7 +75,8 @@ def check_file(path: Path, sha256: str = "") -> None:
     what says nothing of its content."""
     blob = path.resolve()
     if re.fullmatch("[0-9a-f]{64}", blob.name):
-        right = blob.name == (sha256 or _sha256(blob, *_as_it_is(blob)))
+        stat = blob.stat()
+        right = blob.name == (sha256 or _sha256(blob, stat.st_size, stat.st_mtime_ns))
     elif re.fullmatch("[0-9a-f]{40}", blob.name):
         right = blob.name in _sha1(blob)
     else:
@@ -88,11 +89,6 @@ def check_file(path: Path, sha256: str = "") -> None:
             fix="delete that file, and the same command fetches it again",
             code=Exit.FAILED,
         )
-
-
-def _as_it_is(path: Path) -> tuple[int, int]:
-    stat = path.stat()
-    return stat.st_size, stat.st_mtime_ns
 
 
 @cache

@@ -187,8 +187,10 @@ def scorers(names: Iterable[str]) -> dict[str, str | None]:
     is not installed."""
     found: dict[str, str | None] = {name: stamp.version(name) for name in names}
     if "nltk" in found:
-        folder = punkt()
-        found[PUNKT] = None if folder is None else _digest(folder)
+        found[PUNKT] = None
+        if folder := punkt():
+            files = {p.name: canon.sha256_file(p) for p in folder.iterdir() if p.is_file()}
+            found[PUNKT] = canon.digest(files)
     return found
 
 
@@ -230,8 +232,3 @@ def _places() -> Iterator[Path]:
     yield from (Path(sys.prefix) / "lib" / "nltk_data",)
     for system in ("/usr/share", "/usr/local/share", "/usr/lib", "/usr/local/lib"):
         yield Path(system) / "nltk_data"
-
-
-def _digest(folder: Path) -> str:
-    files = sorted(path for path in folder.iterdir() if path.is_file())
-    return canon.digest({path.name: canon.sha256_file(path) for path in files})

@@ -71,7 +71,8 @@ def matches(record: Record) -> list[Match]:
     """Return the rows of a record's model, tasks and metrics: those with its shots, else all."""
     matched = []
     for name, entry in {**record["groups"], **record["tasks"]}.items():
-        shots = _shots(record, name)
+        leaves = score_table.below(record, name)
+        shots = {record["tasks"][leaf]["num_fewshot"] for leaf in leaves}
         for key, metric in sorted(entry["metrics"].items()):
             same = [
                 row
@@ -101,12 +102,6 @@ def _differences(record: Record, row: Published, shots: set[int]) -> list[str]:
     if record["suite"]["apply_chat_template"]:
         differences.append("here with a chat template")
     return differences
-
-
-def _shots(record: Record, name: str) -> set[int]:
-    """Return the numbers of few-shot examples that the leaf tasks of a task or group have."""
-    leaves = score_table.below(record, name)
-    return {record["tasks"][leaf]["num_fewshot"] for leaf in leaves}
 
 
 @dataclass(frozen=True, slots=True)

@@ -151,7 +151,8 @@ def seal(folder: Path) -> None:
     written to stays as it is."""
     with suppress(EvalkitError):
         known = dict(canon.read_json(folder / SEAL)) if (folder / SEAL).exists() else {}
-        new = {p.name: canon.sha256_file(p) for p in _files(folder) if p.name not in known}
+        files = sorted([*folder.glob("*.arrow"), *folder.glob("dataset_info.json")])
+        new = {p.name: canon.sha256_file(p) for p in files if p.name not in known}
         if new:
             canon.write_json(folder / SEAL, known | new)
 
@@ -172,10 +173,6 @@ def check(folder: Path, where: str) -> None:
             raise _damaged(folder, where, f"{name} is gone")
         if canon.sha256_file(folder / name) != digests[name]:
             raise _damaged(folder, where, f"{name} is not what it was")
-
-
-def _files(folder: Path) -> list[Path]:
-    return sorted([*folder.glob("*.arrow"), *folder.glob("dataset_info.json")])
 
 
 def _damaged(folder: Path, where: str, what: str) -> EvalkitError:

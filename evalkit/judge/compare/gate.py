@@ -88,7 +88,8 @@ def _verified(path: Path) -> Report:
 
 def check(comparison: Comparison, policy: Policy, reports: Sequence[Report]) -> Gate:
     """Judge every pair by the policy. `reports`: `verdicts` of the compared evaluations."""
-    if _asks_for_kept(policy) and not comparison.teacher:
+    rules = [policy.get("every", {}), *policy.get("tasks", {}).values()]
+    if not comparison.teacher and any("min_kept" in each for each in rules):
         raise EvalkitError("min_kept needs a teacher", fix="add --teacher")
     broken = [
         Ruling(side.label, "", "does not contradict itself", False, report.verdict)
@@ -96,11 +97,6 @@ def check(comparison: Comparison, policy: Policy, reports: Sequence[Report]) -> 
         if not report.consistent
     ]
     return Gate((*broken, *(r for pair in comparison.pairs for r in _pair(pair, policy))))
-
-
-def _asks_for_kept(policy: Policy) -> bool:
-    sets = [policy.get("every", {}), *policy.get("tasks", {}).values()]
-    return any("min_kept" in rules for rules in sets)
 
 
 def _pair(pair: Pair, policy: Policy) -> Iterator[Ruling]:

@@ -220,13 +220,10 @@ class Report:
         if set(failed) - UNMET - {"dispute"}:
             return f"BROKEN: {len(failed)} of {len(self.checks)} checks failed ({names})"
         if "dispute" in failed:
-            return f"DISPUTED: {self._detail('dispute')}"
+            return f"DISPUTED: {next(c.detail for c in self.checks if c.name == 'dispute')}"
         if failed:
             return f"UNMET: nothing in it contradicts itself, but it is not what you ask ({names})"
         return f"{self.standing}; {self.caveat}" if self.caveat else str(self.standing)
-
-    def _detail(self, name: str) -> str:
-        return next(c.detail for c in self.checks if c.name == name and c.status is Status.FAIL)
 
     def to_json(self) -> dict[str, object]:
         """The checks, the verdict and the exit code, for programs."""

@@ -159,9 +159,10 @@ def ids(record: Record, plan: PlanBody | None) -> Check:
     """Recompute the suite, plan, run and answers ids, each from what it covers."""
     findings = Findings("ids")
     recorded = record["ids"]
-    suite_id = canon.digest(inputs_of(record)["suite"])
-    findings.add_unequal("the suite id", recorded["suite"], suite_id)
-    findings.add_unequal("the run id", recorded["run"], _run_id(record))
+    inputs = dict(inputs_of(record))
+    findings.add_unequal("the suite id", recorded["suite"], canon.digest(inputs.pop("suite")))
+    run_id = canon.digest(inputs | {"plan": recorded["plan"]})  # a plan covers the suite
+    findings.add_unequal("the run id", recorded["run"], run_id)
     findings.add_unequal("the answers id", recorded["answers"], canon.digest(record["answers"]))
     if plan is None:
         return findings.check("suite, run and answers; without the plan's")
@@ -211,12 +212,6 @@ def inputs_of(record: Record) -> RunInputs:
         "engine": record["engine"],
         "versions": record["environment"]["versions"],
     }
-
-
-def _run_id(record: Record) -> str:
-    """Return the run id: it covers the plan and all inputs but the suite, which the plan covers."""
-    inputs = {key: value for key, value in inputs_of(record).items() if key != "suite"}
-    return canon.digest(inputs | {"plan": record["ids"]["plan"]})
 
 
 def _plan(plan: PlanBody) -> dict[str, object]:

@@ -70,7 +70,8 @@ def finish(
         results, scoring.task_hashes(), loaded.suite, run.body["model"]["reference"],
         tokenizer.reported(),
     )  # fmt: skip
-    _write_results(run, published)
+    text = json.dumps(canon.finite(published), indent=2, ensure_ascii=False, allow_nan=False)
+    canon.write_atomic(run.folder / "results.json", text + "\n")
     events.log("scored", **span.taken())
     events.close()
     body = _record(run, plan, done, answers, results, facts, loaded, argv)
@@ -78,11 +79,6 @@ def finish(
     path = record.write(run.folder, body | {"preferred": settled})
     log_finished(run)
     return path
-
-
-def _write_results(run: Run, published: Mapping[str, object]) -> None:
-    text = json.dumps(canon.finite(published), indent=2, ensure_ascii=False, allow_nan=False)
-    canon.write_atomic(run.folder / "results.json", text + "\n")
 
 
 def _seal(folder: Path, events: Events) -> None:

@@ -104,8 +104,9 @@ class _Rapl:
         self._packages: list[Package] = []
         self._absent = "the kernel shows no RAPL counters"
         paths = sorted(folder.glob("intel-rapl:*"))
-        try:
-            self._packages = [Package(path) for path in paths if _is_package(path)]
+        try:  # a whole package's domains only: cores and such are parts of one
+            packages = [path for path in paths if _text(path / "name").startswith("package-")]
+            self._packages = [Package(path) for path in packages]
         except PermissionError:
             self._absent = "RAPL counters are readable by root only"
         except (OSError, ValueError) as error:
@@ -119,11 +120,6 @@ class _Rapl:
                 return canon.total(package.joules() for package in self._packages)
         except (OSError, ValueError) as error:
             raise EvalkitError(f"RAPL counters can't be read: {error}") from None
-
-
-def _is_package(domain: Path) -> bool:
-    """Whether a RAPL domain is a whole package: cores and such are parts of one."""
-    return _text(domain / "name").startswith("package-")
 
 
 class Package:

@@ -25,10 +25,10 @@ class Grading:
         self._said: verdicts.Verdicts = {}
         self._seen: set[str] = set()
         if self._graded is None:
-            for leaf in sorted(name for name, c in configs.items() if _runs_programs(c)):
-                self._findings.add(
-                    f"the answers of {shown(leaf)} are programs, and none was graded"
-                )
+            for leaf, config in sorted(configs.items()):
+                if isinstance(config, dict) and config.get("unsafe_code") is True:
+                    what = f"the answers of {shown(leaf)} are programs, and none was graded"
+                    self._findings.add(what)
             return
         try:
             self._said = verdicts.parse(raw for _, raw in folder.lines(verdicts.NAME))
@@ -61,10 +61,6 @@ class Grading:
         self._findings.add_unequal("passed", self._graded["passed"], counts["passed"])
         words = f"{len(self._said):,} programs, {counts['passed']:,} passed in an image"
         return [self._findings.check(f"{words} {shown(self._graded['image'])[:19]}")]
-
-
-def _runs_programs(config: object) -> bool:
-    return isinstance(config, dict) and config.get("unsafe_code") is True
 
 
 def _wrong_rate(document: Document, sample: Sample, passed: int, count: int) -> str:
