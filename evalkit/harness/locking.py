@@ -145,8 +145,7 @@ _REST_OF_TASK: dict[str, Any] = {
 
 
 def _with_rest(raw: dict[str, Any]) -> dict[str, Any]:
-    """Return a lock with something in place of all that an earlier evalkit did not pin, to be
-    checked by the schema."""
+    """Return a lock completed with what an earlier evalkit did not pin, for the schema."""
     if raw.get("schema") not in (LOCK, EARLIER_LOCK):
         return raw
     none: dict[str, Any] = {

@@ -21,8 +21,7 @@ BOOTSTRAP_ITERS = 100000  # lm-eval's default
 
 
 def clean(results: Mapping[str, Any], folder: Path | None = None) -> dict[str, Any]:
-    """lm-eval's results as JSON values, task paths and object addresses replaced; `folder`: the
-    suite's own task folder."""
+    """lm-eval's results as JSON values; `folder`: the suite's, whose paths are replaced."""
     return {key: _without_host(plain(value), folder) for key, value in results.items()}
 
 
@@ -42,8 +41,7 @@ def _without_host(value: Any, folder: Path | None) -> Any:
 
 
 def _without_folder(include_path: Path | None, value: str) -> str:
-    """Return a text without the path of the suite's task folder, or an absolute path's last
-    part."""
+    """Return a text without the suite's task folder, or an absolute path's last part."""
     if include_path is None:
         return value
     folder = os.fspath(include_path)
@@ -68,8 +66,7 @@ def published(
     results: Mapping[str, object], hashes: dict[str, str], suite: Suite, model: str,
     tokenizer: Mapping[str, object],
 ) -> dict[str, object]:  # fmt: skip
-    """results.json. `hashes`: each leaf task's `task_hash`; `tokenizer`: what lm-eval reports of
-    one (`tokenizer.reported`)."""
+    """results.json. `hashes`: leaf tasks' `task_hash`; `tokenizer`: `tokenizer.reported`."""
     template = tokenizer["chat_template"] if suite.apply_chat_template else None
     instruction = suite.system_instruction
     return {

@@ -253,8 +253,7 @@ class _Named:
 
 
 def named(task: str) -> AbstractContextManager[None]:
-    """Within the block, what goes wrong in a task's own YAML, templates, code or data is its
-    mistake: one line with its name."""
+    """Within the block, an error in a task's own YAML, code or data is one line with its name."""
     return _Named(task)
 
 

@@ -106,8 +106,7 @@ def _programs(where: Path, recorded: verdicts.Verdicts) -> dict[str, str]:
 
 
 def _repeat(where: Path, place: Place, limits: Limits, events: Events) -> None:
-    """Run a graded record's programs again, from its samples; EvalkitError (1) names changed
-    verdicts."""
+    """Run a graded record's programs again; EvalkitError (1) names changed verdicts."""
     recorded = verdicts.read(where)
     if not recorded:
         raise EvalkitError("no answer of this run is a program", where=str(where))

@@ -71,8 +71,7 @@ def command_line(runtime: Runtime, image: Image, name: str, limits: Limits) -> l
 
 
 def run(runtime: Runtime, image: Image, program: str, limits: Limits) -> str:
-    """Run a program; return `passed`, `failed` or `timed out`. EvalkitError (3) where the runtime
-    could not start it."""
+    """Run a program: `passed`, `failed` or `timed out`; EvalkitError (3) where it can't start."""
     name, word = f"evalkit-grade-{secrets.token_hex(8)}", secrets.token_hex(16)
     command = command_line(runtime, image, name, limits)
     text = f"{word}\n{program}".encode("utf-8", "surrogatepass")

@@ -90,8 +90,7 @@ def _announce(wanted: Wanted, lock: Lock, events: Events) -> None:
 
 
 def _dataset_size(name: str, lock: Lock) -> int:
-    """Return the bytes of the wanted configurations' folders, or of all files without such
-    folders."""
+    """Return the bytes of the wanted configurations' folders, or of all files if none has one."""
     sizes = hub.sizes(name, "dataset", pinned_revision(lock.datasets[name]))
     configs = {t["config"] for t in lock.tasks.values() if t["dataset"] == name}
     folders = {part for path in sizes for part in Path(path).parent.parts}

@@ -253,8 +253,7 @@ def sizes(repo: str, kind: str, revision: str | None) -> dict[str, int]:
 
 
 def licence(reference: str, revision: str | None) -> str:
-    """A Hub model's licence as its card says it, "unknown" where it says nothing; the card is
-    fetched with it."""
+    """A Hub model's licence by its card, or "unknown"; the card is fetched with it."""
     from huggingface_hub import hf_hub_download
 
     def ask() -> Path:

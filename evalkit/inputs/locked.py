@@ -183,8 +183,7 @@ def _read_rows(path: Path, digest: str) -> dict[str, Rows]:
 
 
 def scorers(names: Iterable[str]) -> dict[str, str | None]:
-    """Return the installed versions of these packages, and the digest of nltk's data; None for what
-    is not installed."""
+    """Return these packages' versions and the digest of nltk's data; None: not installed."""
     found: dict[str, str | None] = {name: stamp.version(name) for name in names}
     if "nltk" in found:
         found[PUNKT] = None

@@ -47,15 +47,13 @@ def short(doc_hash: str) -> bytes:
 
 
 def of_prompts(prompts: Sequence[str]) -> bytes:
-    """The digest of what a document is asked with: the prompt of each of its requests, or the one
-    that they share."""
+    """The digest of a document's prompts: of each request's, or of the one that they share."""
     same = all(prompt == prompts[0] for prompt in prompts)
     return _digest([prompts[0]] if same else list(prompts))
 
 
 def of_target(target: str, continuations: Sequence[str]) -> bytes:
-    """The digest of a document's target, as its sample has it, and of what is scored behind its
-    prompts."""
+    """The digest of a document's target in its sample, and of what is scored after its prompts."""
     return _digest([target, *continuations])
 
 

@@ -246,8 +246,7 @@ class EngineEntry(TypedDict):
 
 
 class RunInputs(TypedDict):
-    """What a run follows from, the plan's batches aside. `model` and `adapter` hold each file's
-    sha256 (hex) by name."""
+    """What a run follows from besides batches. `model`, `adapter`: sha256 (hex) by file name."""
 
     suite: SuiteIdentity
     model: dict[str, str]

@@ -44,8 +44,7 @@ class Writer:
     def append(
         self, batch: str, answers: Mapping[str, Mapping[str, object]], *, split: int = 0
     ) -> None:
-        """Write the answers of one batch to the disk. `split`: how often the batch was halved
-        because memory ran out."""
+        """Write a batch's answers to the disk. `split`: how often memory made it be halved."""
         line = {
             "schema": SCHEMA,
             "run": self._run,
@@ -208,14 +207,12 @@ def assemble(parts: Mapping[str, Answer]) -> dict[str, Answer]:
 
 
 def numbers(values: list[Number] | Unknown) -> list[float]:
-    """Return a text's log-probabilities or margins as floats; none where its engine did not tell
-    them."""
+    """Return a text's log-probabilities or margins as floats; none where they are unknown."""
     return list(map(canon.number, values)) if isinstance(values, list) else []
 
 
 def digests(answers: Mapping[str, Answer]) -> dict[str, str]:
-    """Return the answers digest of each leaf task: over its [request id, answer] pairs, sorted by
-    request id."""
+    """Return each leaf task's digest of its [request id, answer] pairs, sorted by request id."""
     by_leaf: dict[str, list[tuple[str, Answer]]] = {}
     for request in sorted(answers):
         by_leaf.setdefault(request.rsplit("/", 3)[0], []).append((request, answers[request]))

@@ -36,8 +36,7 @@ BLOCK = 1 << 20  # bytes of samples.jsonl.gz that are held back
 
 
 def write_samples(path: Path, samples: Iterable[Sample]) -> "SampleFacts":
-    """Write samples.jsonl.gz (the same bytes for the same samples) and note what the record says
-    of them."""
+    """Write samples.jsonl.gz, the same bytes for the same samples; note facts for the record."""
     facts = SampleFacts()
     canon.write_atomic(path, _zipped(samples, facts))
     return facts

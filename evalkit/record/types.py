@@ -155,8 +155,7 @@ class ImportedEngine(TypedDict):
 
 @final
 class ImportedRecord(TypedDict):
-    """What lm-eval's results say, in a record's form (`imported.as_record`). The keys that nothing
-    is known of are missing."""
+    """What lm-eval's results say, in a record's form, without the keys that are not known."""
 
     schema: str
     ids: dict[str, str]

@@ -48,8 +48,7 @@ def noted(shard: Shard, todo: list[int], environment: Mapping[str, str]) -> dict
 
 
 def check(run: Run, plan: Plan, shard: Shard, todo: list[int]) -> None:
-    """Raise EvalkitError (1) where Slurm restarts a shard that this job has started twice without
-    answering a batch."""
+    """Raise EvalkitError (1) where Slurm restarts a shard that twice answered no batch."""
     restarts = os.environ.get("SLURM_RESTART_COUNT", "")
     if not todo or not restarts.isdecimal() or int(restarts) < STARTS:
         return

@@ -30,8 +30,7 @@ class Loaded:
         return f"<{mark}{model} on {suite}, {len(self.record['tasks'])} leaf tasks, {self.path}>"
 
     def scores(self) -> "pandas.DataFrame":
-        """Return a row for each task or group, metric and filter: value, standard error, documents,
-        and the record's ids."""
+        """Return a row for each task or group, metric and filter, with the record's ids."""
         return _pandas().DataFrame([row.to_json() for row in rows(self.record, self.mark)])
 
     def samples(self, task: str | None = None, limit: int | None = None) -> "pandas.DataFrame":

@@ -20,8 +20,7 @@ ERRORS = 2  # standard errors of the difference that a reproduced figure may be 
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """A published figure. `differs`: how its protocol differs from lm-eval's task, where it
-    does."""
+    """A published figure. `differs`: how its protocol differs from lm-eval's task, if it does."""
 
     model: str
     task: str

@@ -48,8 +48,7 @@ def evaluate_all(
     options: Options, seeds: Sequence[int], argv: Sequence[str], *,
     workers: int | None, grace_s: float, seal: Callable[[Path], None] | None,
 ) -> Evaluated:  # fmt: skip
-    """Evaluate as `options` say, or once with each of the seeds, and print the scores. `seal`: as
-    `evaluate.evaluate` has it."""
+    """Evaluate once, or once with each of the seeds, and print the scores."""
     folders, code = [], 0
     for variant in [replace(options, seed=seed) for seed in seeds] or [options]:
         events = Events()

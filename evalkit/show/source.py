@@ -109,8 +109,7 @@ def headline_rows(record: AnyRecord, mark: str = "") -> list[Row]:
 
 
 def facts(record: AnyRecord) -> list[Fact]:
-    """Return what a reader of the scores wants first: revision, size, hardware, date. What is
-    unknown is left out."""
+    """Return what a reader of scores wants first (revision, size, hardware, date), where known."""
     model: Mapping[str, object] = record["model"]
     environment: Mapping[str, object] = record["environment"]
     parameters, image = model.get("parameters"), environment.get("image")

@@ -147,8 +147,7 @@ def _folders(tables: Any) -> set[Path]:
 
 
 def seal(folder: Path) -> None:
-    """Write the digests of the files in a folder that its seal lacks. A folder that can't be
-    written to stays as it is."""
+    """Write the digests that a folder's seal lacks, if the folder can be written to."""
     with suppress(EvalkitError):
         known = dict(canon.read_json(folder / SEAL)) if (folder / SEAL).exists() else {}
         files = sorted([*folder.glob("*.arrow"), *folder.glob("dataset_info.json")])

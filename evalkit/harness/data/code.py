@@ -56,8 +56,7 @@ def fresh(include_path: Path | None) -> Iterator[None]:
 
 
 def identity(include_path: Path | None) -> str:
-    """What documents that a task rewrites follow from besides the rows: lm-eval's code, and that of
-    the suite's task folder."""
+    """What rewritten documents follow from besides rows: lm-eval's code and the suite's."""
     own = sorted(include_path.rglob("*.py")) if include_path is not None else []
     return canon.digest([stamp.version("lm_eval"), [canon.sha256_file(path) for path in own]])
 

@@ -59,8 +59,7 @@ class Labels:
     def compute(
         self, *, predictions: list[Any], references: list[Any], **settings: Any
     ) -> dict[str, Any]:
-        """What scikit-learn's function gives; one number is a float. ValueError for what is no
-        label."""
+        """What scikit-learn's function gives, one number as a float; ValueError for no labels."""
         import numpy as np
         from sklearn import metrics
 
@@ -105,8 +104,7 @@ def guarded() -> Iterator[None]:
 
 
 def _late(name: str) -> Any:
-    """Return a module that is imported when an attribute of it is read: `evaluate` takes a
-    second."""
+    """Return a module that is imported when first used: `evaluate` takes a second."""
     if name not in sys.modules:
         spec = importlib.util.find_spec(name)
         assert spec is not None and spec.loader is not None, "lm-eval requires it"

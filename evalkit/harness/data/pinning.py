@@ -91,15 +91,13 @@ def group_metrics(group: Any) -> dict[str, GroupMetric]:
 
 
 def single_rows(task: Any, locked: LockedTask) -> Rows:
-    """A loaded leaf task's rows one by one; of those that shots are drawn from, if they are pinned.
-    Every row is hashed for it."""
+    """A loaded leaf task's rows one by one, each hashed, and its shots' if they are pinned."""
     shots = single.joined(map(doc_hash, task.sampler.df)) if pinned_shots(locked) else None
     return Rows(single.joined(map(doc_hash, task.eval_docs)), shots)
 
 
 def describe_shots(task: Any) -> ShotRows | None:
-    """The rows that a task's shots are drawn from, all of them, whichever are drawn; None where it
-    has no shots."""
+    """All rows that a task's shots may be drawn from; None where it has no shots."""
     if not task.get_config("num_fewshot"):
         return None
     drawn_from = task.sampler.df if hasattr(task, "sampler") else []
@@ -127,8 +125,7 @@ def _check_enough(task: Any, rows: int) -> None:
 
 
 def _shots_split(task: Any) -> str | None:
-    """Return the split that lm-eval's `ConfigurableTask.fewshot_docs` draws shots from; None for
-    samples in the task's YAML."""
+    """The split of the shots, as in lm-eval's `ConfigurableTask.fewshot_docs`, or None."""
     config = task.config
     if task.fewshot_cfg.split is not None:
         return str(task.fewshot_cfg.split)

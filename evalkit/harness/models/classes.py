@@ -129,8 +129,7 @@ def adapter_parameter(choice: Choice) -> str:
 
 
 def hardware(choice: Choice, here: Hardware) -> Hardware:
-    """Return the hardware that computes the answers: this host's (`here`), or a server's, which is
-    unknown."""
+    """Return the hardware that computes the answers: this host's (`here`), or unknown."""
     if not is_served(model_class(choice)):
         return here
     unknown = stamp.unknown("a server computed it")

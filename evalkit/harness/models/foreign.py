@@ -35,8 +35,7 @@ def load(
     choice: Choice, model: Model, tokenizer: Tokenizer, *, numerics: NumericsEntry, device: str,
     adapter: Path | None, max_length: int,
 ) -> "Foreign":  # fmt: skip
-    """Return the class, made for a model. `max_length`: the plan's. Raises EvalkitError with the
-    class's own message."""
+    """Return the class, made for a model; EvalkitError with the class's own message."""
     kind = classes.model_class(choice)
     given = _defaults(kind, model, numerics, device, max_length)
     if adapter is not None:

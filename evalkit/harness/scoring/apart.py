@@ -116,8 +116,7 @@ class Away:
         self._apart = apart
 
     def score(self, documents: Sequence[list[Sample]]) -> Iterator[Scored]:
-        """What lm-eval makes of some documents; Refused where it does not in time, or otherwise
-        each time."""
+        """What lm-eval makes of some documents; Refused where it takes too long, or varies."""
         told = self._apart.ask({"documents": list(documents)}, len(documents))
         if "refused" in told:
             raise Refused(told["refused"])
@@ -183,8 +182,7 @@ def _scored(task: rescore.Task, documents: list[list[Sample]]) -> dict[str, obje
 
 
 def check_files(name: str) -> None:
-    """Refused unless each Python file beside a task's functions is the release's, and evaluates no
-    text."""
+    """Refused unless all Python beside a task's functions is the release's, and evals no text."""
     code = own_code.code_in(rescore.unresolved(name))
     files = {path for found in code.values() for path in found}
     recorded, digests = stamp.harness_record()

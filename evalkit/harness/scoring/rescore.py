@@ -48,8 +48,7 @@ def installed() -> str | None:
 
 @cache
 def _yaml_files() -> dict[str, list[Path]]:
-    """Return the YAML files that may define each task, by a scan for `task:` lines: lm-eval's own
-    index takes ten seconds."""
+    """The YAML files that may define each task: lm-eval's own index takes ten seconds."""
     found: dict[str, list[Path]] = {}
     for root in (demo.TASKS, task_folder().resolve()):
         for path in sorted(root.glob("**/*.yaml")):

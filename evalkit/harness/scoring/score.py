@@ -121,8 +121,7 @@ class Scoring:
         self._hashes: dict[str, str] = {}
 
     def samples(self) -> Iterator[Sample]:
-        """Every sample, as it is published, by leaf task, document and filter. Raises EvalkitError
-        when an answer is missing."""
+        """Every sample, by leaf task, document and filter; EvalkitError for a missing answer."""
         filters: dict[str, int] = {}
         for name in sorted(self._loaded.leaves):
             found = self._samples(self._loaded.leaves[name])

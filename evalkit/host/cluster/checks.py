@@ -57,8 +57,7 @@ class Wanted:
 
     @property
     def array_name(self) -> str:
-        """The array's name in the queue: model and suite, the model first, since the queue shows
-        eight characters."""
+        """The array's name; the model comes first, since the queue shows eight characters."""
         named = Path(self.models[0]).name if self.models else "none"
         more = f"+{len(self.models) - 1}" if len(self.models) > 1 else ""
         text = f"{named}{more}.{Path(self.suite).stem}"
@@ -130,8 +129,7 @@ def _times(wanted: Wanted, site: Site) -> None:
 
 
 def _partition(site: Site) -> None:
-    """Raise EvalkitError for a partition that is not there, is down or too short, or whose GPUs are
-    not requested."""
+    """Raise EvalkitError for a partition that is missing, down, too short, or without its GPUs."""
     known = {partition.name: partition for partition in slurm.partitions()}
     default = next((p.name for p in known.values() if p.is_default), "")
     names = [name for name in (site.partition or default).split(",") if name]

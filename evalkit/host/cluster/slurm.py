@@ -21,8 +21,7 @@ TIMEOUT_S = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Queued:
-    """A task in the queue: its state, where it runs or why it waits, and how long it has run, as
-    Slurm writes it."""
+    """A task in the queue: its state, its place or why it waits, and its time, in Slurm's words."""
 
     state: str
     where: str
@@ -89,8 +88,7 @@ def partitions() -> list[Partition]:
 
 
 def room(account: str = "", qos: str = "") -> tuple[int | None, str]:
-    """Return how many tasks may be sent at once, and the reason; None where Slurm has no limit, or
-    no accounts."""
+    """Return how many tasks may be sent at once, and why; None for no limit, or no accounts."""
     limits: list[tuple[int, str]] = []
     config = re.search(r"MaxArraySize\s*=\s*(\d+)", ask(["scontrol", "show", "config"]))
     if config:
@@ -122,8 +120,7 @@ def _submitted(account: str, qos: str) -> int | None:
 
 
 def tasks(jobs: Iterable[str]) -> dict[int, Queued]:
-    """Return the tasks of job arrays that wait or run, by number; none where Slurm has forgotten
-    them, or isn't here."""
+    """Return the waiting or running tasks of job arrays, by number; none without Slurm."""
     queue: dict[int, Queued] = {}
     for job in jobs:
         try:

@@ -136,8 +136,7 @@ def of_run(run: Path) -> Submission | None:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a run is, by shard: its cost and the cost `left` in tokens, its batches and those
-    `done`."""
+    """How far a run is, by shard: cost and cost `left` in tokens, batches and those `done`."""
 
     finished: bool
     costs: list[int]

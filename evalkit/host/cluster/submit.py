@@ -166,8 +166,7 @@ def recipe(wanted: Wanted, site: Site, sent: Submission, place: Place) -> Recipe
 
 
 def _shown(wanted: Wanted, suite: Path | None) -> list[Path]:
-    """Return what must exist on a node besides the results: models, adapter, suite, stage or
-    caches."""
+    """Return what a node must have besides results: models, adapter, suite, stage or caches."""
     named = [_local(model) for model in wanted.models]
     named += [works.real(wanted.adapter)] if wanted.adapter else []
     shown = {path for model in filter(None, named) for path in (model, *works.linked_from(model))}

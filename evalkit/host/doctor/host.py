@@ -24,8 +24,7 @@ WEIGHTS = "*.safetensors"
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """A Slurm cluster: its version, facts about each partition in words, and the limit on tasks
-    that may be sent at once."""
+    """A Slurm cluster: version, partitions in words, and how many tasks may be sent at once."""
 
     version: str
     partitions: dict[str, list[str]]
@@ -86,8 +85,7 @@ class Host:
         return f"{version} has {Path(image.reference).name} {image.digest[:19]}"
 
     def slurm(self) -> Cluster | None:
-        """The cluster that this machine belongs to, or None; EvalkitError where Slurm is here and
-        does not answer."""
+        """The cluster of this machine, or None; EvalkitError where Slurm does not answer."""
         if not slurm.is_here():
             return None
         partitions: dict[str, list[str]] = {}

@@ -68,8 +68,7 @@ class Work:
 
 
 def command_line(runtime: Runtime | None, image: Image | None, work: Work) -> list[str]:
-    """Return the command line that runs `work` in `image` with `runtime`; without one, on the
-    host."""
+    """Return the command line that runs `work` in `image`, or without `runtime` on the host."""
     if runtime is None or image is None:
         return ["evalkit", *work.arguments]
     if runtime.name in OF_SIFS:

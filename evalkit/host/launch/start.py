@@ -37,8 +37,7 @@ RUNTIME_FAILED = (125, 126, 127, 255)  # exit codes that no command of evalkit h
 
 
 def start(place: Place, arguments: Sequence[str]) -> int:
-    """Run evalkit's `arguments` in `place`; return the exit code. On the host itself, never
-    return."""
+    """Run evalkit's `arguments` in `place`; return the exit code. On the host, never return."""
     if place.runtime is None or place.image is None:
         os.execv(sys.executable, [sys.executable, "-P", sys.argv[0], *arguments])
     remove_abandoned(Path(tempfile.gettempdir()))

@@ -107,8 +107,7 @@ def _shared(arguments: list[str]) -> list[str]:
 
 
 def _as_they_lie(arguments: Sequence[str]) -> list[str]:
-    """Return the command line with models named by where they lie: links lead nowhere in the
-    image."""
+    """Return the command line with models by their real paths: links lead nowhere inside."""
     words, before = [], ""
     for word in arguments:
         option, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
@@ -121,8 +120,7 @@ def _as_they_lie(arguments: Sequence[str]) -> list[str]:
 
 
 def elsewhere(model: str, environment: Mapping[str, str]) -> set[Path]:
-    """Return what the Hub's cache has of a model outside of itself: a cache may consist of
-    links."""
+    """Return what the Hub's cache has of a model outside of itself: it may consist of links."""
     cache = caches(environment)["HF_HUB_CACHE"]
     kept = cache / f"models--{model.replace('/', '--')}"
     if model.count("/") != 1 or not kept.is_dir():
@@ -200,8 +198,7 @@ def suite_files(path: Path) -> set[Path]:
 
 
 def real(path: Path) -> Path:
-    """Return where a folder lies on the disk; a file keeps its own name, which may say what it
-    is."""
+    """Return where a folder lies on the disk; a file keeps its name, which may have a meaning."""
     return path.resolve() if path.is_dir() else path.parent.resolve() / path.name
 
 

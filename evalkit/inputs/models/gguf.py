@@ -141,8 +141,7 @@ def _types(file: Path) -> Counter[str]:
 
 
 def _check_split(file: Path, reader: Any) -> None:
-    """Raise EvalkitError where transformers would split text by GPT-2's rule for want of
-    another."""
+    """Raise EvalkitError where transformers would split text by GPT-2's rule instead."""
     from transformers.integrations.gguf import gguf_tokenizer_mapping as theirs
 
     stated = {name: _stated(reader, f"tokenizer.ggml.{name}") for name in ("model", "pre")}

@@ -257,8 +257,7 @@ def _top_level(name: str) -> bool:
 
 
 def fetched_sizes(sizes: dict[str, int]) -> list[int]:
-    """Of a repo's files, by name, the sizes of those that `resolve` fetches unless it is told to
-    take pickles or code."""
+    """The sizes of a repo's files that `resolve` fetches without pickles or code, by name."""
     wanted = (*WEIGHTS, *TOKENIZER, *CONFIG)
     return [
         size

@@ -25,8 +25,7 @@ Name = tuple[str, int]  # leaf task and doc_id
 
 @dataclass(slots=True)
 class Drawn:
-    """A drawn sample: its requests' rows and the recorded answers, both by part id, and the
-    problems that were noted."""
+    """A drawn sample: its requests' rows and recorded answers by part id, and its problems."""
 
     name: Name
     rows: dict[str, Row] = field(default_factory=dict)

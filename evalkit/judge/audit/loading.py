@@ -73,8 +73,7 @@ def unlike_files(recorded: dict[str, FileEntry], sha256: dict[str, str]) -> list
 def engine_for(
     record: Record, model: Model, planned: store.Plan, options: AuditOptions
 ) -> "tuple[Engine, Tokenizer]":
-    """Return evalkit's own engine, with as much of the record's numerics as it names, and the
-    tokenizer."""
+    """Return evalkit's own engine, with the record's known numerics, and the tokenizer."""
     from evalkit.engine import core
     from evalkit.engine.hardware import device
     from evalkit.engine.probe import probe

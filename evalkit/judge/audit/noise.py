@@ -41,8 +41,7 @@ class Rounding:
     measured: int
 
     def weight(self, logprobs: Sequence[float]) -> float:
-        """Return the root mean square of the noise in a sum of log-probabilities, in units of a
-        logit's noise."""
+        """Return the noise of a sum of log-probabilities, in units of a logit's noise."""
         return _weight(logprobs, self.floor)
 
     def allowed(self, logprobs: Sequence[float]) -> float:
@@ -116,8 +115,7 @@ def excess(sample: Sequence[float], rounding: Rounding) -> float:
 
 
 def standard_errors(sums: Sequence[float]) -> float:
-    """Return the sum of the samples' excesses in units of the standard error of a sum over
-    independent samples."""
+    """Return the sum of the samples' excesses in units of that sum's standard error."""
     error = math.sqrt(math.fsum(value * value for value in sums))
     return math.fsum(sums) / error if error else 0.0
 
@@ -142,8 +140,7 @@ class Noise:
 
 
 def measure_noise(errors: Sequence[float]) -> Noise:
-    """Return the noise of errors of log-probabilities: at least the last bit of a logit in
-    float32."""
+    """Return the noise of errors of log-probabilities: at least float32's last bit."""
     finite = [error for error in errors if math.isfinite(error)]
     return Noise(max(_rms(finite), LAST_BIT), len(finite))
 

@@ -104,8 +104,7 @@ def measured(
 
 
 def _alone(engine: "Engine", batches: list[Batch]) -> list[tuple[float, float]]:
-    """Return pairs of a few answers' log-probabilities: replayed in their batch, and the model's
-    own."""
+    """Return pairs of log-probabilities of a few answers: replayed in their batch, and alone."""
     from evalkit.engine import replay as replays
 
     pairs: list[tuple[float, float]] = []
@@ -145,8 +144,7 @@ def policy_of(planned: store.Plan) -> store.Policy:
 def noise_of(
     folder: Path, model: Model, options: AuditOptions, numerics: NumericsEntry | None = None
 ) -> Noise:
-    """Return the noise of a run's numerics (or of other `numerics`) on its model, measured on a few
-    of its own samples."""
+    """Return the noise of a run's (or other) `numerics`, measured on a few of its own samples."""
     run = scored.read(folder)
     assert run.record is not None, "a run of ours has a record"
     planned = store.Plan(folder)

@@ -28,8 +28,7 @@ READ = 6  # flips of each pair that are shown with their texts
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """One of the evaluations: `label` is the letter it goes by, `ids` the record's (empty for
-    lm-eval's own results)."""
+    """One of the evaluations: its letter and the record's `ids`, empty for lm-eval's results."""
 
     label: str
     path: str
@@ -170,8 +169,7 @@ def _decisive(name: str, record: Record) -> Mapping[str, object]:
 
 
 def _adjusted(pairs: list[Pair]) -> tuple[list[Pair], int]:
-    """Return the pairs with Holm's p-values over all their headline rows, and how many those
-    are."""
+    """Return the pairs with Holm's p-values over all headline rows, and how many those are."""
     p_values = [row.p for pair in pairs for row in pair.tops if row.p is not None]
     adjusted = iter(statistics.holm(p_values))
     found = []

@@ -72,8 +72,7 @@ class LeftOut:
 
 
 def rows(before: Scored, after: Scored) -> tuple[list[Row], list[LeftOut]]:
-    """Pair every task, group and leaf task that both sides scored on the same questions; return the
-    rows, and what was left out."""
+    """Pair what both sides scored on the same questions; return the rows, and what was left out."""
     paired: list[Row] = []
     left_out: list[LeftOut] = []
     usable: dict[str, list[str]] = {}

@@ -61,8 +61,7 @@ class Prepared:
 
 
 def prepared(original: Path, wanted: Wanted) -> Prepared:
-    """Prepare the reproduction of a run's folder. Raises EvalkitError (1) for a record that
-    contradicts itself."""
+    """Prepare to reproduce a run's folder; EvalkitError (1) for one that contradicts itself."""
     from evalkit import engine
 
     require_consistent(original, "reproduce")

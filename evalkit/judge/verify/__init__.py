@@ -71,8 +71,7 @@ class Judged:
         return len(self.reports) == 1 and not self.logs and not self.errors
 
     def lines(self) -> list[str]:
-        """Return one report in full; of several, each report's failures and last line, then the
-        overall verdict."""
+        """Return one report in full; of several, the failures, last lines and overall verdict."""
         if self._single:
             (report,) = self.reports.values()
             return report.lines()

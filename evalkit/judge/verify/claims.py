@@ -34,8 +34,7 @@ _SLACK_S = 60.0  # by which the clocks of where it was sealed and where it ran m
 
 @dataclass(frozen=True, slots=True)
 class Trust:
-    """The reader's list: names by key. `asked` says that there is a list, so that somebody on it
-    must have signed."""
+    """The reader's list: names by key. `asked`: there is a list, so one on it must have signed."""
 
     names: dict[Public, str] = field(default_factory=dict)
     asked: bool = False
@@ -59,8 +58,7 @@ def trust(key_files: Iterable[Path], allowed: Path | None) -> Trust:
 
 
 def claim_problem(statement: Statement, record: Record, sha256: str) -> str:
-    """Say why a claim can't be true of a record whose record.json has this sha256; empty if it
-    can."""
+    """Say why a claim can't be true of the record with this sha256; empty if it can."""
     claim = statement.claim
     if statement.kind in (EVALUATION, PUBLICATION):
         return ""  # they claim nothing, which is looked at elsewhere
@@ -92,8 +90,7 @@ def _audit_problem(claim: Claim, documents: int) -> str:
 
 
 def _reproduction_problem(claim: Claim, record: Record, sha256: str) -> str:
-    """Say why a reproduction's claim can't be true. One of the whole record names the new
-    answers."""
+    """Say why a reproduction's claim can't be true; one of the whole names new answers."""
     verdict, failed = claim["verdict"], claim.get("failed", 0)
     whole = {"answers", "record"} & claim.keys()
     if len(whole) == 1 or claim.keys() & {"seed", "share", "difference"}:

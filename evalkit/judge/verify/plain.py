@@ -90,8 +90,7 @@ def _record(results: RunResults) -> PlainScores:
 
 
 def _groups(record: PlainScores, results: RunResults) -> list[Check]:
-    """Check for groups that lm-eval ran as one of their tasks, as it does where a suite names a
-    group with an override."""
+    """Check for groups that lm-eval ran as a task, as it does for a group with an override."""
     findings = Findings("groups")
     locked: dict[str, list[str]] = {}
     for lock in completeness.locks():
@@ -147,8 +146,7 @@ def _head(detail: str) -> str:
 def _is_scored_as(
     ways: Mapping[str, bool | None], config: Mapping[str, Any], locked: LockedTask
 ) -> bool:
-    """Say whether a lock and a task's results agree on its metrics. `ways`: which way up each
-    is."""
+    """Say whether a lock and a task's results agree on its metrics, and which way up each is."""
     return all(
         ways[name] is entry["higher_is_better"]
         and (
@@ -161,8 +159,7 @@ def _is_scored_as(
 
 
 def _counted(record: PlainScores, results: RunResults, kept: set[str]) -> list[Check]:
-    """Fail if n-samples leaves out a task that has a score, a config or samples (`kept`): no check
-    would look at it."""
+    """Fail if n-samples leaves out a task with a score, a config or samples (`kept`)."""
     groups = {name for name, children in results.get("group_subtasks", {}).items() if children}
     scored = {
         name

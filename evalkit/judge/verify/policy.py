@@ -53,8 +53,7 @@ def read(path: Path) -> Policy:
 
 
 def read_rules(path: Path, kind: str) -> Any:
-    """Return the content of a file of rules; EvalkitError if it is not as the schema of that kind
-    says."""
+    """Return the content of a file of rules; EvalkitError if the schema of that kind rejects it."""
     data = canon.read_given(path, MAX_POLICY, f"the {kind}")
     try:
         rules = untrusted.load_foreign_yaml(data)

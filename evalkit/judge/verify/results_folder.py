@@ -42,8 +42,7 @@ def is_results(path: Path) -> bool:
 
 
 def runs_in(results: Path) -> Iterator[Path]:
-    """Yield the finished runs in a results folder, <model>/<run>, or in one model's folder. No
-    link is followed."""
+    """Yield the finished runs in a results folder or one model's folder. No link is followed."""
     count = 0
     for pattern in ("*/record.json", "*/*/record.json"):
         for path in sorted(results.glob(pattern)):

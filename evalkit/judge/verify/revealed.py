@@ -28,8 +28,7 @@ def read(path: Path) -> Revealed:
 
 
 def check(folder: Folder, sha256: str, opened: Sequence[Revealed]) -> Check:
-    """Check that each opened document is the one that a line of the pack hides. `sha256` is that
-    of record.json."""
+    """Check that each opened document is one that the pack of this record (`sha256`) hides."""
     if not folder.is_public:
         return Check("revealed", Status.FAIL, "this is no public pack: nothing in it is hidden")
     findings = Findings("revealed")

@@ -64,8 +64,7 @@ def room() -> Iterator[Path]:
 
 
 def unpack(path: Path, place: Path) -> Path:
-    """Unpack a pack's run below `place`; its folder. EvalkitError (1) for a file that is no pack of
-    ours."""
+    """Unpack a pack's run below `place`; its folder. EvalkitError (1) for no pack of ours."""
     try:
         with canon.reader(path) as handle, gzip.open(handle, "rb") as stream:
             most = SLACK + RATIO * os.fstat(handle.fileno()).st_size
@@ -88,8 +87,7 @@ def is_pack(path: Path) -> bool:
 
 
 def _unpack(stream: gzip.GzipFile, place: Path, most: int) -> str:
-    """Write the files, of no more than `most` bytes, below `place`; return their one folder's
-    name."""
+    """Write the files, of at most `most` bytes, below `place`; return their one folder's name."""
     tops: set[str] = set()
     names: set[str] = set()  # in small letters: some systems know no others
     folders: set[str] = set()

@@ -70,8 +70,7 @@ def revealed(run: Path, record: Record, task: str, doc_id: int, salts: Salts) ->
 
 
 def _is_unclear(sample: Sample) -> bool:
-    """Whether no score of a sample contradicts another: its choices stand in prompts, or several
-    are right."""
+    """Whether a sample's scores can't contradict: choices in prompts, or several right ones."""
     prompts = {argument["arg_0"] for argument in sample["arguments"].values()}
     return len(prompts) > 1 or sample["target"].startswith("[")
 

@@ -79,8 +79,7 @@ def _of_another_version(name: str, newer: bool) -> Read:
 
 
 def read_record(run: Path) -> Record:
-    """Return the record of a run; EvalkitError (3) where there is none yet, (1) where it is not
-    usable."""
+    """Return the record of a run; EvalkitError (3) where there is none, (1) if not usable."""
     if not (run / "record.json").is_file():
         raise EvalkitError(
             "there is no finished run here", where=str(run),

@@ -74,8 +74,7 @@ def model_name(record: AnyRecord) -> str:
 
 
 def scores(record: AnyRecord, *, leaves: bool = False) -> list[Score]:
-    """The suite's members with all their metrics, a group's subgroups below it; with `leaves`,
-    its leaf tasks as well."""
+    """The suite's members with all metrics, subgroups below; with `leaves`, leaf tasks too."""
     return [each for depth, name in rows(record, leaves=leaves) for each in of(record, name, depth)]
 
 
@@ -184,8 +183,7 @@ def _is_unlike(record: AnyRecord, group: str, leaf: str) -> bool:
 
 
 def _tree(record: AnyRecord, tops: list[str], leaves: bool) -> Iterator[tuple[int, str]]:
-    """Yield the rows below some tasks and groups. A group is walked once, however often it is
-    named."""
+    """Yield the rows below some tasks and groups; a group is walked once."""
     pending, seen = [(0, name) for name in reversed(tops)], set()
     while pending:
         depth, name = pending.pop()

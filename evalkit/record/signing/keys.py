@@ -180,8 +180,7 @@ _D = -121665 * pow(121666, -1, _P) % _P
 
 
 def _is_anybodys(raw: bytes) -> bool:
-    """Whether a public key is a point of small order (RFC 8032, 5.1), or none: its signatures need
-    no private key."""
+    """Whether a public key is of small order (RFC 8032, 5.1), or none: anybody signs for it."""
     y = int.from_bytes(raw, "little") & (2**255 - 1)
     if y >= _P:
         return True

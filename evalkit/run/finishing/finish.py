@@ -155,8 +155,7 @@ def _environment(happened: list[Event]) -> Environment:
 
 
 def _phases(happened: list[Event]) -> dict[str, Phase]:
-    """Return seconds, tokens, memory and energy by phase; no tokens where a segment did not
-    tell."""
+    """Return seconds, tokens, memory and energy by phase; no tokens where a segment told none."""
     names = {"planned": "plan", "probed": "probe", "executed": "execute", "scored": "score"}
     by_phase: dict[str, list[Event]] = {}
     for event in happened:
@@ -225,8 +224,7 @@ def _untold(name: str, batches: int) -> Segment:
 
 
 def log_finished(run: Run) -> None:
-    """See that a finished run stands in its results folder's audit log, once: what was measured,
-    with what, on what."""
+    """See that a finished run stands once in its results folder's audit log."""
     out = run.folder.parent.parent
     if auditlog.has_finished(out, run.body["execution"]):
         return

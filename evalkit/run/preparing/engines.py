@@ -63,8 +63,7 @@ class Engine:
         return False
 
     def check(self, asked: Asked) -> None:
-        """Raise EvalkitError for an option that this engine does not take, and where the engine is
-        not installed."""
+        """Raise EvalkitError for an option that it does not take, and where it is not installed."""
 
     def versions(self) -> dict[str, Text]:
         """Return the versions that the run id covers besides `stamp.versions`."""
@@ -78,8 +77,7 @@ class Engine:
         return core.numerics_for(model, asked.dtype, profile, asked.threads).to_json()
 
     def level(self, asked: Asked, model: Model) -> str:
-        """Return the requested level, or the one that a shrunken random model of this config
-        passes."""
+        """Return the requested level, or one that a shrunken random model of this config passes."""
         from evalkit.engine.probe import probe
 
         return asked.level or probe.resolve(model)
@@ -138,8 +136,7 @@ class Engine:
         )  # fmt: skip
 
     def lanes(self, loaded: Any) -> list[Any]:
-        """Return the loaded engine once for each thread that may use it: for each device of the
-        model."""
+        """Return the loaded engine for each thread that may use it: one for each device."""
         from evalkit.engine import pipeline
 
         first = pipeline.first_layers(loaded.model)
@@ -170,8 +167,7 @@ class LmEval(Engine):
     fits_memory = False
 
     def check(self, asked: Asked) -> None:
-        """Raise EvalkitError for options that the class does not take, and where it is not
-        installed."""
+        """Raise EvalkitError for options that it does not take, and where it is not installed."""
         from evalkit.harness.models import classes
 
         name = self.choice.name

@@ -111,8 +111,7 @@ def started(
 
 
 def template() -> Template | None:
-    """What workers on CPUs are forked from; None where a fork is not safe (macOS) or can't be had:
-    it only saves time."""
+    """What workers on CPUs are forked from, to save time; None where no fork is to be had."""
     try:
         return Template(environment()) if sys.platform == "linux" else None
     except OSError:

@@ -144,8 +144,7 @@ def _serve(parent: _Parent) -> None:
 
 
 def _check(worker: Worker, parent: _Parent, *, probes: bool) -> bool:
-    """See that the worker's level is checked, here or by another worker; False where it is to
-    end."""
+    """See that the worker's level is checked, here or elsewhere; False where it is to end."""
     if not worker.is_checked:
         if not probes:
             parent.say(waits=worker.key)

@@ -85,8 +85,7 @@ class Template:
             )  # fmt: skip
 
     def fork(self) -> Forked:
-        """A new worker, as soon as the template has imported everything; OSError where the template
-        is dead."""
+        """A new worker, once the template has imported everything; OSError where it is dead."""
         ours, theirs = [], []
         try:
             for number in range(STREAMS + 1):

@@ -29,8 +29,7 @@ class Ahead(Protocol):
     """The batches that come behind the one in hand."""
 
     def peek(self) -> str | None:
-        """The next one's name; None where none is known, now, that may be answered beside
-        others."""
+        """The next one's name; None where none that may be answered beside others is known now."""
 
     def take(self) -> None:
         """The next one is in hand now, too."""

@@ -25,8 +25,7 @@ TASKS = {("Idavidrein/gpqa", "gpqa_diamond_zeroshot"): "gpqa_diamond",
 
 
 def model_index(sources: Sequence[Source]) -> str:
-    """Return the suites' members as `model-index`, to put into a card's head: one entry a model,
-    with all its runs."""
+    """Return the suites' members as `model-index` for a card's head: one entry a model."""
     models: dict[str, list[object]] = {}
     for source in sources:
         results = models.setdefault(score_table.model_name(source.record), [])

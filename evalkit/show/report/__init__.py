@@ -85,8 +85,7 @@ def write(runs: Sequence[Path], out: Path | None = None, options: Options = Opti
 def watch(
     run: Path, out: Path | None, options: Options, wait: Callable[[float], None]
 ) -> Iterator[Path]:
-    """Write the report of a run again and again, until it has its record; yield the path each
-    time."""
+    """Write the report of a run again and again until it has its record; yield each time."""
     while True:
         finished = (run / "record.json").is_file()
         yield write([run], out, options)

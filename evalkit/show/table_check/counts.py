@@ -45,8 +45,7 @@ def documents() -> dict[str, int]:
 
 
 def judge(table: Table, exempt: Collection[str]) -> Iterator[Finding]:
-    """Judge every number of a table: proportions of known documents, errors and means; any other
-    is `unchecked`."""
+    """Judge every number of a table: proportions of known documents, errors, means."""
     cells = entries(table, exempt)
     judged = [finding for entry in cells for finding in _findings(entry, cells)]
     tested = [f for f in judged if f.outcome == "impossible" or "documents" in f.hint]

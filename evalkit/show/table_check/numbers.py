@@ -24,8 +24,7 @@ _EMPTY = re.compile(r"[\s\-\u2013—\u2212.?]*|n/?a|none|tbd|oom|x", re.I)
 
 @dataclass(frozen=True, slots=True)
 class Number:
-    """A number as the table shows it. `kind`: score, error (of the score before it) or
-    difference."""
+    """A number as the table shows it: a score, the error of that before it, or a difference."""
 
     text: str
     kind: str

@@ -17,8 +17,7 @@ IDS = re.compile(r"(?:sha256:)?\b([0-9a-f]{12,64})\b")
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """A cell: its line in the file, its first column (from 1), its plain text, and how many columns
-    it spans."""
+    """A cell: its line in the file, first column (from 1), plain text, and width in columns."""
 
     line: int
     column: int

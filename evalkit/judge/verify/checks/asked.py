@@ -28,8 +28,7 @@ from evalkit.record.types import Record
 def prompts(
     record: Record, lock: LockBody | None, pinned: dict[str, Rows], samples: Samples
 ) -> list[Check]:
-    """Compare every document's prompt and target with the lock's. `pinned` are the lock's single
-    rows by leaf task."""
+    """Compare all prompts and targets with the lock's single rows, `pinned` by leaf task."""
     if lock is None or not pinned:
         return []
     findings, unlike = Findings("asked"), other_settings(lock["asked"], record["suite"])

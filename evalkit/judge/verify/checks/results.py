@@ -26,8 +26,7 @@ _WRITTEN = {
 
 
 def read(folder: Folder, findings: Findings) -> RunResults | None:
-    """Return the content of results.json, or None if it is not usable; add what is wrong with it to
-    the findings."""
+    """Return the content of results.json, or None if it is not usable; note its problems."""
     results: RunResults
     try:
         content = results = folder.json("results.json", MAX_RESULTS)

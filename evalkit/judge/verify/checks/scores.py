@@ -167,8 +167,7 @@ class Scores:
         return found + self._skipped()
 
     def _by_another(self, findings: Findings) -> Check | None:
-        """Return the check that replaces a failed one where another release of lm-eval scored: it
-        may well score otherwise."""
+        """Return the warning for a failed check where another release of lm-eval scored."""
         same = not self.other or self.release in (None, rescore.installed())
         if same or findings is not self.by_harness or not findings.count:
             return None

@@ -126,8 +126,7 @@ def _slots(entry: BatchEntry, policy: PolicyEntry, settings: SettingsEntry, trun
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """A row's shape: where its branches start, and how deep behind the trunk each one's first
-    token stands."""
+    """A row's shape: where its branches start, and how deep behind the trunk each one starts."""
 
     length: int
     starts: tuple[int, ...]

@@ -49,8 +49,7 @@ class Matrix:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A run for a matrix. `link`: the address of its page; `record` is None where it can't be
-    read."""
+    """A run for a matrix. `link`: its page's address; `record`: None where it can't be read."""
 
     label: str
     link: str

@@ -23,8 +23,7 @@ RULE = (
 
 
 class Texts:
-    """Collects the texts of `num_leaves` leaf tasks, one after another; `everything`: of every
-    sample, whole."""
+    """Collects texts of `num_leaves` leaf tasks; `everything`: every sample's, whole."""
 
     def __init__(self, num_leaves: int, *, everything: bool = False) -> None:
         self.everything = everything
