@@ -166,9 +166,9 @@ class _Watched:
         time.sleep(min(0.5, STALE_S / 10))
 
 
-def is_held(folder: Path, name: str = NAME) -> bool:
+def is_held(folder: Path) -> bool:
     """Return whether a lock is there whose owner is not known to be dead."""
-    path = folder / name
+    path = folder / NAME
     return path.exists() and not _read(path)[0].is_dead()
 
 

@@ -69,7 +69,7 @@ class Early:
 
 
 @contextmanager
-def early(*, forks: bool = False, spare: bool = False) -> Iterator[Early]:
+def early(*, forks: bool, spare: bool = False) -> Iterator[Early]:
     """What workers are started from before there is a plan: a template if they are on a CPU
     (`forks`), else a `spare` process. It ends with the block, if it was not ended before."""
     found = Early(child.template() if forks else None, [child.spare()] if spare else [])

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from evalkit.base import statistics
 
-BINS = 10
+BINS, BARS = 10, 24  # of the confidence plot, of the histogram
 WIDTH, HEIGHT = 300.0, 200.0  # of a plot's inside, in its own units
 
 
@@ -85,24 +85,24 @@ class Histogram:
     highest: int
 
 
-def histogram(margins: Sequence[float], rights: Sequence[float], bins: int = 24) -> Histogram:
+def histogram(margins: Sequence[float], rights: Sequence[float]) -> Histogram:
     """Count documents by margin in nats, right and wrong ones apart."""
     assert len(margins) == len(rights), "a score for every margin"
     ordered = sorted(margins)
     top = ordered[int(0.98 * (len(ordered) - 1))] if ordered else 1.0
     top = max(top, 1e-9)
-    counts = [[0, 0] for _ in range(bins)]
+    counts = [[0, 0] for _ in range(BARS)]
     for margin, right in zip(margins, rights, strict=True):
-        counts[min(int(margin / top * bins), bins - 1)][right >= 0.5] += 1
+        counts[min(int(margin / top * BARS), BARS - 1)][right >= 0.5] += 1
     highest = max(map(sum, counts), default=1) or 1
-    scale, step = HEIGHT / highest, WIDTH / bins
+    scale, step = HEIGHT / highest, WIDTH / BARS
     return Histogram(
         [
             Bar(
                 index * step + 0.5, step - 1,
                 HEIGHT - right * scale, right * scale,
                 HEIGHT - (right + wrong) * scale, wrong * scale,
-                index / bins * top, (index + 1) / bins * top, right, wrong,
+                index / BARS * top, (index + 1) / BARS * top, right, wrong,
             )
             for index, (wrong, right) in enumerate(counts)
         ],
