@@ -68,14 +68,18 @@ class Comparison:
     seed: int
 
 
-def compare(paths: Sequence[Path], *, teacher: bool = False, seed: int = 0) -> Comparison:
+def compare(
+    paths: Sequence[Path], *, names: Sequence[str] = (), teacher: bool = False, seed: int = 0
+) -> Comparison:
     """Compare the first run with each of the others; EvalkitError where a run can't be read or no
-    task can be paired. `teacher`: the first is a teacher, the others its students; `seed` fixes the
-    bootstrap's draws."""
+    task can be paired. `names`: what to call the paths; `teacher`: the first is a teacher, the
+    others its students; `seed` fixes the bootstrap's draws."""
     if len(paths) < 2:
         raise EvalkitError("two runs are needed", fix="usage: evalkit compare A B [C ...]")
     runs = [scored.read(path) for path in paths]
-    sides = [_side(letters(i), str(paths[i]), run) for i, run in enumerate(runs)]
+    called = names or list(map(str, paths))
+    sides = [_side(letters(index), name, run)
+             for index, (name, run) in enumerate(zip(called, runs, strict=True))]  # fmt: skip
     made = []
     for run, side in zip(runs[1:], sides[1:], strict=True):
         with foreign(run.path):

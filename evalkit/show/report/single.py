@@ -75,9 +75,10 @@ class Columns(TypedDict):
     flips: NotRequired[list[str]]
 
 
-def run_page(run: Path, *, everything: bool, wanted: Wanted, pack: str = "") -> RunPage:
+def run_page(run: Path, *, everything: bool, wanted: Wanted | None, pack: str = "") -> RunPage:
     """Return the page of a run, or of lm-eval's own results, judged by what the reader wants.
     `everything`: with the texts of all samples; `pack`: the address of the public pack."""
+    wanted = wanted or Wanted()
     if not (run / "record.json").is_file():
         return _plain_page(run, wanted, everything=everything, pack=pack)
     report, folder = verify(run, wanted), Folder(run)
