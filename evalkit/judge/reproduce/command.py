@@ -66,8 +66,7 @@ def run(
 
 @contextmanager
 def obtained(where: str) -> Iterator[Path]:
-    """Yield the run's folder, which is there until the block ends; EvalkitError if there is no
-    run."""
+    """Yield the run's folder, which is there until the block ends; EvalkitError for no run."""
     if where.lower().startswith(("http://", "https://")):
         with tempfile.TemporaryDirectory(prefix="evalkit-fetched-") as folder:
             pack = Path(folder) / "run.tar.gz"

@@ -110,7 +110,6 @@ def _about(statement: Statement, record: Record, folder: Folder) -> dict[str, st
 
 
 def _problem(statement: Statement, record: Record, sha256: str, folder: Folder) -> str:
-    """Say how a statement contradicts itself or the record; empty if it does not."""
     try:
         return _contradiction(statement, record, sha256, folder)
     except BROKEN as error:
@@ -118,7 +117,6 @@ def _problem(statement: Statement, record: Record, sha256: str, folder: Folder) 
 
 
 def _contradiction(statement: Statement, record: Record, sha256: str, folder: Folder) -> str:
-    """Do as `_problem`; a broken file, or a number of any size in a claim, may raise."""
     subjects = {name: sha for name, sha in statement.subjects.items() if name != "record.json"}
     about = _about(statement, record, folder)
     signers = few([key.fingerprint for key in statement.signers])

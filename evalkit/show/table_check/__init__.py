@@ -63,11 +63,8 @@ class Outcome:
 
 def check(paper: Path, runs: Sequence[Path], exempt: Collection[str] = ()) -> Outcome:
     """Check the tables of a LaTeX or Markdown file against runs, each verified first, or without
-    runs against the counts of documents. `exempt`: columns to leave out, by name or number.
-
-    Raises EvalkitError (3) where the file is missing, (1) where a run is BROKEN, and (2) where
-    there is no table, or none names a record.
-    """
+    runs against counts of documents; `exempt` columns are left out. Raises EvalkitError (3) for a
+    missing file, (1) for a BROKEN run, (2) where no table is found, or none names a record."""
     with localcontext() as context:
         context.prec = numbers.PRECISION
         return _check(paper, runs, exempt)
