@@ -1,7 +1,9 @@
 """verify, completeness and data: each document of the lock is there once and is the locked one."""
 
 from pathlib import Path
+from typing import Any
 
+import forgeries
 import pytest
 import runs
 import yaml
@@ -95,6 +97,37 @@ def test_other_shots_than_the_shipped_suites_are_a_warning(tmp_path: Path, shipp
     (shipped / "tiny.yaml").write_text(yaml.safe_dump(suite))
     report = judged(Run(), tmp_path)
     assert "not asked as the shipped tiny asks: tasks" in line(report, "settings", Status.WARN)
+
+
+@pytest.mark.usefixtures("shipped")
+@pytest.mark.parametrize(
+    ("what", "setting", "value", "said"),
+    [
+        (
+            "the right answer in every prompt",
+            "system_instruction",
+            "Answer.",
+            "4 leaf tasks' prompts are not held against the lock",
+        ),
+        (
+            "answers found by another filter",
+            "gen_kwargs",
+            {"temperature": 0.0},
+            "how 1 leaf tasks' texts are scored is not held against the lock",
+        ),
+        ("an aggregation renamed", "gen_kwargs", {"temperature": 0.0}, "BROKEN"),
+    ],
+)
+def test_another_setting_is_no_excuse_that_the_last_line_keeps_quiet_about(
+    what: str, setting: str, value: Any, said: str, tmp_path: Path
+) -> None:
+    """Each was CONSISTENT, and the last line named nothing but that setting."""
+    run = forgeries.LOCKED[what]()
+    run.record["suite"][setting] = value
+    place = run.results["config"] if setting == "gen_kwargs" else run.results
+    place[setting] = value
+    report = judged(forgeries.identified(run), tmp_path)
+    assert said in report.verdict, report.lines()
 
 
 def test_shots_that_the_suite_gives_are_the_tasks(tmp_path: Path) -> None:

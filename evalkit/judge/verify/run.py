@@ -33,7 +33,7 @@ from evalkit.record.signing import timestamps
 from evalkit.record.types import Record
 
 # What the checks of these names do not know is known once all is asked and scored again (`deep`).
-_SCORED_AGAIN = ("asked", "rescoring", "aggregates")
+_SCORED_AGAIN = ("asked", "scoring", "rescoring", "aggregates")
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 A consistent record may still have asked something else, or scored otherwise. The lock pins each
 document's prompt and target, each leaf task's config and each group's scoring by digests, so
 neither lm-eval nor data is needed. What follows from other settings than the lock's is not
-compared, and the check says so.
+compared, and the last line says so: who claims another setting may have changed that too.
 """
 
 from collections.abc import Iterable, Mapping
@@ -53,9 +53,9 @@ def prompts(
         return [findings.check(passed)]
     why = "the model's chat template rendered them" if templated else "shots that no lock pins"
     why = f"other {', '.join(unlike)}" if unlike else why
-    detail = f"{len(left):,} leaf tasks' prompts are not held against the lock ({why}): {few(left)}"
-    caveat = "" if unlike else detail.partition(" (")[0]  # else other settings are said already
-    return [Check(findings.name, Status.WARN, detail, caveat)]
+    what = "prompts and targets" if "apply_chat_template" in unlike else "prompts"
+    caveat = f"{len(left):,} leaf tasks' {what} are not held against the lock"
+    return [Check(findings.name, Status.WARN, f"{caveat} ({why}): {few(left)}", caveat)]
 
 
 def scoring(
@@ -90,7 +90,19 @@ def scoring(
             findings.add(f"{shown(name)}: {problem}")
     for problem in more:
         findings.add(problem)
-    return findings.check(f"{len(lock['tasks']):,} leaf tasks are scored as the lock says")
+    left = {name for name in record["tasks"] if _is_free(lock["tasks"].get(name), unlike)}
+    if findings.count or not left:
+        return findings.check(f"{len(lock['tasks']):,} leaf tasks are scored as the lock says")
+    caveat = f"how {len(left):,} leaf tasks' texts are scored is not held against the lock"
+    detail = f"{caveat} (other gen_kwargs): {few(left)}"
+    return Check(findings.name, Status.WARN, detail, caveat)
+
+
+def _is_free(locked: LockedTask | None, unlike: list[str]) -> bool:
+    """Say whether a leaf task's config can't be the locked one, as its texts were generated with
+    other settings, which are a part of it."""
+    generated = locked is not None and locked["output_type"] == "generate_until"
+    return generated and "gen_kwargs" in unlike
 
 
 def _leaf(entry: TaskResult, locked: LockedTask, config: Any, unlike: list[str]) -> list[str]:
@@ -130,9 +142,8 @@ def _settings(
     problems = []
     if entry["alias"] != (config.get("task_alias") or config.get("task")):
         problems.append(f"alias {shown(entry['alias'])}, its config has another")
-    generated = locked["output_type"] == "generate_until"
-    if generated and "gen_kwargs" in unlike:
-        return problems
+    if _is_free(locked, unlike):
+        return problems + _aggregations(config, locked)
     if rows.of_settings(config) != locked["settings"]:
         how = "; ".join(_aggregations(config, locked)) or "templates, filters or generation differ"
         problems.append(f"its config is not the locked one ({how})")
