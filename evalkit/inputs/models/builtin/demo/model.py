@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from evalkit.base import canon
+from evalkit.base import canon, kept
 
 TASKS = Path(__file__).parent / "tasks"
 VOCABULARY = 1024
@@ -24,14 +24,15 @@ WORDS = (
 
 def build(folder: Path, seed: int = 0) -> Path:
     """Make the model in `folder` and return it; files that are already right stay untouched. Each
-    file is complete before it gets its name, so another process may be reading the folder."""
-    canon.make_folder(folder)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".demo-") as made:
+    file is complete before it gets its name, so another process may be reading the folder, which
+    may be read-only where it is right."""
+    with tempfile.TemporaryDirectory(prefix="evalkit-demo-") as made:
         _save(Path(made), seed)
         for path in sorted(Path(made).iterdir()):
             old = folder / path.name
             if not old.is_file() or old.read_bytes() != path.read_bytes():
-                path.replace(old)
+                kept.make_folder(folder)
+                canon.write_atomic(old, path.read_bytes())
     return folder
 
 
