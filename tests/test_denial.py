@@ -25,6 +25,7 @@ from test_judge import plain
 
 from evalkit.base import bounded, canon, schema
 from evalkit.base.errors import EvalkitError, Exit
+from evalkit.inputs import suite as suites
 from evalkit.inputs import untrusted
 from evalkit.judge.verify import Wanted, judge, results_folder
 
@@ -360,6 +361,43 @@ def test_yaml_has_no_key_twice_no_dates_and_no_numbers_to_the_base_of_sixty() ->
     }  # fmt: skip
     with pytest.raises(ValueError, match="over the limit of 1,000,000 parts"):
         untrusted.load_foreign_yaml(b"- a\n" * 1_000_001)
+
+
+BOMB = "[&a [x,x,x,x,x,x,x,x,x], " + ", ".join(
+    f"&{new} [{','.join([f'*{old}'] * 9)}]" for old, new in zip("abcdefgh", "bcdefghi", strict=True)
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[" * 1_000_000, "nested too deep"),
+        ("- " * 100_000, "nested too deep"),
+        ("{tasks: " + BOMB + ", *i]}", "over the limit"),
+        (f"[&a {'x' * 10_000_000}, {', '.join(['*a'] * 100)}]", "over the limit"),
+        ("tasks: &t [*t]", "names nothing before it"),
+        ("limit: !!int ''", "does not fit its tag"),
+        ("limit: !!bool x", "does not fit its tag"),
+        ("limit: !!timestamp x", "does not fit its tag"),
+        ("tasks: !!set [a]", "does not fit its tag|expected a mapping"),
+    ],
+)
+def test_a_suite_or_a_lock_that_takes_everything_is_refused(
+    text: str, said: str, tmp_path: Path
+) -> None:
+    """The first ended the process without a word, the next ones had no end, the last ones were
+    tracebacks."""
+    path = tmp_path / "odd.lock.yaml"
+    path.write_text(text)
+    for read in (suites.read_lock, lambda path: suites.load(str(path))):
+        with pytest.raises(EvalkitError, match=said):
+            read(path)
+
+
+def test_a_suite_may_have_aliases(tmp_path: Path) -> None:
+    text = "base: &b {until: [x]}\nmade: {<<: *b, more: *b}\n"
+    made = untrusted.load_yaml(text)["made"]
+    assert made == {"until": ["x"], "more": {"until": ["x"]}}
 
 
 def test_only_plain_files_are_opened(tmp_path: Path) -> None:

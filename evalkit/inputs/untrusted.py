@@ -19,6 +19,7 @@ Children = Mapping[str, Sequence[str]]
 
 MAX_EVENTS = 1_000_000  # of a stranger's file: 20,000 tasks' lock; read in ten seconds
 _MAX_DEPTH = 50  # libyaml's loader recurses in C
+_PART = 256  # characters of a text that count as a part
 _BASE: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _TEXT = ("tag:yaml.org,2002:timestamp", "tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 _INT = re.compile(
@@ -54,32 +55,56 @@ _Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456
 
 
 def load_yaml(data: bytes | str) -> Any:
-    """Return the value in a YAML text that the user trusts; ValueError says why it is not YAML."""
-    try:
-        return yaml.load(data, Loader=_Loader)
-    except yaml.YAMLError as error:
-        raise ValueError(_line(error)) from None
-    except RecursionError:
-        raise ValueError("it is nested too deep") from None
+    """Return the value in a user's YAML text, which may have aliases; ValueError says why it is
+    not YAML, or over the limits."""
+    _check(data, aliases=True)
+    return _built(data)
 
 
 def load_foreign_yaml(data: bytes) -> Any:
     """Return the value in a stranger's YAML text, which is checked before anything is built of it.
     ValueError says why it is refused."""
-    depth = 0
+    _check(data, aliases=False)
+    return _built(data)
+
+
+def _built(data: bytes | str) -> Any:
     try:
-        for count, event in enumerate(yaml.parse(data, Loader=_BASE)):
+        return yaml.load(data, Loader=_Loader)
+    except yaml.YAMLError as error:
+        raise ValueError(_line(error)) from None
+    except (AttributeError, LookupError, OverflowError, TypeError):  # `!!int ""`
+        raise ValueError("a value in it does not fit its tag") from None
+
+
+def _check(data: bytes | str, *, aliases: bool) -> None:
+    """Count the parts of a YAML text, an alias as all that it names, and how deep they are nested;
+    ValueError over the limits, which keep the loader from recursing without end."""
+    total, named = 0, dict[str, int]()
+    above: list[tuple[str | None, int]] = []  # collections that are open: anchor, parts before
+    try:
+        for event in yaml.parse(data, Loader=_BASE):
+            total += 1
             if isinstance(event, yaml.AliasEvent):
-                raise ValueError("it uses YAML aliases")
-            depth += isinstance(event, yaml.CollectionStartEvent)
-            depth -= isinstance(event, yaml.CollectionEndEvent)
-            if depth > _MAX_DEPTH:
+                if not aliases:
+                    raise ValueError("it uses YAML aliases")
+                if event.anchor not in named:
+                    raise ValueError(f"the alias {event.anchor[:80]!r} names nothing before it")
+                total += named[event.anchor]
+            elif isinstance(event, yaml.ScalarEvent):
+                total += len(event.value) // _PART
+                named |= {event.anchor: 1 + len(event.value) // _PART} if event.anchor else {}
+            elif isinstance(event, yaml.CollectionStartEvent):
+                above.append((event.anchor, total))
+            elif isinstance(event, yaml.CollectionEndEvent):
+                anchor, before = above.pop()
+                named |= {anchor: total - before} if anchor else {}
+            if len(above) > _MAX_DEPTH:
                 raise ValueError("it is nested too deep")
-            if count > MAX_EVENTS:
+            if total > MAX_EVENTS:
                 raise ValueError(f"it is over the limit of {MAX_EVENTS:,} parts")
     except yaml.YAMLError as error:
         raise ValueError(_line(error)) from None
-    return load_yaml(data)
 
 
 def _line(error: yaml.YAMLError) -> str:
