@@ -59,3 +59,9 @@ def test_loading_imports_nothing_heavy_and_nothing_else_is_public(tmp_path: Path
                  "print(*{'torch', 'transformers'} & {*sys.modules})")  # fmt: skip
     assert told.done().out.splitlines()[0] == ""
     assert evalkit.__all__ == ["load"]
+
+
+def test_a_models_name_controls_no_terminal(tmp_path: Path) -> None:
+    run = Run()
+    run.record["model"]["reference"] = "\x1b[2Jmodel"
+    assert repr(evalkit.load(run.write(tmp_path / "run"), unverified=True)).count("\\x1b[2J") == 1

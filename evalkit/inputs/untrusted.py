@@ -88,9 +88,10 @@ def _check(data: bytes | str, *, aliases: bool) -> None:
             if isinstance(event, yaml.AliasEvent):
                 if not aliases:
                     raise ValueError("it uses YAML aliases")
-                if event.anchor not in named:
-                    raise ValueError(f"the alias {event.anchor[:80]!r} names nothing before it")
-                total += named[event.anchor]
+                name = str(event.anchor)
+                if name not in named:
+                    raise ValueError(f"the alias {name[:80]!r} names nothing before it")
+                total += named[name]
             elif isinstance(event, yaml.ScalarEvent):
                 total += len(event.value) // _PART
                 named |= {event.anchor: 1 + len(event.value) // _PART} if event.anchor else {}

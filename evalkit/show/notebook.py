@@ -7,7 +7,7 @@ imported when the first frame is made, so that nothing else waits for it.
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evalkit.base.errors import EvalkitError, not_installed
+from evalkit.base.errors import EvalkitError, not_installed, printable
 from evalkit.show.source import rows, source
 
 if TYPE_CHECKING:
@@ -27,7 +27,8 @@ class Loaded:
     def __repr__(self) -> str:
         model, suite = self.record["model"]["reference"], self.record["suite"]["name"]
         mark = f"{self.mark}: " if self.mark else ""
-        return f"<{mark}{model} on {suite}, {len(self.record['tasks'])} leaf tasks, {self.path}>"
+        count = len(self.record["tasks"])
+        return printable(f"<{mark}{model} on {suite}, {count} leaf tasks, {self.path}>")
 
     def scores(self) -> "pandas.DataFrame":
         """Return a row for each task or group, metric and filter, with the record's ids."""
