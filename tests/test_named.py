@@ -6,6 +6,7 @@ wherever a record, a run.json or a submission names something.
 """
 
 import json
+import shutil
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -243,6 +244,26 @@ def test_a_run_that_was_not_planned_here_names_nothing_that_is_opened(
     finally:
         traps.watching = False
     assert traps.sprung == []
+
+
+def test_a_run_that_was_planned_here_is_gone_on_with_from_any_folder(
+    tmp_path: Path, tiny_model: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its run.json has only the last part of a path."""
+    model = shutil.copytree(tiny_model(), tmp_path / "models" / "mine")
+    suite = tmp_path / "own.yaml"
+    suite.write_text(support.SUITE.format(name="own", tasks="demo_qa"))
+    monkeypatch.chdir(tmp_path)
+    call("lock", suite).done()
+    given = ("--model", "models/mine", "--suite", "own.yaml", "--limit", 1)
+    run = tmp_path / call("plan", *given).done().folder
+    monkeypatch.chdir("/")
+    call("execute", run, "--workers", 0).done()
+    call("finish", run).done()
+    assert str(tmp_path) not in (run / "run.json").read_text()
+    (run / "record.json").unlink()
+    model.rename(tmp_path / "moved")
+    call("execute", run).refused(3, "no such folder", "give --model if it has moved")
 
 
 def test_a_submission_names_no_run_elsewhere(traps: Traps, tmp_path: Path) -> None:

@@ -219,7 +219,7 @@ def execute_only(
     found = folder.model_of(run, model, offline)
     from evalkit.engine.hardware import device as devices
 
-    asked = run.body["options"]["adapter"]
+    asked = named.places(where).get("adapter", run.body["options"]["adapter"])
     chosen = devices.pick(device)
     _tell_device(events, devices.described(chosen))
     place = Place(chosen, adapter or (Path(asked) if asked else None))

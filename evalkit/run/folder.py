@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from evalkit.base import canon
-from evalkit.base.errors import EvalkitError
+from evalkit.base.errors import EvalkitError, Exit
 from evalkit.base.events import now
 from evalkit.base.machine import stamp
 from evalkit.inputs import suite as suites
@@ -172,7 +172,7 @@ def create(job: Job, planned: Planned, tokenizer: Tokenizer) -> Run:
         count += 1
         folder = root / f"{name}.{count}"
     making.rename(folder)
-    named.remember(folder)
+    named.remember(folder, job.options.places())
     return Run(folder, body)
 
 
@@ -223,10 +223,10 @@ def to_score(run: Run, suite: str | None, model: str | None, offline: bool) -> O
     """Return the options for scoring a run: its suite and tokenizer, but no engine, so neither an
     engine's package nor an adapter nor a probe of the level is needed."""
     asked, dtype = run.body["options"], run.body["inputs"]["numerics"]["dtype"]
-    may = named.code(run.folder, run.body)
+    may, places = named.code(run.folder, run.body), named.places(run.folder)
     return Options(
-        model=model or asked["model"],
-        suite=suite or asked["suite"],
+        model=model or places.get("model", asked["model"]),
+        suite=suite or places.get("suite", asked["suite"]),
         revision=_revision(run, model),
         limit=asked["limit"],
         out=run.folder.parent.parent,
@@ -251,10 +251,15 @@ def _revision(run: Run, model: str | None) -> str | None:
 def model_of(run: Run, where: str | None, offline: bool) -> Model:
     """Return the model of a run, or the one at `where`."""
     asked, may = run.body["options"], named.code(run.folder, run.body)
-    return models.resolve(
-        where or asked["model"],
-        revision=_revision(run, where),
-        offline=offline,
-        allow_pickle=may["allow_pickle"],
-        trust_remote_code=may["trust_remote_code"],
-    )
+    try:
+        return models.resolve(
+            where or named.places(run.folder).get("model", asked["model"]),
+            revision=_revision(run, where),
+            offline=offline,
+            allow_pickle=may["allow_pickle"],
+            trust_remote_code=may["trust_remote_code"],
+        )
+    except EvalkitError as error:
+        if where is None and error.code is Exit.MISSING:
+            error.fix = f"give --model if it has moved, or {error.fix or 'mend that'}"
+        raise

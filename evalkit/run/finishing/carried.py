@@ -56,7 +56,7 @@ def over(run: Run, suite: Suite, lock: Lock, identity: SuiteIdentity, planned: P
     if place.exists():
         raise EvalkitError("the mended suite has a run already", where=str(place))
     making.rename(place)
-    named.remember(place)
+    named.remember(place, named.places(run.folder))
     return Run(place, body)
 
 

@@ -108,11 +108,21 @@ def code(run: Path, body: Mapping[str, Any]) -> dict[str, bool]:
     return {key: bool(asked.get(key, False)) for key in ("allow_pickle", "trust_remote_code")}
 
 
-def remember(run: Path) -> None:
-    """Note that a run was planned here. Where that fails, its names have to be typed."""
+def remember(run: Path, places: Mapping[str, str]) -> None:
+    """Note that a run was planned here, and where its model, suite and adapter lie, of which its
+    folder has the names alone. Where that fails, its names have to be typed."""
     with suppress(EvalkitError):
         canon.make_folder(_kept(run).parent)
-        canon.write_json(_kept(run), {"run": run.name})
+        canon.write_json(_kept(run), {"run": run.name, "places": dict(places)})
+
+
+def places(run: Path) -> dict[str, str]:
+    """Return where the model, the suite and the adapter lie of a run that was planned here, by
+    option; without those that are gone, or lie nowhere."""
+    with suppress(EvalkitError, AttributeError, KeyError, TypeError, ValueError):
+        noted = canon.read_json(_kept(run))["places"]
+        return {option: where for option, where in noted.items() if Path(where).exists()}
+    return {}
 
 
 def is_planned_here(run: Path) -> bool:

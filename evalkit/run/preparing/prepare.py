@@ -89,6 +89,18 @@ class Options:
             "again": self.again,
         }  # the suite's section has the clock
 
+    def places(self) -> dict[str, str]:
+        """Return the whole paths of the model, the suite and the adapter, of those that are files
+        or folders here and nothing that evalkit or the Hub has."""
+        path = Path(self.model)
+        places: dict[str, str | Path | None] = {
+            "model": None if self.model in models.BUILT_IN or hub.snapshot(path) else path,
+            "suite": None if self.suite in suites.shipped() else self.suite,
+            "adapter": self.adapter,
+        }
+        return {option: str(Path(place).absolute()) for option, place in places.items()
+                if place is not None and Path(place).exists()}  # fmt: skip
+
 
 def _published(name: str | Path) -> str:
     return private.words(private.place(str(name)))
