@@ -17,7 +17,6 @@ from evalkit.base import canon, kept
 from evalkit.base.machine import stamp
 
 KIND = "tasks"
-Index = dict[str, Any]  # lm-eval's Entry by name
 
 
 @contextmanager
@@ -27,9 +26,9 @@ def kept_index() -> Iterator[None]:
 
     original, own = _index.TaskIndex.build, Path(_index.__file__).parent
 
-    def build(paths: Iterable[Path]) -> Index:
+    def build(paths: Iterable[Path]) -> dict[str, Any]:
         folders = [Path(path) for path in paths]
-        others: Index = original([path for path in folders if path != own])
+        others: dict[str, Any] = original([path for path in folders if path != own])
         return _of(own, original) | others  # as lm-eval has it: a suite's own tasks replace its
 
     _index.TaskIndex.build = staticmethod(build)
@@ -39,7 +38,7 @@ def kept_index() -> Iterator[None]:
         _index.TaskIndex.build = staticmethod(original)
 
 
-def _of(own: Path, build: Callable[[list[Path]], Index]) -> Index:
+def _of(own: Path, build: Callable[[list[Path]], dict[str, Any]]) -> dict[str, Any]:
     """The index of lm-eval's folder of tasks, kept or made anew."""
     from lm_eval.tasks._index import Entry, Kind
 
