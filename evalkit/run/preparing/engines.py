@@ -8,7 +8,7 @@ know which of the two it is. Nothing is computed here.
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from evalkit.base.errors import EvalkitError
 from evalkit.base.machine import steering
@@ -21,6 +21,9 @@ from evalkit.inputs.models.model import Model
 from evalkit.inputs.models.tokenizer import Tokenizer
 from evalkit.inputs.types import NumericsEntry, RunInputs
 from evalkit.plan import shards
+
+if TYPE_CHECKING:
+    from evalkit.run.preparing.prepare import Options
 
 Say = Callable[[str], None]
 
@@ -37,18 +40,6 @@ class Place:
         return sha256s(models.resolve_adapter(self.adapter)) if self.adapter else None
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """The options that an engine may take or refuse; None where the user gave none."""
-
-    level: str | None = None
-    dtype: str | None = None
-    profile: str | None = None
-    device: str | None = None
-    threads: int = 1
-    adapter: Path | None = None
-
-
 @dataclass(frozen=True)
 class Engine:
     """evalkit's own engine, and the methods that other engines override."""
@@ -62,21 +53,21 @@ class Engine:
         """Whether a server computes."""
         return False
 
-    def check(self, asked: Asked) -> None:
+    def check(self, asked: "Options") -> None:
         """Raise EvalkitError for an option that it does not take, and where it is not installed."""
 
     def versions(self) -> dict[str, Text]:
         """Return the versions that the run id covers besides `stamp.versions`."""
         return {}
 
-    def numerics(self, asked: Asked, model: Model) -> NumericsEntry:
+    def numerics(self, asked: "Options", model: Model) -> NumericsEntry:
         """Return the numerics in the run's identity: all that can change a bit of an answer."""
         from evalkit.engine import core
 
         profile = asked.profile or "native"
         return core.numerics_for(model, asked.dtype, profile, asked.threads).to_json()
 
-    def level(self, asked: Asked, model: Model) -> str:
+    def level(self, asked: "Options", model: Model) -> str:
         """Return the requested level, or one that a shrunken random model of this config passes."""
         from evalkit.engine.probe import probe
 
@@ -166,7 +157,7 @@ class LmEval(Engine):
     bit_repeatable = False
     fits_memory = False
 
-    def check(self, asked: Asked) -> None:
+    def check(self, asked: "Options") -> None:
         """Raise EvalkitError for options that it does not take, and where it is not installed."""
         from evalkit.harness.models import classes
 
@@ -188,7 +179,7 @@ class LmEval(Engine):
 
         return classes.versions(self.choice)
 
-    def numerics(self, asked: Asked, model: Model) -> NumericsEntry:
+    def numerics(self, asked: "Options", model: Model) -> NumericsEntry:
         """Return the dtype, where the class takes one; the rest is unknown."""
         from evalkit.engine import core
         from evalkit.harness.models import classes
@@ -196,7 +187,7 @@ class LmEval(Engine):
         dtype = core.numerics_for(model, asked.dtype, "native", 1).dtype
         return classes.numerics(self.choice, dtype, asked.dtype)
 
-    def level(self, asked: Asked, model: Model) -> str:
+    def level(self, asked: "Options", model: Model) -> str:
         """Rows share nothing."""
         return "none"
 

@@ -7,8 +7,9 @@ its unfinished run, and an upgrade or a changed option is named before it costs 
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import cast
 
 from evalkit.base import canon, private
 from evalkit.base.errors import EvalkitError, Exit
@@ -27,7 +28,7 @@ from evalkit.plan import memory
 from evalkit.plan.store import LEVELS, Policy
 from evalkit.record.sections import OptionsEntry
 from evalkit.run.preparing import engines
-from evalkit.run.preparing.engines import Asked, Engine
+from evalkit.run.preparing.engines import Engine
 
 FREE_BYTES = 200_000_000  # what a full run of the largest shipped suite leaves, with room
 
@@ -58,36 +59,18 @@ class Options:
     again: bool = False
     clock: str | None = None  # of a recorded run that is gone on with or repeated
 
-    @property
-    def asked(self) -> Asked:
-        """The options that an engine may take or refuse."""
-        return Asked(self.level, self.dtype, self.profile, self.device, self.threads, self.adapter)
-
     def published(self) -> OptionsEntry:
         """Return the options as a record keeps them: of a path of this host only its last part."""
         snapshot = hub.snapshot(Path(self.model)) if Path(self.model).is_dir() else None
-        return {
+        given = asdict(self) | {
             "model": snapshot[0] if snapshot else _published(self.model),
             "suite": _published(self.suite),
-            "revision": self.revision,
-            "limit": self.limit,
             "out": _published(self.out),
-            "offline": self.offline,
-            "dtype": self.dtype,
-            "profile": self.profile,
-            "level": self.level,
             "adapter": None if self.adapter is None else _published(self.adapter),
-            "engine": self.engine,
             "engine_args": list(self.engine_args),
-            "device": self.device,
-            "seed": self.seed,
-            "threads": self.threads,
-            "memory": self.memory,
-            "allow_pickle": self.allow_pickle,
-            "trust_remote_code": self.trust_remote_code,
-            "fresh": self.fresh,
-            "again": self.again,
-        }  # the suite's section has the clock
+        }
+        del given["clock"]  # the suite's section has it
+        return cast(OptionsEntry, given)
 
     def places(self) -> dict[str, str]:
         """Return the whole paths of the model, the suite and the adapter, of those that are files
@@ -161,7 +144,7 @@ def prepare(
     adapter = models.resolve_adapter(options.adapter) if options.adapter else None
     parameters = checkpoint.num_parameters(model)
     _check_out(options.out / model.short_name)
-    numerics = engine.numerics(options.asked, model)
+    numerics = engine.numerics(options, model)
     if computes:
         engine.require_packages(model, device)
     room = _room(options, engine, model, parameters, numerics, device)
@@ -170,7 +153,7 @@ def prepare(
         "model": model.sha256(),
         "adapter": sha256s(adapter) if adapter else None,
         "numerics": numerics,
-        "engine": {"name": engine.choice.name, "level": engine.level(options.asked, model),
+        "engine": {"name": engine.choice.name, "level": engine.level(options, model),
                    "policy": policy_of(room).to_json(), "args": engine.choice.args,
                    "versions": engine.versions(), "bit_repeatable": engine.bit_repeatable},
         "versions": stamp.versions(),
@@ -242,7 +225,7 @@ def _engine(options: Options) -> Engine:
         raise EvalkitError(
             f"unknown level '{options.level}'", fix=f"choose from {', '.join(LEVELS)}"
         )
-    engine.check(options.asked)
+    engine.check(options)
     return engine
 
 
