@@ -40,7 +40,6 @@ DOORS = {
             "inputs.hub",
             "inputs.files",
             "inputs.models.architecture",
-            "inputs.models.tokenizer",
             "harness",
         ),
     },

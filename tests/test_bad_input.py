@@ -135,8 +135,15 @@ def test_a_damaged_config(broken: Path, out: tuple[str, Path], text: str) -> Non
 
 @pytest.mark.parametrize(
     "change",
-    [{"model_type": None}, {"num_attention_heads": 3}, {"hidden_size": "wide"}, {"dtype": 7}],
-    ids=["no model type", "impossible heads", "no number", "no dtype"],
+    [
+        {"model_type": None},
+        {"num_attention_heads": 3},
+        {"hidden_size": "wide"},
+        {"dtype": 7},
+        {"architectures": [{}]},
+        {"model_type": [], "architectures": 3},
+    ],
+    ids=["no model type", "impossible heads", "no number", "no dtype", "no names", "no name"],
 )
 def test_a_config_that_makes_no_sense(
     broken: Path, out: tuple[str, Path], change: dict[str, Any]
@@ -155,8 +162,19 @@ def test_a_config_that_makes_no_sense(
         struct.pack("<Q", 1 << 62),
         struct.pack("<Q", 2) + b"[]",
         struct.pack("<Q", 9) + b'{"a":{}}}',
+        struct.pack("<Q", 35) + b'{"a":{"dtype":"F32","shape":["xy"]}}',
+        struct.pack("<Q", 99_999) + b"[" * 99_999,
     ],
-    ids=["a git-lfs pointer", "empty", "short", "a huge header", "a list", "no JSON"],
+    ids=[
+        "a git-lfs pointer",
+        "empty",
+        "short",
+        "a huge header",
+        "a list",
+        "no JSON",
+        "no shape",
+        "nested",
+    ],
 )
 def test_a_weight_file_that_is_none(broken: Path, out: tuple[str, Path], data: bytes) -> None:
     (broken / "model.safetensors").write_bytes(data)
@@ -191,8 +209,10 @@ def test_a_model_without_a_tokenizer(broken: Path, out: tuple[str, Path]) -> Non
 
 
 def test_a_damaged_tokenizer(broken: Path, out: tuple[str, Path]) -> None:
-    (broken / "tokenizer.json").write_text('{"version": "1.0"}')
-    call("eval", "--model", broken, "--suite", "demo", *out).refused(2, "can't load", "tokenizer")
+    for text in ('{"version": "1.0"}', '{"added_tokens": []}', '{"a":' * 10_000):
+        (broken / "tokenizer.json").write_text(text)
+        ran = call("eval", "--model", broken, "--suite", "demo", *out)
+        ran.refused(2, "can't load", "tokenizer")
 
 
 def test_a_revision_is_for_hub_models(broken: Path, out: tuple[str, Path]) -> None:

@@ -5,7 +5,7 @@ Sizes are read from the attributes that transformers gives a config, whatever th
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,15 +25,16 @@ def check(folder: Path, reference: str, trust_remote_code: bool) -> None:
     config = canon.read_json(folder / "config.json")
     if not isinstance(config, dict):
         raise EvalkitError("config.json is no mapping", where=os.fspath(folder))
-    if trust_remote_code and "AutoModelForCausalLM" in config.get("auto_map", {}):
+    if trust_remote_code and "AutoModelForCausalLM" in (config.get("auto_map") or {}):
         return
     causal = {
         name
         for value in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
         for name in (value if isinstance(value, tuple) else (value,))
     }
-    named = config.get("architectures") or []
-    known = config.get("model_type") in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    stated, kind = config.get("architectures"), str(config.get("model_type", "nothing known"))
+    named = list(map(str, stated)) if isinstance(stated, list) else []
+    known = kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
     if causal & set(named) or (not named and known):
         return
     if "auto_map" in config and not known:
@@ -41,7 +42,7 @@ def check(folder: Path, reference: str, trust_remote_code: bool) -> None:
             f"'{reference}' brings its own model code",
             fix="pass --trust-remote-code if you have read and trust it",
         )
-    what = ", ".join(named) or config.get("model_type", "nothing known")
+    what = ", ".join(named) or kind
     raise EvalkitError(
         f"'{reference}' is no causal language model (its config says {what})",
         fix="evalkit measures models that transformers loads with AutoModelForCausalLM",
@@ -56,6 +57,22 @@ def loading_errors() -> tuple[type[Exception], ...]:
 
     builtin = (OSError, ValueError, RuntimeError, LookupError, ImportError, AttributeError)
     return (*builtin, TypeError, ArithmeticError, StrictDataclassError, SafetensorError)
+
+
+class Loading:
+    """A block that loads a model's files. `told` makes an EvalkitError of the reason why they can't
+    be loaded; any other exception is a bug of ours."""
+
+    def __init__(self, told: Callable[[str], EvalkitError]) -> None:
+        self._told = told
+
+    def __enter__(self) -> None:
+        """Begin to load."""
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        # tokenizers raises no class of its own, but `Exception`
+        if type(error) is Exception or isinstance(error, loading_errors()):
+            raise self._told(first_line(error) or type(error).__name__) from None
 
 
 def text_config(folder: Path, reference: str, trust_remote_code: bool) -> Any:

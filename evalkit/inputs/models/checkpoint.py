@@ -10,6 +10,7 @@ import math
 import os
 import struct
 from collections.abc import Iterator, Mapping
+from operator import index
 from typing import Any, TypedDict
 
 from evalkit.base.errors import EvalkitError, first_line
@@ -124,14 +125,16 @@ def dtype(model: Model) -> str | None:
 
 
 def _entries(model: Model) -> Iterator[WeightHeader]:
+    loading = architecture.loading_errors()
+    broken: tuple[type[Exception], ...] = (*loading, struct.error, MemoryError)
     for path in model.weight_files():
         try:
             with path.open("rb") as handle:
                 (length,) = struct.unpack("<Q", handle.read(8))
                 header = json.loads(handle.read(length))
             entries = {key: header[key] for key in header if key != "__metadata__"}
-            _ = [(math.prod(entry["shape"]), entry["dtype"]) for entry in entries.values()]
-        except (OSError, struct.error, ValueError, TypeError, KeyError, MemoryError, OverflowError):
+            _ = [(math.prod(map(index, e["shape"])), len(e["dtype"])) for e in entries.values()]
+        except broken:
             raise EvalkitError(
                 f"{path.name} of '{model.reference}' is not a whole safetensors file",
                 where=str(model.folder),

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from evalkit.base import canon, kept
-from evalkit.base.errors import EvalkitError, Exit
+from evalkit.base.errors import EvalkitError, Exit, first_line
 from evalkit.inputs.files import digests
 from evalkit.inputs.models import architecture
 from evalkit.inputs.types import FileEntry, Quantization
@@ -126,11 +126,11 @@ def _types(file: Path) -> Counter[str]:
             counted[tensor.tensor_type.name] += int(tensor.n_elements)
     except (OSError, ValueError, KeyError, IndexError, OverflowError) as error:
         raise EvalkitError(
-            f"{file.name} is not a readable GGUF file: {str(error).splitlines()[0]}",
+            f"{file.name} is not a readable GGUF file: {first_line(error)}",
             where=os.fspath(file.parent),
             fix="fetch it again",
         ) from None
-    if (parts or 1) > 1:
+    if parts not in (None, 0, 1):
         raise EvalkitError(
             f"{file.name} is one part of a model that is split into several GGUF files",
             where=os.fspath(file.parent),
@@ -146,7 +146,7 @@ def _check_split(file: Path, reader: Any) -> None:
 
     stated = {name: _stated(reader, f"tokenizer.ggml.{name}") for name in ("model", "pre")}
     known = {*theirs.GGUF_PRE_TOKENIZER_SPLITS, *AS_GPT2}
-    if stated["model"] == "gpt2" and stated["pre"] not in known:
+    if stated["model"] == "gpt2" and str(stated["pre"]) not in known:
         raise EvalkitError(
             f"transformers has no rule for how the tokenizer of {file.name} splits text"
             f" (tokenizer.ggml.pre is {stated['pre']})",
@@ -175,25 +175,20 @@ def _convert(file: Path, folder: Path, dtype: str) -> None:
     causal: Any = AutoModelForCausalLM  # untyped
     read: Any = AutoTokenizer
     named: Any = {"gguf_file": file.name, "local_files_only": True}
-    try:
-        with _quiet():
-            tokenizer = read.from_pretrained(file.parent, **named)
-            model, loading = causal.from_pretrained(
-                file.parent, **named, dtype=dtype, output_loading_info=True,
-                quantization_config=GgufConfig(dequantize=True),
-            )  # fmt: skip
-            if loading["missing_keys"]:
-                missing = sorted(loading["missing_keys"])
-                raise ValueError(f"it lacks {len(missing)} weights, {missing[0]} first")
-            model.save_pretrained(folder)
-            tokenizer.save_pretrained(folder)
-            again = read.from_pretrained(folder)
-    except architecture.loading_errors() as error:
-        raise EvalkitError(
-            f"transformers can't convert {file.name}: {str(error).splitlines()[0]}",
-            where=os.fspath(file.parent),
-            fix=OTHER,
-        ) from None
+    what, where = f"transformers can't convert {file.name}", os.fspath(file.parent)
+    told = architecture.Loading(lambda why: EvalkitError(f"{what}: {why}", where=where, fix=OTHER))
+    with told, _quiet():
+        tokenizer = read.from_pretrained(file.parent, **named)
+        model, loading = causal.from_pretrained(
+            file.parent, **named, dtype=dtype, output_loading_info=True,
+            quantization_config=GgufConfig(dequantize=True),
+        )  # fmt: skip
+        if loading["missing_keys"]:
+            missing = sorted(loading["missing_keys"])
+            raise ValueError(f"it lacks {len(missing)} weights, {missing[0]} first")
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        again = read.from_pretrained(folder)
     if again.encode(TEXT) != tokenizer.encode(TEXT):
         raise EvalkitError(
             f"the tokenizer of {file.name} reads text otherwise once it is saved",

@@ -12,6 +12,7 @@ from evalkit.base import canon
 from evalkit.base.errors import EvalkitError, one_of
 from evalkit.inputs.chat import texts
 from evalkit.inputs.chat.templates import Template
+from evalkit.inputs.models import architecture
 from evalkit.inputs.models.model import Model
 from evalkit.inputs.types import SpecialToken
 
@@ -31,22 +32,16 @@ class Tokenizer:
     """A model's tokenizer with the settings that lm-eval's `hf` model takes from it."""
 
     def __init__(self, model: Model) -> None:
-        from huggingface_hub.errors import StrictDataclassError
         from transformers import AutoTokenizer
 
-        broken = (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError)
-        try:
+        what = f"can't load the configuration or the tokenizer of '{model.reference}'"
+        where = str(model.folder)
+        with architecture.Loading(lambda reason: EvalkitError(f"{what}: {reason}", where=where)):
             self.hf: Any = AutoTokenizer.from_pretrained(
                 model.folder, trust_remote_code=model.trust_remote_code
             )
             config = _config(model)
             self.max_length = _max_length(config, self.hf)
-        except (*broken, StrictDataclassError) as error:
-            reason = str(error).split("\n")[0]
-            raise EvalkitError(
-                f"can't load the configuration or the tokenizer of '{model.reference}': {reason}",
-                where=str(model.folder),
-            ) from None
         self._folder = model.folder
         self._reference, self.vocabulary = model.reference, getattr(config, "vocab_size", None)
         self.unlike = _unlike(config, self.hf)
