@@ -516,3 +516,11 @@ def test_packs_are_refused_with_the_exit_code_of_a_broken_record(tmp_path: Path)
     ran = call("verify", tmp_path / "bad.tar.gz")
     assert ran.code == Exit.FAILED and ran.out.splitlines()[-1].startswith("BROKEN")
     assert runs.sha256("") and "Traceback" not in ran.err
+
+
+def test_no_room_to_unpack_into_is_told_with_what_says_where_that_is(tmp_path: Path) -> None:
+    path = tmp_path / "run.tar.gz"
+    path.write_bytes(b"".join(archive.packed("run", [("record.json", b"{}")])))
+    (tmp_path / "place").touch()
+    with pytest.raises(EvalkitError, match="set TMPDIR"):
+        archive.unpack(path, tmp_path / "place")

@@ -69,6 +69,10 @@ def unpack(path: Path, place: Path) -> Path:
         with canon.reader(path) as handle, gzip.open(handle, "rb") as stream:
             most = SLACK + RATIO * os.fstat(handle.fileno()).st_size
             return place / _unpack(stream, place, min(most, MAX_BYTES))
+    except EvalkitError as error:
+        if error.where.startswith(str(place)):
+            error.fix = "set TMPDIR to a folder with room for what is in the pack"
+        raise
     except _ERRORS as error:
         what = f"not a pack of evalkit's: {error or type(error).__name__}"
         raise EvalkitError(what, where=str(path), code=Exit.FAILED) from None

@@ -5,6 +5,7 @@ who has the locked packages. It stands outside the line from suite to record, wh
 import torch and transformers, inside its functions only.
 """
 
+import os
 import re
 import tempfile
 from pathlib import Path
@@ -26,12 +27,14 @@ def build(folder: Path, seed: int = 0) -> Path:
     """Make the model in `folder` and return it; files that are already right stay untouched. Each
     file is complete before it gets its name, so another process may be reading the folder, which
     may be read-only where it is right."""
-    with tempfile.TemporaryDirectory(prefix="evalkit-demo-") as made:
+    if not folder.is_dir():
+        kept.make_folder(folder)
+    beside = folder.parent if os.access(folder.parent, os.W_OK) else None
+    with tempfile.TemporaryDirectory(dir=beside, prefix=".demo-") as made:
         _save(Path(made), seed)
         for path in sorted(Path(made).iterdir()):
             old = folder / path.name
             if not old.is_file() or old.read_bytes() != path.read_bytes():
-                kept.make_folder(folder)
                 canon.write_atomic(old, path.read_bytes())
     return folder
 
