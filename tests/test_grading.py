@@ -5,6 +5,7 @@ import json
 import math
 import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +21,7 @@ from evalkit.harness import locking, verdicts
 from evalkit.harness.data import metrics
 from evalkit.host import sandbox
 from evalkit.host.launch import runtimes
-from evalkit.host.launch.command import Image, Runtime
+from evalkit.host.launch.command import OF_SIFS, PLACES, Image, Runtime
 from evalkit.host.launch.runtimes import Place
 from evalkit.judge.verify.checks.grading import _wrong_rate
 from evalkit.record.reading.evidence.samples import Document
@@ -60,11 +61,23 @@ def test_the_hubs_metrics_are_imported_only_where_somebody_asks_for_one(
     assert evaluate.load is sys.modules["evaluate.loading"].load
 
 
-def test_a_program_gets_nothing_of_the_host_from_apptainer() -> None:
-    text = " ".join(sandbox.command_line(Runtime("apptainer", "1"), IMAGE, "one", LIMITS))
+@pytest.mark.parametrize("name", OF_SIFS)
+def test_a_program_gets_nothing_of_the_host_from_apptainer(name: str) -> None:
+    text = " ".join(sandbox.command_line(Runtime(name, "1"), IMAGE, "one", LIMITS))
+    assert text.startswith(f"{name} --quiet exec ")
     for part in ("--containall", "--cleanenv", "--no-home", "--no-privs", "--network none"):
         assert part in text
     assert "--bind" not in text and "--mount type" not in text
+
+
+@pytest.mark.parametrize("name", [name for name in PLACES if name != "none"])
+def test_a_runtime_that_can_start_no_container_ends_the_command(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = subprocess.CompletedProcess([], 255 if name in OF_SIFS else 125, b"", b"no such image")
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: done)
+    with pytest.raises(EvalkitError, match=f"{name} can't run a program .* no such image"):
+        sandbox.run(Runtime(name, "1"), IMAGE, "print()", LIMITS)
 
 
 @pytest.mark.parametrize(("passed", "count", "k"), [(0, 5, 1), (2, 5, 1), (2, 5, 3), (5, 5, 5)])

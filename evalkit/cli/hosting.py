@@ -21,8 +21,10 @@ from evalkit.cli.common import (
     suite_option,
     tell,
 )
+from evalkit.host.launch.command import PLACES
 
-IN = "docker, podman, apptainer or none (default: the first that works and has the image)."
+RUNTIMES = ", ".join(PLACES[:-1])
+IN = f"{RUNTIMES} or none (default: the first that works and has the image)."
 
 
 @click.command("stage")
@@ -129,7 +131,7 @@ def doctor_command(model: str | None, out: Path, as_json: bool) -> None:
 
 @click.command("grade")
 @click.argument("folder", metavar="RUN", type=PATH)
-@click.option("--in", "wanted", default="", metavar="PLACE", help="docker, podman or apptainer.")
+@click.option("--in", "wanted", default="", metavar="PLACE", help=f"{RUNTIMES}.")
 @click.option("--image", default="", help="An image's name, or a SIF's path.")
 @click.option("--seconds", type=click.IntRange(1, 600), default=10, show_default=True,
               help="Time limit of a program.")  # fmt: skip

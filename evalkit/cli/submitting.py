@@ -26,7 +26,7 @@ PLAN = {
     "limit": "Only the first N documents of each task.",
     "dtype": "float32, bfloat16 or float16.",
     "profile": "native or precise.",
-    "level": "tree, prefix or none (default: probed).",
+    "level": "What rows share, as in `evalkit plan`.",
     "seed": "Set all seeds.",
     "threads": "Threads within an operation.",
     "memory": "GB of each GPU: 24, 40, 80, 141, ...",

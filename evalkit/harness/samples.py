@@ -12,6 +12,9 @@ from typing import Any, NotRequired, TypedDict, cast
 from evalkit.base import canon
 from evalkit.inputs.types import Version
 
+# The kind of request that tasks of lm-eval's other output types make.
+REQUESTED_AS = {"multiple_choice": "loglikelihood"}
+
 
 class Sample(TypedDict):
     """A line of samples.jsonl.gz: lm-eval's record of a document under one filter, with its leaf

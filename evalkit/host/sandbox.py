@@ -11,7 +11,7 @@ import subprocess
 from dataclasses import dataclass
 
 from evalkit.base.errors import EvalkitError, Exit
-from evalkit.host.launch.command import Image, Runtime
+from evalkit.host.launch.command import OF_SIFS, Image, Runtime
 
 # The limits hold in every runtime, even in one without limits. The word is the first line of stdin.
 _INSIDE = """
@@ -41,7 +41,9 @@ os._exit(os.waitstatus_to_exitcode(status) & 255)
 """
 _STARTING_S = 60  # for the runtime, besides the program's own time
 _OUT_OF_TIME = (142, 256 - 24, 256 - 9)  # exit codes: by the clock; SIGXCPU, SIGKILL: CPU time
-_NOT_STARTED = {"docker": (125, 126, 127), "podman": (125, 126, 127), "apptainer": (255,)}
+_NOT_STARTED = {"docker": (125, 126, 127), "podman": (125, 126, 127)} | dict.fromkeys(
+    OF_SIFS, (255,)
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +57,9 @@ class Limits:
 def command_line(runtime: Runtime, image: Image, name: str, limits: Limits) -> list[str]:
     """Return the command line that runs one program. `name`: the container's. A pure function."""
     python = ["-I", "-c", _INSIDE, str(limits.seconds), str(limits.memory_bytes)]
-    if runtime.name == "apptainer":
+    if runtime.name in OF_SIFS:
         return [
-            "apptainer", "--quiet", "exec", "--containall", "--cleanenv", "--no-home",
+            runtime.name, "--quiet", "exec", "--containall", "--cleanenv", "--no-home",
             "--no-privs", "--no-mount", "bind-paths,tmp", "--net", "--network", "none",
             "--pwd", "/", image.reference, "python3", *python,
         ]  # fmt: skip
@@ -81,7 +83,7 @@ def run(runtime: Runtime, image: Image, program: str, limits: Limits) -> str:
             check=False,
         )  # fmt: skip
     except subprocess.TimeoutExpired:
-        if runtime.name != "apptainer":
+        if runtime.name not in OF_SIFS:
             subprocess.run([runtime.name, "rm", "--force", name], capture_output=True, check=False)
         return "timed out"
     if done.returncode in _NOT_STARTED[runtime.name]:

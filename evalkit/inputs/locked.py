@@ -103,7 +103,8 @@ class _Plain(yaml.SafeDumper):
 
 
 def other_settings(asked: Mapping[str, Any], suite: Mapping[str, Any]) -> list[str]:
-    """Which settings that prompts follow from a suite has otherwise than a lock's `asked`."""
+    """Return the settings that prompts follow from and that differ between a suite and a lock's
+    `asked`."""
     return [key for key in ASKED if asked[key] != suite[key]]
 
 

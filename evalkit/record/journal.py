@@ -181,7 +181,7 @@ def _unequal(folder: Path, batch: str, one: str, two: str) -> EvalkitError:
         f"batch {batch[:19]} was answered unequally by segments {one} and {two}",
         where=str(folder),
         fix="the two ran on unlike hardware or software, or one of them split it for lack of"
-        " memory: `evalkit finish RUN --prefer SEGMENT` lets one's answers count, and records that",
+        " memory: `evalkit finish RUN --prefer SEGMENT` takes that one's answers and records it",
         code=Exit.FAILED,
     )
 

@@ -84,8 +84,8 @@ class Pins:
 
 
 class _NothingElse:
-    """In the place of what `datasets` falls back on when the Hub does not answer: what it has
-    cached of a dataset, at whatever revision. The Hub's answer is the error then."""
+    """Replaces what `datasets` falls back on when the Hub does not answer: what it has cached of a
+    dataset, at whatever revision. The Hub's error is raised instead."""
 
     def __init__(self, *_: Any, **__: Any) -> None:
         pass

@@ -17,7 +17,7 @@ from typing import Any
 from evalkit.harness import publish, tasks
 from evalkit.harness.data import metrics
 from evalkit.harness.index import task_folder
-from evalkit.harness.samples import Sample, plain, strings, unmarked
+from evalkit.harness.samples import REQUESTED_AS, Sample, plain, strings, unmarked
 from evalkit.harness.scoring.own_code import IGNORED, Refused, Unlike, refuse_code
 from evalkit.inputs.models.builtin.demo import model as demo
 
@@ -181,8 +181,7 @@ class Task:
         """The requests with their recorded responses, as they were before filtering."""
         from lm_eval.api.instance import Instance
 
-        kind = self._task.OUTPUT_TYPE
-        kind = "loglikelihood" if kind == "multiple_choice" else kind
+        kind = REQUESTED_AS.get(self._task.OUTPUT_TYPE, self._task.OUTPUT_TYPE)
         return [
             Instance(
                 request_type=kind,

@@ -45,13 +45,17 @@ def write(
 
 
 def _text(sources: Sequence[Source], to: str, pack: str) -> str:
-    if to == "csv":
-        return tables.to_csv([row for s in sources for row in rows(s.record, s.mark)])
-    if to in ("markdown", "latex"):
-        to_text = tables.to_markdown if to == "markdown" else tables.to_latex
-        return to_text([headline_rows(s.record, s.mark) for s in sources])
-    if to == "model-index":
-        return hub.model_index(sources)
-    if to == "eval-results":
-        return hub.eval_results(sources, pack)
-    return every_eval_ever.every_eval_ever(sources[0])
+    match to:
+        case "csv":
+            return tables.to_csv([row for s in sources for row in rows(s.record, s.mark)])
+        case "markdown":
+            return tables.to_markdown([headline_rows(s.record, s.mark) for s in sources])
+        case "latex":
+            return tables.to_latex([headline_rows(s.record, s.mark) for s in sources])
+        case "model-index":
+            return hub.model_index(sources)
+        case "eval-results":
+            return hub.eval_results(sources, pack)
+        case "every-eval-ever":
+            return every_eval_ever.every_eval_ever(sources[0])
+    raise AssertionError(f"{to} is not one of cli.showing.FORMATS")

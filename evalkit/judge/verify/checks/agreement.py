@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Any
 
 from evalkit.base import canon
-from evalkit.harness.samples import RunResults
+from evalkit.harness.samples import REQUESTED_AS, RunResults
 from evalkit.judge.verify.checks import completeness
 from evalkit.plan.requests.request import recorded_terms, settings_from
 from evalkit.record import sections, segments
@@ -28,7 +28,6 @@ PROFILES = ("native", "precise")
 DTYPES = ("float32", "bfloat16", "float16")
 OF_TASKS = (sections.MEAN, sections.BOOTSTRAP)  # how standard errors are made
 OF_GROUPS = (sections.POOLED, sections.UNWEIGHTED)
-KINDS = {"multiple_choice": "loglikelihood"}  # lm-eval's output types by another request's name
 _SLACK_S = 60.0  # by which two clocks, or two readings of one, may be apart
 
 
@@ -194,7 +193,7 @@ def _asked(
     configs = results["configs"] if results else {}
     for leaf in sorted(record["tasks"].keys() & samples.leaves.keys() & kinds.keys()):
         kind = record["tasks"][leaf]["output_type"]
-        if kinds[leaf] != {KINDS.get(kind, kind)}:
+        if kinds[leaf] != {REQUESTED_AS.get(kind, kind)}:
             yield f"{shown(leaf)}: {kind} by {', '.join(sorted(kinds[leaf]))} batches"
         try:
             problem = _generated(record, configs.get(leaf, {}), plan, leaf, samples)

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from evalkit.base import canon
+from evalkit.harness.samples import REQUESTED_AS
 from evalkit.inputs.types import LockBody
 from evalkit.judge.verify.checks import choices
 from evalkit.judge.verify.checks.aggregates import KNOWN, aggregation
@@ -21,7 +22,6 @@ from evalkit.record.salted import HiddenText, PublicLine, PublicTask
 
 _SHA256 = re.compile("[0-9a-f]{64}")
 _FIELDS = {
-    "multiple_choice": ("loglikelihood", "is_greedy", "num_tokens"),
     "loglikelihood": ("loglikelihood", "is_greedy", "num_tokens"),
     "loglikelihood_rolling": ("loglikelihood", "num_tokens"),
 }
@@ -31,6 +31,7 @@ _TOLD = {"tokens", "logprob", "margin"}  # of a text, by evalkit's own engine
 def named(answer: Any, kind: str, *, foreign: bool) -> dict[str, Any] | None:
     """Return an answer's numbers by name, as the journal has them; None for a text. ValueError says
     why a task of this kind has no such answer; `foreign`: an engine of lm-eval's gave it."""
+    kind = REQUESTED_AS.get(kind, kind)
     if kind not in _FIELDS:
         if not isinstance(answer, dict):
             raise ValueError("a text is asked for, and it is answered by numbers")
