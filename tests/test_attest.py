@@ -702,5 +702,5 @@ def test_sign_and_verify_as_the_command_line_does(run: Path, tmp_path: Path) -> 
     call("sign", "--new-key", "--key", other).done()
     assert call("verify", run, "--key", f"{other}.pub").code == 1
     call("sign", "--key", key).refused(2, "no run given")
-    call("sign", tmp_path, "--key", key).refused(3, "no finished record here")
+    call("sign", tmp_path, "--key", key).refused(3, "no finished run here")
     assert os.fspath(tmp_path) not in (run / attest.NAME).read_text()

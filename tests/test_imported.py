@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import support
 from support import ROOT, call
 
 import evalkit
+from evalkit.record.signing import keys
 
 pytestmark = pytest.mark.usefixtures("in_this_process")
 VERSIONS = ["0.4.5", "0.4.13"]
@@ -96,6 +98,20 @@ def test_what_is_no_results_folder_is_refused(tmp_path: Path) -> None:
     (path,) = source.glob("samples_demo_qa_*")
     path.write_text("{}\n")
     call("import", source, "--out", tmp_path / "out").refused(1, "line 1", "can't be read")
+
+
+@pytest.mark.parametrize("command", ["audit", "reproduce", "pack", "sign"])
+def test_what_has_no_record_is_not_called_broken_but_what_it_is(
+    command: str, tmp_path: Path
+) -> None:
+    results = bring_in("0.4.13", tmp_path / "results")
+    run = support.planned(tmp_path / "demo")
+    key = ["--key", tmp_path / "key"] if command == "sign" else []
+    if key:
+        keys.make(tmp_path / "key")
+    call(command, results, *key).refused(3, "these are lm-eval's results", "`evalkit verify`")
+    call(command, run, *key).refused(3, "no finished run here", "evalkit status")
+    call(command, run.parent, *key).refused(3, "a folder of runs", "give one of them")
 
 
 def test_imported_results_are_exported_loaded_listed_and_have_a_status(tmp_path: Path) -> None:

@@ -122,7 +122,7 @@ def test_what_is_not_as_the_record_lists_it_is_not_packed(tmp_path: Path) -> Non
         with pytest.raises(EvalkitError, match=r"plan\.json is not the file that record\.json"):
             pack.pack(run, public=public)
     (run / "record.json").unlink()
-    with pytest.raises(EvalkitError, match=r"there is no record\.json"):
+    with pytest.raises(EvalkitError, match="there is no finished run here"):
         pack.pack(run)
     assert not list(tmp_path.glob("*.tar.gz"))
 

@@ -124,8 +124,9 @@ def _require_rights(folder: Folder) -> None:
 
 
 def require_consistent(run: Path, purpose: str) -> None:
-    """Raise EvalkitError (1) for a record that contradicts itself. `purpose` is a verb: what can't
-    be done with such a record."""
+    """Raise EvalkitError (1) for a record that contradicts itself, (3) where there is none.
+    `purpose` is a verb: what can't be done with such a record."""
+    identity.require(run)
     report = bounded.run(lambda: verify(run), [run])
     if not report.consistent:
         wrong = "contradicts itself" if report.readable else "can't be read here"

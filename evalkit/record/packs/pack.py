@@ -15,6 +15,7 @@ from evalkit.base import canon, schema
 from evalkit.base.errors import EvalkitError, Exit
 from evalkit.record import salted
 from evalkit.record.packs import archive, public_form
+from evalkit.record.reading import identity
 from evalkit.record.reading.folder import Folder, foreign
 from evalkit.record.signing import attest
 from evalkit.record.signing.keys import Private
@@ -77,6 +78,7 @@ def reveal(run: Path, name: str, out: Path | None = None) -> Path:
 
 
 def _record(run: Path) -> Record:
+    identity.require(run)
     record: Record = canon.read_json(run / "record.json")
     if problems := schema.check("record", record):
         raise EvalkitError(f"record.json is not a record: {problems[0]}", where=str(run))

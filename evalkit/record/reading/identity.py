@@ -78,13 +78,24 @@ def _of_another_version(name: str, newer: bool) -> Read:
     return Read(Check("record", Status.FAIL, detail), advice=advice)
 
 
+def require(run: Path) -> None:
+    """Raise EvalkitError (3) where a folder has no record, with what lies there instead."""
+    if (run / "record.json").exists():
+        return
+    what, fix = "there is no finished run here", "give the folder of one"
+    if (run / "run.json").exists():
+        fix = "`evalkit status` says how far it is"
+    elif [*run.glob("results_*.json"), *run.glob("*/results_*.json")]:
+        what = "these are lm-eval's results, which don't say how each answer was computed"
+        fix = "`evalkit verify`, `compare`, `report` and `export` take them as they are"
+    elif [*run.glob("*/run.json"), *run.glob("*/*/run.json")]:
+        what, fix = "this is a folder of runs, and no run", "give one of them"
+    raise EvalkitError(what, where=str(run), fix=fix, code=Exit.MISSING)
+
+
 def read_record(run: Path) -> Record:
     """Return the record of a run; EvalkitError (3) where there is none, (1) if not usable."""
-    if not (run / "record.json").is_file():
-        raise EvalkitError(
-            "there is no finished run here", where=str(run),
-            fix="`evalkit status` says how far it is", code=Exit.MISSING,
-        )  # fmt: skip
+    require(run)
     read = record(Folder(run))
     if read.record is None:
         raise EvalkitError(read.check.detail, where=str(run / "record.json"), code=Exit.FAILED)

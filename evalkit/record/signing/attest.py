@@ -16,6 +16,7 @@ from pathlib import Path
 from evalkit.base import canon, schema
 from evalkit.base.errors import EvalkitError, Exit
 from evalkit.inputs.files import sha256s
+from evalkit.record.reading import identity
 from evalkit.record.reading.folder import Folder
 from evalkit.record.signing import timestamps
 from evalkit.record.signing.keys import Private, Public, Tries, parsed
@@ -76,6 +77,7 @@ def sign(folder: Path, key: Private, kind: str = EVALUATION, claim: Claim | None
     is EVALUATION, AUDIT or REPRODUCTION, whose claim is as in schemas/statement.schema.json. The
     same statement by the same key is added once. Refuses a record that does not fit its schema or
     whose files are others."""
+    identity.require(folder)
     data = _bytes(folder / "record.json")
     try:
         record: Record = canon.loads(data)
