@@ -127,6 +127,23 @@ def test_what_is_not_as_the_record_lists_it_is_not_packed(tmp_path: Path) -> Non
     assert not list(tmp_path.glob("*.tar.gz"))
 
 
+def test_a_compressed_file_is_looked_through_in_blocks_and_to_a_limit(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A stranger's unpacked to any size, in memory."""
+    monkeypatch.setattr(pack, "SLACK", 1000)
+    run = Run()
+    run.extra["events/b.jsonl.gz"] = gzip.compress(bytes(1 << 20))
+    with pytest.raises(EvalkitError, match=r"events/b\.jsonl\.gz unpacks to more than"):
+        pack.pack(run.write(tmp_path / "run"))
+    monkeypatch.setattr(archive, "BLOCK", 4)
+    data = gzip.compress(b"abcdefghij")
+    assert all(
+        any(word in text for text in pack._texts("a.gz", data, 4))
+        for word in (b"abcde", b"cdefg", b"fghij")
+    )
+
+
 def test_secrets_and_paths_of_this_machine_are_not_packed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

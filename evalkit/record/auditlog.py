@@ -46,7 +46,7 @@ def has_finished(out: Path, execution: str) -> bool:
     if not path.is_file():
         return False
     for line in path.read_bytes().splitlines():
-        with suppress(ValueError):  # a torn line says nothing
+        with suppress(ValueError, AttributeError, RecursionError):  # a torn line says nothing
             entry = canon.loads(line)
             if entry.get("execution") == execution and entry.get("status") == "finished":
                 return True

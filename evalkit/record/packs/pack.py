@@ -7,6 +7,7 @@ link's target, and whatever holds this machine's paths or secrets are not packed
 
 import gzip
 import hashlib
+import io
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -16,7 +17,7 @@ from evalkit.base.errors import EvalkitError, Exit
 from evalkit.record import salted
 from evalkit.record.packs import archive, public_form
 from evalkit.record.reading import identity
-from evalkit.record.reading.folder import Folder, foreign
+from evalkit.record.reading.folder import RATIO, SLACK, Folder, MiB, foreign
 from evalkit.record.signing import attest
 from evalkit.record.signing.keys import Private
 from evalkit.record.types import Record
@@ -141,10 +142,28 @@ def _harmless(files: Iterable[tuple[str, bytes]]) -> Iterator[tuple[str, bytes]]
     for place in (Path.home(), Path.cwd()):
         if len(place.parts) > 2:  # not "/" or "/root", which may be a word
             secrets[os.fsencode(place)] = "a path of this machine"
+    overlap = max(map(len, secrets), default=1) - 1
     for name, data in files:
-        text = gzip.decompress(data) if name.endswith(".gz") else data
-        for secret, what in secrets.items():
-            if secret in text:
-                raise EvalkitError(f"{what} stands in {name}", fix="unset it or mend the run",
-                                   code=Exit.FAILED)  # fmt: skip
+        for text in _texts(name, data, overlap):
+            for secret, what in secrets.items():
+                if secret in text:
+                    raise EvalkitError(f"{what} stands in {name}", fix="unset it or mend the run",
+                                       code=Exit.FAILED)  # fmt: skip
         yield name, data
+
+
+def _texts(name: str, data: bytes, overlap: int) -> Iterator[bytes]:
+    """Yield a file's content; of a compressed one a block at a time, each with the end of the one
+    before it: a stranger's may unpack to a thousand times its size."""
+    if not name.endswith(".gz"):
+        yield data
+        return
+    total, most, end = 0, SLACK + RATIO * len(data), b""
+    with gzip.open(io.BytesIO(data), "rb") as stream:
+        while block := stream.read(archive.BLOCK):
+            total += len(block)
+            if total > most:
+                what = f"{name} unpacks to more than {most // MiB:,} MiB"
+                raise EvalkitError(what, code=Exit.FAILED)
+            yield end + block
+            end = block[len(block) - overlap :] if overlap else b""
