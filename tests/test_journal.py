@@ -5,6 +5,7 @@ import json
 import operator
 import random
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -126,6 +127,50 @@ def test_a_line_that_is_no_journal_line_is_set_aside(tmp_path: Path, raw: str) -
     path.write_text(raw + "\n" + path.read_text(), encoding="latin-1")
     found = read(tmp_path)
     assert set(found.batches) == set(BATCHES[:2]) and found.set_aside == ["one.jsonl line 1"]
+
+
+ODD: tuple[Any, ...] = (
+    [],
+    {"task/0/0/0": 3},
+    {"task/0/0/0": []},
+    {"task/0/0/0": {"text": 3}},
+    {"task/0/0/0": {"text": "x", "logprobs": 1, "tokens": 1, "stop": "eos", "margins": []}},
+    {"task/0/0/0": {"loglikelihood": "x", "num_tokens": 1}},
+    {"task/0/0/0": {"loglikelihood": -1.0}, "task/0/1/0": {}},
+    {"x": {"text": "y", "logprobs": [], "tokens": [], "stop": "eos", "margins": []}},
+)
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_a_sealed_line_that_holds_no_answer_is_named_or_set_aside(odd: Any, tmp_path: Path) -> None:
+    """Each was a traceback of `finish`, where a stranger's shard brought it."""
+    for change in ({"answers": odd}, {"batch": {}}, {"run": []}, {"answers": {}, "split": "x"}):
+        line = {"schema": journal.SCHEMA, "run": RUN, "batch": BATCHES[0], "answers": odd, **change}
+        sealed = line | {"sha256": journal.checksum(line)}
+        (tmp_path / "one.jsonl").write_text(json.dumps(sealed) + "\n")
+        found = read(tmp_path)
+        if not found.batches:
+            assert found.set_aside == ["one.jsonl line 1"]
+            continue
+        entry = {"task": "task", "targets": [[0, 0, 0, 0, part[5:]] for part in odd]}
+        plan: Any = SimpleNamespace(body={"empty_texts": {}}, entries={BATCHES[0]: entry})
+        with pytest.raises(EvalkitError, match=r"an answer to task is none.*one\.jsonl"):
+            journal.Answers(plan, found).of("task")
+
+
+def test_a_line_that_answers_another_batch_too_takes_no_answers_place(tmp_path: Path) -> None:
+    """The last of the two counted, and the record was BROKEN."""
+    write(tmp_path, BATCHES[:1])
+    writer = journal.Writer(tmp_path, RUN, "two")
+    writer.append(BATCHES[1], answers(BATCHES[1]) | answers(BATCHES[0]))
+    writer.close()
+    entries = {
+        batch: {"task": "task", "targets": [[0, 0, 0, 0, part[5:]] for part in answers(batch)]}
+        for batch in BATCHES[:2]
+    }
+    plan: Any = SimpleNamespace(body={"empty_texts": {}}, entries=entries)
+    with pytest.raises(EvalkitError, match="asks for other requests"):
+        journal.Answers(plan, read(tmp_path)).of("task")
 
 
 def test_lines_of_another_run_or_plan_are_set_aside(tmp_path: Path) -> None:

@@ -102,11 +102,19 @@ def lines(path: Path) -> Iterator[tuple[int, Place, JournalLine | None]]:
         for number, raw in enumerate(handle, 1):
             try:
                 line = canon.loads(raw)
-                intact = raw.endswith(b"\n") and line["sha256"] == checksum(line)
+                intact = (
+                    raw.endswith(b"\n") and _has_form(line) and line["sha256"] == checksum(line)
+                )
             except (ValueError, KeyError, TypeError, RecursionError):
                 intact = False
             yield number, Place(path, start, len(raw)), line if intact else None
             start += len(raw)
+
+
+def _has_form(line: JournalLine) -> bool:
+    """Say whether a line has what is read of it: whoever writes one can seal anything."""
+    is_named = isinstance(line["run"], str) and isinstance(line["batch"], str)
+    return is_named and isinstance(line["answers"], dict) and isinstance(line.get("split", 0), int)
 
 
 @dataclass
@@ -234,12 +242,36 @@ class Answers:
         self._done, self._advance = done, advance
         self._without_text: dict[str, list[str]] = plan.body["empty_texts"]
         self._batches: dict[str, list[str]] = {}
+        self._entries = plan.entries
         for batch, entry in plan.entries.items():
             self._batches.setdefault(entry["task"], []).append(batch)
 
     def of(self, leaf: str) -> dict[str, Answer]:
-        """Read a leaf task's answers by request id; to be called once for each leaf task."""
-        parts = self._done.answers(self._batches.get(leaf, []))
+        """Read a leaf task's answers by request id, once for each leaf task; EvalkitError (1) where
+        a line of the journal holds what is no answer to its batch."""
+        batches = self._batches.get(leaf, [])
+        try:
+            return self._of(leaf, self._parts(leaf, batches))
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
+            paths = {self._done.batches[b].path for b in batches if b in self._done.batches}
+            what = f"an answer to {leaf} is none: {type(error).__name__}: {error}"
+            fix = "move the segment away that evalkit did not write, and execute again"
+            where = ", ".join(sorted(map(str, paths))[:3])
+            raise EvalkitError(what, where=where, fix=fix, code=Exit.FAILED) from None
+
+    def _parts(self, leaf: str, batches: Iterable[str]) -> dict[str, Answer]:
+        """Read answers by part; ValueError where a line answers what its batch does not ask."""
+        parts: dict[str, Answer] = {}
+        for batch in batches:
+            answers = self._done.batches[batch].answers()
+            if answers.keys() != {
+                f"{leaf}/{target[-1]}" for target in self._entries[batch]["targets"]
+            }:
+                raise ValueError(f"batch {batch[:19]} asks for other requests")
+            parts |= answers
+        return parts
+
+    def _of(self, leaf: str, parts: dict[str, Answer]) -> dict[str, Answer]:
         self._advance(len(parts))
         answers = assemble(parts)
         for request in self._without_text.get(leaf, []):
