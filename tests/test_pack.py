@@ -136,12 +136,12 @@ def test_a_compressed_file_is_looked_through_in_blocks_and_to_a_limit(
     run.extra["events/b.jsonl.gz"] = gzip.compress(bytes(1 << 20))
     with pytest.raises(EvalkitError, match=r"events/b\.jsonl\.gz unpacks to more than"):
         pack.pack(run.write(tmp_path / "run"))
-    monkeypatch.setattr(archive, "BLOCK", 4)
-    data = gzip.compress(b"abcdefghij")
-    assert all(
-        any(word in text for text in pack._texts("a.gz", data, 4))
-        for word in (b"abcde", b"cdefg", b"fghij")
-    )
+    monkeypatch.setattr(archive, "BLOCK", 16)
+    monkeypatch.setenv("HF_TOKEN", "hf_planted123")
+    for before in range(16):
+        run.extra["events/b.jsonl.gz"] = gzip.compress(b"-" * before + b"hf_planted123-----")
+        with pytest.raises(EvalkitError, match="the value of HF_TOKEN stands in"):
+            pack.pack(run.write(tmp_path / "run"))
 
 
 def test_secrets_and_paths_of_this_machine_are_not_packed(
