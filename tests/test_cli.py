@@ -214,7 +214,11 @@ def test_no_colour_where_it_is_not_wanted(tmp_path: Path) -> None:
 def test_status_says_how_far_a_run_is(tmp_path: Path) -> None:
     for name, make, words in (
         ("a", support.finished, "finished: 100% of the work, {all} of {all} batches, record"),
-        ("b", support.executed, "unfinished: 100% of the work, {all} of {all} batches;"),
+        (
+            "b",
+            support.executed,
+            "unfinished: 100% of the work, {all} of {all} batches; `evalkit finish` scores it",
+        ),
         ("c", support.planned, "unfinished: 0% of the work, 0 of {all} batches;"),
     ):
         (tmp_path / name).mkdir()

@@ -32,7 +32,7 @@ class Events:
     """The log of a run and its messages. Before the run has a folder, events are kept in memory."""
 
     def __init__(self, console: Console | None = None) -> None:
-        width = None if sys.stderr.isatty() else 110  # a log has room for a whole table
+        width = None if sys.stderr.isatty() else 160  # a log has room for the longest names
         self.console = console or Console(stderr=True, highlight=False, soft_wrap=True, width=width)
         self._log: canon.Appender | None = None
         self.path: Path | None = None  # of the events file

@@ -66,10 +66,10 @@ class Standing:
             return "imported: lm-eval's own results, finished where they came from"
         done, batches = self.progress.done, self.progress.batches
         share = f"{100 * self.progress.share:.0f}% of the work, {done:,} of {batches:,} batches"
-        endings = {
-            "finished": ", record written",
-            "unfinished": "; the same eval command continues it",
-        }
+        left = "the same eval command continues it"
+        if done == batches:  # of a suite with programs no command but this one goes on
+            left = "`evalkit finish` scores it, and `evalkit grade` if it asks for programs"
+        endings = {"finished": ", record written", "unfinished": f"; {left}"}
         return "\n".join([f"{self.state}: {share}{endings.get(self.state, '')}", *self.devices])
 
     def to_json(self) -> dict[str, object]:
