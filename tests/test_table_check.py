@@ -1,6 +1,7 @@
 """`check-table`: a right table passes, and each kind of wrong number is named with its line."""
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -230,6 +231,18 @@ def test_numbers_of_any_length_and_odd_columns_are_judged(
     for words in ([paper], [table(tmp_path, ROW.format(cell, "33.3", run_id(run))), run]):
         ran = call("check-table", *words)
         assert ran.code in (0, 1, 2), ran.traceback
+
+
+def test_a_table_of_many_rows_and_a_comment_without_end_are_read_in_one_pass(
+    tmp_path: Path,
+) -> None:
+    """Both took the square of their length: 16 s and minutes."""
+    paper = tmp_path / "long.md"
+    rows = "| x | 51.23 |\n" * 3_000
+    paper.write_text("<div>\n" + "<!-- " * 100_000 + "\n\n| a | BoolQ |\n|-|-|\n" + rows)
+    began = time.process_time()
+    assert len(table_check.check(paper, []).cells) == 3_000
+    assert time.process_time() - began < 5
 
 
 def test_a_perplexity_without_end_is_no_number_of_a_table(run: Path, tmp_path: Path) -> None:

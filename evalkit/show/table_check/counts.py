@@ -47,7 +47,8 @@ def documents() -> dict[str, int]:
 def judge(table: Table, exempt: Collection[str]) -> Iterator[Finding]:
     """Judge every number of a table: proportions of known documents, errors, means."""
     cells = entries(table, exempt)
-    judged = [finding for entry in cells for finding in _findings(entry, cells)]
+    in_percent = {e.column for e in cells if e.score is not None and e.score.value > 1}
+    judged = [finding for e in cells for finding in _findings(e, cells, _scale(e, in_percent))]
     tested = [f for f in judged if f.outcome == "impossible" or "documents" in f.hint]
     impossible = [f for f in tested if f.outcome == "impossible"]
     if len(impossible) > max(FEW, len(tested) / 2):
@@ -62,12 +63,11 @@ def judge(table: Table, exempt: Collection[str]) -> Iterator[Finding]:
     yield from judged
 
 
-def _findings(entry: Entry, others: Sequence[Entry]) -> Iterator[Finding]:
+def _findings(entry: Entry, others: Sequence[Entry], scale: int) -> Iterator[Finding]:
     if not entry.numbers:
         if _count(entry):
             yield entry.finding(entry.text, "unreadable", "write one score, and its error")
         return
-    scale = _scale(entry, others)
     for number in entry.numbers:
         yield _judged(number, entry, others, scale)
 
@@ -142,10 +142,9 @@ def _count(entry: Entry) -> int | None:
     return None
 
 
-def _scale(entry: Entry, others: Sequence[Entry]) -> int:
+def _scale(entry: Entry, in_percent: Collection[int]) -> int:
     """Return 1 for a share in a column without scores above 1, else 100."""
     own = entry.score
     if own is not None and own.value <= 1 and own.digits >= 3:
         return 1
-    near = [e.score for e in others if e.score and e.column == entry.column]
-    return 100 if any(number.value > 1 for number in near) else 1
+    return 100 if entry.column in in_percent else 1

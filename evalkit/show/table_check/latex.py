@@ -5,6 +5,7 @@ expanded, no file is included; an unknown macro counts as the content of its bra
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 from pylatexenc import latexwalker
@@ -73,6 +74,7 @@ def plain(text: str) -> str:
     return _squeezed(_text(nodes))
 
 
+@cache
 def _context() -> Any:
     context = latexwalker.get_default_latex_context_db()
     context.add_context_category(

@@ -15,7 +15,6 @@ from evalkit.show.table_check import latex
 from evalkit.show.table_check.table import IDS, Cell, Row, Table, build, named
 
 _FORMULA = re.compile(r"(?<!\\)\$([^$]+)\$")
-_COMMENT = re.compile(r"<!--(.*?)-->", re.S)
 _TAGS = {"<sub>": " _(", "</sub>": ")", "<small>": " _(", "</small>": ")", "<sup>": "^(",
          "</sup>": ")", "<br>": " ", "<br/>": " ", "<br />": " "}  # fmt: skip
 _RULE = re.compile(r"^\s*\|[\s:|-]*-[\s:|-]*\|\s*$", re.M)
@@ -90,7 +89,10 @@ def _name(token: Any, reading: _Reading) -> None:
 
 
 def _of_comments(html: str) -> list[str]:
-    return [id for comment in _COMMENT.findall(html) for id in named(comment)]
+    found, end = [], 0
+    while (start := html.find("<!--", end)) >= 0 and (end := html.find("-->", start + 4)) >= 0:
+        found += named(html[start + 4 : end])
+    return found
 
 
 def plain(children: list[Any]) -> str:
