@@ -25,8 +25,18 @@ def some(doc, results):
     return {"listed": 1.0} if doc["answer"] else {}
 
 
+def single(doc, results):
+    import numpy
+
+    return {"listed": numpy.float32(0.1 * doc["answer"] + 0.2), "acc": numpy.float32(0.7)}
+
+
 def pairs(doc, results):
     return {"listed": (doc["answer"], 0)}
+
+
+def largest(items):
+    return 100.0 * max(items)
 
 
 def first(items):
@@ -52,6 +62,7 @@ FILTERED = {
 FORMS: dict[str, dict[str, Any]] = {
     "own_a": CHOICES,
     "own_b": CHOICES,
+    "own_c": CHOICES,
     "own_more": GENERATES | LISTED | {"process_results": "more"},
     "own_some": GENERATES | LISTED | {"process_results": "some"},
     "own_two": GENERATES | {
@@ -59,8 +70,14 @@ FORMS: dict[str, dict[str, Any]] = {
             {"metric": "two_in_one", "aggregation": "median", "higher_is_better": False}
         ]
     },
+    "own_single": GENERATES | LISTED | {"process_results": "single"},  # of less precision
     "own_pairs": GENERATES | LISTED | {"process_results": "pairs"},
     "own_brier": CHOICES | {"metric_list": [{"metric": "brier_score"}, {"metric": "acc"}]},
+    "own_first": CHOICES | {  # a score that is no mean of its values, and so in no range
+        "metric_list": [
+            {"metric": "acc", "aggregation": "largest", "higher_is_better": True}
+        ]
+    },
     "own_texts": {
         "output_type": "loglikelihood_rolling",
         "doc_to_text": "",
@@ -72,6 +89,7 @@ FORMS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 GROUPS = {
     "first": (["own_a", "own_b"], [{"metric": "acc"}]),
+    "third": (["own_c", "own_single"], [{"metric": "acc"}]),
     "second": (["own_a", "own_more"], [{"metric": "acc", "weight_by_size": False}]),
     "both": (["first", "second"], [{"metric": "acc"}]),  # own_a counts twice
     "filtered": (
@@ -95,13 +113,14 @@ def test_an_honest_run_of_shapes_that_lm_eval_scores_its_own_way_is_consistent(
         rows = DOCUMENTS[:5] if name == "own_short" else DOCUMENTS
         path = write_task(tasks, name, rows, extra=extra, **own)
         text = path.read_text().replace("metric: two", "metric: !function code.two")
+        text = text.replace("aggregation: largest", "aggregation: !function code.largest")
         path.write_text(text.replace("mean", "!function code.first") if code == "pairs" else text)
     for name, (children, how) in GROUPS.items():
         body = {"group": name, "task": children, "aggregate_metric_list": how}
         (tasks / f"{name}.yaml").write_text(yaml.safe_dump(body))
     (tasks / "code.py").write_text(CODE)
-    others = ("own_some", "own_two", "own_pairs", "own_brier", "own_texts")
-    suite = write_suite(tmp_path, "both", *others, "filtered")
+    others = ("own_some", "own_two", "own_pairs", "own_brier", "own_texts", "own_first")
+    suite = write_suite(tmp_path, "both", *others, "filtered", "third")
     finished = make(suite, tiny_model(), tmp_path / "out")
     record = canon.read_json(finished / "record.json")
     assert record["groups"]["both"]["n"] == 48  # of 36 documents: own_a's count twice

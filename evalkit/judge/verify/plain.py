@@ -200,7 +200,7 @@ class _Evidence:
         return f"{self._head}samples_{leaf}_{self._date}.jsonl"
 
     def checks(self) -> list[Check]:
-        ranges = partial(aggregates.ranges, self.record, self.samples)
+        ranges = partial(aggregates.ranges, self.record, self.samples, self.results.get("configs"))
         if not self.kept:
             why = "no samples were kept (--log_samples), so no number can be recomputed"
             return [Check("samples", Status.SKIP, why, why), *checked("ranges", ranges)]

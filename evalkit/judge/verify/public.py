@@ -120,7 +120,7 @@ class Public:
             *self._answers(),
             *self._scores(),
             *aggregates.Aggregates(record, self.tasks, samples, scored).check(),
-            aggregates.ranges(record, samples),
+            aggregates.ranges(record, samples, self.tasks),
             agreement.check(record, None, None, None, samples),
             *health.health(record, None, None),
             *self._texts(),

@@ -200,7 +200,12 @@ class _Evidence:
             ("scores", lambda: self.scores.checks(lock["lm_eval"] if lock and shipped else None)),
             ("grading", self.grading.checks),
             ("results", lambda: self._aggregates(lock)),
-            ("ranges", lambda: aggregates.ranges(record, samples)),
+            (
+                "ranges",
+                lambda: aggregates.ranges(
+                    record, samples, self.results["configs"] if self.results else None
+                ),
+            ),
             ("agreement", self._agreement),
             ("health", lambda: health.health(record, plan, self.journal, samples)),
             ("texts", lambda: health.texts(record, self.journal, samples)),

@@ -12,6 +12,7 @@ from typing import Any
 from evalkit.base import canon, statistics
 from evalkit.inputs.locked import group_metric
 from evalkit.inputs.types import GroupScore
+from evalkit.judge.verify.checks import single
 from evalkit.record.reading import score_table
 from evalkit.record.reading.evidence.samples import Samples
 from evalkit.record.reading.findings import Check, Findings, Status, difference, few, shown
@@ -63,6 +64,7 @@ _NO_ERROR = {
     "brier_score",
     _FLAT,
 }  # lm-eval has none for them
+_LISTED = set(_DEFAULTS.values())  # lm-eval's, as far as they are told apart here
 _UNIT = {"acc", "acc_norm", "acc_bytes", "acc_mutual_info", "acc_all", "exact_match"}
 _PERPLEXITY = {"perplexity", "word_perplexity", "byte_perplexity"}
 
@@ -155,12 +157,18 @@ class Aggregates:
         if how not in _AGGREGATIONS:
             self.skipped |= {f"{name} ({shown(how)[:40]})"}
             return
-        self._compare(name, recorded["value"], _AGGREGATIONS[how](list(map(_number, values))))
+        value = _AGGREGATIONS[how](list(map(_number, values)))
         if how == "mean":
             numbers = [float(_number(value)) for value in values]
             error = statistics.standard_error(numbers) if len(numbers) > 1 else None
+            in_single = single.mean(numbers)
+            if in_single is not None and _close(recorded["value"], in_single):
+                value, error = in_single, single.error(numbers)
+            self._compare(name, recorded["value"], value)
             self._compare(f"{name} stderr", recorded["stderr"], error)
-        elif how in _NO_ERROR or len(values) == 1:
+            return
+        self._compare(name, recorded["value"], value)
+        if how in _NO_ERROR or len(values) == 1:
             self._compare(f"{name} stderr", recorded["stderr"], None)
         elif recorded["stderr"] is not None:
             self.skipped |= {f"{name} stderr (bootstrapped)"}
@@ -205,6 +213,9 @@ class Aggregates:
         if not by_size:
             value, pooled = statistics.mean(values), plain
             self.plain.add(name)
+        in_single = single.mean(values, sizes if by_size else None)
+        if in_single is not None and _close(recorded["value"], in_single):
+            value = in_single
         self._compare(name, recorded["value"], value)
         self._compare(f"{name} stderr", recorded["stderr"], pooled)
 
@@ -216,8 +227,11 @@ def _number(value: Any) -> Any:
     return float(value) if isinstance(value, bool) else canon.number(value)
 
 
-def ranges(record: Record | PlainScores, samples: Samples) -> Check:
-    """Check for values that no run can have: an accuracy above 1, a perplexity below 1, a NaN."""
+def ranges(
+    record: Record | PlainScores, samples: Samples, configs: Mapping[str, Any] | None = None
+) -> Check:
+    """Check for values that no run can have: an accuracy above 1, a perplexity below 1, a NaN. What
+    a task's own code makes of its values has no range; `configs` are the leaf tasks' own."""
     findings = Findings("ranges")
     count = 0
     entries = {**record["tasks"], **record["groups"]}
@@ -227,7 +241,9 @@ def ranges(record: Record | PlainScores, samples: Samples) -> Check:
             value = canon.number(recorded["value"])
             error = canon.number(recorded["stderr"] or 0.0)
             where = f"{shown(name)} {shown(key)}"
-            findings.add(_range_problem(where, key.partition(",")[0], value))
+            metric = key.partition(",")[0]
+            if aggregation((configs or {}).get(name) or {}, metric) in KNOWN | _LISTED:
+                findings.add(_range_problem(where, metric, value))
             if not 0.0 <= error < math.inf:
                 findings.add(f"{where} has standard error {error}")
     for leaf in sorted(samples.leaves):
