@@ -166,4 +166,4 @@ def _texts(name: str, data: bytes, overlap: int) -> Iterator[bytes]:
                 what = f"{name} unpacks to more than {most // MiB:,} MiB"
                 raise EvalkitError(what, code=Exit.FAILED)
             yield end + block
-            end = block[len(block) - overlap :] if overlap else b""
+            end = (end + block)[-overlap:] if overlap else b""
