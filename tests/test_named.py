@@ -263,7 +263,7 @@ def test_a_run_that_was_planned_here_is_gone_on_with_from_any_folder(
     assert str(tmp_path) not in (run / "run.json").read_text()
     (run / "record.json").unlink()
     model.rename(tmp_path / "moved")
-    call("execute", run).refused(3, "no such folder", "give --model if it has moved")
+    call("execute", run).refused(3, "give --model if it has moved")
 
 
 def test_a_submission_names_no_run_elsewhere(traps: Traps, tmp_path: Path) -> None:
