@@ -68,7 +68,8 @@ def _work(real: Real, work: Work) -> dict[str, Any]:
         "dtypes": {},
     }
     sides = {(dtype, side): answered(real, side, dtype, work) for dtype in DTYPES for side in SIDES}
-    plain, texts = sides[FIRST, "lm-eval"].answers, sides[FIRST, "evalkit"].texts
+    whole = {key: one.answers if one.whole else {} for key, one in sides.items()}
+    plain, texts = whole[FIRST, "lm-eval"], sides[FIRST, "evalkit"].texts
 
     def margin(name: str, one: str, other: str) -> float | None:
         known = texts.get(name)
@@ -83,7 +84,7 @@ def _work(real: Real, work: Work) -> dict[str, Any]:
             "scores": {side: one.metrics for side, one in scores.items()},
             "differ": _differ([one.samples for one in scores.values()]),
             "distance": {
-                side: distance(asked, plain, one.answers, margin) for side, one in both.items()
+                side: distance(asked, plain, whole[dtype, side], margin) for side in SIDES
             },
             "spent": {
                 side: {"seconds": one.seconds, "cpu": one.cpu, "tokens": one.tokens,
