@@ -300,6 +300,10 @@ def test_status_of_a_plan_that_no_evalkit_made_is_a_line(
         assert ran.code in (0, 1, 2, 3), ran.traceback
     if change is _circle:
         assert "does not stand after its parent" in call("execute", run, "--shard", "1/2").err
+    if name == "plan.json":
+        for words in (["execute", run, "--workers", 0], ["finish", run]):
+            ran = call(*words)
+            assert ran.code in (1, 2, 3, 75), ran.traceback
 
 
 def test_a_log_that_takes_too_long_is_over_a_limit_and_ends_nothing_else(

@@ -24,6 +24,7 @@ from evalkit.base.errors import EvalkitError, Exit
 from evalkit.judge.verify import Deep, Report, Status, Trust, Wanted, judge
 from evalkit.record import salted
 from evalkit.record.packs import archive, pack
+from evalkit.record.reading import folder as reading
 from evalkit.record.signing import attest, keys
 
 pytestmark = pytest.mark.usefixtures("without_lm_eval")
@@ -131,7 +132,7 @@ def test_a_compressed_file_is_looked_through_in_blocks_and_to_a_limit(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """A stranger's unpacked to any size, in memory."""
-    monkeypatch.setattr(pack, "SLACK", 1000)
+    monkeypatch.setattr(reading, "SLACK", 1000)
     run = Run()
     run.extra["events/b.jsonl.gz"] = gzip.compress(bytes(1 << 20))
     with pytest.raises(EvalkitError, match=r"events/b\.jsonl\.gz unpacks to more than"):

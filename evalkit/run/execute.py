@@ -22,7 +22,7 @@ from evalkit.plan.shards import Shard
 from evalkit.plan.store import Plan, plan_id
 from evalkit.record import journal
 from evalkit.run import pace, telemetry
-from evalkit.run.folder import Run, first_difference, read, run_id
+from evalkit.run.folder import Run, first_difference, plan_of, read, run_id
 from evalkit.run.means import Early, Means, places_of
 from evalkit.run.preparing import engines
 from evalkit.run.preparing.engines import Place
@@ -69,7 +69,7 @@ def execute(
     EvalkitError where a batch can't be computed or written, KeyboardInterrupt where a signal ended
     it; what came before is kept.
     """
-    plan = Plan(run.folder)
+    plan = plan_of(run.folder)
     check_inputs(run, plan, model, means.place)
     if run.finished:
         events.say("this run is already finished")
@@ -112,7 +112,6 @@ def _together(
 
 def unanswered(run: Run, plan: Plan, shard: Shard | None, events: Events) -> list[int]:
     """The batches to answer, by index."""
-    require_order(plan)
     names = list(plan.entries)
     mine = shards.deal(plan.body, shard.count)[shard.index - 1] if shard else range(len(names))
     done = journal.done(run.folder / "journal", run.body["ids"]["run"], plan.entries)
@@ -227,19 +226,10 @@ class Progress:
         return self.done_tokens / max(self.tokens, 1)
 
 
-def require_order(plan: Plan) -> None:
-    """Raise EvalkitError where a trunk does not stand after its parent: somebody else may have
-    planned, and a circle of trunks has no end."""
-    for index, trunk in enumerate(plan.body["trunks"]):
-        if trunk["parent"] is not None and trunk["parent"] not in range(index):
-            what = f"trunk {index:,} of plan.json does not stand after its parent"
-            raise EvalkitError(what, where=str(plan.folder))
-
-
 def progress(folder: Path) -> Progress:
     """How far a run is, by its journal."""
     run = read(folder)
-    plan = Plan(folder)
+    plan = plan_of(folder)
     done = journal.done(folder / "journal", run.body["ids"]["run"], plan.entries)
     costs = {name: int(entry["cost"]) for name, entry in plan.entries.items()}
     answered = sum(costs[name] for name in done.batches if name in costs)

@@ -19,6 +19,8 @@ from evalkit.inputs.models.tokenizer import Tokenizer
 from evalkit.inputs.suite import Suite
 from evalkit.inputs.types import AdapterEntry, Quantization, RunInputs, SuiteIdentity
 from evalkit.plan.cache import Planned
+from evalkit.plan.store import Plan
+from evalkit.record.reading.folder import foreign
 from evalkit.record.sections import ModelDescription
 from evalkit.record.types import RecordedSuite, RunBody
 from evalkit.run.preparing import named
@@ -141,6 +143,18 @@ def name_of(suite: Suite, run: str) -> str:
 def described(suite: Suite, identity: SuiteIdentity) -> RecordedSuite:
     """Return the suite section of run.json."""
     return {"name": suite.name, "partial": suite.limit is not None, **identity}
+
+
+def plan_of(folder: Path) -> Plan:
+    """Read the plan of a run. Raises EvalkitError (1) where it is none, or where a trunk does not
+    stand after its parent: somebody else may have planned, and a circle of trunks has no end."""
+    with foreign(folder):
+        plan = Plan(folder)
+        for index, trunk in enumerate(plan.body["trunks"]):
+            if trunk["parent"] is not None and trunk["parent"] not in range(index):
+                what = f"trunk {index:,} of plan.json does not stand after its parent"
+                raise EvalkitError(what, where=str(folder))
+    return plan
 
 
 def create(job: Job, planned: Planned, tokenizer: Tokenizer) -> Run:

@@ -24,7 +24,7 @@ STARTS = 2  # starts that may end without a batch
 def speeds(run: Path, least_s: float = 0.0) -> list[float]:
     """Return the tokens a second of each writer of a run, from its start to its last batch, if it
     has worked for at least `least_s`."""
-    plan, own = Plan(run), folder.read(run).body["ids"]["run"]
+    plan, own = folder.plan_of(run), folder.read(run).body["ids"]["run"]
     costs = {entry["id"]: entry["cost"] for entry in plan.body["batches"]}
     speeds = []
     for path in (run / "journal").glob("*.jsonl"):

@@ -45,6 +45,11 @@ class Text:
     margins: list[float] = field(default_factory=list)
     stop: str = ""
     thought: Thought | None = None
+    reach: int = field(init=False)  # tokens at its end that may hold a stop string; 0: none is set
+
+    def __post_init__(self) -> None:
+        longest = max((len(stop.encode()) for stop in self.settings.until), default=0)
+        self.reach = longest + TAIL_TOKENS if longest else 0
 
 
 def texts_of(engine: "Engine", batch: Batch) -> list[Text]:
@@ -138,21 +143,14 @@ def see_stops(engine: "Engine", texts: Sequence[Text]) -> None:
 def _tails(engine: "Engine", texts: Sequence[Text]) -> list[str]:
     """Decode the end of each text that may have completed a stop string, in one call. Return an
     empty string for the others; a text that thinks looks for itself."""
-    reach = {settings: _reach(settings) for settings in {text.settings for text in texts}}
     ending = [
-        text.thought is None and bool(reach[text.settings])
+        text.thought is None and bool(text.reach)
         and engine.endings.may_end(text.tokens, text.settings)
         for text in texts
     ]  # fmt: skip
-    last = [t.tokens[-reach[t.settings] :] for t, ends in zip(texts, ending, strict=True) if ends]
+    last = [text.tokens[-text.reach :] for text, ends in zip(texts, ending, strict=True) if ends]
     decoded = iter(engine.tokenizer.decode(last, skip_special_tokens=False) if last else [])
     return [next(decoded) if ends else "" for ends in ending]
-
-
-def _reach(settings: Settings) -> int:
-    """Return how many of a text's last tokens are decoded to find a stop string; 0: none is set."""
-    longest = max((len(stop.encode()) for stop in settings.until), default=0)
-    return longest + TAIL_TOKENS if longest else 0
 
 
 class Endings:

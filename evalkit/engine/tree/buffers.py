@@ -9,6 +9,7 @@ it, by slices that the host knows.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import torch
@@ -21,19 +22,23 @@ BLOCK = 64  # tokens of a slot that a step may write; whole buckets keep masks a
 SPARE = 512  # tokens of padding that cost a CPU less than another call
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Step:
     """The arguments of a decoding step, on the buffers' device. `lengths` [slots] are the tokens of
-    each slot without the new one. The host knows the `spans` of slots whose keys are computed
-    together, each with its end and the most tokens of a slot with the new one, in whole buckets;
-    and `whole`, the most tokens in full blocks.
+    each slot without the new one; the host knows them as `known`, and `whole`, the most tokens in
+    full blocks.
     """
 
     lengths: torch.Tensor
     slots: torch.Tensor  # [slots]: 0, 1, 2, ...
-    spans: list[tuple[int, int]]
+    known: Sequence[int]
     whole: int
     masks: dict[tuple[object, ...], torch.Tensor]
+
+    @cached_property
+    def spans(self) -> list[tuple[int, int]]:
+        """The slots whose keys are computed together: see `spans`."""
+        return spans(self.known)
 
     def mask(
         self, first: torch.Tensor | int, keys: int, end: torch.Tensor, window: int | None,
@@ -49,12 +54,13 @@ class Step:
 
 
 def spans(lengths: Sequence[int]) -> list[tuple[int, int]]:
-    """Divide slots, whose tokens are given, for `Step`: neighbours stay together as long as padding
-    them to the longest costs less than another call."""
+    """Divide slots with these tokens: return the end of each part and the most tokens of a slot in
+    it with the new one, in whole buckets. Neighbours stay together as long as padding them to the
+    longest costs less than another call."""
     found: list[tuple[int, int]] = []
     first = needed = 0  # of the last span: its first slot, and its tokens without padding
     for slot, length in enumerate(lengths):
-        own = -(-(length + 1) // BUCKET) * BUCKET
+        own = _whole(length + 1)
         most = max(own, found[-1][1]) if found else own
         if found and (slot + 1 - first) * most - needed - own <= SPARE:
             found[-1] = (slot + 1, most)
@@ -63,6 +69,11 @@ def spans(lengths: Sequence[int]) -> list[tuple[int, int]]:
             found.append((slot + 1, own))
             first, needed = slot, own
     return found
+
+
+def _whole(tokens: int) -> int:
+    """Return the tokens of the whole buckets that so many need."""
+    return -(-tokens // BUCKET) * BUCKET
 
 
 class Buffers(Protocol):
@@ -106,7 +117,7 @@ class Indexed:
 
     def reserve(self, slots: int, tokens: int, key: torch.Tensor, value: torch.Tensor) -> None:
         """See `Buffers`."""
-        length = -(-tokens // BUCKET) * BUCKET
+        length = _whole(tokens)
         is_across = attention.lies_across(value)
         self.key = _grown(self.key, key, slots, length)
         self.value = _grown(self.value, value, slots, length, is_across=is_across)
@@ -126,7 +137,7 @@ class Indexed:
     def keep(self, slots: torch.Tensor, number: int, tokens: int) -> None:
         """See `Buffers`."""
         assert self.key is not None and self.value is not None, "there is something"
-        length = -(-tokens // BUCKET) * BUCKET
+        length = _whole(tokens)
         self.key, self.value = (
             _kept(old[:, :, :length], slots, number) for old in (self.key, self.value)
         )

@@ -184,9 +184,8 @@ class Slots:
 
     def _step(self, device: torch.device) -> Step:
         if device not in self._steps:
-            there, spans = self._on(device), buffers.spans(self.lengths)
-            whole = max(self._closed)
-            self._steps[device] = Step(there.lengths, there.slots, spans, whole, {})
+            there, whole = self._on(device), max(self._closed)
+            self._steps[device] = Step(there.lengths, there.slots, tuple(self.lengths), whole, {})
         return self._steps[device]
 
     def _on(self, device: torch.device) -> _OnDevice:

@@ -15,10 +15,8 @@ from evalkit.base import canon
 from evalkit.base.errors import EvalkitError, Exit
 from evalkit.plan import shards
 from evalkit.plan.shards import Shard
-from evalkit.plan.store import Plan
 from evalkit.record import journal
 from evalkit.run import folder
-from evalkit.run.execute import require_order
 
 NAME, JOBS = "submission.json", "jobs.jsonl"
 FOLDER = "submissions"
@@ -149,8 +147,7 @@ def progress(run: Path, count: int) -> Progress:
     """Return how far a run in `count` shards is; EvalkitError where there is none."""
     if not (run / "run.json").is_file():
         raise EvalkitError("there is no run here", where=str(run), code=Exit.MISSING)
-    planned, plan = folder.read(run), Plan(run)
-    require_order(plan)
+    planned, plan = folder.read(run), folder.plan_of(run)
     answered = journal.done(run / "journal", planned.body["ids"]["run"], plan.entries).batches
     names, costs = list(plan.entries), shards.Costs(plan.body)
     dealt = shards.deal(plan.body, count)

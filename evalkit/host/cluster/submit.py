@@ -30,7 +30,6 @@ from evalkit.inputs import hub
 from evalkit.inputs.models import model as models
 from evalkit.inputs.models.builtin import smollm2
 from evalkit.plan import shards
-from evalkit.plan.store import Plan
 from evalkit.run import folder, pace
 from evalkit.run.processes import template
 
@@ -59,7 +58,8 @@ def submit(wanted: Wanted, say: Say) -> Submission:
     count = wanted.shards or (before.shards if before else _default_shards(members[0], wanted))
     if slurm.is_here():
         count = checks.allowed_shards(count, len(members), bool(wanted.shards), site, say)
-    longest = max((entry["cost"] for entry in Plan(members[0].run).body["batches"]), default=0)
+    batches = folder.plan_of(members[0].run).body["batches"]
+    longest = max((entry["cost"] for entry in batches), default=0)
     speed = wanted.tokens_per_second or measured_speed(members[0].run)
     checks.fits(longest, speed, wanted, site, say)
     sent = Submission(where, members, count, before.jobs if before else ())
@@ -272,7 +272,7 @@ def _local(model: str) -> Path | None:
 def _default_shards(member: Member, wanted: Wanted) -> int:
     """Return as many shards as are worth their start-up, by the first run's plan."""
     speed = wanted.tokens_per_second or measured_speed(member.run) or _guessed(member.run)
-    return shards.default_count(Plan(member.run).body, speed)
+    return shards.default_count(folder.plan_of(member.run).body, speed)
 
 
 def _guessed(run: Path) -> float:

@@ -17,7 +17,7 @@ from evalkit.base.errors import EvalkitError, Exit
 from evalkit.record import salted
 from evalkit.record.packs import archive, public_form
 from evalkit.record.reading import identity
-from evalkit.record.reading.folder import RATIO, SLACK, Folder, MiB, foreign
+from evalkit.record.reading.folder import Folder, MiB, foreign, most_unpacked
 from evalkit.record.signing import attest
 from evalkit.record.signing.keys import Private
 from evalkit.record.types import Record
@@ -158,7 +158,7 @@ def _texts(name: str, data: bytes, overlap: int) -> Iterator[bytes]:
     if not name.endswith(".gz"):
         yield data
         return
-    total, most, end = 0, SLACK + RATIO * len(data), b""
+    total, most, end = 0, most_unpacked(len(data)), b""
     with gzip.open(io.BytesIO(data), "rb") as stream:
         while block := stream.read(archive.BLOCK):
             total += len(block)

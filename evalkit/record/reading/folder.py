@@ -187,8 +187,13 @@ class Folder:
     def gzip_lines(self, name: str) -> Iterator[tuple[int, bytes]]:
         """Each line of a gzip-compressed file with its number."""
         with self.reader(name) as handle, gzip.open(handle, "rb") as stream:
-            most = SLACK + RATIO * os.fstat(handle.fileno()).st_size
-            yield from _lines(stream, name, min(most, MAX_STREAM), MAX_LINE)
+            most = most_unpacked(os.fstat(handle.fileno()).st_size)
+            yield from _lines(stream, name, most, MAX_LINE)
+
+
+def most_unpacked(size: int) -> int:
+    """Return the bytes that a gzip-compressed file of this size may unpack to."""
+    return min(SLACK + RATIO * size, MAX_STREAM)
 
 
 def _lines(

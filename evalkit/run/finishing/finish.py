@@ -24,7 +24,7 @@ from evalkit.record.journal import Answers
 from evalkit.record.sections import Phase, Segment
 from evalkit.run import telemetry
 from evalkit.run.finishing import graded
-from evalkit.run.folder import Run
+from evalkit.run.folder import Run, plan_of
 
 Event = Mapping[str, Any]  # a line of events/<segment>.jsonl, which nothing has checked
 
@@ -52,7 +52,7 @@ def finish(
 
     known = graded.needed(run, loaded)
     _seal(run.folder, events)
-    plan = Plan(run.folder)
+    plan = plan_of(run.folder)
     done = journal.read(run.folder / "journal", run.body["ids"]["run"], plan.entries, prefer)
     check_complete(run, len(done.batches), len(plan))
     for left_behind in run.folder.rglob(".*.part"):  # by a process that was killed while writing

@@ -13,11 +13,10 @@ from evalkit.harness import verdicts
 from evalkit.harness.samples import Sample
 from evalkit.harness.tasks import Loaded
 from evalkit.inputs.models.tokenizer import Tokenizer
-from evalkit.plan.store import Plan
 from evalkit.record import journal, record
 from evalkit.record.journal import Answers
 from evalkit.record.sections import Graded, Grading
-from evalkit.run.folder import Run
+from evalkit.run.folder import Run, plan_of
 
 GRADING = "grading.json"  # how the programs of a run were executed
 
@@ -37,7 +36,7 @@ def programs_of(run: Run, loaded: Loaded, tokenizer: Tokenizer) -> dict[str, str
     """Return the programs among a run's answers by name, as scoring looks up their verdicts."""
     from evalkit.harness.scoring import score
 
-    plan = Plan(run.folder)
+    plan = plan_of(run.folder)
     done = journal.read(run.folder / "journal", run.body["ids"]["run"], plan.entries)
     template = tokenizer.chat_template_for(loaded.suite)
     with verdicts.judged({}) as asked:
